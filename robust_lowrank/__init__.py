@@ -1,0 +1,1 @@
+"""Low-rank training with bounded condition numbers, and attacks strict enough to publish."""

@@ -1,0 +1,267 @@
+"""The files of a run directory: what every stage writes and the next one reads.
+
+    RUN/run.json                              RunRecord: configuration, seeds, versions, hashes, parameter counts, status
+    RUN/model.safetensors                     the trained weights (`rlr.save`)
+    RUN/metrics.parquet                       METRICS, a row an epoch
+    RUN/spectra.parquet                       SPECTRA, a row an epoch and layer, epoch 0 being the start
+    RUN/results/SUITE/result.json             ResultRecord: threat model, hashes, engines, audit
+    RUN/results/SUITE/verdicts.parquet        VERDICTS, a row an example, attack and eps
+    RUN/results/SUITE/adversarial.safetensors the inputs that broke an example, keys "ATTACK/EPS/inputs" and "ATTACK/EPS/examples"
+
+Everything is written to a temporary name and renamed, so a reader never sees half a file.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from robust_lowrank.errors import UserError
+
+SCHEMA_VERSION = 1
+
+METRICS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "validation_accuracy", "seconds")
+
+SPECTRA = (
+    "epoch",  # 0 is the network before training
+    "layer",  # module name
+    "kind",  # "linear", "conv" (the filter-wise matricised kernel) or "tucker" (the same matrix)
+    "factored",  # False for a layer that stayed dense
+    "rows",
+    "columns",
+    "rank",  # number of singular values
+    "sigma_max",
+    "sigma_min",
+    "cond",  # sigma_max / sigma_min over the rank values; of the matrix, not of the convolution operator
+    "stable_rank",  # ||W||_F^2 / sigma_max^2
+    "orthonormality",  # largest ||U^T U - I||_F over the bases; NaN without bases
+    "params",
+    "params_dense",
+    "singular_values",  # list of float64, descending
+)
+
+VERDICTS = (
+    "example",  # index within the evaluated set
+    "label",
+    "clean_prediction",
+    "attack",
+    "norm",  # "Linf" or "L2"
+    "eps",
+    "verdict",  # one of VERDICT
+    "adversarial_prediction",
+    "margin",  # z_label - max of the other logits at the stored input; negative is broken
+    "distance",  # of the adversarial input in the threat model's norm; NaN unless broken
+    "forwards",
+    "backwards",
+    "seconds",
+    "engine",
+    "seed",
+    "flags",  # comma-separated remarks, such as "nonfinite-gradient"
+)
+
+VERDICT = ("robust", "broken", "misclassified", "nonfinite")
+
+
+class Parameters(BaseModel):
+    """Parameter counts of a network; `removed` and `rank_fraction` are the two things that papers call compression."""
+
+    model_config = ConfigDict(extra="forbid")
+    total: int  # all parameters as stored for training, layers that stayed dense included
+    dense: int  # of the dense network
+    inference: int  # with S merged into a factor where that is smaller, or the dense matrix where that is smallest
+    removed: float  # 1 - (r(n+m) + r^2) / nm over the factored layers' weights; 0 without any
+    rank_fraction: float  # mean of r / min(n, m) over the factored layers; 1 without any
+
+
+class RunRecord(BaseModel):
+    """What `run.json` holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: Literal[1] = SCHEMA_VERSION
+    label: str  # what reports call this run, such as "CondLR τ=0.1"
+    method: str  # dense, vanilla, condlr, dlrt, tdlrt, geolora
+    model: str
+    data: str
+    seed: int
+    status: Literal["running", "complete"] = "running"
+    epochs_done: int = 0
+    test_accuracy: float | None = None  # on the whole test set, fraction
+    created: str
+    command: str
+    config: dict[str, Any]
+    versions: dict[str, str]
+    machine: str
+    hashes: dict[str, str]  # "weights", "train", "test"
+    parameters: Parameters
+    kept_dense: dict[str, str] = {}  # layer name: reason
+    seconds: float = 0.0  # training time
+
+
+class AuditFinding(BaseModel):
+    """One check of an evaluation."""
+
+    model_config = ConfigDict(extra="forbid")
+    check: str
+    status: Literal["pass", "warn", "fail"]
+    message: str
+    remedy: str = ""
+
+
+class AccuracyRecord(BaseModel):
+    """An accuracy with its interval; `value` is `correct / total`."""
+
+    model_config = ConfigDict(extra="forbid")
+    attack: str  # "clean", an attack's name, or "worst" (worst case per example over the suite)
+    eps: float
+    correct: int
+    total: int
+    value: float
+    low: float
+    high: float
+
+
+class ResultRecord(BaseModel):
+    """What `results/SUITE/result.json` holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: Literal[1] = SCHEMA_VERSION
+    suite: str
+    norm: Literal["Linf", "L2"]
+    eps: list[float]
+    seed: int
+    created: str
+    versions: dict[str, str]
+    machine: str
+    hashes: dict[str, str]  # "weights", "data", "attack"
+    interval: str  # such as "Wilson 95 %"
+    accuracies: list[AccuracyRecord]
+    audit: list[AuditFinding]
+    definition: dict[str, Any]  # the suite as it ran, every parameter explicit
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation as read from a run directory."""
+
+    record: ResultRecord
+    verdicts: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory as read: its record, histories and evaluations by suite name."""
+
+    path: Path
+    record: RunRecord
+    metrics: pd.DataFrame
+    spectra: pd.DataFrame
+    results: dict[str, Result]
+
+
+def now() -> str:
+    """Return the current time as the records write it: UTC, ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`, which takes the place of `path` if the block ends well and vanishes if not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    temporary.chmod(0o644)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file at once."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_record(path: Path, record: BaseModel) -> None:
+    """Write a record as JSON at once."""
+    write_text(path, record.model_dump_json(indent=2) + "\n")
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as Parquet at once."""
+    with replacing(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+
+
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+def read_record(path: Path, kind: type[_Record]) -> _Record:
+    """Read a JSON record.
+
+    Raises:
+        UserError: there is no such file, or it is not such a record.
+    """
+
+    def parse() -> _Record:
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+
+    return _read(path, parse)
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a Parquet table.
+
+    Raises:
+        UserError: there is no such file, or it is not a table.
+    """
+    return _read(path, lambda: pd.read_parquet(path))
+
+
+def read_run(path: Path) -> Run:
+    """Read a run directory, results included.
+
+    Raises:
+        UserError: `path` is not a run directory, or a file in it cannot be read.
+    """
+    if not (path / "run.json").is_file():
+        raise UserError(f"{path} is not a run directory: it has no run.json. Make one with 'rlr-eval train --out {path}'")
+    results = {
+        directory.name: Result(
+            record=read_record(directory / "result.json", ResultRecord),
+            verdicts=read_frame(directory / "verdicts.parquet"),
+        )
+        for directory in sorted((path / "results").glob("*"))
+        if (directory / "result.json").is_file()
+    }
+    return Run(
+        path=path,
+        record=read_record(path / "run.json", RunRecord),
+        metrics=read_frame(path / "metrics.parquet"),
+        spectra=read_frame(path / "spectra.parquet"),
+        results=results,
+    )
+
+
+_Read = TypeVar("_Read")
+
+
+def _read(path: Path, parse: Callable[[], _Read]) -> _Read:
+    try:
+        return parse()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: the run stopped before writing it, or this is not a run directory") from error
+    except (OSError, ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read: {reason}") from error
