@@ -1,0 +1,8 @@
+"""Data sets by name: images in [0, 1] and labels, from files that are already there or through torchvision."""
+
+from robust_lowrank.data.catalogue import DATASETS as DATASETS
+from robust_lowrank.data.catalogue import default_data_dir as default_data_dir
+from robust_lowrank.data.catalogue import load as load
+from robust_lowrank.data.dataset import Dataset as Dataset
+from robust_lowrank.data.dataset import digest as digest
+from robust_lowrank.data.dataset import unit_range as unit_range

@@ -1,0 +1,109 @@
+"""The one form in which every data set arrives: images in [0, 1], integer labels, a training and a test part."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from robust_lowrank.errors import UserError
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """Return images as float32 in [0, 1], whether they are stored as bytes or as such floats already."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory, checked when it is made.
+
+    Example:
+        >>> data = load("digits")
+        >>> data.test_x.shape, data.num_classes
+        (torch.Size([500, 1, 8, 8]), 10)
+
+    Images are `(N, channels, height, width)`, uint8 or float32 in [0, 1]; labels are `(N,)` int64, below `num_classes`.
+
+    Raises:
+        UserError: shapes or types do not fit, a pixel is NaN or outside [0, 1], a label is beyond the classes.
+    """
+
+    name: str
+    num_classes: int
+    train_images: Tensor
+    train_y: Tensor
+    test_images: Tensor
+    test_y: Tensor
+
+    def __post_init__(self) -> None:
+        _check(f"{self.name}, training part", self.train_images, self.train_y, self.num_classes)
+        _check(f"{self.name}, test part", self.test_images, self.test_y, self.num_classes)
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            shapes = f"{tuple(self.train_images.shape[1:])} and {tuple(self.test_images.shape[1:])}"
+            raise UserError(f"{self.name}: training and test images must have one shape, not {shapes}")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+    @property
+    def train_x(self) -> Tensor:
+        """Training images, float32 in [0, 1]; converted at each access when stored as bytes."""
+        return unit_range(self.train_images)
+
+    @property
+    def test_x(self) -> Tensor:
+        """Test images, float32 in [0, 1]; converted at each access when stored as bytes."""
+        return unit_range(self.test_images)
+
+    def first(self, *, train: int | None = None, test: int | None = None) -> "Dataset":
+        """Return the data set with only its first `train` training and first `test` test images (None: all).
+
+        Raises:
+            UserError: more are asked for than there are, or none.
+        """
+        for part, wanted, there in (("training", train, len(self.train_y)), ("test", test, len(self.test_y))):
+            if wanted is not None and not 1 <= wanted <= there:
+                raise UserError(f"{self.name} has {there} {part} images here: {wanted} cannot be taken from them")
+        return replace(
+            self,
+            train_images=self.train_images[:train],
+            train_y=self.train_y[:train],
+            test_images=self.test_images[:test],
+            test_y=self.test_y[:test],
+        )
+
+
+def digest(images: Tensor, labels: Tensor) -> str:
+    """Return the sha256 over the shape, type and bytes of images and labels: it names exactly what was used."""
+    state = hashlib.sha256()
+    for tensor in (images, labels):
+        state.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        state.update(tensor.contiguous().cpu().numpy().data)
+    return state.hexdigest()
+
+
+def _check(where: str, images: Tensor, labels: Tensor, num_classes: int) -> None:
+    if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32):
+        got = f"{tuple(images.shape)} {images.dtype}"
+        raise UserError(f"{where}: images must be (N, channels, height, width), uint8 or float32, not {got}")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        got = f"{tuple(labels.shape)} {labels.dtype} for {len(images)} images"
+        raise UserError(f"{where}: labels must be one int64 an image, not {got}")
+    if not len(labels):
+        raise UserError(f"{where}: there are no images")
+    if images.is_floating_point():
+        bad = ~((images >= 0) & (images <= 1)).flatten(1).all(dim=1)
+        if bad.any():
+            raise UserError(
+                f"{where}: image {int(bad.nonzero()[0])} has a pixel that is NaN or outside [0, 1]; scale the pixels"
+            )
+    beyond = (labels < 0) | (labels >= num_classes)
+    if beyond.any():
+        index = int(beyond.nonzero()[0])
+        raise UserError(
+            f"{where}: label {int(labels[index])} of image {index} is beyond the classes 0..{num_classes - 1}"
+        )

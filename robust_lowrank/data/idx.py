@@ -1,0 +1,113 @@
+"""MNIST and Fashion-MNIST from their idx files, packed or not, each checked against the sha256 of its contents."""
+
+import gzip
+import hashlib
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robust_lowrank.data.dataset import Dataset
+from robust_lowrank.data.download import download_with, nothing_found
+from robust_lowrank.errors import UserError
+
+TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
+
+UNSIGNED_BYTES = 0x08  # the type code of idx that all these files use
+
+
+@dataclass(frozen=True)
+class IdxSource:
+    """A data set of four idx files: its name, its class and folder in torchvision, the sha256 of each unpacked file.
+
+    The file names of MNIST and Fashion-MNIST are the same, so only the contents tell which one a folder holds.
+    """
+
+    name: str
+    torchvision: str
+    sha256: dict[str, str]
+
+    def __call__(self, data_dir: Path, *, download: bool) -> Dataset:
+        """Load from `data_dir`: the files lie in it, in `data_dir/NAME`, or where torchvision puts them."""
+        folders = (data_dir / self.torchvision / "raw", data_dir / self.name, data_dir)
+        paths = _locate(folders)
+        if not paths and download:
+            import torchvision
+
+            factory: Any = getattr(torchvision.datasets, self.torchvision)
+            download_with(self.name, lambda: factory(root=str(data_dir), train=True, download=True))
+            paths = _locate(folders)
+        if not paths:
+            raise nothing_found(self.name, data_dir, f"{FILES[0]}.gz and its three companions, packed or not", folders)
+        arrays = {name: read_idx(path, sha256=self.sha256[name], what=self.name) for name, path in paths.items()}
+        return Dataset(
+            name=self.name,
+            num_classes=10,
+            train_images=arrays[TRAIN_IMAGES].unsqueeze(1),
+            train_y=arrays[TRAIN_LABELS].long(),
+            test_images=arrays[TEST_IMAGES].unsqueeze(1),
+            test_y=arrays[TEST_LABELS].long(),
+        )
+
+
+def read_idx(path: Path, *, sha256: str, what: str) -> Tensor:
+    """Return the uint8 array of an idx file (`.gz` files are unpacked in memory).
+
+    Raises:
+        UserError: the file is damaged, or its contents are not those with this sha256.
+    """
+    try:
+        raw = path.read_bytes()
+        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(
+            f"{path} is not the file of {what}, or is damaged: its sha256 differs\n"
+            "Get it anew, or point --data-dir elsewhere"
+        )
+    if content[:3] != bytes((0, 0, UNSIGNED_BYTES)):
+        raise UserError(f"{path} is not an idx file of unsigned bytes")
+    dimensions = content[3]
+    shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
+    data = content[4 + 4 * dimensions :]
+    if len(data) != math.prod(shape):
+        raise UserError(f"{path} announces {math.prod(shape)} bytes and holds {len(data)}")
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(shape)
+
+
+def _locate(folders: tuple[Path, ...]) -> dict[str, Path]:
+    for folder in folders:
+        found = {name: path for name in FILES for path in (folder / f"{name}.gz", folder / name) if path.is_file()}
+        if len(found) == len(FILES):
+            return found
+    return {}
+
+
+MNIST = IdxSource(
+    name="mnist",
+    torchvision="MNIST",
+    sha256={
+        TRAIN_IMAGES: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        TRAIN_LABELS: "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        TEST_IMAGES: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        TEST_LABELS: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+)
+
+FASHION_MNIST = IdxSource(
+    name="fashion-mnist",
+    torchvision="FashionMNIST",
+    sha256={
+        TRAIN_IMAGES: "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        TRAIN_LABELS: "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        TEST_IMAGES: "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        TEST_LABELS: "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
+)

@@ -1,0 +1,64 @@
+"""The reference architectures by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.models.resnet import ResNet20
+from robust_lowrank.models.small import cnn, lenet5, mlp
+from robust_lowrank.models.vgg import vgg16
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An architecture: how to make it from an input shape and a number of classes, and what it is."""
+
+    build: Callable[[tuple[int, int, int], int], nn.Module]
+    summary: str
+
+
+MODELS = {
+    "mlp": Entry(mlp, "perceptron with two hidden layers of 256; any image"),
+    "cnn": Entry(cnn, "two convolutions and two linear layers; small images such as digits"),
+    "lenet5": Entry(lenet5, "the LeNet5 of the CondLR experiments; 28 x 28"),
+    "resnet20": Entry(ResNet20, "ResNet-20 with parameter-free shortcuts; CIFAR"),
+    "vgg16": Entry(vgg16, "VGG16 with batch normalisation and LeakyReLU; 32 x 32"),
+}
+
+
+def build(name: str, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """Build a network with fresh weights: images in [0, 1] go in, logits come out, normalisation is inside.
+
+    Example:
+        >>> build("cnn", input_shape=(1, 8, 8), num_classes=10)(torch.rand(3, 1, 8, 8)).shape
+        torch.Size([3, 10])
+
+    Raises:
+        UserError: the name is unknown, or the architecture does not take images of this shape.
+    """
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    if len(input_shape) != 3 or min(input_shape) < 1 or num_classes < 2:
+        raise UserError(
+            f"{name} needs an input shape (channels, height, width) and two or more classes, "
+            f"not {tuple(input_shape)} and {num_classes}"
+        )
+    return MODELS[name].build(input_shape, num_classes)
+
+
+def classifier(model: nn.Module) -> str:
+    """Return the name of the last `nn.Linear`, the layer that makes the logits and is best left dense.
+
+    Example:
+        >>> classifier(build("lenet5", input_shape=(1, 28, 28), num_classes=10))
+        'fc2'
+
+    Raises:
+        UserError: the network has no linear layer.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise UserError(f"{type(model).__name__} has no linear layer, so its last one cannot be left dense")
+    return names[-1]

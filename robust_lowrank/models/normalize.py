@@ -1,0 +1,51 @@
+"""The first layer of every network here: it takes images in [0, 1], so that attacks work on pixels."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank.errors import UserError
+
+GREY = ((0.0,), (1.0,))  # MNIST and its kin are used as they are, in [0, 1]
+CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+class Normalize(nn.Module):
+    """Shift and scale each channel; mean and deviation are stored with the weights and not trained.
+
+    Example:
+        >>> Normalize((3, 32, 32))(torch.rand(5, 3, 32, 32)).shape
+        torch.Size([5, 3, 32, 32])
+
+    Without `mean` and `std`, images of three channels are normalised with the statistics of CIFAR-10, others left alone.
+
+    Raises:
+        UserError: images of another shape come in, which the channel-wise arithmetic would else broadcast in silence.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        default_mean, default_std = CIFAR10 if input_shape[0] == 3 else GREY
+        self.input_shape = tuple(input_shape)
+        self.register_buffer("mean", torch.tensor(default_mean if mean is None else mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(default_std if std is None else std).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `(N, channels, height, width)` images."""
+        if x.shape[1:] != self.input_shape:
+            raise UserError(f"the network was built for images of {self.input_shape}, not {tuple(x.shape[1:])}")
+        return (x - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        """Show the shape that the network was built for."""
+        return f"input_shape={self.input_shape}"

@@ -1,0 +1,87 @@
+"""ResNet-20 for CIFAR (He et al. 2016, arXiv 1512.03385), with the shortcuts of their option A."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.models.normalize import Normalize
+
+
+class Shortcut(nn.Module):
+    """Halve the image and pad with zero channels, which takes no parameters (option A)."""
+
+    def __init__(self, extra_channels: int) -> None:
+        super().__init__()
+        self.before = extra_channels // 2
+        self.after = extra_channels - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(N, C, H, W)` to `(N, C + extra_channels, H / 2, W / 2)`, rounded up."""
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions with batch normalisation, and a skip connection around them."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut = nn.Identity() if channels_in == channels else Shortcut(channels - channels_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `relu(residual(x) + shortcut(x))`."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet20(nn.Module):
+    """A convolution, nine blocks of 16, 32 and 64 channels, the mean over positions, and a linear layer.
+
+    Example:
+        >>> ResNet20((3, 32, 32), 10)(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+
+    Apart from `normalize`, the keys are those of the widespread CIFAR checkpoints (`conv1`, `layer1.0.bn1`, `linear`).
+    Weights trained under another normalisation come with their `mean` and `std`.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        channels, height, width = input_shape
+        if min(height, width) < 4:
+            raise UserError(f"resnet20 needs images of at least 4 x 4, not {height} x {width}")
+        self.normalize = Normalize(input_shape, mean=mean, std=std)
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(16, 16, stride=1)
+        self.layer2 = _stage(16, 32, stride=2)
+        self.layer3 = _stage(32, 64, stride=2)
+        self.linear = nn.Linear(64, num_classes)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images in [0, 1] to logits."""
+        y = torch.relu(self.bn1(self.conv1(self.normalize(x))))
+        y = self.layer3(self.layer2(self.layer1(y)))
+        return self.linear(y.mean(dim=(2, 3)))
+
+
+def _stage(channels_in: int, channels: int, *, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        Block(channels_in, channels, stride), Block(channels, channels, 1), Block(channels, channels, 1)
+    )
