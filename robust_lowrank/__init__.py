@@ -1,1 +1,15 @@
 """Low-rank training with bounded condition numbers, and attacks strict enough to publish."""
+
+from robust_lowrank.checkpoint import load as load
+from robust_lowrank.checkpoint import save as save
+from robust_lowrank.compress import CompressionReport as CompressionReport
+from robust_lowrank.compress import compress as compress
+from robust_lowrank.compress import plan as plan
+from robust_lowrank.errors import UserError as UserError
+from robust_lowrank.export import export as export
+from robust_lowrank.methods import DLRT as DLRT
+from robust_lowrank.methods import TDLRT as TDLRT
+from robust_lowrank.methods import CondLR as CondLR
+from robust_lowrank.methods import GeoLoRA as GeoLoRA
+from robust_lowrank.methods import Vanilla as Vanilla
+from robust_lowrank.optim import LowRankOptimizer as LowRankOptimizer

@@ -19,3 +19,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UserError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, such as when the loss is no longer finite; the command line exits with 1."""

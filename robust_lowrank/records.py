@@ -19,12 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robust_lowrank.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 
@@ -153,7 +155,7 @@ class Result:
     """One evaluation as read from a run directory."""
 
     record: ResultRecord
-    verdicts: pd.DataFrame
+    verdicts: "pd.DataFrame"
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,8 @@ class Run:
 
     path: Path
     record: RunRecord
-    metrics: pd.DataFrame
-    spectra: pd.DataFrame
+    metrics: "pd.DataFrame"
+    spectra: "pd.DataFrame"
     results: dict[str, Result]
 
 
@@ -198,7 +200,7 @@ def write_record(path: Path, record: BaseModel) -> None:
     write_text(path, record.model_dump_json(indent=2) + "\n")
 
 
-def write_frame(path: Path, frame: pd.DataFrame) -> None:
+def write_frame(path: Path, frame: "pd.DataFrame") -> None:
     """Write a table as Parquet at once."""
     with replacing(path) as temporary:
         frame.to_parquet(temporary, index=False)
@@ -220,12 +222,14 @@ def read_record(path: Path, kind: type[_Record]) -> _Record:
     return _read(path, parse)
 
 
-def read_frame(path: Path) -> pd.DataFrame:
+def read_frame(path: Path) -> "pd.DataFrame":
     """Read a Parquet table.
 
     Raises:
         UserError: there is no such file, or it is not a table.
     """
+    import pandas as pd
+
     return _read(path, lambda: pd.read_parquet(path))
 
 

@@ -1,0 +1,120 @@
+"""Weights in safetensors: ranks and method travel in the header, and nothing in the file is ever executed."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from robust_lowrank.compress import build
+from robust_lowrank.errors import UserError
+from robust_lowrank.layers import Factors, named_factored_layers
+from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.layers.linear import matrix_of
+from robust_lowrank.methods import METHODS, Method, Vanilla
+from robust_lowrank.records import replacing
+
+HEADER = "robust_lowrank"
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Write a network's weights, its factored layers at their present ranks.
+
+    Example:
+        >>> save(nn.Linear(2, 2), "/tmp/net.safetensors")
+    """
+    layers = {name: {"method": _described(layer), "ranks": _ranks(layer)} for name, layer in named_factored_layers(model)}
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()}
+    with replacing(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata={HEADER: json.dumps({"version": 1, "layers": layers})})
+
+
+def load(model: nn.Module, path: str | Path) -> nn.Module:
+    """Read weights into a network of the same architecture, dense or factored, and return it.
+
+    Layers that the file holds as factors are replaced in place.
+
+    Raises:
+        UserError: there is no such file, it is not one that `save` wrote, or it does not fit the network.
+    """
+    path = Path(path)
+    header, tensors = _read(path)
+    for name, entry in header["layers"].items():
+        _admit(model, name, entry, path)
+    expected = model.state_dict()
+    wrong = sorted(expected.keys() ^ tensors.keys()) or [
+        key for key, tensor in tensors.items() if expected[key].shape != tensor.shape
+    ]
+    if wrong:
+        raise UserError(f"{path} does not fit this network: {', '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}")
+    model.load_state_dict(tensors)
+    return model
+
+
+def digest(model: nn.Module) -> str:
+    """Return the SHA-256 over names, types, shapes and bytes of a network's state."""
+    return digest_tensors(model.state_dict())
+
+
+def digest_tensors(tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 over names, types, shapes and bytes of tensors, in the order of their names."""
+    sha = hashlib.sha256()
+    for key, tensor in sorted(tensors.items()):
+        flat = tensor.detach().cpu().contiguous()
+        sha.update(f"{key} {flat.dtype} {tuple(flat.shape)}\n".encode())
+        sha.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _described(layer: FactoredLayer) -> dict[str, Any]:
+    method: Method = Vanilla() if layer.method is None else layer.method
+    return {"name": method.name, **asdict(method)}  # pyright: ignore[reportArgumentType]
+
+
+def _ranks(layer: FactoredLayer) -> list[int]:
+    return [basis.shape[1] for basis in layer.bases()] or [layer.rank, layer.rank]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[HEADER])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: there are no weights to load") from error
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a file of weights that robust-lowrank wrote ({type(error).__name__})") from error
+    if not isinstance(header, dict) or header.get("version") != 1 or not isinstance(header.get("layers"), dict):
+        raise UserError(f"{path} was written by another version of robust-lowrank")
+    return header, tensors
+
+
+def _admit(model: nn.Module, name: str, entry: Any, path: Path) -> None:
+    """Put a layer with the file's method and ranks, its factors still to be filled, in the place of the network's."""
+    layer = dict(model.named_modules()).get(name)
+    if isinstance(layer, FactoredLayer):
+        layer = layer.dense_layer()
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        raise UserError(f"{path} does not fit this network: it has no linear layer or convolution {name!r}")
+    try:
+        options = dict(entry["method"])
+        method = METHODS[options.pop("name")](**options)
+        factors = _blank(layer, method, [int(rank) for rank in entry["ranks"]])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: the description of layer {name!r} does not fit this network") from error
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, build(layer, factors, method))
+
+
+def _blank(layer: nn.Linear | nn.Conv2d, method: Method, ranks: list[int]) -> Factors:
+    weight = layer.weight.detach()
+    tensor = weight if weight.ndim == 4 and method.kernels == "tucker" else matrix_of(layer)
+    if len(ranks) != 2 or not all(1 <= rank <= size for rank, size in zip(ranks, tensor.shape, strict=False)):
+        raise ValueError(f"ranks {ranks} of a {tuple(tensor.shape)} weight")
+    bases = tuple(tensor.new_zeros(size, rank) for size, rank in zip(tensor.shape, ranks, strict=False))
+    return Factors(tensor.new_zeros(*ranks, *tensor.shape[2:]), bases)

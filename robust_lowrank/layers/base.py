@@ -1,0 +1,114 @@
+"""What all factored layers have in common: a core, orthonormal bases, and what reports want to know."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank import linalg
+
+
+class Factors(NamedTuple):
+    """A core and the orthonormal bases of its leading modes: (S, (U, V)) for W = U S V^T, (C, (U1, U2)) for a Tucker kernel."""
+
+    core: Tensor
+    bases: tuple[Tensor, ...]
+
+
+class FactoredLayer(nn.Module):
+    """A linear map or convolution whose weight is stored as factors.
+
+    Attributes:
+        method: what trains the factors; `None` for layers that any torch optimizer trains as they are.
+        weight_shape: (n, m) of the weight as a matrix; for a kernel n = F filters and m = Cin * kh * kw.
+    """
+
+    kind: ClassVar[Literal["linear", "conv", "tucker"]]
+    core_name: ClassVar[str]
+    basis_names: ClassVar[tuple[str, ...]] = ()
+    method: Any = None
+    bias: nn.Parameter | None
+    weight_shape: tuple[int, int]
+
+    @property
+    def core(self) -> nn.Parameter:
+        """The small factor: S (r, r) or C (r1, r2, kh, kw)."""
+        return getattr(self, self.core_name)
+
+    def bases(self) -> tuple[nn.Parameter, ...]:
+        """Return the orthonormal factors, in the order of the core's modes."""
+        return tuple(getattr(self, name) for name in self.basis_names)
+
+    def factors(self) -> Factors:
+        """Return the factors as tensors that share the layer's memory."""
+        return Factors(self.core.detach(), tuple(basis.detach() for basis in self.bases()))
+
+    def set_factors(self, factors: Factors) -> None:
+        """Install factors, of any ranks; the parameters stay the same objects."""
+        for parameter, value in zip((self.core, *self.bases()), (factors.core, *factors.bases), strict=True):
+            if parameter.shape != value.shape:
+                _forget_accumulator(parameter)
+            parameter.data = value.detach().contiguous()
+
+    @property
+    def rank(self) -> int:
+        """The number of singular values that the weight matrix can have."""
+        return min(self.core.shape[0], math.prod(self.core.shape[1:]))
+
+    def dense_weight(self) -> Tensor:
+        """Return the weight in the shape of the layer that this one replaces."""
+        raise NotImplementedError
+
+    def dense_layer(self) -> nn.Module:
+        """Return an ordinary torch layer that computes the same."""
+        raise NotImplementedError
+
+    def factored_layers(self) -> nn.Sequential:
+        """Return a chain of ordinary torch layers that computes the same without forming the weight."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def singular_values(self) -> Tensor:
+        """Return the singular values of the weight matrix, descending, at the cost of the core."""
+        return linalg.svd(linalg.unfold(self.core, 0)).sigma
+
+    def weight_parameters(self) -> int:
+        """Return the number of stored weight parameters."""
+        return self.core.numel() + sum(basis.numel() for basis in self.bases())
+
+    def dense_parameters(self) -> int:
+        """Return the number of weight parameters of the dense layer."""
+        return math.prod(self.weight_shape)
+
+    def inference_parameters(self) -> int:
+        """Return the least number of weight parameters with which ordinary layers compute the same."""
+        n, m = self.weight_shape
+        return min(self.rank * (n + m), n * m)
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows."""
+        n, m = self.weight_shape
+        return f"{n}x{m}, core={'x'.join(map(str, self.core.shape))}, bias={self.bias is not None}"
+
+
+def named_factored_layers(model: nn.Module) -> Iterator[tuple[str, FactoredLayer]]:
+    """Yield the names and modules of the factored layers, in the order of definition."""
+    for name, module in model.named_modules():
+        if isinstance(module, FactoredLayer):
+            yield name, module
+
+
+def parameters_of(tensors: Sequence[Tensor]) -> list[nn.Parameter]:
+    """Return parameters that own contiguous copies of the tensors."""
+    return [nn.Parameter(tensor.detach().clone().contiguous()) for tensor in tensors]
+
+
+def _forget_accumulator(parameter: nn.Parameter) -> None:
+    """Drop the node that accumulates a parameter's gradient: while an old graph lives it would insist on the old shape.
+
+    Torch drops it when the type of the data changes, and on no other occasion.
+    """
+    other = torch.float32 if parameter.dtype == torch.float16 else torch.float16
+    parameter.data = torch.empty(0, dtype=other, device=parameter.device)

@@ -1,0 +1,143 @@
+"""Convolutions with factored kernels: matricised as U S V^T, and in Tucker form; both are chains of ordinary convolutions."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from robust_lowrank import linalg
+from robust_lowrank.layers.base import FactoredLayer, Factors, parameters_of
+from robust_lowrank.layers.functional import Window, low_rank_conv2d, tucker_conv2d
+
+
+class ConvShape(NamedTuple):
+    """What a kernel's factors do not tell: input channels, kernel size and window."""
+
+    channels: int
+    kernel: tuple[int, int]
+    window: Window
+
+
+def conv_shape(conv: nn.Conv2d) -> ConvShape | str:
+    """Return the shape of a convolution, or the reason why its kernel cannot be factored here."""
+    if conv.groups != 1:
+        return f"grouped convolution ({conv.groups} groups)"
+    if conv.padding_mode != "zeros":
+        return f"padding mode {conv.padding_mode!r}"
+    kernel, stride, dilation = _pair(conv.kernel_size), _pair(conv.stride), _pair(conv.dilation)
+    if not isinstance(conv.padding, str):
+        padding = _pair(conv.padding)
+    elif conv.padding == "valid":
+        padding = (0, 0)
+    else:
+        total = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        if any(size % 2 for size in total):
+            return "padding 'same' that is not symmetric"
+        padding = (total[0] // 2, total[1] // 2)
+    return ConvShape(conv.in_channels, kernel, Window(stride, padding, dilation))
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (value, value) if isinstance(value, int) else value
+    return height, width
+
+
+def conv_layer(weight: Tensor, bias: Tensor | None, window: Window | None = None) -> nn.Conv2d:
+    """Return an `nn.Conv2d` that owns copies of the kernel (F, Cin, kh, kw) and bias; without a window it is pointwise."""
+    stride, padding, dilation = window or Window((1, 1), (0, 0), (1, 1))
+    filters, channels, *kernel = weight.shape
+    layer = nn.Conv2d(channels, filters, _pair(tuple(kernel)), stride, padding, dilation, bias=bias is not None, device="meta")
+    (layer.weight,) = parameters_of([weight])
+    if bias is not None:
+        (layer.bias,) = parameters_of([bias])
+    return layer
+
+
+def pointwise(matrix: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+    """Return the 1 x 1 convolution with a matrix (out, in)."""
+    return conv_layer(matrix[:, :, None, None], bias)
+
+
+class _FactoredConv2d(FactoredLayer):
+    shape: ConvShape
+
+    def _with_bias(self, y: Tensor) -> Tensor:
+        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+
+    def dense_layer(self) -> nn.Conv2d:
+        """Return the `nn.Conv2d` with the merged kernel."""
+        return conv_layer(self.dense_weight(), self.bias, self.shape.window)
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows."""
+        stride, padding, dilation = self.shape.window
+        return f"{super().extra_repr()}, kernel={self.shape.kernel}, {stride=}, {padding=}, {dilation=}"
+
+
+class LowRankConv2d(_FactoredConv2d):
+    """A convolution whose matricised kernel (F, Cin kh kw) is U S V^T: r spatial filters from V, then 1 x 1 with U S.
+
+    After `loss.backward()` the gradients of (U, S, V) are the projected ones: G V, U^T G V and G^T U.
+    """
+
+    kind = "conv"
+    core_name = "S"
+    basis_names = ("U", "V")
+
+    def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.S, self.U, self.V = parameters_of((factors.core, *factors.bases))
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.shape = shape
+        self.weight_shape = (self.U.shape[0], self.V.shape[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution of x (B, Cin, H, W)."""
+        return self._with_bias(low_rank_conv2d(x, self.U, self.S, self.V, self.shape.kernel, self.shape.window))
+
+    def _kernel(self, matrix: Tensor) -> Tensor:
+        return matrix.reshape(-1, self.shape.channels, *self.shape.kernel)
+
+    def dense_weight(self) -> Tensor:
+        """Return the kernel (F, Cin, kh, kw)."""
+        return self._kernel(self.U @ self.S @ self.V.T)
+
+    def factored_layers(self) -> nn.Sequential:
+        """Return the spatial convolution with V^T, then the 1 x 1 convolution with U S."""
+        spatial = conv_layer(self._kernel(self.V.T), None, self.shape.window)
+        return nn.Sequential(spatial, pointwise(self.U @ self.S, self.bias))
+
+
+class TuckerConv2d(_FactoredConv2d):
+    """A convolution whose kernel is C x_1 U1 x_2 U2: 1 x 1 with U2^T, spatial with the core, 1 x 1 with U1.
+
+    After `loss.backward()` the gradients of the bases are dL/dK_i = Mat_i(G x_{j != i} U_j^T) Q_i, that of C is G x_i U_i^T.
+    """
+
+    kind = "tucker"
+    core_name = "C"
+    basis_names = ("U1", "U2")
+
+    def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.C, self.U1, self.U2 = parameters_of((factors.core, *factors.bases))
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.shape = shape
+        self.weight_shape = (self.U1.shape[0], shape.channels * math.prod(shape.kernel))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution of x (B, Cin, H, W)."""
+        return self._with_bias(tucker_conv2d(x, self.C, self.U1, self.U2, self.shape.window))
+
+    def dense_weight(self) -> Tensor:
+        """Return the kernel (F, Cin, kh, kw)."""
+        return linalg.multi_product(self.C, (self.U1, self.U2))
+
+    def inference_parameters(self) -> int:
+        """Return the least of the Tucker chain and the dense kernel."""
+        return min(self.weight_parameters(), self.dense_parameters())
+
+    def factored_layers(self) -> nn.Sequential:
+        """Return the 1 x 1, spatial and 1 x 1 convolutions."""
+        return nn.Sequential(pointwise(self.U2.T), conv_layer(self.C, None, self.shape.window), pointwise(self.U1, self.bias))

@@ -1,0 +1,157 @@
+"""Forward passes of factored layers whose one backward delivers the projected gradients.
+
+For `y = x V S^T U^T` the slots of (U, S, V) receive (dK, dS, dL) = (G V, U^T G V, G^T U), G being the gradient with respect to
+the weight W = U S V^T, which is never formed (methods (2b)). For a Tucker kernel `W = C x_1 U1 x_2 U2` the slots of the bases
+receive dL/dK_i, where K_i = U_i S_i and Mat_i(C) = S_i Q_i^T. No inverse of the core is taken anywhere.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from robust_lowrank import linalg
+
+
+class Window(NamedTuple):
+    """Where a convolution looks: stride, zero padding and dilation, each (height, width)."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+
+def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
+    """Return `x V S^T U^T` for x (..., m), U (n, r), S (r, r'), V (m, r')."""
+    return _apply(_LowRankLinear, x, u, s, v)
+
+
+def low_rank_conv2d(x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, int], window: Window) -> Tensor:
+    """Return the convolution of x (B, Cin, H, W) with the kernel U S V^T, V (Cin kh kw, r') holding spatial filters."""
+    return _apply(_LowRankConv2d, x, u, s, v, kernel, window)
+
+
+def tucker_conv2d(x: Tensor, c: Tensor, u1: Tensor, u2: Tensor, window: Window) -> Tensor:
+    """Return the convolution of x (B, Cin, H, W) with C x_1 U1 x_2 U2, C (r1, r2, kh, kw), U1 (F, r1), U2 (Cin, r2)."""
+    return _apply(_TuckerConv2d, x, c, u1, u2, window)
+
+
+def _apply(function: type[Function], x: Tensor, *arguments: Any) -> Tensor:
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        x = x.to(torch.get_autocast_dtype(kind))
+    with torch.autocast(kind, enabled=False):
+        return function.apply(x, *arguments)  # pyright: ignore[reportReturnType]
+
+
+def _pointwise(x: Tensor, matrix: Tensor) -> Tensor:
+    return F.conv2d(x, matrix[:, :, None, None])
+
+
+def _pointwise_weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
+    return torch.bmm(delta.flatten(2), x.flatten(2).mT).sum(0)
+
+
+def _conv_backward(delta: Tensor, x: Tensor, weight: Tensor, window: Window, *, wanted: tuple[bool, bool]) -> Any:
+    gradients = torch.ops.aten.convolution_backward(
+        delta, x, weight, None, window.stride, window.padding, window.dilation, False, (0, 0), 1, (*wanted, False)
+    )
+    return gradients[:2]
+
+
+def _input_gradient(delta: Tensor, x: Tensor, weight: Tensor, window: Window) -> Tensor:
+    return _conv_backward(delta, x, weight, window, wanted=(True, False))[0]
+
+
+def _weight_gradient(delta: Tensor, x: Tensor, weight: Tensor, window: Window) -> Tensor:
+    return _conv_backward(delta, x, weight, window, wanted=(False, True))[1]
+
+
+class _LowRankLinear(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
+        a = x @ v.to(x.dtype)
+        ctx.save_for_backward(x, a, u, s, v)
+        return a @ s.to(x.dtype).T @ u.to(x.dtype).T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        x, a, u, s, v = ctx.saved_tensors
+        delta, kind = grad_outputs[0], grad_outputs[0].dtype
+        need_x, need_u, need_s, need_v = ctx.needs_input_grad
+        e = delta @ u.to(kind)
+        dx = e @ s.to(kind) @ v.to(kind).T if need_x else None
+        flat_a, flat_e = a.flatten(0, -2), e.flatten(0, -2)
+        dk = (delta.flatten(0, -2).T @ flat_a).to(u.dtype) if need_u else None
+        ds = (flat_e.T @ flat_a).to(s.dtype) if need_s else None
+        dl = (x.flatten(0, -2).T @ flat_e).to(v.dtype) if need_v else None
+        return dx, dk, ds, dl
+
+
+class _LowRankConv2d(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, int], window: Window) -> Tensor:
+        filters = v.to(x.dtype).T.reshape(v.shape[1], x.shape[1], *kernel)
+        a = F.conv2d(x, filters, None, *window)
+        ctx.save_for_backward(x, a, u, s, v)
+        ctx.kernel, ctx.window = kernel, window
+        return _pointwise(a, (u @ s).to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        x, a, u, s, v = ctx.saved_tensors
+        delta, kind = grad_outputs[0], grad_outputs[0].dtype
+        need_x, need_u, need_s, need_v = ctx.needs_input_grad[:4]
+        filters = v.to(kind).T.reshape(v.shape[1], x.shape[1], *ctx.kernel)
+        e = _pointwise(delta, u.to(kind).T)
+        dx = dk = ds = dl = None
+        if need_x:
+            dx = _input_gradient(_pointwise(e, s.to(kind).T), x, filters, ctx.window)
+        if need_u:
+            dk = _pointwise_weight_gradient(delta, a).to(u.dtype)
+        if need_s:
+            ds = _pointwise_weight_gradient(e, a).to(s.dtype)
+        if need_v:
+            dl = _weight_gradient(e, x, filters, ctx.window).flatten(1).T.to(v.dtype)
+        return dx, dk, ds, dl, None, None
+
+
+class _TuckerConv2d(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, c: Tensor, u1: Tensor, u2: Tensor, window: Window) -> Tensor:
+        a = _pointwise(x, u2.to(x.dtype).T)
+        ctx.save_for_backward(x, a, c, u1, u2)
+        ctx.window = window
+        return _pointwise(F.conv2d(a, c.to(x.dtype), None, *window), u1.to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        x, a, c, u1, u2 = ctx.saved_tensors
+        delta, kind = grad_outputs[0], grad_outputs[0].dtype
+        need_x, need_c, need_u1, need_u2 = ctx.needs_input_grad[:4]
+        window, core = ctx.window, c.to(kind)
+        e = _pointwise(delta, u1.to(kind).T)
+        dx = dc = dk1 = dk2 = None
+        if need_x:
+            dx = _pointwise(_input_gradient(e, a, core, window), u2.to(kind))
+        if need_c:
+            dc = _weight_gradient(e, a, core, window).to(c.dtype)
+        if need_u1:
+            z = F.conv2d(a, _orthogonalised(c, 0).to(kind), None, *window)
+            dk1 = _pointwise_weight_gradient(delta, z).to(u1.dtype)
+        if need_u2:
+            z = _input_gradient(e, a, _orthogonalised(c, 1).to(kind), window)
+            dk2 = _pointwise_weight_gradient(x, z).to(u2.dtype)
+        return dx, dc, dk1, dk2, None
+
+
+def _orthogonalised(c: Tensor, mode: int) -> Tensor:
+    """Return the core whose mode-i unfolding is Q_i^T, where Mat_i(C) = S_i Q_i^T."""
+    q = linalg.orth(linalg.unfold(c, mode).T)
+    return q.T.reshape(c.shape[mode], *(size for i, size in enumerate(c.shape) if i != mode)).movedim(0, mode)

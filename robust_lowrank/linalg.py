@@ -1,0 +1,197 @@
+"""Pure tensor functions: orthonormal bases, retractions, truncation, the spectral clamp, Tucker products and HOSVD."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Reference = Literal["rms", "mean", "exact"]
+Retraction = Literal["qr", "polar"]
+
+REFERENCE_FLOOR = 1e-12  # below it the reference value of the clamp is no scale to hold singular values to
+PERTURBATION = 1e-7  # relative size of the noise that gets a stubborn matrix through the SVD
+
+
+class FactorisationError(RuntimeError):
+    """A singular value decomposition that no fallback could complete, or a core without scale."""
+
+
+class SVD(NamedTuple):
+    """`U @ diag(sigma) @ Vh`, with `sigma` descending."""
+
+    U: Tensor
+    sigma: Tensor
+    Vh: Tensor
+
+
+class Tucker(NamedTuple):
+    """A core and its orthonormal bases; basis i acts on mode i, and modes without one are whole."""
+
+    core: Tensor
+    bases: tuple[Tensor, ...]
+
+
+def at_least_float32(a: Tensor) -> Tensor:
+    """Return `a` in float32 if it is of a shorter type, and as it is otherwise."""
+    return a.float() if a.dtype in (torch.float16, torch.bfloat16) else a
+
+
+def svd(a: Tensor) -> SVD:
+    """Return the reduced singular value decomposition, in float32 or better.
+
+    LAPACK now and then fails to converge on matrices that are in order. Then the decomposition is tried in float64, then on
+    the matrix with noise of relative size 1e-7.
+
+    Raises:
+        FactorisationError: `a` is not finite, or all attempts failed.
+    """
+    a = at_least_float32(a)
+    with torch.autocast(a.device.type, enabled=False):
+        for attempt in (_plain, _double, _perturbed):
+            try:
+                return attempt(a)
+            except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+                failure = error
+    reason = "did not converge" if bool(torch.isfinite(a).all()) else "was given NaN or infinity"
+    raise FactorisationError(f"the SVD of a {tuple(a.shape)} matrix {reason}") from failure
+
+
+def _plain(a: Tensor) -> SVD:
+    return SVD(*torch.linalg.svd(a, full_matrices=False))
+
+
+def _double(a: Tensor) -> SVD:
+    return SVD(*(factor.to(a.dtype) for factor in torch.linalg.svd(a.double(), full_matrices=False)))
+
+
+def _perturbed(a: Tensor) -> SVD:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(a.shape, generator=generator, dtype=torch.float64).to(a.device)
+    wide = a.double()
+    return SVD(*(factor.to(a.dtype) for factor in _plain(wide + PERTURBATION * wide.norm() / noise.norm() * noise)))
+
+
+def orth(a: Tensor) -> Tensor:
+    """Return Q of the reduced Householder QR: orthonormal columns whose span holds that of `a`, any signs."""
+    return torch.linalg.qr(at_least_float32(a)).Q
+
+
+def qf(a: Tensor) -> Tensor:
+    """Return Q of the reduced QR with the signs that make the diagonal of R positive: the QR retraction."""
+    q, r = torch.linalg.qr(at_least_float32(a))
+    diagonal = r.diagonal()
+    return q * torch.where(diagonal < 0, -1.0, 1.0).to(q.dtype)
+
+
+def polar(a: Tensor) -> Tensor:
+    """Return the orthonormal polar factor of a tall matrix, the nearest to it: the polar retraction."""
+    q, r = torch.linalg.qr(at_least_float32(a))
+    u, _, vh = svd(r)
+    return q @ (u @ vh)
+
+
+RETRACTIONS = {"qr": qf, "polar": polar}
+
+
+def tangent(g: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Return the orthogonal projection of `g` on the tangent space of the rank-r manifold at `u S v.T` (methods (3))."""
+    ug, gv = u.T @ g, g @ v
+    return u @ ug + gv @ v.T - u @ (ug @ v) @ v.T
+
+
+def tail_norms(sigma: Tensor) -> Tensor:
+    """Return the norms of what is cut off when j = 0, 1, ..., len(sigma) singular values are kept."""
+    squares = torch.cat([sigma.new_zeros(1), sigma.flip(0).square()])
+    return squares.cumsum(0).sqrt().flip(0)
+
+
+def truncation_rank(sigma: Tensor, theta: Tensor | float, *, minimum: int = 0, maximum: int | None = None) -> int:
+    """Return the least rank whose tail norm is at most `theta`, held between `minimum` and `maximum` (methods (4))."""
+    rank = int((tail_norms(sigma) > theta).sum())
+    rank = max(rank, minimum)
+    return min(rank, len(sigma) if maximum is None else maximum, len(sigma))
+
+
+def half_width(tau: float) -> float:
+    """Return the eps for which singular values in s(1 - eps) .. s(1 + eps) have a condition number of at most 1 + tau."""
+    return tau / (2 + tau)
+
+
+def reference_value(sigma: Tensor, tau: float, reference: Reference) -> Tensor:
+    """Return the value s around which the clamp holds the singular values.
+
+    `rms` is ||S|| / sqrt(r), `mean` the mean, `exact` the value whose clamp is the nearest point with cond <= 1 + tau
+    (methods (17)), found in closed form on the active sets.
+    """
+    if reference == "rms":
+        return sigma.square().mean().sqrt()
+    if reference == "mean":
+        return sigma.mean()
+    eps = half_width(tau)
+    lower, upper = 1 - eps, 1 + eps
+    knots = torch.cat([sigma / lower, sigma / upper]).sort().values
+    lifted = (knots[:, None] * lower - sigma).clamp(min=0).sum(1)
+    cut = (sigma - knots[:, None] * upper).clamp(min=0).sum(1)
+    slope = lower * lifted - upper * cut
+    last = ((slope <= 0).sum() - 1).clamp(0, len(knots) - 2)
+    inside = torch.stack([knots.gather(0, last[None]), knots.gather(0, last[None] + 1)]).mean()
+    high, low = sigma > inside * upper, sigma < inside * lower
+    total = upper * (sigma * high).sum() + lower * (sigma * low).sum()
+    weight = upper**2 * high.sum() + lower**2 * low.sum()
+    return torch.where(weight > 0, total / (weight + (weight == 0)), inside)
+
+
+def clamp_values(sigma: Tensor, tau: float, reference: Reference = "rms") -> Tensor:
+    """Return descending singular values clamped so that their ratio is at most 1 + tau (methods (16), (17)).
+
+    Raises:
+        FactorisationError: the reference value is below 1e-12 or NaN.
+    """
+    if tau == float("inf"):
+        return sigma
+    s = reference_value(sigma, tau, reference)
+    if not bool(s >= REFERENCE_FLOOR):
+        raise FactorisationError(f"the reference value of the singular values is {float(s):.3g}: nothing to clamp them to")
+    eps = half_width(tau)
+    clamped = sigma.clamp(s * (1 - eps), s * (1 + eps))
+    if reference == "exact":
+        return torch.where(sigma[0] <= (1 + tau) * sigma[-1], sigma, clamped)
+    return clamped
+
+
+def clamp_spectrum(a: Tensor, tau: float, reference: Reference = "rms") -> Tensor:
+    """Return the matrix with its singular values clamped so that cond <= 1 + tau; `tau = inf` leaves it alone.
+
+    Example:
+        >>> s = clamp_spectrum(torch.diag(torch.tensor([10.0, 1.0, 1.0, 1.0])), 0.5)
+        >>> float(torch.linalg.cond(s))  # 1 + tau
+        1.5
+    """
+    if tau == float("inf"):
+        return a
+    u, sigma, vh = svd(a)
+    return (u * clamp_values(sigma, tau, reference)) @ vh
+
+
+def unfold(tensor: Tensor, mode: int) -> Tensor:
+    """Return the mode-i unfolding: mode i as rows, the other modes in their order as columns."""
+    return tensor.movedim(mode, 0).flatten(1)
+
+
+def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
+    """Return the mode-i product with a matrix (k x n_i)."""
+    return (tensor.movedim(mode, -1) @ matrix.T).movedim(-1, mode)
+
+
+def multi_product(tensor: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Return the product with matrix i on mode i, for as many modes as there are matrices."""
+    for mode, matrix in enumerate(matrices):
+        tensor = mode_product(tensor, matrix, mode)
+    return tensor
+
+
+def hosvd(tensor: Tensor, ranks: Sequence[int]) -> Tucker:
+    """Return the truncated higher-order SVD of the leading modes; all bases come from the same tensor."""
+    bases = tuple(svd(unfold(tensor, mode)).U[:, :rank] for mode, rank in enumerate(ranks))
+    return Tucker(multi_product(tensor, [basis.T for basis in bases]), bases)

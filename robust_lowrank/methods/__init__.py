@@ -1,0 +1,30 @@
+"""The training methods, by name."""
+
+from robust_lowrank.errors import unknown_name
+from robust_lowrank.methods.base import GalerkinMethod as GalerkinMethod
+from robust_lowrank.methods.base import Method as Method
+from robust_lowrank.methods.base import RetractionMethod as RetractionMethod
+from robust_lowrank.methods.condlr import CondLR as CondLR
+from robust_lowrank.methods.dlrt import DLRT as DLRT
+from robust_lowrank.methods.geolora import GeoLoRA as GeoLoRA
+from robust_lowrank.methods.tdlrt import TDLRT as TDLRT
+from robust_lowrank.methods.vanilla import Vanilla as Vanilla
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (Vanilla, CondLR, DLRT, TDLRT, GeoLoRA)}
+
+
+def resolve(method: str | Method) -> Method:
+    """Return the method itself, or the one of that name with its default settings.
+
+    Example:
+        >>> resolve("condlr")
+        CondLR(tau=0.1, precond='exact', reference='rms', retraction='qr')
+
+    Raises:
+        UserError: there is no method of that name.
+    """
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    return METHODS[method]()

@@ -1,0 +1,91 @@
+"""CondLR: low-rank training whose every step ends with a condition number of at most 1 + tau."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from robust_lowrank import linalg
+from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.layers.base import Factors
+from robust_lowrank.methods.base import Gradients, RetractionMethod
+
+Preconditioner = Literal["exact", "repo", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CondLR(RetractionMethod):
+    """Train W = U S V^T on the manifold, all singular values of S held in s(1 - eps) .. s(1 + eps), eps = tau / (2 + tau).
+
+    Args:
+        tau: every layer's condition number stays at or below 1 + tau; 0 makes S a multiple of an orthogonal matrix, inf switches
+            the clamp off.
+        precond: what scales the directions of the bases: `exact` makes the step -lr P_T(G) to first order; `repo` is the scalar of
+            the authors' released code, (sigma_min / sigma_max)^2 for tau > 0 and 1 / mean(sigma) for tau = 0; `none` leaves
+            them as gradients of U and V.
+        reference: the value s: `rms` of the singular values, `mean`, or `exact`, whose clamp is the nearest admissible S.
+        retraction: how bases return to orthonormality: `qr`, or `polar`, which does not depend on the choice of bases.
+
+    Example:
+        >>> CondLR(tau=0.5).retraction
+        'qr'
+
+    Source: Savostianova, Zangrando, Ceruti, Tudisco, NeurIPS 2023, arXiv 2306.01485.
+    """
+
+    name: ClassVar[str] = "condlr"
+    tau: float = 0.1
+    precond: Preconditioner = "exact"
+    reference: linalg.Reference = "rms"
+    retraction: linalg.Retraction = "qr"
+
+    def __post_init__(self) -> None:
+        if not self.tau >= 0:
+            raise UserError(
+                f"tau = {self.tau} is not allowed: the condition number is held at 1 + tau, so tau >= 0 (inf: no bound)"
+            )
+        for field, choices in (
+            ("precond", Preconditioner),
+            ("reference", linalg.Reference),
+            ("retraction", linalg.Retraction),
+        ):
+            if getattr(self, field) not in get_args(choices):
+                raise unknown_name(field, str(getattr(self, field)), get_args(choices))
+
+    def admit(self, factors: Factors) -> Factors:
+        """Return the factors with the spectrum clamped."""
+        return factors._replace(core=linalg.clamp_spectrum(factors.core, self.tau, self.reference))
+
+    def directions(self, factors: Factors, gradients: Gradients) -> Factors:
+        """Return (D_S, (D_U, D_V)) of methods (19), (26) or the plain projected gradients."""
+        s, (u, v) = factors
+        ds, (dk, dl) = gradients
+        if self.precond == "exact":
+            d_u, d_v = right_solve(dk, s), right_solve(dl, s.T)
+        else:
+            scale = repo_scale(s, self.tau) if self.precond == "repo" else 1.0
+            d_u, d_v = scale * dk @ s.T, scale * dl @ s
+        return Factors(ds, (project_out(u, d_u), project_out(v, d_v)))
+
+    def retract(self, core: Tensor, bases: tuple[Tensor, ...], increments: tuple[Tensor, ...]) -> Factors:
+        """Return the retracted bases (21) and the clamped core (23)."""
+        retraction = linalg.RETRACTIONS[self.retraction]
+        moved = tuple(retraction(basis + project_out(basis, increment)) for basis, increment in zip(bases, increments, strict=True))
+        return Factors(linalg.clamp_spectrum(core, self.tau, self.reference), moved)
+
+
+def project_out(basis: Tensor, x: Tensor) -> Tensor:
+    """Return (I - U U^T) x."""
+    return x - basis @ (basis.T @ x)
+
+
+def right_solve(a: Tensor, s: Tensor) -> Tensor:
+    """Return a S^{-1}; on the constraint set S is as well conditioned as the clamp makes it."""
+    return torch.linalg.solve_ex(s, a, left=False).result
+
+
+def repo_scale(s: Tensor, tau: float) -> Tensor:
+    """Return the scalar that the released code puts in place of (S S^T)^{-1} (methods (26)-(27)), from the current S."""
+    sigma = linalg.svd(s).sigma
+    return 1 / sigma.mean() if tau == 0 else (sigma[-1] / sigma[0]).square()
