@@ -18,7 +18,7 @@ class Normalize(nn.Module):
         >>> Normalize((3, 32, 32))(torch.rand(5, 3, 32, 32)).shape
         torch.Size([5, 3, 32, 32])
 
-    Without `mean` and `std`, images of three channels are normalised with the statistics of CIFAR-10, others left alone.
+    Without `mean` and `std`, images of three channels take the statistics of CIFAR-10 and others are left alone.
 
     Raises:
         UserError: images of another shape come in, which the channel-wise arithmetic would else broadcast in silence.

@@ -1,0 +1,92 @@
+"""Singular values of every layer's weight, and what follows from them."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank import linalg
+from robust_lowrank.errors import UserError
+from robust_lowrank.layers import FactoredLayer
+from robust_lowrank.records import SPECTRA
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WITH_SPECTRUM = (FactoredLayer, nn.Linear, nn.Conv2d)
+COLUMNS = tuple(column for column in SPECTRA if column != "epoch")
+
+
+@torch.no_grad()
+def spectra(model: nn.Module) -> "pd.DataFrame":
+    """Return the spectrum of every factored layer and of every `nn.Linear` and `nn.Conv2d` that stayed dense, a row a layer.
+
+    Example:
+        >>> spectra(nn.Sequential(nn.Linear(4, 3)))[["layer", "rows", "columns", "rank", "factored"]].iloc[0].tolist()
+        ['0', 3, 4, 3, False]
+
+    A convolution is seen as the matrix of its filters, `(F, Cin * kh * kw)`. Its condition number is not that of the
+    convolution as an operator, of whose norm it only gives a bound: `sqrt(kh * kw) * sigma_max` at stride 1.
+
+    Columns: those of `records.SPECTRA` but the epoch. `rank` counts the singular values; `cond` is infinite when the last
+    one is zero; values are computed in float64 for dense layers and in the core's own precision for factored ones.
+
+    Raises:
+        UserError: a weight holds NaN or infinity.
+    """
+    import pandas as pd
+
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, WITH_SPECTRUM)]
+    return pd.DataFrame([_row(name, layer) for name, layer in layers], columns=pd.Index(COLUMNS))
+
+
+def certificate_product(frame: "pd.DataFrame") -> float:
+    """Return the product of the layers' condition numbers: a certificate quantity, not "the network's condition number".
+
+    It bounds the condition number of the network from above only where every weight is injective on what reaches it, and
+    leaves out biases, normalisation, pooling and skip connections (methods (11) and its caveats).
+
+    Args:
+        frame: what `spectra` returns, or the rows of one epoch of it.
+    """
+    return math.prod(frame["cond"])
+
+
+def _row(name: str, layer: FactoredLayer | nn.Linear | nn.Conv2d) -> dict[str, Any]:
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in layer.parameters()):
+        raise UserError(f"layer {name!r} holds NaN or infinity: it has no spectrum")
+    if isinstance(layer, FactoredLayer):
+        kind, (rows, columns) = layer.kind, layer.weight_shape
+        sigma = layer.singular_values().double().cpu()
+        orthonormality = max((_defect(basis) for basis in layer.bases()), default=math.nan)
+        params, params_dense = layer.weight_parameters(), layer.dense_parameters()
+    else:
+        kind = "linear" if isinstance(layer, nn.Linear) else "conv"
+        matrix = layer.weight.flatten(1)
+        rows, columns = matrix.shape
+        sigma = linalg.svd(matrix.double().cpu()).sigma
+        orthonormality = math.nan
+        params = params_dense = matrix.numel()
+    largest, smallest = float(sigma[0]), float(sigma[-1])
+    return {
+        "layer": name,
+        "kind": kind,
+        "factored": isinstance(layer, FactoredLayer),
+        "rows": rows,
+        "columns": columns,
+        "rank": len(sigma),
+        "sigma_max": largest,
+        "sigma_min": smallest,
+        "cond": largest / smallest if smallest > 0 else math.inf,
+        "stable_rank": float(sigma.square().sum()) / largest**2 if largest > 0 else 0.0,
+        "orthonormality": orthonormality,
+        "params": params,
+        "params_dense": params_dense,
+        "singular_values": sigma.tolist(),
+    }
+
+
+def _defect(basis: Tensor) -> float:
+    wide = basis.double().cpu()
+    return float((wide.T @ wide - torch.eye(wide.shape[1], dtype=wide.dtype)).norm())

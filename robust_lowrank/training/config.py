@@ -1,0 +1,214 @@
+"""What one training run is made of; the tables of its TOML file, and what `run.json` keeps."""
+
+import dataclasses
+import math
+from typing import Annotated, Any, Literal, Self, get_type_hints
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from robust_lowrank.data import DATASETS
+from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.methods import METHODS, Method
+from robust_lowrank.models import MODELS
+
+DENSE = "dense"  # not a method: the network is not compressed
+DEFAULT_RANK = 0.25
+DEFAULT_MOMENTUM = 0.3
+
+
+def _known(kind: str, name: str, known: Any) -> str:
+    if name not in known:
+        raise unknown_name(kind, name, known)
+    return name
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return "inf" if value == math.inf else value
+
+
+def _infinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _infinite(item) for key, item in value.items()}
+    return math.inf if value == "inf" else value
+
+
+def _number(rank: Any) -> Any:
+    if isinstance(rank, bool) or not isinstance(rank, (int, float)):
+        raise UserError(f"{rank!r} is not a number")
+    return rank
+
+
+Rank = Annotated[int | float, BeforeValidator(_number)]  # an int is a rank, a float a fraction of full rank
+
+
+class Table(BaseModel):
+    """A table of a TOML file: no unknown keys, no values of another type, no change after validation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataConfig(Table):
+    """Which images: the first `train_examples` to train on, the last `validation_examples` of that part to watch."""
+
+    name: str = "digits"
+    data_dir: str | None = None
+    download: bool = False
+    train_examples: int | None = Field(default=None, ge=1)  # None: all but those for validation
+    validation_examples: int = Field(default=0, ge=0)
+    test_examples: int | None = Field(default=None, ge=1)  # None: all
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _known("data set", name, DATASETS)
+
+
+class ModelConfig(Table):
+    """Which architecture."""
+
+    name: str = "cnn"
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _known("model", name, MODELS)
+
+
+class MethodConfig(Table):
+    """Which method, at which rank, and the method's own options as further keys, such as `tau`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = DENSE
+    label: str | None = None  # what reports call the run; None: made from name and options
+    rank: Rank | None = None  # of a dense network: None
+    exclude: tuple[str, ...] | None = Field(default=None, strict=False)  # None: the last linear layer stays dense
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_rank(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name", DENSE) != DENSE:
+            return {"rank": DEFAULT_RANK} | values
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _known("method", self.name, (DENSE, *METHODS))
+        if self.name == DENSE:
+            given = {"rank": self.rank, "exclude": self.exclude} | self.options
+            if superfluous := [key for key, value in given.items() if value is not None]:
+                raise UserError(f"a dense network has no {superfluous[0]}: leave it out, or choose a method")
+            return self
+        if self.rank is None or not (self.rank >= 1 if isinstance(self.rank, int) else 0 < self.rank <= 1):
+            raise UserError(f"rank = {self.rank} must be an integer from 1, or a fraction of full rank in (0, 1]")
+        self.method()
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own options, as given."""
+        return dict(self.model_extra or {})
+
+    def method(self) -> Method:
+        """Return the method with its options.
+
+        Raises:
+            UserError: it has no such option, or the option's value is of another type or out of range.
+        """
+        kind = METHODS[self.name]
+        hints = get_type_hints(kind)
+        own = {field.name: hints[field.name] for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+        for key, value in self.options.items():
+            if key not in own:
+                raise unknown_name(f"option of {self.name}", key, (*own, *MethodConfig.model_fields))
+            try:
+                TypeAdapter(own[key]).validate_python(value, strict=True)
+            except ValidationError as error:
+                raise UserError(f"{key} = {value!r}: {error.errors()[0]['msg']}") from error
+        return kind(**self.options)
+
+
+class TrainingConfig(Table):
+    """How long and how fast."""
+
+    epochs: int = Field(default=5, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    momentum: float | None = Field(default=None, ge=0, lt=1)  # 0.3 with SGD; the others have none
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    schedule: Literal["constant", "one-cycle", "cosine", "multistep"] = "one-cycle"
+    milestones: tuple[int, ...] = Field(default=(), strict=False)  # epochs after which lr is multiplied by gamma
+    gamma: float = Field(default=0.1, gt=0, lt=1)
+    device: str = "auto"  # "auto": CUDA where there is one
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_momentum(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("optimizer", "sgd") == "sgd":
+            return {"momentum": DEFAULT_MOMENTUM} | values
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.optimizer != "sgd" and self.momentum is not None:
+            raise UserError(f"momentum belongs to sgd; {self.optimizer} has none to set")
+        if (self.schedule == "multistep") != bool(self.milestones):
+            raise UserError("milestones (epochs) and schedule = 'multistep' go together")
+        return self
+
+    @field_validator("milestones")
+    @classmethod
+    def _ascending(cls, milestones: tuple[int, ...]) -> tuple[int, ...]:
+        if any(b <= a for a, b in zip((0, *milestones), milestones, strict=False)):
+            raise UserError(f"milestones = {list(milestones)} must be epochs from 1, ascending")
+        return milestones
+
+    @field_validator("device")
+    @classmethod
+    def _available(cls, device: str) -> str:
+        if device != "auto":
+            try:
+                torch.empty(0, device=device)
+            except (RuntimeError, AssertionError) as error:
+                raise UserError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from error
+        return device
+
+
+class TrainConfig(Table):
+    """One training run.
+
+    Example:
+        >>> config = TrainConfig(method=MethodConfig(name="condlr", tau=0.1, rank=0.25))
+        >>> config.training.lr
+        0.1
+
+    The same as TOML is read by `load_config`.
+    """
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    method: MethodConfig = MethodConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the configuration for `run.json`, the method's defaults spelled out, infinity as the string "inf"."""
+        record = self.model_dump()
+        if self.method.name != DENSE:
+            record["method"] |= dataclasses.asdict(self.method.method())  # pyright: ignore[reportArgumentType]
+        return _finite(record)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Self:
+        """Return the configuration that `to_record` wrote.
+
+        Raises:
+            ValidationError: it is not one.
+        """
+        return cls.model_validate(_infinite(record))

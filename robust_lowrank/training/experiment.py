@@ -1,0 +1,111 @@
+"""An experiment: several methods, ranks and seeds on the same data and model, and the attacks they then undergo."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.training.config import (
+    DENSE,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    Rank,
+    Table,
+    TrainConfig,
+    TrainingConfig,
+)
+from robust_lowrank.training.naming import describe, directory_name
+
+
+class ExperimentMethod(MethodConfig):
+    """A method of an experiment, at one `rank` or at several `ranks`."""
+
+    ranks: tuple[Rank, ...] | None = Field(default=None, strict=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_both(cls, values: object) -> object:
+        if isinstance(values, dict) and "ranks" in values:
+            if "rank" in values:
+                raise UserError("give rank or ranks, not both")
+            if values.get("name", DENSE) == DENSE:
+                raise UserError("a dense network has no ranks: leave them out, or choose a method")
+        return values
+
+    @field_validator("ranks")
+    @classmethod
+    def _not_empty(cls, ranks: tuple[Rank, ...] | None) -> tuple[Rank, ...] | None:
+        if ranks == ():
+            raise UserError("ranks is empty")
+        return ranks
+
+    def at_each_rank(self) -> list[MethodConfig]:
+        """Return one method a rank, the rank in the label where there are several."""
+        values = self.model_dump(exclude={"ranks"})
+        if self.ranks is None:
+            return [MethodConfig.model_validate(values)]
+        methods = [MethodConfig.model_validate(values | {"rank": rank}) for rank in self.ranks]
+        if len(methods) == 1:
+            return methods
+        return [method.model_copy(update={"label": f"{describe(method)}, rank {method.rank}"}) for method in methods]
+
+
+class AttackConfig(Table):
+    """An attack on every run: a suite by name or file, eps and norm if not the suite's own, the first test images."""
+
+    suite: str
+    eps: tuple[float, ...] | None = Field(default=None, strict=False)
+    norm: Literal["Linf", "L2"] | None = None
+    examples: int | None = Field(default=None, ge=1)  # None: the whole test set
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _one_or_several(cls, eps: object) -> object:
+        return (eps,) if isinstance(eps, (int, float)) and not isinstance(eps, bool) else eps
+
+    @field_validator("eps")
+    @classmethod
+    def _positive(cls, eps: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if eps is not None and (not eps or not all(0 < value < float("inf") for value in eps)):
+            raise UserError(f"eps = {list(eps)} must be one or more positive numbers")
+        return eps
+
+
+class Experiment(Table):
+    """What `rlr-eval bench` runs.
+
+    Example:
+        >>> methods = [{"name": "dense"}, {"name": "condlr", "tau": 0.1, "ranks": [0.2, 0.5]}]
+        >>> [name for name, config in Experiment(name="trial", methods=methods).runs()]
+        ['dense-seed0', 'condlr-tau0.1-rank0.2-seed0', 'condlr-tau0.1-rank0.5-seed0']
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # names the report's directory
+    seeds: tuple[int, ...] = Field(default=(0,), strict=False)
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    methods: tuple[ExperimentMethod, ...] = Field(strict=False)
+    attacks: tuple[AttackConfig, ...] = Field(default=(), strict=False)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if not self.seeds or not self.methods:
+            raise UserError("an experiment needs at least one of seeds and one of [[methods]]")
+        names = [name for name, _ in self.runs()]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"the run {repeated[0]} stands here more than once: its methods or seeds are the same")
+        return self
+
+    def runs(self) -> list[tuple[str, TrainConfig]]:
+        """Return the training runs, by method, rank and seed, with names that are safe as directory names."""
+        return [
+            (
+                f"{directory_name(method)}-seed{seed}",
+                TrainConfig(seed=seed, data=self.data, model=self.model, method=method, training=self.training),
+            )
+            for entry in self.methods
+            for method in entry.at_each_rank()
+            for seed in self.seeds
+        ]

@@ -1,0 +1,125 @@
+"""The training loop itself: epochs of shuffled batches, without a synchronisation with the device inside an epoch."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robust_lowrank.data import unit_range
+from robust_lowrank.errors import TrainingError
+from robust_lowrank.linalg import FactorisationError
+from robust_lowrank.training.config import TrainingConfig
+from robust_lowrank.training.optimizers import make_optimizer, make_schedule
+
+EVALUATION_BATCH = 512
+
+
+class Examples(NamedTuple):
+    """Images `(N, channels, height, width)`, uint8 or float32 in [0, 1], and labels `(N,)`."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Outcome(NamedTuple):
+    """An epoch: mean loss and accuracy of its batches, each as it was before its step; the last learning rate; the time."""
+
+    loss: float
+    accuracy: float
+    lr: float
+    seconds: float
+
+
+class Fitting:
+    """Fits a network to examples with the cross-entropy, an epoch at a time.
+
+    All examples lie on the network's device. An epoch visits every example once, in an order drawn on the CPU, so that it is
+    the same on every device; its batches differ in size by one at most, so that none is too small for batch statistics.
+
+    Attributes:
+        step: the number of steps taken.
+        steps_per_epoch: the number of batches of an epoch.
+    """
+
+    def __init__(self, model: nn.Module, examples: Examples, config: TrainingConfig, *, seed: int) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.examples = Examples(*(tensor.to(self.device) for tensor in examples))
+        self.step = 0
+        self.steps_per_epoch = math.ceil(len(examples.labels) / config.batch_size)
+        self._optimizer = make_optimizer(model, config)
+        self._schedule = make_schedule(self._optimizer, config, steps_per_epoch=self.steps_per_epoch)
+        self._order = torch.Generator().manual_seed(seed)
+
+    def epoch(self, *, on_step: Callable[[], None]) -> Outcome:
+        """Visit every example once.
+
+        Raises:
+            TrainingError: the loss was not finite, or a factorisation failed.
+        """
+        started = time.perf_counter()
+        self.model.train()
+        loss = torch.zeros((), device=self.device)
+        correct = torch.zeros((), device=self.device, dtype=torch.int64)
+        lr = 0.0
+        images, labels = self.examples
+        order = torch.randperm(len(labels), generator=self._order).to(self.device)
+        for index in order.tensor_split(self.steps_per_epoch):
+            lr = self._optimizer.param_groups[0]["lr"]
+            batch_loss, batch_correct = self._train_on(unit_range(images[index]), labels[index])
+            loss += batch_loss * len(index)
+            correct += batch_correct
+            self._schedule.step()
+            self.step += 1
+            on_step()
+        mean_loss = float(loss) / len(labels)
+        if not math.isfinite(mean_loss):
+            raise TrainingError(f"{self._position()} the loss is {mean_loss}: try a smaller learning rate")
+        return Outcome(mean_loss, int(correct) / len(labels), lr, time.perf_counter() - started)
+
+    def _train_on(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one step; return the loss and the number of correct predictions before it."""
+        correct: list[Tensor] = []
+
+        def closure() -> Tensor:
+            self._optimizer.zero_grad()
+            logits = self.model(images)
+            correct.append((logits.argmax(dim=1) == labels).sum())
+            loss = F.cross_entropy(logits, labels)
+            loss.backward()
+            return loss
+
+        try:
+            loss = self._optimizer.step(closure)
+        except FactorisationError as error:
+            raise TrainingError(f"{self._position()} {error}: try a smaller learning rate") from error
+        return loss.detach(), correct[0]
+
+    def _position(self) -> str:
+        epoch = math.ceil(max(self.step, 1) / self.steps_per_epoch)
+        return f"training stopped in epoch {epoch}, after {self.step} steps:"
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, examples: Examples) -> float:
+    """Return the fraction of examples that a network classifies correctly in eval mode, each counted once.
+
+    Raises:
+        TrainingError: a logit is not finite.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    correct = torch.zeros((), device=device, dtype=torch.int64)
+    finite = torch.ones((), device=device, dtype=torch.bool)
+    batches = zip(examples.images.split(EVALUATION_BATCH), examples.labels.split(EVALUATION_BATCH), strict=True)
+    for images, labels in batches:
+        logits = model(unit_range(images.to(device)))
+        correct += (logits.argmax(dim=1) == labels.to(device)).sum()
+        finite &= torch.isfinite(logits).all()
+    if not finite:
+        raise TrainingError("the trained network returns logits that are not finite: try a smaller learning rate")
+    return int(correct) / len(examples.labels)

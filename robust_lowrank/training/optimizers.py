@@ -1,0 +1,43 @@
+"""From a configuration to an optimizer and a schedule that moves the learning rate at every step."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from robust_lowrank.optim import LowRankOptimizer
+from robust_lowrank.training.config import TrainingConfig
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> LowRankOptimizer:
+    """Return the optimizer of all parameters, factored and dense."""
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.momentum is not None:
+        options["momentum"] = config.momentum
+    return LowRankOptimizer(model, OPTIMIZERS[config.optimizer], **options)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, *, steps_per_epoch: int) -> lr_scheduler.LRScheduler:
+    """Return the learning-rate schedule; its `step` is to be called after every step of the optimizer.
+
+    `one-cycle` rises to `lr` over the first 30 % of the steps and falls to nearly 0, the momentum staying as it is; `cosine`
+    falls from `lr` to 0; `multistep` multiplies by `gamma` after the epochs in `milestones`; `constant` stays.
+    """
+    steps = config.epochs * steps_per_epoch
+    match config.schedule:
+        case "one-cycle":
+            return lr_scheduler.OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps, cycle_momentum=False)
+        case "cosine":
+            return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        case "multistep":
+            milestones = [epoch * steps_per_epoch for epoch in config.milestones]
+            return lr_scheduler.MultiStepLR(optimizer, milestones, gamma=config.gamma)
+        case "constant":
+            return lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)

@@ -1,0 +1,120 @@
+"""A run directory while it is being written, and the network in it afterwards."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+from pydantic import ValidationError
+from torch import nn
+
+from robust_lowrank import checkpoint, models, records
+from robust_lowrank.conditioning import spectra
+from robust_lowrank.data import DATASETS
+from robust_lowrank.errors import UserError
+from robust_lowrank.records import METRICS, RunRecord
+from robust_lowrank.training.config import TrainConfig
+
+RECORD, WEIGHTS, METRICS_FILE, SPECTRA_FILE, RESULTS = (
+    "run.json",
+    "model.safetensors",
+    "metrics.parquet",
+    "spectra.parquet",
+    "results",
+)
+PLACE_KEYS = ("data_dir", "download")  # of [data]: where the images lie does not make another run
+
+
+def build_network(config: TrainConfig) -> nn.Module:
+    """Return the dense network of a configuration, with fresh weights."""
+    entry = DATASETS[config.data.name]
+    return models.build(config.model.name, input_shape=entry.input_shape, num_classes=entry.num_classes)
+
+
+def load_network(run_dir: Path | str) -> nn.Module:
+    """Return the trained network of a run directory, in eval mode.
+
+    Example:
+        >>> load_network("runs/condlr")(torch.rand(1, 1, 8, 8)).argmax()  # doctest: +SKIP
+
+    Raises:
+        UserError: it is not a run directory, or the weights do not fit its record.
+    """
+    run_dir = Path(run_dir)
+    if not (run_dir / RECORD).is_file():
+        raise UserError(f"{run_dir} is not a run directory: it has no {RECORD}")
+    record = records.read_record(run_dir / RECORD, RunRecord)
+    try:
+        config = TrainConfig.from_record(record.config)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise UserError(f"{run_dir / RECORD} holds no configuration that this version can read: {reason}") from error
+    return checkpoint.load(build_network(config), run_dir / WEIGHTS).eval()
+
+
+def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> records.Run | None:
+    """Return the run in `out` if it is complete and has this configuration, these data and the weights that it names.
+
+    Raises:
+        UserError: `out` holds something else, which is left as it is.
+    """
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise UserError(f"{out} is a file: a run needs a directory")
+    if not any(out.iterdir()):
+        return None
+    if not (out / RECORD).is_file():
+        raise UserError(f"{out} is not empty and not a run directory: choose another one")
+    record = records.read_record(out / RECORD, RunRecord)
+    if difference := _difference(record.config, config.to_record()):
+        raise UserError(f"{out} holds another run: {difference}\nChoose another directory, or delete this one")
+    if record.status != "complete" or any(record.hashes.get(key) != value for key, value in hashes.items()):
+        return None
+    network = load_network(out)
+    return records.read_run(out) if checkpoint.digest(network) == record.hashes.get("weights") else None
+
+
+class RunWriter:
+    """Writes the files of a run, epoch by epoch; each is whole at any time, and `run.json` comes last.
+
+    Results of attacks on an earlier attempt are removed first, for they belong to other weights.
+    """
+
+    def __init__(self, out: Path, record: RunRecord) -> None:
+        self.out = out
+        self.record = record
+        self.metrics: list[dict[str, float]] = []
+        self.spectra: list[pd.DataFrame] = []
+        shutil.rmtree(out / RESULTS, ignore_errors=True)
+        records.write_record(out / RECORD, record)
+
+    def write(self, model: nn.Module, metrics: dict[str, float] | None, **changes: object) -> None:
+        """Write weights, histories and the record with `changes`; `metrics` is None before the first epoch."""
+        if metrics is not None:
+            self.metrics.append(metrics)
+        frame = spectra(model)
+        frame.insert(0, "epoch", len(self.metrics))
+        self.spectra.append(frame)
+        self.record = self.record.model_copy(
+            update={
+                "epochs_done": len(self.metrics),
+                "hashes": self.record.hashes | {"weights": checkpoint.digest(model)},
+                **changes,
+            }
+        )
+        checkpoint.save(model, self.out / WEIGHTS)
+        records.write_frame(self.out / METRICS_FILE, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
+        records.write_frame(self.out / SPECTRA_FILE, pd.concat(self.spectra, ignore_index=True))
+        records.write_record(self.out / RECORD, self.record)
+
+
+def _difference(there: dict, wanted: dict, path: str = "") -> str:
+    """Return the first difference of two configurations in words, or nothing."""
+    for key in sorted(there.keys() | wanted.keys()):
+        old, new = there.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            if nested := _difference(old, new, f"{path}{key}."):
+                return nested
+        elif old != new and key not in PLACE_KEYS:
+            return f"its {path}{key} is {old!r}, not {new!r}"
+    return ""
