@@ -118,12 +118,14 @@ def half_width(tau: float) -> float:
     return tau / (2 + tau)
 
 
-def reference_value(sigma: Tensor, tau: float, reference: Reference) -> Tensor:
+def reference_value(sigma: Tensor, tau: float, reference: Reference | float) -> Tensor:
     """Return the value s around which the clamp holds the singular values.
 
-    `rms` is ||S|| / sqrt(r), `mean` the mean, `exact` the value whose clamp is the nearest point with cond <= 1 + tau
+    A number is s itself, `rms` is ||S|| / sqrt(r), `mean` the mean, `exact` the value whose clamp is the nearest point with cond <= 1 + tau
     (methods (17)), found in closed form on the active sets.
     """
+    if isinstance(reference, float):
+        return sigma.new_tensor(reference)
     if reference == "rms":
         return sigma.square().mean().sqrt()
     if reference == "mean":
@@ -136,13 +138,13 @@ def reference_value(sigma: Tensor, tau: float, reference: Reference) -> Tensor:
     slope = lower * lifted - upper * cut
     last = ((slope <= 0).sum() - 1).clamp(0, len(knots) - 2)
     inside = torch.stack([knots.gather(0, last[None]), knots.gather(0, last[None] + 1)]).mean()
-    high, low = sigma > inside * upper, sigma < inside * lower
+    high, low = (sigma > inside * upper).to(sigma), (sigma < inside * lower).to(sigma)
     total = upper * (sigma * high).sum() + lower * (sigma * low).sum()
     weight = upper**2 * high.sum() + lower**2 * low.sum()
     return torch.where(weight > 0, total / (weight + (weight == 0)), inside)
 
 
-def clamp_values(sigma: Tensor, tau: float, reference: Reference = "rms") -> Tensor:
+def clamp_values(sigma: Tensor, tau: float, reference: Reference | float = "rms") -> Tensor:
     """Return descending singular values clamped so that their ratio is at most 1 + tau (methods (16), (17)).
 
     Raises:
@@ -160,7 +162,7 @@ def clamp_values(sigma: Tensor, tau: float, reference: Reference = "rms") -> Ten
     return clamped
 
 
-def clamp_spectrum(a: Tensor, tau: float, reference: Reference = "rms") -> Tensor:
+def clamp_spectrum(a: Tensor, tau: float, reference: Reference | float = "rms") -> Tensor:
     """Return the matrix with its singular values clamped so that cond <= 1 + tau; `tau = inf` leaves it alone.
 
     Example:

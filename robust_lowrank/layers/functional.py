@@ -79,16 +79,16 @@ class _LowRankLinear(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, a, u, s, v = ctx.saved_tensors
         delta, kind = grad_outputs[0], grad_outputs[0].dtype
         need_x, need_u, need_s, need_v = ctx.needs_input_grad
         e = delta @ u.to(kind)
         dx = e @ s.to(kind) @ v.to(kind).T if need_x else None
-        flat_a, flat_e = a.flatten(0, -2), e.flatten(0, -2)
-        dk = (delta.flatten(0, -2).T @ flat_a).to(u.dtype) if need_u else None
-        ds = (flat_e.T @ flat_a).to(s.dtype) if need_s else None
-        dl = (x.flatten(0, -2).T @ flat_e).to(v.dtype) if need_v else None
+        x, a, e, delta = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (x, a, e, delta))
+        dk = (delta.T @ a).to(u.dtype) if need_u else None
+        ds = (e.T @ a).to(s.dtype) if need_s else None
+        dl = (x.T @ e).to(v.dtype) if need_v else None
         return dx, dk, ds, dl
 
 
@@ -103,7 +103,7 @@ class _LowRankConv2d(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, a, u, s, v = ctx.saved_tensors
         delta, kind = grad_outputs[0], grad_outputs[0].dtype
         need_x, need_u, need_s, need_v = ctx.needs_input_grad[:4]
@@ -131,7 +131,7 @@ class _TuckerConv2d(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, a, c, u1, u2 = ctx.saved_tensors
         delta, kind = grad_outputs[0], grad_outputs[0].dtype
         need_x, need_c, need_u1, need_u2 = ctx.needs_input_grad[:4]

@@ -1,0 +1,34 @@
+"""Fixtures that the tests of the numerics share: devices, precisions and their tolerances."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+class Precision(NamedTuple):
+    """A type and the tolerances that hold in it."""
+
+    dtype: torch.dtype
+    tight: float
+    loose: float
+
+
+PRECISIONS = {"float64": Precision(torch.float64, 1e-12, 1e-10), "float32": Precision(torch.float32, 1e-5, 1e-4)}
+
+
+@pytest.fixture(params=PRECISIONS)
+def precision(request: pytest.FixtureRequest) -> Precision:
+    return PRECISIONS[request.param]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
