@@ -1,13 +1,20 @@
-PYTHON ?= python3
-VENV := .venv
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_VENV := .venv-docs
+DOCS_BIN := $(DOCS_VENV)/bin
+DOCS_STAMP := $(DOCS_VENV)/.installed
+# Parallel test workers bring their own parallelism; a thread pool in each only makes them wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
-.PHONY: demo test test-all check format bench docs clean
+.PHONY: demo test test-slow test-all check format bench docs clean
 
-# Both are pure Python; pip would pin requests, timm and others back to please them, so they come last and alone.
-$(STAMP): pyproject.toml Makefile
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 2; }
+# torchattacks and robustbench are pure Python; pip would pin requests, timm and others back to please them, so they
+# come last, alone, and in this order: both bring a top-level package `robustbench`, and the one installed last wins.
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps 'torchattacks>=3.5'
@@ -18,15 +25,17 @@ demo: $(STAMP)
 	$(BIN)/rlr-eval demo --out reports/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow' -n 2
+	$(PYTEST) -m 'not slow'
 
-test-all: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+test-slow: $(STAMP)
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 format: $(STAMP)
@@ -36,8 +45,16 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
-docs: $(STAMP)
-	$(BIN)/python -m docs
+# The documentation tools read the source without importing it, so their environment needs neither torch nor the package.
+$(DOCS_STAMP): docs/requirements.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(DOCS_BIN)/python || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_BIN)/python -m pip install --quiet --requirement docs/requirements.txt
+	@touch $@
+
+docs: $(DOCS_STAMP)
+	$(DOCS_BIN)/mkdocs build --strict --quiet
+	@echo "The site is in site/: open site/index.html"
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(DOCS_VENV) build dist site
