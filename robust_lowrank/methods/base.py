@@ -98,7 +98,7 @@ def truncate(factors: Factors, tol: float | None, ranks: tuple[int, ...], min_ra
     """
     core, bases = factors
     norm = core.norm()
-    if not bool(norm > 0):
+    if bool(norm == 0):
         return factors
 
     def kept(sigma: Tensor, rank: int) -> int:

@@ -1,0 +1,175 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from robust_lowrank import CondLR, UserError, compress, export, plan
+from robust_lowrank.compress import count_parameters
+from robust_lowrank.layers import FactoredLayer, LowRankConv2d, LowRankLinear, TuckerConv2d, named_factored_layers
+
+METHODS = ["vanilla", "condlr", "dlrt", "tdlrt", "geolora"]
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1),
+        nn.BatchNorm2d(12),
+        nn.Conv2d(12, 12, 3, groups=2),
+        nn.Conv2d(12, 16, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(16, 20, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(20, 30),
+        nn.Linear(30, 4),
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_compress_replaces_what_it_can_and_says_why_not_the_rest(method: str) -> None:
+    model = net()
+    outside = {key for key in model.state_dict() if key.split(".")[0] in "1238"}
+    report = compress(model, method=method, rank=0.5, exclude=["8"])
+    assert set(report.ranks) == {"0", "4", "7"}
+    assert set(report.kept_dense) == {"2", "3", "8"}
+    assert "grouped" in report.kept_dense["2"] and "reflect" in report.kept_dense["3"] and "excluded" in report.kept_dense["8"]
+    assert outside <= set(model.state_dict())
+    assert model(torch.rand(2, 3, 8, 8)).shape == (2, 4)
+    expected = TuckerConv2d if method == "tdlrt" else FactoredLayer
+    assert isinstance(model[0], expected)
+    assert report.parameters == count_parameters(model)
+
+
+@pytest.mark.parametrize("method", ["vanilla", "dlrt", "tdlrt", "geolora"])
+def test_full_rank_keeps_the_function(method: str) -> None:
+    model, x = net().double().eval(), torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    before = model(x)
+    report = compress(model, method=method, rank=1.0)
+    assert torch.allclose(model(x), before, atol=1e-10)
+    assert max(report.moved.values()) < 1e-10
+    assert not model[0].training
+
+
+def test_condlr_starts_admissible_and_says_how_far_the_weight_moved() -> None:
+    model = net()
+    report = compress(model, method=CondLR(tau=0.2), rank=0.5)
+    for name, layer in named_factored_layers(model):
+        sigma = layer.singular_values()
+        assert sigma[0] / sigma[-1] <= 1.2 * (1 + 1e-5)
+        assert report.moved[name] > 0.01
+
+
+def test_a_start_from_scratch_keeps_the_norm_of_kaiming_weights() -> None:
+    model = nn.Sequential(nn.Linear(400, 300))
+    report = compress(model, method="condlr", rank=0.2, start="scratch")
+    layer = model[0]
+    assert isinstance(layer, LowRankLinear)
+    assert float(layer.S.detach().norm()) == pytest.approx(math.sqrt(2 / 400 * 400 * 300), rel=0.02)
+    assert math.isnan(report.moved["0"])
+
+
+def test_ranks() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 10, 3), nn.Linear(10, 7))
+    compress(model, method="dlrt", rank=3)
+    assert [layer.rank for _, layer in named_factored_layers(model)] == [3, 3]
+    model = nn.Sequential(nn.Conv2d(4, 10, 3), nn.Linear(10, 7))
+    compress(model, method="dlrt", rank=0.25)
+    assert [layer.rank for _, layer in named_factored_layers(model)] == [3, 2]
+    model = nn.Sequential(nn.Conv2d(1, 10, 3))
+    compress(model, method="tdlrt", rank=1.0)
+    assert isinstance(model[0], TuckerConv2d)
+    assert model[0].C.shape == (9, 1, 3, 3), "a Tucker rank cannot exceed the product of the others"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 0}, "below 1"),
+        ({"rank": -2}, "below 1"),
+        ({"rank": 5}, "above the full rank 4"),
+        ({"rank": 0.0}, "fraction"),
+        ({"rank": 1.5}, "fraction"),
+        ({"rank": True}, "neither"),
+        ({"rank": "half"}, "neither"),
+        ({"method": "condrl"}, "did you mean 'condlr'"),
+        ({"exclude": ["nope"]}, "matches no layer"),
+        ({"exclude": ["("]}, "not a regular expression"),
+        ({"exclude": ["[0-9]+"]}, "no layer of the network can be factored"),
+    ],
+)
+def test_wrong_use_is_refused_and_leaves_the_network_alone(options: dict, message: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 4))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=message):
+        compress(model, **options)
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("tau", [-0.1, math.nan])
+def test_condlr_refuses_a_tau_that_is_none(tau: float) -> None:
+    with pytest.raises(UserError, match="tau"):
+        CondLR(tau=tau)
+
+
+def test_condlr_refuses_unknown_choices() -> None:
+    with pytest.raises(UserError, match="did you mean 'polar'"):
+        CondLR(retraction="pola")
+
+
+def test_shared_weights_and_lone_layers_stay_dense() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    assert set(compress(model, rank=0.5).ranks) == {"2"}
+    with pytest.raises(UserError, match="whole network"):
+        compress(nn.Linear(4, 4), rank=0.5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_plan_foretells_the_parameters_and_touches_nothing(method: str) -> None:
+    model = net()
+    table = plan(model, method=method, rank=0.5, exclude=["8"]).set_index("layer")
+    assert not any(isinstance(module, FactoredLayer) for module in model.modules())
+    compress(model, method=method, rank=0.5, exclude=["8"])
+    for name, layer in named_factored_layers(model):
+        assert table.loc[name, "params"] == layer.weight_parameters()
+        assert table.loc[name, "params_dense"] == layer.dense_parameters()
+    assert table.loc["2", "kept_dense"].startswith("grouped")
+
+
+def test_parameter_counts() -> None:
+    model = nn.Sequential(nn.Linear(10, 8, bias=False), nn.Linear(8, 4))
+    dense = count_parameters(model)
+    assert (dense.total, dense.dense, dense.inference, dense.removed, dense.rank_fraction) == (116, 116, 116, 0.0, 1.0)
+    compress(model, method="dlrt", rank=2, exclude=["1"])
+    counted = count_parameters(model)
+    assert counted.total == 2 * 18 + 4 + 36
+    assert counted.dense == 116
+    assert counted.inference == 2 * 18 + 36
+    assert counted.removed == pytest.approx(1 - 40 / 80)
+    assert counted.rank_fraction == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("to", ["dense", "factors", "auto"])
+def test_export_gives_plain_torch_layers(method: str, to: str) -> None:
+    model, x = net().eval(), torch.rand(2, 3, 8, 8)
+    compress(model, method=method, rank=0.5)
+    plain = export(model, to=to)
+    assert torch.allclose(plain(x), model(x), atol=1e-5)
+    assert all(type(module).__module__.startswith("torch.nn") for module in plain.modules())
+    assert isinstance(model[4], FactoredLayer)
+    if to == "auto":
+        assert sum(p.numel() for p in plain.parameters()) == count_parameters(model).inference
+
+
+def test_export_of_an_unknown_form() -> None:
+    with pytest.raises(UserError, match="did you mean 'dense'"):
+        export(net(), to="dens")
+
+
+def test_layers_print_what_they_are() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 12, 3))
+    compress(model, method="dlrt", rank=4)
+    assert isinstance(model[0], LowRankConv2d)
+    assert "12x27, core=4x4, bias=True" in repr(model)

@@ -1,0 +1,237 @@
+"""The optimizer around networks: what moves, what does not, and what survives a change of bases."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank import DLRT, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, UserError, Vanilla, compress, linalg, load, save
+from robust_lowrank.layers import Factors, named_factored_layers
+from robust_lowrank.methods import Method
+from robust_lowrank.optim import transport
+
+METHODS: dict[str, Method] = {
+    "vanilla": Vanilla(),
+    "condlr": CondLR(),
+    "dlrt fixed": DLRT(),
+    "dlrt": DLRT(tol=0.1),
+    "tdlrt": TDLRT(tol=0.1),
+    "geolora": GeoLoRA(tol=0.1),
+}
+each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+class Residual(nn.Module):
+    """A small network with a skip connection, batch normalisation, dropout and biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.block = nn.Conv2d(8, 8, 3, padding=1)
+        self.skip = nn.Conv2d(8, 8, 1)
+        self.drop = nn.Dropout(0.5)
+        self.hidden = nn.Linear(32, 16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(self.block(x) + self.skip(x))
+        x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+        return self.head(self.drop(torch.relu(self.hidden(x))))
+
+
+def batch(n: int = 16) -> tuple[Tensor, Tensor]:
+    return torch.rand(n, 2, 6, 6, dtype=torch.float64), torch.randint(0, 3, (n,))
+
+
+def network(method: Method, rank: float = 0.5) -> nn.Module:
+    net = Residual().double()
+    compress(net, method=method, rank=rank, exclude=["head"], start="scratch")
+    return net
+
+
+def closure_of(net: nn.Module, opt: torch.optim.Optimizer, data: tuple[Tensor, Tensor], calls: list[float] | None = None):
+    def closure() -> Tensor:
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(net(data[0]), data[1])
+        loss.backward()
+        if calls is not None:
+            calls.append(float(loss.detach()))
+        return loss
+
+    return closure
+
+
+@each_method
+def test_T24_everything_that_should_train_does(method: Method) -> None:
+    net = network(method)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.1, momentum=0.5)
+    for _ in range(3):
+        opt.step(closure_of(net, opt, batch()))
+    for name, parameter in net.named_parameters():
+        same = parameter.shape == before[name].shape and torch.equal(parameter, before[name])
+        complete = name.split(".")[-1] in {"U", "V", "U1", "U2"} and parameter.shape[0] == parameter.shape[1]
+        assert not same or complete, f"{name} did not move"
+    assert net.norm.running_mean.abs().max() > 0
+
+
+@each_method
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_T24_weight_decay_never_touches_the_bases(method: Method, optimizer: type[torch.optim.Optimizer]) -> None:
+    """With gradients of zero only the decay acts: on cores and dense weights, not on what must stay orthonormal."""
+    net = network(method)
+    before = {name: Factors(layer.core.detach().clone(), layer.bases()) for name, layer in named_factored_layers(net)}
+    opt = LowRankOptimizer(net, optimizer, lr=0.1, weight_decay=0.5)
+
+    def closure() -> Tensor:
+        opt.zero_grad()
+        loss = 0.0 * net(batch()[0]).sum()
+        loss.backward()
+        return loss
+
+    opt.step(closure)
+    for name, layer in named_factored_layers(net):
+        for basis in layer.bases():
+            assert torch.dist(basis.T @ basis, torch.eye(basis.shape[1], dtype=basis.dtype)) < 1e-12
+        if layer.bases():
+            shrunk = before[name]._replace(core=(1 - 0.1 * 0.5) * before[name].core)
+            expected = torch.linalg.svdvals(linalg.unfold(method.admit(shrunk).core, 0))[: layer.rank]
+            assert torch.dist(layer.singular_values(), expected) < 1e-10
+
+
+@pytest.mark.parametrize("method", [DLRT(tol=0.1), TDLRT(tol=0.1)], ids=["dlrt", "tdlrt"])
+def test_both_evaluations_of_a_step_see_the_same_network(method: Method) -> None:
+    """Dropout repeats, and batch statistics move once: the loss after a lossless augmentation is the loss before it (T11)."""
+    net, data, calls = network(method), batch(), []
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.1)
+    assert opt.evaluations_per_step == 2
+    loss = opt.step(closure_of(net, opt, data, calls))
+    assert len(calls) == 2
+    assert calls[0] == pytest.approx(calls[1], abs=1e-10)
+    assert float(loss.detach()) == calls[0]
+    assert int(net.norm.num_batches_tracked) == 1
+    twin = Residual().double()
+    twin.load_state_dict(net.state_dict(), strict=False)
+    assert torch.equal(twin.norm.running_mean, net.norm.running_mean)
+
+
+@each_method
+def test_T26_checkpoint_reproduces_logits_and_the_next_step(method: Method, tmp_path) -> None:
+    net, data = network(method), batch()
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.1, momentum=0.9)
+    for _ in range(3):
+        opt.step(closure_of(net, opt, data))
+    save(net, tmp_path / "net.safetensors")
+    other = load(Residual().double(), tmp_path / "net.safetensors")
+    resumed = LowRankOptimizer(other, torch.optim.SGD, lr=0.1, momentum=0.9)
+    resumed.load_state_dict(copy.deepcopy(opt.state_dict()))
+    for each, optimizer in ((net, opt), (other, resumed)):
+        torch.manual_seed(1)
+        optimizer.step(closure_of(each, optimizer, data))
+    for name, value in net.state_dict().items():
+        assert torch.allclose(value, other.state_dict()[name], atol=1e-12), name
+    net.eval(), other.eval()
+    assert torch.allclose(net(data[0]), other(data[0]), atol=1e-12)
+
+
+@pytest.mark.parametrize("key", ["momentum_buffer", "exp_avg"])
+def test_T21_first_moments_turn_with_the_core(key: str) -> None:
+    a, b = (linalg.orth(torch.randn(4, 4, dtype=torch.float64)) for _ in range(2))
+    m = torch.randn(4, 4, dtype=torch.float64)
+    moved = transport({key: m, "step": torch.tensor(3.0)}, m.shape, [a.T, b.T])
+    assert torch.dist(a @ moved[key] @ b.T, m) < 1e-12
+    assert moved["step"] == 3
+
+
+def test_T30_second_moments_stay_positive_and_fresh_rows_start_at_the_mean() -> None:
+    v = torch.rand(3, 3, dtype=torch.float64)
+    old = linalg.orth(torch.randn(8, 3, dtype=torch.float64))
+    new = linalg.orth(torch.cat([old, torch.randn(8, 3, dtype=torch.float64)], 1))
+    moved = transport({"exp_avg_sq": v}, v.shape, [new.T @ old, new.T @ old])["exp_avg_sq"]
+    assert moved.shape == (6, 6)
+    assert (moved > 0).all()
+    assert (moved[3:] - v.mean()).abs().max() < 1e-12
+    assert torch.allclose(moved[:3, :3], v)
+
+
+def test_a_state_that_cannot_be_moved_is_dropped() -> None:
+    shape = torch.Size([2, 2])
+    assert transport({"prev": torch.zeros(2, 2), "momentum_buffer": torch.zeros(2, 2)}, shape, [torch.eye(2)] * 2) == {}
+
+
+def test_a_dense_network_trains_as_by_the_torch_optimizer() -> None:
+    net, data = Residual().double().eval(), batch()
+    twin = copy.deepcopy(net)
+    ours = LowRankOptimizer(net, torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)
+    theirs = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    for _ in range(3):
+        ours.step(closure_of(net, ours, data))
+        theirs.step(closure_of(twin, theirs, data))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+def test_schedulers_change_the_rate_of_every_group() -> None:
+    net = network(CondLR())
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(opt, 1, 0.5)
+    opt.step(closure_of(net, opt, batch()))
+    schedule.step()
+    assert {group["lr"] for group in opt.param_groups} == {0.05}
+    assert {group["name"] for group in opt.param_groups} == {"dense", "cores", "bases"}
+
+
+def test_single_evaluation_methods_step_without_a_closure() -> None:
+    for method in (CondLR(), GeoLoRA(), Vanilla()):
+        net, (x, y) = network(method), batch()
+        opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.1)
+        for _ in range(3):
+            opt.zero_grad()
+            loss = nn.functional.cross_entropy(net(x), y)
+            loss.backward()
+            assert opt.step() is None
+
+
+def test_two_evaluations_need_a_closure() -> None:
+    opt = LowRankOptimizer(network(DLRT()), torch.optim.SGD, lr=0.1)
+    with pytest.raises(UserError, match="closure"):
+        opt.step()
+
+
+def test_lbfgs_and_empty_networks_are_refused() -> None:
+    with pytest.raises(UserError, match="LBFGS"):
+        LowRankOptimizer(network(CondLR()), torch.optim.LBFGS)
+    with pytest.raises(UserError, match="no parameters"):
+        LowRankOptimizer(nn.ReLU(), torch.optim.SGD, lr=0.1)
+
+
+def test_a_failing_factorisation_names_the_layer() -> None:
+    net = network(GeoLoRA())
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=float("nan"))
+    with pytest.raises(linalg.FactorisationError, match="layer 'stem'"):
+        for _ in range(2):
+            opt.step(closure_of(net, opt, batch()))
+
+
+@each_method
+def test_training_survives_an_svd_that_fails_at_random(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, generator = torch.linalg.svd, torch.Generator().manual_seed(0)
+
+    def flaky(a: Tensor, full_matrices: bool = True) -> object:
+        if a.dtype == torch.float32 and float(torch.rand(1, generator=generator)) < 0.3:
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        return real(a, full_matrices=full_matrices)
+
+    losses = []
+    for svd in (real, flaky):
+        torch.manual_seed(0)
+        net = network(method).float().eval()
+        x, y = batch()
+        opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.1)
+        monkeypatch.setattr(torch.linalg, "svd", svd)
+        for _ in range(10):
+            loss = opt.step(closure_of(net, opt, (x.float(), y)))
+        losses.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
