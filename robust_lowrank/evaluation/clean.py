@@ -1,0 +1,60 @@
+"""What a model says of inputs that nobody has touched, and what its gradients look like there."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank.evaluation.native import slope
+from robust_lowrank.evaluation.verdict import margins, predictions
+
+_REPEATABLE = 1e-4  # largest change of logits on a second evaluation, relative to their size
+_PROBABILITIES = 1e-4  # largest deviation of a row's sum from 1
+
+
+class Clean(NamedTuple):
+    """What the model says of the clean inputs; every tensor has a row an example and lives on the CPU."""
+
+    labels: Tensor
+    prediction: Tensor  # -1 without finite logits
+    margin: Tensor  # float64
+    finite: Tensor  # bool: the logits are finite
+    gradient_finite: Tensor  # bool: so is the gradient of the cross-entropy
+    gradient_zero: Tensor  # bool: that gradient is exactly 0
+    probabilities: bool  # every row of logits is a probability distribution
+    repeatable: bool  # a second evaluation gave the same logits
+
+    @property
+    def correct(self) -> Tensor:
+        """Which examples the clean model gets right."""
+        return self.prediction == self.labels
+
+
+def examine(model: nn.Module, x: Tensor, y: Tensor, *, twice: bool) -> Clean:
+    """Evaluate a batch and its gradients, and once more if asked whether the model repeats itself."""
+    logits, gradient, _ = slope(model, x, y)
+    flat = gradient.flatten(1)
+    return Clean(
+        labels=y.cpu(),
+        prediction=predictions(logits).cpu(),
+        margin=margins(logits, y).double().cpu(),
+        finite=logits.isfinite().all(dim=1).cpu(),
+        gradient_finite=flat.isfinite().all(dim=1).cpu(),
+        gradient_zero=(flat == 0).all(dim=1).cpu(),
+        probabilities=bool((logits >= 0).all() and ((logits.sum(dim=1) - 1).abs() <= _PROBABILITIES).all()),
+        repeatable=not twice or _repeats(model, x, logits),
+    )
+
+
+def merge(batches: Sequence[Clean]) -> Clean:
+    """Return the batches as one; what is said of the whole holds if it holds for every batch."""
+    *tensors, probabilities, repeatable = zip(*batches, strict=True)
+    labels, prediction, margin, finite, gradient_finite, gradient_zero = (torch.cat(parts) for parts in tensors)
+    return Clean(labels, prediction, margin, finite, gradient_finite, gradient_zero, all(probabilities), all(repeatable))
+
+
+@torch.no_grad()
+def _repeats(model: nn.Module, x: Tensor, logits: Tensor) -> bool:
+    first, second = logits.nan_to_num(0, 0, 0), model(x).nan_to_num(0, 0, 0)
+    return bool((second - first).abs().max() <= _REPEATABLE * first.abs().max())

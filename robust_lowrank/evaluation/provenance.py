@@ -1,0 +1,43 @@
+"""What a result belongs to: hashes of weights, data and attack, versions and machine."""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PACKAGES = ("robust-lowrank", "torch", "numpy", "pyautoattack")
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over names, types, shapes and bytes, in the order of the names.
+
+    Of `model.state_dict()` it is the hash that `robust_lowrank.checkpoint.digest` returns.
+    """
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def digest_definition(definition: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over a suite as it runs, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that influence a verdict."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+def machine(device: torch.device) -> str:
+    """Return one line on the machine: system, processors, threads, and the GPU if one was used."""
+    line = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads"
+    return f"{line}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else line

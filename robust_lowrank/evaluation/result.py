@@ -1,0 +1,119 @@
+"""The outcome of an evaluation: accuracies with intervals, verdicts, audit, adversarial inputs, and their files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.evaluation.clean import Clean
+from robust_lowrank.evaluation.ledger import Ledger
+from robust_lowrank.statistics import Interval, wilson
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from robust_lowrank.records import AccuracyRecord, AuditFinding, ResultRecord
+
+INTERVAL = "Wilson 95 %"
+CLEAN, WORST = "clean", "worst"
+
+
+class Adversarial(NamedTuple):
+    """The inputs that broke examples under one attack at one eps."""
+
+    inputs: Tensor  # (K, ...)
+    examples: Tensor  # (K,) int64, their numbers within the evaluated set
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` returns.
+
+    Example:
+        >>> result = evaluate(model, x, y, suite="quick", eps="8/255")
+        >>> float(result.robust_accuracy), result.robust_accuracy.low, result.robust_accuracy.high
+    """
+
+    record: "ResultRecord"
+    verdicts: "pd.DataFrame"  # a row an example, attack and eps; columns `records.VERDICTS`
+    adversarial: dict[str, Adversarial]  # by "ATTACK/EPS", such as "pgd-20/0.1"
+
+    @property
+    def clean_accuracy(self) -> Interval:
+        """The accuracy on the inputs as they are, with its interval."""
+        return self.accuracy(CLEAN)
+
+    @property
+    def robust_accuracy(self) -> Interval:
+        """The worst case over the suite at its largest eps, with its interval; non-finite examples do not count as robust."""
+        return self.accuracy(WORST, max(self.record.eps))
+
+    @property
+    def audit(self) -> "list[AuditFinding]":
+        """What speaks for and against these numbers."""
+        return self.record.audit
+
+    def accuracy(self, attack: str, eps: float = 0.0) -> Interval:
+        """Return the accuracy under one attack ("clean", a name in the verdicts, or "worst") at one eps.
+
+        Raises:
+            UserError: there is no such attack at that eps.
+        """
+        for entry in self.record.accuracies:
+            if (entry.attack, entry.eps) == (attack, eps):
+                return Interval(entry.value, entry.low, entry.high)
+        known = ", ".join(f"{entry.attack} at {entry.eps:g}" for entry in self.record.accuracies)
+        raise UserError(f"no accuracy under {attack!r} at eps {eps:g}; known: {known}")
+
+    def save(self, directory: str | Path) -> None:
+        """Write result.json, verdicts.parquet and adversarial.safetensors into a directory such as RUN/results/SUITE.
+
+        An older result.json there goes first and the new one comes last: whoever finds one finds the files that belong to it.
+        """
+        from safetensors.torch import save_file
+
+        from robust_lowrank.records import replacing, write_frame, write_record
+
+        directory = Path(directory)
+        (directory / "result.json").unlink(missing_ok=True)
+        tensors = {
+            f"{key}/{name}": tensor.contiguous()
+            for key, part in self.adversarial.items()
+            for name, tensor in part._asdict().items()
+        }
+        with replacing(directory / "adversarial.safetensors") as temporary:
+            save_file(tensors, temporary)
+        write_frame(directory / "verdicts.parquet", self.verdicts)
+        write_record(directory / "result.json", self.record)
+
+
+def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> "list[AccuracyRecord]":
+    """Return the accuracies of a suite: clean, under each attack at each eps, and in the worst case over attacks at each eps."""
+    entries = [_entry(CLEAN, 0.0, clean.correct)]
+    entries += [_entry(ledger.attack, ledger.eps, ledger.robust) for ledger in ledgers]
+    for eps in sorted({ledger.eps for ledger in ledgers}):
+        held = torch.stack([ledger.robust for ledger in ledgers if ledger.eps == eps]).all(dim=0)
+        entries.append(_entry(WORST, eps, held))
+    return entries
+
+
+def adversarial_inputs(ledgers: Sequence[Ledger], x: Tensor) -> dict[str, Adversarial]:
+    """Return what broke an example, by attack and eps."""
+    found = {}
+    for ledger in ledgers:
+        examples = sorted(ledger.inputs)
+        inputs = torch.stack([ledger.inputs[row] for row in examples]) if examples else x[:0].cpu()
+        found[f"{ledger.attack}/{ledger.eps!r}"] = Adversarial(inputs, torch.tensor(examples, dtype=torch.int64))
+    return found
+
+
+def _entry(attack: str, eps: float, correct: Tensor) -> "AccuracyRecord":
+    from robust_lowrank.records import AccuracyRecord
+
+    count = int(correct.sum())
+    interval = wilson(count, len(correct))
+    return AccuracyRecord(attack=attack, eps=eps, correct=count, total=len(correct), **interval._asdict())
