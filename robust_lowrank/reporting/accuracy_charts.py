@@ -1,0 +1,158 @@
+"""The charts of accuracy: against the budget, under each attack, against the parameters."""
+
+import altair as alt
+import pandas as pd
+
+from robust_lowrank.reporting import formats
+from robust_lowrank.reporting.figures import Figure, Panel
+from robust_lowrank.reporting.trials import CLEAN, WORST, Trial
+
+_PERCENT = alt.Axis(format=".0%")
+_COUNTS = alt.Axis(labelExpr="datum.value ? format(datum.value, '~s') : '0'", tickCount=6)
+
+
+def robustness(trial: Trial) -> Figure:
+    """Worst-case accuracy against eps, a line a series."""
+    return Figure(
+        name=f"robust-accuracy-{trial.slug}",
+        title="Robust accuracy against the budget",
+        description=f"Worst-case accuracy over {trial.coverage} against eps, one line each for {formats.listing(trial.series)}.",
+        caption=f"Share of the {formats.count(trial.examples)} examples still classified correctly under every attack of the "
+        f"suite ({trial.coverage}); eps 0 is clean accuracy. {_spread(trial, 'Bands')}",
+        series=tuple(trial.series),
+        panels=(Panel(_curves(trial, WORST)),),
+        height=320,
+    )
+
+
+def attacks(trial: Trial) -> Figure | None:
+    """Accuracy under each attack, a panel an attack; None for a suite of one attack, which is its own worst case."""
+    if len(trial.attacks) < 2:
+        return None
+    several = len(trial.eps) > 1
+    draw = _curves if several else _forest
+    against = "against eps" if several else f"at eps {formats.budget(trial.eps[0])}"
+    return Figure(
+        name=f"attacks-{trial.slug}",
+        title="Accuracy under each attack",
+        description=f"Accuracy under {trial.coverage} {against}, a panel each, for {formats.listing(trial.series)}.",
+        caption=f"n = {formats.count(trial.examples)}. An attack can only show that an example breaks: the strongest one is "
+        f"nearest to the truth. {_spread(trial, 'Bands' if several else 'Bars')}",
+        series=tuple(trial.series),
+        panels=tuple(Panel(draw(trial, attack), formats.attack(attack)) for attack in trial.attacks),
+        height=200 if several else 26 * len(trial.series) + 20,
+    )
+
+
+def efficiency(trial: Trial) -> Figure:
+    """Worst-case accuracy at the headline eps against the parameters, a point a run."""
+    eps = trial.headline_eps
+    rows = [
+        {
+            "series": entry.series,
+            "run": entry.name,
+            "parameters": entry.run.record.parameters.inference,
+            "value": accuracy.value,
+            "low": accuracy.low,
+            "high": accuracy.high,
+        }
+        for entry in trial.entries
+        if (accuracy := trial.accuracy(entry, WORST, eps))
+    ]
+    frame = pd.DataFrame(rows)
+    shift = 7 if frame["parameters"].duplicated().any() else 0
+    layers = []
+    for place, name in enumerate(trial.series):
+        base = alt.Chart(frame[frame["series"] == name]).encode(
+            x=alt.X("parameters:Q", title="Parameters stored for inference", axis=_COUNTS),
+            color=_series(trial.series),
+            tooltip=[
+                alt.Tooltip("run:N", title="Run"),
+                alt.Tooltip("parameters:Q", title="Parameters", format=","),
+                *_accuracy_tips(),
+            ],
+        )
+        aside = shift * (place - (len(trial.series) - 1) / 2)
+        low = alt.Y("low:Q", title="Accuracy", axis=_PERCENT, scale=alt.Scale(zero=True))
+        layers.append(base.mark_rule(strokeWidth=1.5, xOffset=aside).encode(y=low, y2="high:Q"))
+        points = base.mark_point(filled=True, size=90, opacity=1, xOffset=aside)
+        layers.append(points.encode(y="value:Q", shape=_shape(trial.series)))
+    return Figure(
+        name=f"parameters-{trial.slug}",
+        title="Robustness against size",
+        description=f"Worst-case accuracy at eps {formats.budget(eps)} against the number of parameters, a point a run.",
+        caption=f"Worst-case accuracy at {formats.norm(trial.norm)} eps {formats.budget(eps)}, "
+        f"n = {formats.count(trial.examples)}; the best place is the top left corner. Bars: {trial.interval}."
+        + (" Points are set apart sideways, because networks of equal size would hide each other." if shift else ""),
+        series=tuple(trial.series),
+        panels=(Panel(alt.LayerChart(layer=layers)),),
+        height=300,
+    )
+
+
+def _curves(trial: Trial, attack: str) -> alt.LayerChart:
+    rows = []
+    for name in trial.series:
+        for eps in [0.0, *trial.eps]:
+            mean = trial.mean(name, CLEAN) if eps == 0 else trial.mean(name, attack, eps)
+            if mean:
+                rows.append({"series": name, "eps": eps, **mean._asdict()})
+    base = alt.Chart(pd.DataFrame(rows)).encode(
+        x=alt.X(
+            "eps:Q",
+            title=f"Budget eps ({formats.norm(trial.norm)})",
+            axis=alt.Axis(values=[0, *trial.eps], format=".3~g", grid=False, labelOverlap=True),
+        ),
+        color=_series(trial.series),
+        tooltip=[
+            alt.Tooltip("series:N", title="Method"),
+            alt.Tooltip("eps:Q", title="eps", format=".3~g"),
+            *_accuracy_tips(),
+            alt.Tooltip("seeds:Q", title="Seeds"),
+        ],
+    )
+    band = base.mark_area(opacity=0.08).encode(y=_accuracy(), y2="high:Q")
+    line = base.mark_line(strokeWidth=2).encode(y="value:Q")
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(y="value:Q", shape=_shape(trial.series))
+    return alt.LayerChart(layer=[band, line, points])
+
+
+def _forest(trial: Trial, attack: str) -> alt.LayerChart:
+    eps = trial.eps[0]
+    means = {name: trial.mean(name, attack, eps) for name in trial.series}
+    rows = [{"series": name, **mean._asdict()} for name, mean in means.items() if mean]
+    base = alt.Chart(pd.DataFrame(rows)).encode(
+        y=alt.Y("series:N", sort=trial.series, title=None, axis=alt.Axis(grid=True, labelLimit=150)),
+        color=_series(trial.series),
+        tooltip=[alt.Tooltip("series:N", title="Method"), *_accuracy_tips(), alt.Tooltip("seeds:Q", title="Seeds")],
+    )
+    x = alt.X("low:Q", title="Accuracy", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
+    bars = base.mark_rule(strokeWidth=1.5).encode(x=x, x2="high:Q")
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(x="value:Q", shape=_shape(trial.series))
+    return alt.LayerChart(layer=[bars, points])
+
+
+def _series(names: list[str]) -> alt.Color:
+    return alt.Color("series:N", title=None, scale=alt.Scale(domain=names))
+
+
+def _shape(names: list[str]) -> alt.Shape:
+    return alt.Shape("series:N", title=None, scale=alt.Scale(domain=names))
+
+
+def _accuracy() -> alt.Y:
+    return alt.Y("low:Q", title="Accuracy", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
+
+
+def _accuracy_tips() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("value:Q", title="Accuracy", format=".1%"),
+        alt.Tooltip("low:Q", title="from", format=".1%"),
+        alt.Tooltip("high:Q", title="to", format=".1%"),
+    ]
+
+
+def _spread(trial: Trial, marks: str) -> str:
+    if len(trial.entries) > len(trial.series):
+        return f"{marks}: the span of the seeds' {trial.interval} intervals around their mean."
+    return f"{marks}: {trial.interval} intervals."

@@ -1,0 +1,108 @@
+"""The comparison report: networks side by side, with what is known about their differences."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from robust_lowrank.records import Run
+from robust_lowrank.reporting import accuracy_charts, comparison_tables, conditioning_charts, formats, page, spectra
+from robust_lowrank.reporting.comparison_summary import summarise
+from robust_lowrank.reporting.comparison_tables import Tests
+from robust_lowrank.reporting.comparisons import compare
+from robust_lowrank.reporting.entries import Entry, arrange
+from robust_lowrank.reporting.figures import Figure
+from robust_lowrank.reporting.frames import results_frame
+from robust_lowrank.reporting.output import write_report
+from robust_lowrank.reporting.page import Drawing
+from robust_lowrank.reporting.provenance import provenance
+from robust_lowrank.reporting.trials import Trial, find_trials
+
+_PANELS = 6  # layers drawn; the condition-number report has no limit
+
+
+def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: str) -> Path:
+    """Write `report.html`, `report.md`, `results.csv` and `figures/` under `out` and return the path of the page.
+
+    A run without evaluations, or one run alone, makes a report too; it says what is missing. Runs of one label with
+    different seeds are one method: a row a run in the tables, their mean in the charts. Only runs that were put to the same suite
+    on the same examples are compared.
+
+    Args:
+        runs: as read by `records.read_run`.
+        out: directory; made if it is missing.
+        title: heading of the report.
+        command: what makes this report again; shown in it.
+
+    Raises:
+        UserError: there are no runs.
+    """
+    entries = arrange(runs)
+    trials = find_trials(entries)
+    tests = {trial.slug: {eps: compare(trial, eps) for eps in (0.0, *trial.eps)} for trial in trials}
+    figures = {
+        trial.slug: [accuracy_charts.robustness(trial), accuracy_charts.attacks(trial), accuracy_charts.efficiency(trial)]
+        for trial in trials
+    }
+    measured = [entry for entry in entries if len(entry.run.spectra)]
+    layers = spectra.worst_layers(measured, _PANELS) if measured else []
+    figures["conditioning"] = _conditioning_figures(measured, layers) if measured else []
+    drawings = page.draw([figure for group in figures.values() for figure in group], entries)
+    drawn = {group: [drawings[f.name] for f in members if f] for group, members in figures.items()}
+    context = {
+        "title": title,
+        "subtitle": _subtitle(entries, trials),
+        "summary": summarise(entries, trials, tests[trials[0].slug] if trials else {}),
+        "sections": [_section(entries, trial, tests[trial.slug], drawn[trial.slug]) for trial in trials]
+        or [{"title": "Networks", "overview": comparison_tables.overview(entries, None, {})}],
+        "conditioning": drawn["conditioning"],
+        "conditioning_notes": (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE, *_selection_note(measured, layers)),
+        "provenance": provenance(entries, command),
+    }
+    return write_report(
+        out,
+        "report",
+        page=page.html("report.html", entries, list(drawings.values()), **context),
+        text=page.markdown("report.md", **context),
+        table_name="results",
+        table=results_frame(entries),
+        drawings=drawings.values(),
+    )
+
+
+def _section(entries: Sequence[Entry], trial: Trial, tests: Tests, drawn: list[Drawing]) -> dict[str, Any]:
+    return {
+        "title": f"Comparison: {trial.title}",
+        "slug": trial.slug,
+        "overview": comparison_tables.overview([e for e in entries if e.run.record.data == trial.data], trial, tests),
+        "drawings": drawn,
+        "by_attack": comparison_tables.by_attack(trial),
+        "tests": [comparison_tables.paired_tests(trial, eps, found) for eps, found in tests.items() if found],
+        "audit": comparison_tables.audit(trial),
+        "remarks": comparison_tables.audit_remarks(trial),
+    }
+
+
+def _conditioning_figures(entries: Sequence[Entry], layers: Sequence[str]) -> list[Figure | None]:
+    return [
+        conditioning_charts.by_layer(entries),
+        conditioning_charts.over_training(entries, layers),
+        conditioning_charts.spectra_by_layer(entries, layers),
+    ]
+
+
+def _subtitle(entries: Sequence[Entry], trials: Sequence[Trial]) -> str:
+    models = formats.listing(list(dict.fromkeys(entry.run.record.model for entry in entries)))
+    data = formats.listing(list(dict.fromkeys(entry.run.record.data for entry in entries)))
+    networks = f"{len(entries)} network" + ("s" if len(entries) > 1 else "")
+    attacked = f"{formats.count(trials[0].examples)} test examples attacked" if trials else "not attacked"
+    return f"{networks} ({models}) on {data}, {attacked}"
+
+
+def _selection_note(entries: Sequence[Entry], layers: Sequence[str]) -> tuple[str, ...]:
+    total = len({layer for entry in entries for layer in spectra.final(entry)["layer"]})
+    if total == len(layers):
+        return ()
+    return (
+        f"The panels show the {len(layers)} layers with the largest condition numbers of {total}; "
+        "the condition-number report has them all.",
+    )

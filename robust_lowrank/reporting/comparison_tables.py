@@ -1,0 +1,187 @@
+"""The tables of the comparison report."""
+
+import math
+from collections.abc import Sequence
+
+from robust_lowrank.records import AuditFinding
+from robust_lowrank.reporting import formats
+from robust_lowrank.reporting.comparisons import Comparison, leaders
+from robust_lowrank.reporting.entries import Entry
+from robust_lowrank.reporting.spectra import conditioning
+from robust_lowrank.reporting.tables import Cell, Column, Table, accuracy_cell
+from robust_lowrank.reporting.trials import CLEAN, WORST, Trial
+
+Tests = dict[float, tuple[Comparison, ...]]  # by eps, 0 for clean accuracy
+
+_MARKS = {"pass": "✓", "warn": "!", "fail": "✕"}
+_LEADERS = (
+    "Tinted with ★: the best of its column and every method that the paired test cannot tell from it. "
+    "A column without ★ holds no difference that these examples support."
+)
+
+_CONDITIONING = (
+    "Condition number: of the worst layer after training. Certificate quantity: the product over all layers. "
+    "Below each: over the compressed layers alone."
+)
+
+
+def overview(entries: Sequence[Entry], trial: Trial | None, tests: Tests) -> Table:
+    """Size, accuracies with intervals and conditioning, a row a run; `trial` is None where no run was attacked."""
+    budgets = trial.eps if trial else []
+    group = f"Worst case, %, at {formats.norm(trial.norm)} eps" if trial else ""
+    columns = [
+        Column("Method", numeric=False),
+        Column("Parameters"),
+        Column("Removed, %"),
+        Column("Clean accuracy, %" if trial else "Test accuracy, %"),
+        *(Column(formats.budget(eps), group) for eps in budgets),
+        Column("largest", "Condition number"),
+        Column("product", "Certificate quantity"),
+    ]
+    best = {eps: leaders(trial, eps, found) for eps, found in tests.items()} if trial else {}
+    return Table(
+        name=f"comparison-{trial.slug}" if trial else "comparison",
+        caption=_overview_caption(trial),
+        columns=tuple(columns),
+        rows=tuple(_overview_row(entry, trial, best) for entry in entries),
+        notes=(*((_LEADERS,) if any(best.values()) else ()), *_size_notes(entries)),
+    )
+
+
+def by_attack(trial: Trial) -> Table:
+    """Accuracy under each attack at each eps, a row a run."""
+    columns = [Column("Method", numeric=False)]
+    measured = [(attack, eps) for attack in trial.attacks for eps in trial.eps if attack in trial.attacks_at(eps)]
+    columns += [Column(formats.budget(eps), f"{formats.attack(attack)}, %, at eps") for attack, eps in measured]
+    return Table(
+        name=f"attacks-{trial.slug}",
+        caption=f"Accuracy under each attack of {trial.title}, n = {formats.count(trial.examples)}, {trial.interval} below.",
+        columns=tuple(columns),
+        rows=tuple(
+            (_heading(entry), *(accuracy_cell(trial.accuracy(entry, attack, eps)) for attack, eps in measured))
+            for entry in trial.entries
+        ),
+    )
+
+
+def paired_tests(trial: Trial, eps: float, comparisons: Sequence[Comparison]) -> Table:
+    """Every paired test at one budget, most certain first."""
+    what = f"{formats.norm(trial.norm)} eps {formats.budget(eps)}, worst case over the attacks" if eps else "clean accuracy"
+    return Table(
+        name=f"tests-{trial.slug}-{eps:g}",
+        caption=f"Paired tests at {what}: exact McNemar, n = {formats.count(trial.examples)}, "
+        f"Holm-corrected over {_times(len(comparisons), 'comparison')}.",
+        columns=(
+            Column("Compared", numeric=False),
+            Column("Difference, points"),
+            Column("Only the first right"),
+            Column("Only the second right"),
+            Column("p"),
+            Column("p, corrected"),
+            Column("Verdict", numeric=False),
+        ),
+        rows=tuple(_test_row(c) for c in sorted(comparisons, key=lambda c: c.adjusted)),
+    )
+
+
+def audit(trial: Trial) -> Table:
+    """Every check of every evaluation: a row a check, a column a run."""
+    found = {entry.name: {finding.check: finding for finding in trial.results[entry.name].record.audit} for entry in trial.entries}
+    checks = list(dict.fromkeys(check for findings in found.values() for check in findings))
+    return Table(
+        name=f"audit-{trial.slug}",
+        caption=f"Audit of the evaluation with {trial.title}: ✓ pass, ! warning, ✕ failure.",
+        columns=(Column("Check", numeric=False), *(Column(entry.name, numeric=False) for entry in trial.entries)),
+        rows=tuple((Cell(check), *(_audit_cell(found[entry.name].get(check)) for entry in trial.entries)) for check in checks),
+    )
+
+
+def audit_remarks(trial: Trial) -> list[tuple[AuditFinding, str]]:
+    """Return the warnings and failures, each once with the runs that it concerns, failures first."""
+    remarks: dict[str, tuple[AuditFinding, list[str]]] = {}
+    for entry in trial.entries:
+        for finding in trial.results[entry.name].record.audit:
+            if finding.status != "pass":
+                remarks.setdefault(finding.model_dump_json(), (finding, []))[1].append(entry.name)
+    everyone = len(trial.entries)
+    named = [
+        (finding, "every network" if len(names) == everyone > 1 else formats.listing(names)) for finding, names in remarks.values()
+    ]
+    return sorted(named, key=lambda remark: remark[0].status != "fail")
+
+
+def _overview_row(entry: Entry, trial: Trial | None, best: dict[float, set[str]]) -> tuple[Cell, ...]:
+    parameters = entry.run.record.parameters
+    found = conditioning(entry)
+    row = [
+        _heading(entry),
+        Cell(formats.count(parameters.inference), f"{formats.percent(parameters.inference / parameters.dense)} % of dense"),
+        Cell(formats.percent(parameters.removed)),
+    ]
+    if trial is None:
+        tested = entry.run.record.test_accuracy
+        row.append(Cell("–" if tested is None else formats.percent(tested)))
+    else:
+        row.append(accuracy_cell(trial.accuracy(entry, CLEAN), leads=entry.series in best.get(0, ()), missing="not attacked"))
+        row += [
+            accuracy_cell(trial.accuracy(entry, WORST, eps), leads=entry.series in best.get(eps, ()), missing="not attacked")
+            for eps in trial.eps
+        ]
+    if found is None:
+        return (*row, Cell("–"), Cell("–"))
+    compressed = found.factored_layers and found.factored_layers < found.layers
+    return (
+        *row,
+        Cell(formats.quantity(found.worst), f"compressed {formats.quantity(found.factored_worst)}" if compressed else ""),
+        Cell(formats.quantity(found.product), f"compressed {formats.quantity(found.factored_product)}" if compressed else ""),
+    )
+
+
+def _overview_caption(trial: Trial | None) -> str:
+    if trial is None:
+        return "Not attacked: accuracy on the whole test set, without an interval."
+    return (
+        f"{trial.title} on {trial.data}: n = {formats.count(trial.examples)} test examples, the same for every run; "
+        f"{trial.interval} intervals below each accuracy. Worst case: right under {trial.coverage}."
+    )
+
+
+def _size_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
+    compressed = any(entry.run.record.parameters.removed for entry in entries)
+    size = "Parameters: as stored for inference. Removed: share of the compressed layers' weights, 1 − (r(n+m) + r²) / nm."
+    conditioned = any(conditioning(entry) for entry in entries)
+    infinite = any((c := conditioning(entry)) and math.isinf(c.product) for entry in entries)
+    return (
+        *((size,) if compressed else ()),
+        *((_CONDITIONING,) if conditioned else ()),
+        *(("∞: a layer has a singular value of zero.",) if infinite else ()),
+    )
+
+
+def _test_row(comparison: Comparison) -> tuple[Cell, ...]:
+    better = comparison.better
+    return (
+        Cell(f"{comparison.first.name} – {comparison.second.name}"),
+        Cell(f"{100 * comparison.difference:+.1f}".replace("-", "−")),
+        Cell(formats.count(comparison.only_first)),
+        Cell(formats.count(comparison.only_second)),
+        Cell(formats.p_value(comparison.p).removeprefix("= ")),
+        Cell(formats.p_value(comparison.adjusted).removeprefix("= ")),
+        Cell(f"{better.name} is better" if better else "not distinguishable", leads=better is not None),
+    )
+
+
+def _audit_cell(finding: AuditFinding | None) -> Cell:
+    if finding is None:
+        return Cell("–", status="")
+    return Cell(f"{_MARKS[finding.status]} {finding.status}", status=finding.status)
+
+
+def _heading(entry: Entry) -> Cell:
+    record = entry.run.record
+    unfinished = "" if record.status == "complete" else f"unfinished, {_times(record.epochs_done, 'epoch')}"
+    return Cell(entry.series, ", ".join(filter(None, (entry.variant, unfinished))), series=entry.series)
+
+
+def _times(number: int, noun: str) -> str:
+    return f"{formats.count(number)} {noun}" + ("" if number == 1 else "s")

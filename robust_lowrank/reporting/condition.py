@@ -1,0 +1,61 @@
+"""The condition-number report: how well the layers of networks are conditioned, and how they came to be so."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.records import Run
+from robust_lowrank.reporting import conditioning_charts, layer_tables, page, spectra
+from robust_lowrank.reporting.condition_summary import summarise
+from robust_lowrank.reporting.entries import arrange
+from robust_lowrank.reporting.frames import layers_frame
+from robust_lowrank.reporting.output import write_report
+from robust_lowrank.reporting.provenance import provenance
+
+_PREFIX = "condition-"
+
+
+def condition_report(runs: Sequence[Run], out: Path, *, title: str, command: str) -> Path:
+    """Write `condition.html`, `condition.md`, `condition.csv` and `figures/` under `out` and return the path of the page.
+
+    Every layer of every run: condition number, singular values, ranks, worst layers first, and their history over training.
+
+    Args:
+        runs: as read by `records.read_run`.
+        out: directory; made if it is missing.
+        title: heading of the report.
+        command: what makes this report again; shown in it.
+
+    Raises:
+        UserError: there are no runs, or none of them has recorded spectra.
+    """
+    entries = tuple(entry for entry in arrange(runs) if len(entry.run.spectra))
+    if not entries:
+        raise UserError(f"{runs[0].path}/spectra.parquet is empty: train for at least one epoch to record spectra")
+    layers = spectra.worst_layers(entries, limit=len(spectra.table(entries)))
+    figures = [
+        conditioning_charts.by_layer(entries, prefix=_PREFIX),
+        conditioning_charts.over_training(entries, layers, prefix=_PREFIX),
+        conditioning_charts.spectra_by_layer(entries, layers, prefix=_PREFIX),
+        conditioning_charts.ranks(entries, layers, prefix=_PREFIX),
+        conditioning_charts.product_over_training(entries, prefix=_PREFIX),
+    ]
+    drawings = page.draw(figures, entries)
+    context = {
+        "title": title,
+        "subtitle": f"Conditioning of {len(entries)} network" + ("s" if len(entries) > 1 else ""),
+        "summary": summarise(entries),
+        "totals": layer_tables.totals(entries),
+        "tables": [layer_tables.layers(entry) for entry in entries],
+        "notes": (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE),
+        "provenance": provenance(entries, command),
+    }
+    return write_report(
+        out,
+        "condition",
+        page=page.html("condition.html", entries, list(drawings.values()), **context),
+        text=page.markdown("condition.md", drawings=list(drawings.values()), **context),
+        table_name="condition",
+        table=layers_frame(entries),
+        drawings=drawings.values(),
+    )

@@ -1,0 +1,69 @@
+"""The condition-number report in words."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from robust_lowrank.reporting import formats, spectra
+from robust_lowrank.reporting.entries import Entry
+from robust_lowrank.reporting.findings import Finding, Summary
+
+ILL_CONDITIONED = 1e4
+NOT_ORTHONORMAL = 1e-4
+
+
+def summarise(entries: Sequence[Entry]) -> Summary:
+    """Say what the spectra show: the worst layer first, then each run's course and its warnings."""
+    worst = spectra.table(entries).iloc[0]
+    of_run = f" of {worst['run']}" if len(entries) > 1 else ""
+    headline = f"The worst-conditioned layer is {worst['layer']}{of_run}: condition number {formats.quantity(worst['cond'])}."
+    return Summary(
+        headline=headline,
+        evidence=_meaning(worst),
+        findings=tuple(finding for entry in entries for finding in _run(entry)),
+    )
+
+
+def _meaning(worst: pd.Series) -> str:
+    if worst["sigma_min"] == 0:
+        return f"Its smallest singular value is zero: it maps a whole direction to nothing within its rank {worst['rank']}."
+    return (
+        f"It stretches one direction by {formats.quantity(worst['sigma_max'])} and another by only "
+        f"{formats.quantity(worst['sigma_min'])}; a perfectly conditioned layer stretches all {worst['rank']} alike."
+    )
+
+
+def _run(entry: Entry) -> list[Finding]:
+    layers = spectra.final(entry)
+    found = spectra.conditioning(entry)
+    if found is None:
+        return [Finding("note", f"{entry.name}: no spectra were recorded.")]
+    text = f"{entry.name}: largest condition number {formats.quantity(found.worst)} ({found.worst_layer}), {_course(entry)}"
+    if found.factored_layers and found.factored_layers < found.layers:
+        text += f"; {formats.quantity(found.factored_worst)} over its {found.factored_layers} compressed layers"
+    findings = [Finding("note", text + ".")]
+    ill = layers.loc[layers["cond"] > ILL_CONDITIONED, "layer"]
+    if len(ill):
+        text = f"{entry.name}: condition number above {formats.quantity(ILL_CONDITIONED)} in {formats.listing(list(ill))}."
+        findings.append(Finding("warning", text))
+    loose = layers.loc[layers["orthonormality"] > NOT_ORTHONORMAL]
+    if len(loose):
+        defect = formats.quantity(float(loose["orthonormality"].max()))
+        text = (
+            f"{entry.name}: the bases of {formats.listing(list(loose['layer']))} are not orthonormal (defect up to {defect}), "
+            "so the core's singular values may not be the weight's."
+        )
+        findings.append(Finding("warning", text))
+    return findings
+
+
+def _course(entry: Entry) -> str:
+    worst = entry.run.spectra.groupby("epoch")["cond"].max()
+    first, last = float(worst.iloc[0]), float(worst.iloc[-1])
+    epochs = f"epoch {worst.index[0]} to {worst.index[-1]}"
+    if len(worst) == 1:
+        return "one epoch recorded"
+    if math.isclose(first, last, rel_tol=0.05):
+        return f"steady from {epochs}"
+    return f"{'up' if last > first else 'down'} from {formats.quantity(first)} ({epochs})"

@@ -1,0 +1,207 @@
+"""The charts of conditioning: condition numbers by layer and over training, spectra, ranks, the product."""
+
+import math
+from collections.abc import Sequence
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from robust_lowrank.reporting import formats, spectra
+from robust_lowrank.reporting.entries import Entry, series_names
+from robust_lowrank.reporting.figures import Figure, Panel
+
+_FLOOR = 1e-6  # relative singular values below are drawn there: float32 knows nothing smaller
+
+
+def by_layer(entries: Sequence[Entry], *, prefix: str = "") -> Figure:
+    """Condition number of every layer after training, a point a run, on a logarithmic scale."""
+    names = series_names(entries)
+    frame = spectra.table(entries)
+    finite = frame[np.isfinite(frame["cond"])]
+    missing = len(frame) - len(finite)
+    order = list(dict.fromkeys(layer for entry in entries for layer in spectra.final(entry)["layer"]))
+    chart = (
+        alt.Chart(_plain(finite, "layer", "series", "run", "cond", "sigma_max", "sigma_min", "rank"))
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(
+            x=alt.X("cond:Q", title="Condition number (log scale)", scale=alt.Scale(type="log"), axis=_log_axis(finite["cond"])),
+            y=alt.Y("layer:N", sort=order, title=None, axis=alt.Axis(grid=True, bandPosition=0, labelLimit=140)),
+            yOffset=alt.YOffset("series:N", scale=alt.Scale(domain=names)),
+            color=_series(names),
+            shape=alt.Shape("series:N", title=None, scale=alt.Scale(domain=names)),
+            tooltip=[*_who(), *_numbers("cond", "sigma_max", "sigma_min"), alt.Tooltip("rank:Q", title="Rank")],
+        )
+    )
+    return Figure(
+        name=f"{prefix}condition-by-layer",
+        title="Condition number of each layer",
+        description=f"Condition numbers after training of {formats.listing(order)}, a point each for {formats.listing(names)}.",
+        caption="After training, layers in the order of the network; 1 is perfect."
+        + (f" Not drawn: {missing} infinite condition numbers (a singular value of zero)." if missing else ""),
+        series=tuple(names),
+        panels=(Panel(chart),),
+        height=max(160, len(order) * (9 * len(names) + 14)),
+    )
+
+
+def over_training(entries: Sequence[Entry], layers: Sequence[str], *, prefix: str = "") -> Figure | None:
+    """Condition number of each layer by epoch, a panel a layer; None where only one epoch was recorded."""
+    frame = spectra.history(entries)
+    frame = frame[np.isfinite(frame["cond"])]
+    if frame["epoch"].nunique() < 2:
+        return None
+    shown = frame[frame["layer"].isin(layers)]
+    scale = alt.Scale(type="log", domain=[1, max(shown["cond"].max(), 1.5)])
+    names = series_names(entries)
+    return Figure(
+        name=f"{prefix}condition-over-training",
+        title="Condition numbers over training",
+        description=f"Condition number by epoch of {formats.listing(list(layers))}, a panel each, for {formats.listing(names)}.",
+        caption="Epoch 0 is the network before training. Logarithmic, the same scale in every panel." + _seeds(entries),
+        series=tuple(names),
+        panels=tuple(
+            Panel(
+                _epochs(shown[shown["layer"] == layer], "cond", "Condition number", names, scale, _log_axis(shown["cond"])), layer
+            )
+            for layer in layers
+        ),
+        height=170,
+    )
+
+
+def product_over_training(entries: Sequence[Entry], *, prefix: str = "") -> Figure | None:
+    """The product of the condition numbers by epoch: the certificate quantity; None where only one epoch was recorded."""
+    frame = spectra.product_history(entries)
+    frame = frame[np.isfinite(frame["product"])]
+    if frame["epoch"].nunique() < 2:
+        return None
+    names = series_names(entries)
+    chart = _epochs(frame, "product", "Product over the layers", names, alt.Scale(type="log"), _log_axis(frame["product"]))
+    return Figure(
+        name=f"{prefix}product-over-training",
+        title="Product of the condition numbers over training (certificate quantity)",
+        description=f"Product of all layers' condition numbers by epoch for {formats.listing(names)}.",
+        caption=spectra.CERTIFICATE_NOTE,
+        series=tuple(names),
+        panels=(Panel(chart),),
+        height=240,
+    )
+
+
+def ranks(entries: Sequence[Entry], layers: Sequence[str], *, prefix: str = "") -> Figure | None:
+    """Rank of each layer by epoch, a panel a layer; None where no rank changes."""
+    frame = spectra.history(entries)
+    if (frame.groupby(["run", "layer"])["rank"].nunique() < 2).all():
+        return None
+    names = series_names(entries)
+    return Figure(
+        name=f"{prefix}rank-over-training",
+        title="Ranks over training",
+        description=f"Rank by epoch of {formats.listing(list(layers))}, a panel each, for {formats.listing(names)}.",
+        caption="Number of singular values that a layer keeps; epoch 0 is the network before training." + _seeds(entries),
+        series=tuple(names),
+        panels=tuple(
+            Panel(
+                _epochs(
+                    frame[frame["layer"] == layer],
+                    "rank",
+                    "Rank",
+                    names,
+                    alt.Scale(zero=True),
+                    alt.Axis(tickMinStep=1, tickCount=4),
+                ),
+                layer,
+            )
+            for layer in layers
+        ),
+        height=170,
+    )
+
+
+def spectra_by_layer(entries: Sequence[Entry], layers: Sequence[str], *, prefix: str = "") -> Figure:
+    """Singular values of each layer after training, relative to the largest, a panel a layer."""
+    frame = spectra.values(entries)
+    frame = frame.assign(relative=frame["relative"].clip(lower=_FLOOR))
+    names = series_names(entries)
+    shown = frame[frame["layer"].isin(layers)]
+    scale = alt.Scale(type="log", domain=[min(shown["relative"].min(), 0.5), 1])
+    axis = _log_axis(shown["relative"])
+    return Figure(
+        name=f"{prefix}spectra",
+        title="Spectra",
+        description=f"Singular values relative to the largest of {formats.listing(list(layers))}, a panel each, "
+        f"for {formats.listing(names)}.",
+        caption="Singular values after training, divided by the layer's largest: a flat line is a well-conditioned layer; "
+        "a line that ends early is a layer of lower rank. Logarithmic, the same scale in every panel." + _seeds(entries),
+        series=tuple(names),
+        panels=tuple(Panel(_spectrum(shown[shown["layer"] == layer], names, scale, axis), layer) for layer in layers),
+        height=170,
+    )
+
+
+def _spectrum(frame: pd.DataFrame, names: list[str], scale: alt.Scale, axis: alt.Axis) -> alt.Chart:
+    return (
+        alt.Chart(_plain(frame, "series", "run", "layer", "index", "sigma", "relative"))
+        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14))
+        .encode(
+            x=alt.X("index:Q", title="Index", axis=alt.Axis(tickMinStep=1, grid=False, tickCount=5), scale=alt.Scale(nice=False)),
+            y=alt.Y("relative:Q", title="σ / σ max", scale=scale, axis=axis),
+            color=_series(names),
+            detail="run:N",
+            tooltip=[*_who(), alt.Tooltip("index:Q", title="Index"), *_numbers("sigma", "relative")],
+        )
+    )
+
+
+def _epochs(frame: pd.DataFrame, field: str, title: str, names: list[str], scale: alt.Scale, axis: alt.Axis) -> alt.Chart:
+    columns = [column for column in ("series", "run", "layer", "epoch", field) if column in frame]
+    return (
+        alt.Chart(_plain(frame, *columns))
+        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=22))
+        .encode(
+            x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(tickMinStep=1, grid=False, tickCount=5)),
+            y=alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis),
+            color=_series(names),
+            detail="run:N",
+            tooltip=[alt.Tooltip("run:N", title="Run"), alt.Tooltip("epoch:Q", title="Epoch"), *_numbers(field)],
+        )
+    )
+
+
+def _log_axis(values: pd.Series) -> alt.Axis:
+    """Ticks at 1, 3, 10, 30, ...; at powers of ten alone over more than four decades; at finer steps within one."""
+    low, high = values.min(), max(values.max(), 1.0)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 3) if high / low > 10 else (1, 1.2, 1.5, 2, 3, 5, 7)
+    steps = (1,) if high / low > 1e4 else steps
+    return alt.Axis(values=[step * 10.0**decade for decade in decades for step in steps], format="~g")
+
+
+def _plain(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    return frame[list(columns)].reset_index(drop=True)
+
+
+def _series(names: list[str]) -> alt.Color:
+    return alt.Color("series:N", title=None, scale=alt.Scale(domain=names))
+
+
+def _who() -> list[alt.Tooltip]:
+    return [alt.Tooltip("run:N", title="Run"), alt.Tooltip("layer:N", title="Layer")]
+
+
+def _numbers(*fields: str) -> list[alt.Tooltip]:
+    titles = {
+        "cond": "Condition number",
+        "sigma_max": "σ max",
+        "sigma_min": "σ min",
+        "sigma": "σ",
+        "relative": "σ / σ max",
+        "product": "Product",
+        "rank": "Rank",
+    }
+    return [alt.Tooltip(f"{field}:Q", title=titles[field], format=".4~g") for field in fields]
+
+
+def _seeds(entries: Sequence[Entry]) -> str:
+    return " A line a seed." if len(entries) > len(series_names(entries)) else ""

@@ -1,0 +1,95 @@
+"""The tidy tables behind the reports: full precision, one observation a row."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from robust_lowrank.records import ResultRecord
+from robust_lowrank.reporting import spectra
+from robust_lowrank.reporting.entries import Entry
+
+
+def results_frame(entries: Sequence[Entry]) -> pd.DataFrame:
+    """Return every recorded accuracy: a row a run, suite, attack and eps; a run that was not attacked has one row without them."""
+    rows = []
+    for entry in entries:
+        common = _common(entry)
+        measured = [
+            {**common, **_measured(result.record, i)}
+            for result in entry.run.results.values()
+            for i in range(len(result.record.accuracies))
+        ]
+        rows += measured or [common]
+    columns = [*_common(entries[0]), *_MEASURED]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def layers_frame(entries: Sequence[Entry]) -> pd.DataFrame:
+    """Return the recorded spectra of all epochs: a row a run, epoch and layer; singular values separated by spaces."""
+    frame = spectra.history(entries)
+    joined = [" ".join(repr(float(value)) for value in sigma) for sigma in frame["singular_values"].tolist()]
+    first = ["run", "series"]
+    return frame.assign(singular_values=joined)[first + [c for c in frame.columns if c not in first]]
+
+
+_MEASURED = (
+    "suite",
+    "norm",
+    "attack",
+    "eps",
+    "correct",
+    "total",
+    "accuracy",
+    "low",
+    "high",
+    "interval",
+    "suite_seed",
+    "data_hash",
+    "attack_hash",
+)
+
+
+def _measured(record: ResultRecord, index: int) -> dict[str, object]:
+    accuracy = record.accuracies[index]
+    values = (
+        record.suite,
+        record.norm,
+        accuracy.attack,
+        accuracy.eps,
+        accuracy.correct,
+        accuracy.total,
+        accuracy.value,
+        accuracy.low,
+        accuracy.high,
+        record.interval,
+        record.seed,
+        record.hashes["data"],
+        record.hashes["attack"],
+    )
+    return dict(zip(_MEASURED, values, strict=True))
+
+
+def _common(entry: Entry) -> dict[str, object]:
+    record = entry.run.record
+    found = spectra.conditioning(entry)
+    return {
+        "run": entry.name,
+        "series": entry.series,
+        "label": record.label,
+        "method": record.method,
+        "model": record.model,
+        "data": record.data,
+        "seed": record.seed,
+        "status": record.status,
+        "test_accuracy": record.test_accuracy,
+        "parameters_total": record.parameters.total,
+        "parameters_dense": record.parameters.dense,
+        "parameters_inference": record.parameters.inference,
+        "removed": record.parameters.removed,
+        "rank_fraction": record.parameters.rank_fraction,
+        "condition_worst": found.worst if found else None,
+        "condition_product": found.product if found else None,
+        "condition_worst_compressed": found.factored_worst if found else None,
+        "condition_product_compressed": found.factored_product if found else None,
+        "weights_hash": record.hashes.get("weights"),
+    }

@@ -1,0 +1,80 @@
+"""The tables of the condition-number report."""
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from robust_lowrank.reporting import formats, spectra
+from robust_lowrank.reporting.entries import Entry
+from robust_lowrank.reporting.tables import Cell, Column, Table
+
+
+def layers(entry: Entry) -> Table:
+    """Every layer of a run after training, worst first."""
+    kept = entry.run.record.kept_dense
+    return Table(
+        name=f"layers of {entry.name}",
+        caption=f"{entry.name}: layers after epoch {entry.run.spectra['epoch'].max()}, worst condition number first.",
+        columns=(
+            Column("Layer", numeric=False),
+            Column("Kind", numeric=False),
+            Column("Matrix"),
+            Column("Rank"),
+            Column("Condition number"),
+            Column("σ max"),
+            Column("σ min"),
+            Column("Stable rank"),
+            Column("Orthonormality defect"),
+            Column("Parameters"),
+        ),
+        rows=tuple(_row(layer, kept.get(layer["layer"], "")) for layer in spectra.table([entry]).to_dict("records")),
+    )
+
+
+def totals(entries: Sequence[Entry]) -> Table:
+    """Largest condition number and the product, a row a run."""
+    return Table(
+        name="totals",
+        caption="After training, over all layers with a weight matrix and over the compressed ones.",
+        columns=(
+            Column("Run", numeric=False),
+            Column("All", "Largest condition number"),
+            Column("Compressed", "Largest condition number"),
+            Column("All", "Product (certificate quantity)"),
+            Column("Compressed", "Product (certificate quantity)"),
+            Column("All", "Layers"),
+            Column("Compressed", "Layers"),
+        ),
+        rows=tuple(_total(entry, found) for entry in entries if (found := spectra.conditioning(entry))),
+    )
+
+
+def _total(entry: Entry, found: spectra.Conditioning) -> tuple[Cell, ...]:
+    return (
+        Cell(entry.name, series=entry.series),
+        Cell(formats.quantity(found.worst), found.worst_layer),
+        Cell(formats.quantity(found.factored_worst)),
+        Cell(formats.quantity(found.product)),
+        Cell(formats.quantity(found.factored_product)),
+        Cell(str(found.layers)),
+        Cell(str(found.factored_layers)),
+    )
+
+
+def _row(layer: dict[Hashable, Any], reason: str) -> tuple[Cell, ...]:
+    defect = layer["orthonormality"]
+    share = (
+        f"{formats.percent(layer['params'] / layer['params_dense'])} % of dense" if layer["params"] != layer["params_dense"] else ""
+    )
+    return (
+        Cell(layer["layer"]),
+        Cell(layer["kind"], "compressed" if layer["factored"] else f"dense{f': {reason}' if reason else ''}"),
+        Cell(f"{layer['rows']} × {layer['columns']}"),
+        Cell(str(layer["rank"])),
+        Cell(formats.quantity(layer["cond"])),
+        Cell(formats.quantity(layer["sigma_max"])),
+        Cell(formats.quantity(layer["sigma_min"])),
+        Cell(formats.quantity(layer["stable_rank"])),
+        Cell("–" if math.isnan(defect) else f"{defect:.1e}"),
+        Cell(formats.count(layer["params"]), share),
+    )

@@ -1,0 +1,150 @@
+"""Evaluations that may be compared: the same suite on the same examples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+
+from robust_lowrank.records import AccuracyRecord, Result
+from robust_lowrank.reporting import formats
+from robust_lowrank.reporting.entries import Entry, series_names
+
+CLEAN = "clean"
+WORST = "worst"
+
+
+class Mean(NamedTuple):
+    """A series' accuracy: the mean over its seeds, and the span of their intervals."""
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One suite on one set of examples, with every run that was put to it."""
+
+    slug: str  # for file names and anchors, unique in a report
+    suite: str
+    norm: str
+    results: dict[str, Result]  # by Entry.name
+    entries: tuple[Entry, ...]
+
+    @property
+    def title(self) -> str:
+        """The suite with its norm, such as `standard, L∞`."""
+        return f"{self.suite}, {formats.norm(self.norm)}"
+
+    @property
+    def data(self) -> str:
+        """The name of the data set."""
+        return self.entries[0].run.record.data
+
+    @property
+    def series(self) -> list[str]:
+        """The series that took part, in the order of the report."""
+        return series_names(self.entries)
+
+    @property
+    def eps(self) -> list[float]:
+        """The budgets, ascending."""
+        return sorted({eps for result in self.results.values() for eps in result.record.eps})
+
+    @property
+    def attacks(self) -> list[str]:
+        """The attacks in the order in which they ran, without clean accuracy and worst case."""
+        ran = [a.attack for result in self.results.values() for a in result.record.accuracies]
+        return [attack for attack in dict.fromkeys(ran) if attack not in (CLEAN, WORST)]
+
+    @property
+    def coverage(self) -> str:
+        """The attacks in words, with the budgets of those that did not run at all, such as `FGSM and AutoAttack (eps 0.1 only)`."""
+        described = []
+        for attack in self.attacks:
+            ran = [formats.budget(eps) for eps in self.eps if attack in self.attacks_at(eps)]
+            limited = f" (eps {formats.listing(ran)} only)" if len(ran) < len(self.eps) else ""
+            described.append(formats.attack(attack) + limited)
+        return formats.listing(described)
+
+    def attacks_at(self, eps: float) -> list[str]:
+        """The attacks that ran at a budget."""
+        return [attack for attack in self.attacks if any(self.accuracy(entry, attack, eps) is not None for entry in self.entries)]
+
+    @property
+    def examples(self) -> int:
+        """The number of examples, the same for every run."""
+        return next(a.total for result in self.results.values() for a in result.record.accuracies)
+
+    @property
+    def interval(self) -> str:
+        """The kind of interval, such as `Wilson 95 %`."""
+        return next(iter(self.results.values())).record.interval
+
+    @property
+    def headline_eps(self) -> float:
+        """The budget that the summary speaks of: the middle one, chosen without looking at the results."""
+        return self.eps[len(self.eps) // 2]
+
+    def accuracy(self, entry: Entry, attack: str, eps: float = 0.0) -> AccuracyRecord | None:
+        """Return a recorded accuracy, or None where there is none; `eps` is of no account for clean accuracy."""
+        result = self.results.get(entry.name)
+        if result is None:
+            return None
+        for accuracy in result.record.accuracies:
+            if accuracy.attack == attack and (attack == CLEAN or accuracy.eps == eps):
+                return accuracy
+        return None
+
+    def mean(self, series: str, attack: str, eps: float = 0.0) -> Mean | None:
+        """Return a series' accuracy over its seeds, or None where nothing is recorded."""
+        members = [self.accuracy(entry, attack, eps) for entry in self.entries if entry.series == series]
+        known = [a for a in members if a is not None]
+        if not known:
+            return None
+        value = sum(a.value for a in known) / len(known)
+        return Mean(value, min(a.low for a in known), max(a.high for a in known), len(known))
+
+    def held(self, entry: Entry, eps: float) -> pd.Series:
+        """Return by example whether the run was right: under every attack at `eps`, or on the clean input at 0."""
+        verdicts = self.results[entry.name].verdicts
+        if eps == 0:
+            right = verdicts["clean_prediction"] == verdicts["label"]
+        else:
+            verdicts = verdicts[verdicts["eps"] == eps]
+            right = verdicts["verdict"] == "robust"
+        return right.groupby(verdicts["example"]).all()
+
+
+def find_trials(entries: Sequence[Entry]) -> tuple[Trial, ...]:
+    """Gather the runs' evaluations into trials, the one that says most first.
+
+    Only runs with the same data hash and the same suite hash share a trial. The order: most runs, then a suite with
+    AutoAttack, then most examples.
+    """
+    found: dict[tuple[str, ...], dict[str, Result]] = {}
+    for entry in entries:
+        for result in entry.run.results.values():
+            record = result.record
+            key = (record.suite, record.norm, record.hashes["data"], record.hashes["attack"])
+            found.setdefault(key, {})[entry.name] = result
+    ranked = sorted(found.items(), key=lambda item: _rank(item[1]))
+    trials: list[Trial] = []
+    for (suite, norm, _, _), results in ranked:
+        slug = _slug(f"{suite}-{norm}")
+        namesakes = sum(trial.slug.startswith(slug) for trial in trials)
+        members = tuple(entry for entry in entries if entry.name in results)
+        trials.append(Trial(slug + (f"-{namesakes + 1}" if namesakes else ""), suite, norm, results, members))
+    return tuple(trials)
+
+
+def _rank(results: dict[str, Result]) -> tuple[int, bool, int]:
+    first = next(iter(results.values())).record
+    with_autoattack = any(a.attack == "autoattack" for a in first.accuracies)
+    return -len(results), not with_autoattack, -first.accuracies[0].total
+
+
+def _slug(name: str) -> str:
+    return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in name.lower()).split())

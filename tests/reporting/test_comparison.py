@@ -1,0 +1,249 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.reporting import comparison_report
+
+NASTY = "CondLR <script>alert('x')</script> | *bold* `code` [link](http://example.org) $x$"
+RIGHT = np.array([True] * 70 + [False] * 30)
+
+
+class Page(HTMLParser):
+    """The tags with their attributes, and the visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.scripts: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag if tag in ("script", "style") else ""
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def table_blocks(text: str) -> list[list[str]]:
+    blocks = [[line for line in block.splitlines() if line.startswith("|")] for block in text.split("\n\n")]
+    return [block for block in blocks if block]
+
+
+@pytest.fixture(scope="module")
+def report(trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    path = comparison_report(trained, out, title="Digits", command="rlr-eval report runs/*")
+    assert path == out / "report.html"
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return Page((report / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_loads_nothing(page):
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "data", "action", "poster", "srcset"):
+            address = attributes.get(name) or ""
+            assert address.startswith(("data:", "#")) or not address, (tag, address)
+    policy = next(a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert not re.search(r"url\(|@import", (page.scripts and "") + "".join(a.get("style") or "" for _, a in page.tags))
+
+
+def test_every_chart_has_its_specification_and_its_still_picture(page):
+    charts = json.loads(page.scripts[0])
+    places = [a for t, a in page.tags if t == "div" and a.get("class") == "chart"]
+    assert len(places) == sum(len(specs) for specs in charts["specs"].values())
+    for place in places:
+        spec = charts["specs"][place["data-figure"]][int(place["data-panel"])]
+        assert spec["width"] == "container"
+        assert spec["description"]
+        assert set(charts["ranges"][place["data-figure"]]) == {"light", "dark"}
+    stills = [a for t, a in page.tags if t == "img"]
+    assert len(stills) == len(charts["specs"])
+    assert all(a["alt"] and a["src"].startswith("data:image/svg+xml;base64,") for a in stills)
+
+
+def test_tables_are_accessible(page):
+    headers = [a for t, a in page.tags if t == "th"]
+    assert headers
+    assert all(a.get("scope") in ("row", "col", "colgroup") for a in headers)
+    assert sum(t == "caption" for t, _ in page.tags) == sum(t == "table" for t, _ in page.tags)
+
+
+def test_the_page_says_what_was_found_and_how_it_was_made(page, trained):
+    words = page.words
+    dense = trained[-1].results["quick"].record
+    worst = next(a for a in dense.accuracies if a.attack == "worst" and a.eps == 0.1)
+    assert f"{100 * worst.value:.1f}" in words
+    assert "Holm-corrected over" in words
+    assert "certificate quantity" in words
+    assert "not the convolution operator" in words
+    assert "n = 150" in words
+    assert "! warn" in words and "✓ pass" in words
+    assert "rlr-eval report runs/*" in words
+    assert trained[0].record.versions["torch"] in words
+
+
+def test_the_csv_holds_the_recorded_numbers(report, trained):
+    frame = pd.read_csv(report / "results.csv")
+    for run in trained:
+        name = "CondLR τ=0.1" if "0.1" in run.record.label else run.record.label
+        mine = frame[(frame["label"] == name) & (frame["seed"] == run.record.seed)]
+        recorded = run.results["quick"].record.accuracies
+        assert len(mine) == len(recorded)
+        for row, accuracy in zip(mine.itertuples(), recorded, strict=True):
+            assert (row.attack, row.eps, row.correct, row.total) == (
+                accuracy.attack,
+                accuracy.eps,
+                accuracy.correct,
+                accuracy.total,
+            )
+            assert (row.accuracy, row.low, row.high) == (accuracy.value, accuracy.low, accuracy.high)
+        assert (mine["parameters_inference"] == run.record.parameters.inference).all()
+        last = run.spectra[run.spectra["epoch"] == run.spectra["epoch"].max()]
+        assert mine["condition_worst"].iloc[0] == pytest.approx(last["cond"].max(), rel=1e-12)
+        assert mine["condition_product"].iloc[0] == pytest.approx(last["cond"].prod(), rel=1e-12)
+
+
+def test_markdown_tables_have_as_many_cells_as_columns(report):
+    text = (report / "report.md").read_text(encoding="utf-8")
+    tables = table_blocks(text)
+    assert len(tables) >= 6
+    for lines in tables:
+        assert set(lines[1]) <= set("|:- ")
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
+        assert len(cells) == 1, lines
+    for picture in re.findall(r"\]\((figures/[^)]+)\)", text):
+        assert (report / picture).is_file()
+
+
+def test_figures_are_svg_and_pdf(report):
+    figures = sorted((report / "figures").iterdir())
+    assert len(figures) >= 10
+    assert {path.stem for path in figures if path.suffix == ".svg"} == {path.stem for path in figures if path.suffix == ".pdf"}
+    for path in figures:
+        assert path.read_bytes().startswith(b"<svg" if path.suffix == ".svg" else b"%PDF")
+
+
+def test_a_method_has_one_colour_whoever_else_is_there(trained, tmp_path):
+    comparison_report(trained[1:2], tmp_path, title="One", command="x")
+    charts = json.loads(Page((tmp_path / "report.html").read_text(encoding="utf-8")).scripts[0])
+    assert all(ranges["light"]["category"] == ["#0072b2"] for ranges in charts["ranges"].values())
+
+
+def test_names_are_text_in_every_format(make_run, make_result, tmp_path):
+    weak = RIGHT & (np.arange(100) < 30)
+    runs = [
+        make_run("Dense", results=[make_result(RIGHT, {("fgsm", 0.1): weak})]),
+        make_run(
+            NASTY,
+            method="condlr",
+            model="</script><b>",
+            results=[make_result(RIGHT, {("fgsm", 0.1): RIGHT})],
+            weights={"<img src=x>": np.diag([2.0, 1.0])},
+            config={"note": "```\n</script>"},
+        ),
+    ]
+    comparison_report(runs, tmp_path, title="<i>Title</i>", command="rlr-eval </pre>")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert NASTY in page.words
+    assert "<i>Title</i>" in page.words
+    assert len(page.scripts) == 3
+    assert not {"b", "i"} & {tag for tag, _ in page.tags}
+    assert all(a["src"].startswith("data:") for t, a in page.tags if t == "img")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    prose = re.sub(r"(?ms)^(`{3,})\n.*?^\1$", "", text)
+    assert "<" not in prose
+    assert r"\| \*bold\* \`code\` \[link\](http://example.org) \$x\$" in prose
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table_blocks(text)[0]}) == 1
+    assert NASTY in pd.read_csv(tmp_path / "results.csv")["label"].tolist()
+    assert "<script" not in (tmp_path / "figures" / "robust-accuracy-quick-linf.svg").read_text(encoding="utf-8")
+
+
+def test_a_supported_difference_is_stated_with_its_p_value(make_run, make_result, tmp_path):
+    weak = RIGHT & (np.arange(100) < 30)
+    runs = [
+        make_run("Dense", results=[make_result(RIGHT, {("autoattack", 0.1): weak})]),
+        make_run("CondLR τ=0.1", method="condlr", results=[make_result(RIGHT, {("autoattack", 0.1): RIGHT})]),
+    ]
+    words = Page(comparison_report(runs, tmp_path, title="t", command="x").read_text(encoding="utf-8")).words
+    assert "CondLR τ=0.1 holds 70.0 % [60.4, 78.1] under AutoAttack at L∞ eps 0.1, 40.0 points more than Dense (30.0 %" in words
+    assert "The difference is statistically supported: paired exact McNemar test on the same 100 examples, p < 0.001" in words
+
+
+def test_an_unsupported_difference_is_not_called_better(make_run, make_result, tmp_path):
+    runs = [
+        make_run(label, results=[make_result(RIGHT, {("fgsm", 0.1): RIGHT & (np.arange(100) < n)})])
+        for label, n in (("Dense", 50), ("Other", 52))
+    ]
+    words = Page(comparison_report(runs, tmp_path, title="t", command="x").read_text(encoding="utf-8")).words
+    assert "Other and Dense cannot be told apart: 52.0 %" in words
+    assert "is not statistically supported" in words
+    assert "is better" not in words
+    assert "★" not in words
+
+
+def test_runs_on_other_examples_are_not_compared(make_run, make_result, tmp_path):
+    runs = [
+        make_run("a", results=[make_result(RIGHT, {("fgsm", 0.1): RIGHT}, data="d1")]),
+        make_run("b", results=[make_result(RIGHT, {("fgsm", 0.1): RIGHT & False}, data="d2")]),
+    ]
+    words = Page(comparison_report(runs, tmp_path, title="t", command="x").read_text(encoding="utf-8")).words
+    assert "never compared with each other" in words
+    assert "McNemar" not in words
+
+
+def test_one_run_alone(trained, tmp_path):
+    words = Page(comparison_report(trained[-1:], tmp_path, title="t", command="x").read_text(encoding="utf-8")).words
+    assert "Dense holds" in words
+    assert "there is nothing to compare it with" in words
+
+
+def test_runs_that_were_not_attacked(make_run, tmp_path):
+    runs = [make_run("Dense"), make_run("CondLR", method="condlr", test_accuracy=None, status="running")]
+    words = Page(comparison_report(runs, tmp_path, title="t", command="x").read_text(encoding="utf-8")).words
+    assert "None of these networks has been attacked" in words
+    assert "Training was not finished: CondLR." in words
+    assert "No spectra were recorded" in words
+    frame = pd.read_csv(tmp_path / "results.csv")
+    assert frame["attack"].isna().all()
+    assert len(frame) == 2
+
+
+def test_a_failed_audit_stands_in_the_summary(make_run, make_result, tmp_path):
+    from robust_lowrank.records import AuditFinding
+
+    finding = AuditFinding(check="finite", status="fail", message="7 gradients are not finite", remedy="lower the learning rate")
+    runs = [make_run("Dense", results=[make_result(RIGHT, {("fgsm", 0.1): RIGHT}, audit=[finding])])]
+    words = Page(comparison_report(runs, tmp_path, title="t", command="x").read_text(encoding="utf-8")).words
+    assert "failed for Dense: do not quote these numbers" in words
+    assert "7 gradients are not finite. Remedy: lower the learning rate." in words
+
+
+def test_no_runs_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UserError):
+        comparison_report([], tmp_path / "out", title="t", command="x")
+    assert not (tmp_path / "out").exists()

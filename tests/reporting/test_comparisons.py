@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from robust_lowrank.reporting.comparisons import compare, contrast, leaders
+from robust_lowrank.reporting.entries import arrange
+from robust_lowrank.reporting.trials import find_trials
+from robust_lowrank.statistics import holm, mcnemar_exact
+
+CLEAN = np.ones(100, dtype=bool)
+
+
+def held(count: int, first: int = 0) -> np.ndarray:
+    return (np.arange(100) >= first) & (np.arange(100) < first + count)
+
+
+@pytest.fixture
+def trial_of(make_run, make_result):
+    def build(*verdicts):
+        runs = [make_run(label, seed=seed, results=[make_result(CLEAN, {("fgsm", 0.1): right})]) for label, seed, right in verdicts]
+        (trial,) = find_trials(arrange(runs))
+        return trial
+
+    return build
+
+
+def test_tests_are_those_of_the_statistics(trial_of):
+    a, b, c = held(60), held(40, first=10), held(58)
+    tests = compare(trial_of(("a", 0, a), ("b", 0, b), ("c", 0, c)), 0.1)
+    pairs = [(a, b), (a, c), (b, c)]
+    raw = [mcnemar_exact(x, y) for x, y in pairs]
+    assert [t.p for t in tests] == raw
+    assert [t.adjusted for t in tests] == holm(raw)
+    assert [(t.only_first, t.only_second) for t in tests] == [(int((x & ~y).sum()), int((y & ~x).sum())) for x, y in pairs]
+    assert tests[0].difference == pytest.approx(0.2)
+    assert {t.family for t in tests} == {3}
+
+
+def test_better_needs_support(trial_of):
+    trial = trial_of(("a", 0, held(60)), ("b", 0, held(30)), ("c", 0, held(58)))
+    tests = compare(trial, 0.1)
+    assert contrast(tests, "a", "b").better == "a"
+    assert contrast(tests, "b", "a").better == "a"
+    assert contrast(tests, "a", "c").better is None
+    assert leaders(trial, 0.1, tests) == {"a", "c"}
+
+
+def test_nothing_stands_out_without_support(trial_of):
+    trial = trial_of(("a", 0, held(60)), ("b", 0, held(58)))
+    assert leaders(trial, 0.1, compare(trial, 0.1)) == set()
+
+
+def test_a_method_is_better_only_if_every_seed_is(trial_of):
+    mixed = trial_of(("a", 0, held(60)), ("a", 1, held(31)), ("b", 0, held(30)), ("b", 1, held(30)))
+    between = contrast(compare(mixed, 0.1), "a", "b")
+    assert between.pairs == 2
+    assert between.better is None
+    agreed = trial_of(("a", 0, held(60)), ("a", 1, held(55)), ("b", 0, held(30)))
+    between = contrast(compare(agreed, 0.1), "a", "b")
+    assert between.pairs == 2
+    assert between.better == "a"
+
+
+def test_clean_accuracy_is_compared_at_eps_0(make_run, make_result):
+    runs = [
+        make_run(label, results=[make_result(right, {("fgsm", 0.1): right})]) for label, right in (("a", held(90)), ("b", held(50)))
+    ]
+    (trial,) = find_trials(arrange(runs))
+    (test,) = compare(trial, 0)
+    assert test.p == mcnemar_exact(held(90), held(50))
+    assert test.better.name == "a"
+
+
+def test_one_network_has_nothing_to_be_compared_with(trial_of):
+    assert compare(trial_of(("a", 0, held(60))), 0.1) == ()

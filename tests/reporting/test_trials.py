@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from robust_lowrank.reporting.entries import arrange
+from robust_lowrank.reporting.trials import CLEAN, WORST, find_trials
+
+RIGHT = np.array([True] * 6 + [False] * 4)
+
+
+def test_only_the_same_examples_and_the_same_suite_share_a_trial(make_run, make_result):
+    held = {("fgsm", 0.1): RIGHT}
+    runs = [
+        make_run("a", results=[make_result(RIGHT, held)]),
+        make_run("b", results=[make_result(RIGHT, held)]),
+        make_run("other examples", results=[make_result(RIGHT, held, data="d2")]),
+        make_run("other attack", results=[make_result(RIGHT, held, attack="a2")]),
+        make_run("not attacked"),
+    ]
+    trials = find_trials(arrange(runs))
+    assert [[entry.name for entry in trial.entries] for trial in trials] == [["a", "b"], ["other examples"], ["other attack"]]
+    assert len({trial.slug for trial in trials}) == 3
+
+
+def test_the_suite_with_autoattack_comes_first(make_run, make_result):
+    results = [make_result(RIGHT, {(attack, 0.1): RIGHT}, suite=attack) for attack in ("fgsm", "autoattack")]
+    assert [trial.suite for trial in find_trials(arrange([make_run("a", results=results)]))] == ["autoattack", "fgsm"]
+
+
+def test_worst_case_and_mean_over_seeds(make_run, make_result):
+    a = np.array([True, True, False, False])
+    b = np.array([True, False, True, False])
+    clean = np.ones(4, dtype=bool)
+    runs = [
+        make_run("m", seed=0, results=[make_result(clean, {("fgsm", 0.1): a, ("pgd-20", 0.1): b})]),
+        make_run("m", seed=1, results=[make_result(clean, {("fgsm", 0.1): a, ("pgd-20", 0.1): a})]),
+    ]
+    (trial,) = find_trials(arrange(runs))
+    first, second = trial.entries
+    assert trial.held(first, 0.1).tolist() == [True, False, False, False]
+    assert trial.held(first, 0).all()
+    mean = trial.mean("m", WORST, 0.1)
+    assert mean is not None and mean.seeds == 2
+    assert mean.value == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert mean.low == trial.accuracy(first, WORST, 0.1).low
+    assert mean.high == trial.accuracy(second, WORST, 0.1).high
+    assert trial.mean("m", CLEAN).value == 1
+
+
+def test_the_verdicts_give_the_recorded_worst_case(trained):
+    (trial,) = find_trials(arrange(trained))
+    for entry in trial.entries:
+        for eps in trial.eps:
+            assert trial.held(entry, eps).sum() == trial.accuracy(entry, WORST, eps).correct
+
+
+def test_an_attack_at_some_budgets_only_is_said_so(make_run, make_result):
+    held = {("fgsm", 0.05): RIGHT, ("fgsm", 0.1): RIGHT, ("autoattack", 0.1): RIGHT}
+    (trial,) = find_trials(arrange([make_run("a", results=[make_result(RIGHT, held)])]))
+    assert trial.coverage == "FGSM and AutoAttack (eps 0.1 only)"
+    assert trial.attacks_at(0.05) == ["fgsm"]
+    assert trial.headline_eps == 0.1
