@@ -5,7 +5,10 @@ from robust_lowrank.checkpoint import save as save
 from robust_lowrank.compress import CompressionReport as CompressionReport
 from robust_lowrank.compress import compress as compress
 from robust_lowrank.compress import plan as plan
+from robust_lowrank.conditioning import spectra as spectra
 from robust_lowrank.errors import UserError as UserError
+from robust_lowrank.evaluation import Evaluation as Evaluation
+from robust_lowrank.evaluation import evaluate as evaluate
 from robust_lowrank.export import export as export
 from robust_lowrank.methods import DLRT as DLRT
 from robust_lowrank.methods import TDLRT as TDLRT

@@ -1,12 +1,10 @@
 """Weights in safetensors: ranks and method travel in the header, and nothing in the file is ever executed."""
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -17,6 +15,7 @@ from robust_lowrank.layers import Factors, named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.layers.linear import matrix_of
 from robust_lowrank.methods import METHODS, Method, Vanilla
+from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.records import replacing
 
 HEADER = "robust_lowrank"
@@ -59,16 +58,6 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
 def digest(model: nn.Module) -> str:
     """Return the SHA-256 over names, types, shapes and bytes of a network's state."""
     return digest_tensors(model.state_dict())
-
-
-def digest_tensors(tensors: dict[str, Tensor]) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes of tensors, in the order of their names."""
-    sha = hashlib.sha256()
-    for key, tensor in sorted(tensors.items()):
-        flat = tensor.detach().cpu().contiguous()
-        sha.update(f"{key} {flat.dtype} {tuple(flat.shape)}\n".encode())
-        sha.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
 
 
 def _described(layer: FactoredLayer) -> dict[str, Any]:

@@ -121,8 +121,8 @@ def half_width(tau: float) -> float:
 def reference_value(sigma: Tensor, tau: float, reference: Reference | float) -> Tensor:
     """Return the value s around which the clamp holds the singular values.
 
-    A number is s itself, `rms` is ||S|| / sqrt(r), `mean` the mean, `exact` the value whose clamp is the nearest point with cond <= 1 + tau
-    (methods (17)), found in closed form on the active sets.
+    A number is s itself, `rms` is ||S|| / sqrt(r), `mean` the mean, `exact` the value whose clamp is the nearest point with
+    cond <= 1 + tau (methods (17)), found in closed form on the active sets.
     """
     if isinstance(reference, float):
         return sigma.new_tensor(reference)

@@ -64,7 +64,5 @@ def load(name: str, *, data_dir: Path | str | None = None, download: bool = Fals
         raise unknown_name("data set", name, DATASETS)
     root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     if data_dir is not None and not root.is_dir() and not download:
-        raise UserError(
-            f"the data directory {root} does not exist; point --data-dir at the files, or fetch them with --download"
-        )
+        raise UserError(f"the data directory {root} does not exist; point --data-dir at the files, or fetch them with --download")
     return DATASETS[name].load(root, download=download)

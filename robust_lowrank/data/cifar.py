@@ -45,13 +45,9 @@ def _from_torchvision(root: Path, *, download: bool) -> Dataset:
     try:
         parts = [CIFAR10(str(root), train=train) for train in (True, False)]
     except RuntimeError as error:
-        raise UserError(
-            f"{root / FOLDER} is damaged or incomplete: its md5 sums differ; get it anew with --download"
-        ) from error
+        raise UserError(f"{root / FOLDER} is damaged or incomplete: its md5 sums differ; get it anew with --download") from error
     (train_images, train_y), (test_images, test_y) = (_tensors(part.data, part.targets) for part in parts)
-    return Dataset(
-        name=NAME, num_classes=10, train_images=train_images, train_y=train_y, test_images=test_images, test_y=test_y
-    )
+    return Dataset(name=NAME, num_classes=10, train_images=train_images, train_y=train_y, test_images=test_images, test_y=test_y)
 
 
 def _tensors(images: np.ndarray, labels: list[int]) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,12 @@
 """The one form in which every data set arrives: images in [0, 1], integer labels, a training and a test part."""
 
-import hashlib
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from robust_lowrank.errors import UserError
+from robust_lowrank.provenance import digest_tensors
 
 
 def unit_range(images: Tensor) -> Tensor:
@@ -79,11 +79,7 @@ class Dataset:
 
 def digest(images: Tensor, labels: Tensor) -> str:
     """Return the sha256 over the shape, type and bytes of images and labels: it names exactly what was used."""
-    state = hashlib.sha256()
-    for tensor in (images, labels):
-        state.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        state.update(tensor.contiguous().cpu().numpy().data)
-    return state.hexdigest()
+    return digest_tensors({"x": images, "y": labels})
 
 
 def _check(where: str, images: Tensor, labels: Tensor, num_classes: int) -> None:
@@ -98,12 +94,8 @@ def _check(where: str, images: Tensor, labels: Tensor, num_classes: int) -> None
     if images.is_floating_point():
         bad = ~((images >= 0) & (images <= 1)).flatten(1).all(dim=1)
         if bad.any():
-            raise UserError(
-                f"{where}: image {int(bad.nonzero()[0])} has a pixel that is NaN or outside [0, 1]; scale the pixels"
-            )
+            raise UserError(f"{where}: image {int(bad.nonzero()[0])} has a pixel that is NaN or outside [0, 1]; scale the pixels")
     beyond = (labels < 0) | (labels >= num_classes)
     if beyond.any():
         index = int(beyond.nonzero()[0])
-        raise UserError(
-            f"{where}: label {int(labels[index])} of image {index} is beyond the classes 0..{num_classes - 1}"
-        )
+        raise UserError(f"{where}: label {int(labels[index])} of image {index} is beyond the classes 0..{num_classes - 1}")

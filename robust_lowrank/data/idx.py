@@ -69,8 +69,7 @@ def read_idx(path: Path, *, sha256: str, what: str) -> Tensor:
         raise UserError(f"{path} cannot be read: {error}") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(
-            f"{path} is not the file of {what}, or is damaged: its sha256 differs\n"
-            "Get it anew, or point --data-dir elsewhere"
+            f"{path} is not the file of {what}, or is damaged: its sha256 differs\nGet it anew, or point --data-dir elsewhere"
         )
     if content[:3] != bytes((0, 0, UNSIGNED_BYTES)):
         raise UserError(f"{path} is not an idx file of unsigned bytes")

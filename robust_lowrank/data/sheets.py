@@ -49,9 +49,7 @@ def _read_index(path: Path) -> dict[str, str]:
         sums = json.loads(path.read_text(encoding="utf-8"))["sha256"]
         return {str(name): str(checksum) for name, checksum in sums.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not the index of a rebuilt data set: it must hold {{'sha256': {{file: checksum}}}}"
-        ) from error
+        raise UserError(f"{path} is not the index of a rebuilt data set: it must hold {{'sha256': {{file: checksum}}}}") from error
 
 
 def _read_part(folder: Path, part: str, sums: dict[str, str]) -> tuple[Tensor, Tensor]:
@@ -77,9 +75,7 @@ def _read_sheet(path: Path, checksum: str) -> Tensor:
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.size != (COLUMNS * SIDE, ROWS * SIDE):
-                raise UserError(
-                    f"{path} is {image.size[0]} x {image.size[1]} pixels, a sheet is {COLUMNS * SIDE} x {ROWS * SIDE}"
-                )
+                raise UserError(f"{path} is {image.size[0]} x {image.size[1]} pixels, a sheet is {COLUMNS * SIDE} x {ROWS * SIDE}")
             pixels = np.array(image.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise UserError(f"{path} is not a picture: {error}") from error

@@ -16,12 +16,12 @@ from robust_lowrank.evaluation.inputs import check_examples, check_labels
 from robust_lowrank.evaluation.ledger import Ledger
 from robust_lowrank.evaluation.native import Attempt, fgsm, pgd
 from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.provenance import digest_definition, digest_tensors, machine, versions
 from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs
 from robust_lowrank.evaluation.suite import ATTACKS, FGSM, PGD, AttackSpec, AutoAttack, Suite, load_suite
 from robust_lowrank.evaluation.target import Target
 from robust_lowrank.evaluation.threat import Threat, threat
 from robust_lowrank.evaluation.verdict import check
+from robust_lowrank.provenance import digest_definition, digest_tensors, machine, versions
 
 Progress = Callable[[float, str], None]
 

@@ -36,7 +36,7 @@ class Target(nn.Module):
             raise UserError(f"the model returned {_describe(logits)} for {len(x)} inputs, where ({len(x)}, {self.classes}) is due")
         if logits.dtype not in (torch.float32, torch.float64):
             logits = logits.float()
-        if x.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
+        if x.requires_grad and torch.is_grad_enabled():
             logits = logits + 0 * x.flatten(1).sum(dim=1, keepdim=True)
         return logits
 

@@ -14,10 +14,10 @@ from robust_lowrank.compress import compress, count_parameters
 from robust_lowrank.data import Dataset, digest, load
 from robust_lowrank.errors import UserError
 from robust_lowrank.models import classifier
+from robust_lowrank.provenance import machine, versions
 from robust_lowrank.training.config import DENSE, MethodConfig, TrainConfig
 from robust_lowrank.training.fitting import Examples, Fitting, accuracy
 from robust_lowrank.training.naming import describe
-from robust_lowrank.training.provenance import machine, versions
 from robust_lowrank.training.rundir import RunWriter, build_network, finished_run
 
 

@@ -1,4 +1,4 @@
-"""What a result belongs to: hashes of weights, data and attack, versions and machine."""
+"""Where figures come from: hashes of tensors, versions of packages, and the machine."""
 
 import hashlib
 import json
@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PACKAGES = ("robust-lowrank", "torch", "numpy", "pyautoattack")
+PACKAGES = ("robust-lowrank", "torch", "torchvision", "numpy", "scikit-learn", "safetensors", "pyautoattack")
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 over names, types, shapes and bytes, in the order of the names.
 
-    Of `model.state_dict()` it is the hash that `robust_lowrank.checkpoint.digest` returns.
+    Example:
+        >>> digest_tensors({"x": torch.zeros(2)})[:8]
+        '7057d9d3'
     """
     sha = hashlib.sha256()
     for name in sorted(tensors):
@@ -28,16 +30,16 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def digest_definition(definition: Mapping[str, Any]) -> str:
-    """Return the SHA-256 over a suite as it runs, whatever the order of its keys."""
+    """Return the SHA-256 over a definition of numbers, texts, lists and tables, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that influence a verdict."""
+    """Return the versions of Python and of the packages that influence a run or a verdict."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
 
 
-def machine(device: torch.device) -> str:
-    """Return one line on the machine: system, processors, threads, and the GPU if one was used."""
+def machine(device: torch.device | None = None) -> str:
+    """Return one line on the machine: system, processors, threads, and the GPU if `device` is one."""
     line = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads"
-    return f"{line}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else line
+    return f"{line}, {torch.cuda.get_device_name(device)}" if device is not None and device.type == "cuda" else line
