@@ -1,0 +1,108 @@
+import torch
+from torch import nn
+
+from robust_lowrank.evaluation import FGSM, PGD, Suite, evaluate
+
+
+def findings(model, digits, **options) -> dict:
+    options = {"suite": "quick", "eps": 0.1} | options
+    result = evaluate(model, digits.x[:50], digits.y[:50], **options)
+    assert all(finding.remedy or finding.status == "pass" for finding in result.audit)
+    return {finding.check: finding for finding in result.audit}
+
+
+def test_an_honest_network_passes(cnn, digits):
+    statuses = {name: finding.status for name, finding in findings(cnn, digits, eps=(0.02, 0.05)).items()}
+    assert set(statuses.values()) == {"pass"}
+    assert set(statuses) == {
+        "finite",
+        "zero gradients",
+        "logits",
+        "deterministic",
+        "unchanged weights",
+        "claims",
+        "PGD against FGSM",
+        "monotone in eps",
+    }
+
+
+def test_probabilities_instead_of_logits_fail(cnn, digits):
+    assert findings(nn.Sequential(cnn, nn.Softmax(dim=1)), digits)["logits"].status == "fail"
+
+
+def test_saturated_logits_have_zero_gradients(cnn, digits):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = cnn
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 1e4 * self.model(x)
+
+    finding = findings(Scaled(), digits)["zero gradients"]
+    assert finding.status == "fail"
+    assert "blind" in finding.message
+
+
+def test_quantised_inputs_have_zero_gradients(cnn, digits):
+    class Quantised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = cnn
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.model((x * 16).round() / 16)
+
+    assert findings(Quantised(), digits)["zero gradients"].status == "fail"
+
+
+def test_a_randomised_network_fails(cnn, digits):
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = cnn
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.model(x + 0.1 * torch.randn_like(x))
+
+    assert findings(Noisy(), digits)["deterministic"].status == "fail"
+
+
+def test_a_network_that_changes_itself_fails(cnn, digits):
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = cnn
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.model(x)
+
+    assert findings(Counting(), digits)["unchanged weights"].status == "fail"
+
+
+def test_pgd_that_finds_less_than_fgsm_is_reported(cnn, digits):
+    suite = Suite(name="s", eps=(0.1,), attacks=(FGSM(), PGD(steps=1, relative_step=0.01, random_start=False)))
+    finding = findings(cnn, digits, suite=suite, eps=None)["PGD against FGSM"]
+    assert finding.status == "warn"
+    assert "at eps 0.1" in finding.message
+
+
+def test_single_steps_that_overshoot_are_reported(digits):
+    class Wave(nn.Module):
+        """Wrong in a narrow shell around the inputs only, so that a longer step jumps over it."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            t = x.flatten(1)[:, 0] - 0.5
+            right = (t - 0.05).abs() - 0.02
+            return torch.stack([right, -right], dim=1)
+
+    x, y = torch.full((20, 4), 0.5), torch.zeros(20, dtype=torch.int64)
+    suite = Suite(name="s", eps=(0.05, 0.2), attacks=(FGSM(),))
+    result = evaluate(Wave(), x, y, suite=suite)
+    assert result.accuracy("fgsm", 0.05).value == 0
+    assert result.accuracy("fgsm", 0.2).value == 1
+    finding = next(finding for finding in result.audit if finding.check == "monotone in eps")
+    assert finding.status == "warn"
+    assert "fgsm from 0 at 0.05 to 20 at 0.2" in finding.message
