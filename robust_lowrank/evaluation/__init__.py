@@ -6,7 +6,7 @@ Nothing here knows of low-rank layers: a model is any `nn.Module` that returns l
 from robust_lowrank.evaluation.native import Attempt, fgsm, pgd
 from robust_lowrank.evaluation.noise import KeyedNoise
 from robust_lowrank.evaluation.result import Adversarial, Evaluation
-from robust_lowrank.evaluation.runner import evaluate
+from robust_lowrank.evaluation.runner import evaluate, fingerprint
 from robust_lowrank.evaluation.suite import FGSM, PGD, AutoAttack, Suite, load_suite, suite_names
 from robust_lowrank.evaluation.threat import L2, Linf, Threat, threat
 from robust_lowrank.evaluation.verdict import Check, check
@@ -27,6 +27,7 @@ __all__ = [
     "check",
     "evaluate",
     "fgsm",
+    "fingerprint",
     "load_suite",
     "pgd",
     "suite_names",

@@ -62,14 +62,51 @@ def evaluate(
         UserError: something about the suite, the examples or the model's outputs is wrong; nothing was changed.
     """
     started = time.perf_counter()
+    with left_as_found(model):
+        runner = _runner(model, x, y, suite, eps, norm, seed, batch_size, progress)
+        runner.run()
+        return runner.conclude(started)
+
+
+def fingerprint(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    suite: str | Path | Suite = "standard",
+    eps: float | str | Sequence[float | str] | None = None,
+    norm: str | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+) -> dict[str, str]:
+    """Return the hashes of weights, data and attack that `evaluate` would record, without attacking.
+
+    Example:
+        >>> stored.record.hashes == fingerprint(model, x, y, suite="quick")  # otherwise the stored result is stale
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    with left_as_found(model):
+        return _runner(model, x, y, suite, eps, norm, seed, batch_size, None).hashes()
+
+
+def _runner(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    suite: str | Path | Suite,
+    eps: float | str | Sequence[float | str] | None,
+    norm: str | None,
+    seed: int,
+    batch_size: int,
+    progress: Progress | None,
+) -> "_Runner":
     chosen = (suite if isinstance(suite, Suite) else load_suite(suite)).replaced(eps=eps, norm=norm)
     check_examples(x, y)
     if batch_size < 1:
         raise UserError(f"batch_size is at least 1, not {batch_size}")
-    with left_as_found(model):
-        runner = _Runner(model, x.detach(), y.detach(), chosen, seed, batch_size, progress)
-        runner.run()
-        return runner.conclude(started)
+    return _Runner(model, x.detach(), y.detach(), chosen, seed, batch_size, progress)
 
 
 class _Runner:
@@ -113,7 +150,6 @@ class _Runner:
 
         from robust_lowrank.records import ResultRecord, now
 
-        definition = self._definition()
         evidence = Evidence(self.clean, self.target.classes, self.ledgers, digest_tensors(self.model.state_dict()) == self.weights)
         record = ResultRecord(
             suite=self.suite.name,
@@ -123,19 +159,23 @@ class _Runner:
             created=now(),
             versions=versions(),
             machine=machine(self.target.device),
-            hashes={
-                "weights": self.weights,
-                "data": digest_tensors({"x": self.x, "y": self.y}),
-                "attack": digest_definition(definition),
-            },
+            hashes=self.hashes(),
             interval=INTERVAL,
             accuracies=accuracies(self.clean, self.ledgers),
             audit=audit(evidence),
-            definition=definition,
+            definition=self._definition(),
             seconds=time.perf_counter() - started,
         )
         verdicts = pd.concat([ledger.frame(self.suite.norm, self.seed) for ledger in self.ledgers], ignore_index=True)
         return Evaluation(record, verdicts, adversarial_inputs(self.ledgers, self.x))
+
+    def hashes(self) -> dict[str, str]:
+        """Name what is attacked, on what, and how."""
+        return {
+            "weights": self.weights,
+            "data": digest_tensors({"x": self.x, "y": self.y}),
+            "attack": digest_definition(self._definition()),
+        }
 
     def _clean(self) -> Clean:
         batches: list[Clean] = []
