@@ -1,0 +1,5 @@
+"""The command `rlr-eval`: train, attack, watch the conditioning, report."""
+
+from robust_lowrank.cli.app import main
+
+__all__ = ["main"]

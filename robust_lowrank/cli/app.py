@@ -1,0 +1,54 @@
+"""The command line's root: its global options and its list of commands."""
+
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from robust_lowrank.cli.commands.attack import attack
+from robust_lowrank.cli.commands.bench import bench, demo
+from robust_lowrank.cli.commands.catalogue import list_names
+from robust_lowrank.cli.commands.doctor import doctor
+from robust_lowrank.cli.commands.reports import condition, report
+from robust_lowrank.cli.commands.train import train
+from robust_lowrank.cli.errors import Commands
+
+app = typer.Typer(
+    cls=Commands,
+    name="rlr-eval",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+COMMANDS = {
+    "demo": (demo, "rlr-eval demo --out reports/demo"),
+    "train": (train, "rlr-eval train --data digits --model cnn --method condlr --rank 0.25 --tau 0.1 --epochs 5 --out RUN"),
+    "attack": (attack, "rlr-eval attack RUN --suite quick --eps 0.1 --norm Linf --n 100"),
+    "condition": (condition, "rlr-eval condition RUN --out reports/condition"),
+    "report": (report, "rlr-eval report RUN1 RUN2 --out reports/comparison"),
+    "bench": (bench, "rlr-eval bench experiments/fashion-mnist-quick.toml --download"),
+    "list": (list_names, "rlr-eval list methods"),
+    "doctor": (doctor, "rlr-eval doctor"),
+}
+for _name, (_command, _example) in COMMANDS.items():
+    app.command(_name, epilog=f"Example: {_example}")(_command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rlr-eval {metadata.version('robust-lowrank')}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: rlr-eval demo")
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Train PyTorch networks in low-rank form with bounded condition numbers, attack them, and compare them in one report."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

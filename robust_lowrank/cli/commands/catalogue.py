@@ -1,0 +1,78 @@
+"""`rlr-eval list`."""
+
+import dataclasses
+import inspect
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from robust_lowrank.cli import console
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    methods = "methods"
+    models = "models"
+    data = "data"
+    suites = "suites"
+
+
+def list_names(
+    kind: Annotated[Kind | None, typer.Argument(help="Only these names; all without it.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the names as JSON.")] = False,
+) -> None:
+    """List the names that the other commands take: methods with their options, models, data sets and attack suites."""
+    kinds = list(Kind) if kind is None else [kind]
+    listed = {kind.value: ENTRIES[kind]() for kind in kinds}
+    if json:
+        console.print_json(listed)
+        return
+    for title, entries in listed.items():
+        table = Table(title, "", "", box=None, pad_edge=False)
+        for entry in entries:
+            options = ", ".join(f"{key} {value}" for key, value in entry.get("options", {}).items())
+            table.add_row(entry["name"], escape(entry["summary"]), escape(options))
+        console.print_table(table)
+
+
+def _methods() -> list[dict[str, Any]]:
+    from robust_lowrank.methods import METHODS
+
+    dense = {"name": "dense", "summary": "The network as it is: no factorisation, the inner optimizer alone.", "options": {}}
+    return [dense] + [
+        {
+            "name": name,
+            "summary": _first_line(method),
+            "options": {field.name: field.default for field in dataclasses.fields(method)},  # pyright: ignore[reportArgumentType]
+        }
+        for name, method in METHODS.items()
+    ]
+
+
+def _models() -> list[dict[str, Any]]:
+    from robust_lowrank.models import MODELS
+
+    return [{"name": name, "summary": entry.summary} for name, entry in MODELS.items()]
+
+
+def _data() -> list[dict[str, Any]]:
+    from robust_lowrank.data import DATASETS
+
+    return [{"name": name, "summary": entry.summary} for name, entry in DATASETS.items()]
+
+
+def _suites() -> list[dict[str, Any]]:
+    from robust_lowrank.evaluation import load_suite, suite_names
+
+    return [{"name": name, "summary": load_suite(name).description} for name in suite_names()]
+
+
+ENTRIES = {Kind.methods: _methods, Kind.models: _models, Kind.data: _data, Kind.suites: _suites}
+
+
+def _first_line(documented: type) -> str:
+    return (inspect.getdoc(documented) or "").splitlines()[0]

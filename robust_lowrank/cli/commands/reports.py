@@ -1,0 +1,48 @@
+"""`rlr-eval report` and `rlr-eval condition`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robust_lowrank.cli import console
+from robust_lowrank.cli.invocation import command_line
+
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")]
+Title = Annotated[str | None, typer.Option(help="Heading of the report.")]
+
+
+def report(
+    runs: Runs,
+    out: Annotated[Path, typer.Option(help="Directory of the report.")] = Path("reports/comparison"),
+    title: Title = None,
+) -> None:
+    """Write the comparison report of several runs: report.html, report.md, results.csv and figures."""
+    from robust_lowrank.records import read_run
+    from robust_lowrank.reporting import comparison_report
+
+    read = [read_run(run) for run in runs]
+    page = comparison_report(read, out, title=title or "Comparison of low-rank networks", command=command_line())
+    console.say(f"Report: {page}")
+
+
+def condition(
+    runs: Runs,
+    out: Annotated[Path, typer.Option(help="Directory of the report.")] = Path("reports/condition"),
+    title: Title = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the layers' last values as JSON, beside writing the report.")] = False,
+) -> None:
+    """Write the condition-number report: singular values, condition numbers and ranks of every layer over training."""
+    from robust_lowrank.records import read_run
+    from robust_lowrank.reporting import condition_report
+
+    read = [read_run(run) for run in runs]
+    page = condition_report(read, out, title=title or "Conditioning of the layers", command=command_line())
+    if not json:
+        console.say(f"Report: {page}")
+        return
+    listed = []
+    for path, run in zip(runs, read, strict=True):
+        last = run.spectra[run.spectra["epoch"] == run.spectra["epoch"].max()].drop(columns="epoch")
+        listed.append({"run": str(path), "label": run.record.label, "layers": console.rows(last)})
+    console.print_json(listed)

@@ -1,0 +1,111 @@
+"""`rlr-eval train`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from robust_lowrank.cli import console
+from robust_lowrank.cli.invocation import command_line
+from robust_lowrank.errors import UserError
+
+
+def train(
+    out: Annotated[Path | None, typer.Option(help="The run directory to write; runs/NAME if not given.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file; options given beside it take precedence.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set: see 'rlr-eval list data'.")] = None,
+    model: Annotated[str | None, typer.Option(help="Architecture: see 'rlr-eval list models'.")] = None,
+    method: Annotated[str | None, typer.Option(help="'dense', or a method: see 'rlr-eval list methods'.")] = None,
+    rank: Annotated[str | None, typer.Option(help="Rank of the factored layers: an integer, or a fraction such as 0.25.")] = None,
+    tau: Annotated[float | None, typer.Option(help="CondLR: condition numbers stay within 1 + tau; inf for no bound.")] = None,
+    precond: Annotated[str | None, typer.Option(help="CondLR: exact, repo or none.")] = None,
+    reference: Annotated[str | None, typer.Option(help="CondLR: rms, mean or exact.")] = None,
+    retraction: Annotated[str | None, typer.Option(help="CondLR: qr or polar.")] = None,
+    tol: Annotated[float | None, typer.Option(help="DLRT, TDLRT, GeoLoRA: relative truncation tolerance.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="REGEX", help="Layers that stay dense; the last linear one if not given.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Momentum of SGD.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, adam or adamw.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="constant, one-cycle or cosine; multistep needs a TOML file.")] = None,
+    train_examples: Annotated[int | None, typer.Option(help="Train on the first so many images.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files lie.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the data set if its files are missing.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and batches.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the run's record as JSON.")] = False,
+) -> None:
+    """Train one network into a run directory: from options, from a TOML file, or from both.
+
+    A directory that already holds this very run is left as it is.
+    """
+    from robust_lowrank.cli.pipeline import train_run
+    from robust_lowrank.cli.progress import Board
+    from robust_lowrank.training import load_config, parse_config
+    from robust_lowrank.training.naming import directory_name
+
+    given = {
+        "seed": seed,
+        "data": {
+            "name": data,
+            "data_dir": None if data_dir is None else str(data_dir),
+            "download": download or None,
+            "train_examples": train_examples,
+        },
+        "model": {"name": model},
+        "method": {
+            "name": method,
+            "rank": None if rank is None else _rank(rank),
+            "tau": tau,
+            "precond": precond,
+            "reference": reference,
+            "retraction": retraction,
+            "tol": tol,
+            "exclude": exclude or None,
+        },
+        "training": {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "optimizer": optimizer,
+            "schedule": schedule,
+            "device": device,
+        },
+    }
+    base = {} if config is None else load_config(config).model_dump(exclude_unset=True)
+    parsed = parse_config(_overridden(base, given), source="options" if config is None else f"{config} with the options")
+    name = f"{parsed.data.name}-{parsed.model.name}-{directory_name(parsed.method)}-seed{parsed.seed}"
+    directory = out or Path("runs") / name
+    with Board() as board:
+        run = train_run(parsed, directory, job=name if out is None else out.name, command=command_line(), report=board)
+    if json:
+        console.print_json(run.record.model_dump())
+    else:
+        console.say(f"{run.record.label}: test accuracy {run.record.test_accuracy:.1%}, in {directory}")
+        console.say(f"Attack it with: rlr-eval attack {directory}")
+
+
+def _rank(text: str) -> int | float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise UserError(f"rank {text!r} is not a number: give an integer such as 8, or a fraction of full rank such as 0.25")
+
+
+def _overridden(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `given` that are not None in their places."""
+    merged = dict(base)
+    for key, value in given.items():
+        if isinstance(value, dict):
+            merged[key] = _overridden(base.get(key, {}), value)
+        elif value is not None:
+            merged[key] = value
+    return merged

@@ -1,0 +1,34 @@
+"""What the command prints: results on stdout, progress on stderr, bars on a terminal and plain lines elsewhere."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def say(text: str) -> None:
+    """Print one line of the result as it is, without wrapping or markup."""
+    Console(file=sys.stdout, soft_wrap=True).print(text, markup=False, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a result for machines: one JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def print_table(table: Table) -> None:
+    """Print a table, as wide as the terminal; a file or pipe gets lines that are not cut."""
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=200)
+    console.print(table)
+
+
+def rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Return a table's rows for JSON, with null where a value is missing or not finite."""
+    return json.loads(frame.to_json(orient="records"))

@@ -1,0 +1,232 @@
+"""Is this installation sound: what is required works, what is optional is named with its known traps and their remedies."""
+
+import base64
+import hashlib
+import importlib
+import platform
+from collections.abc import Iterator
+from importlib import metadata, util
+from itertools import chain
+from pathlib import Path
+
+from robust_lowrank.records import AuditFinding
+
+REQUIRED = {
+    "altair": "altair",
+    "jinja2": "jinja2",
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "PIL": "pillow",
+    "pyarrow": "pyarrow",
+    "pyautoattack": "pyautoattack",
+    "pydantic": "pydantic",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "statsmodels": "statsmodels",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "vl_convert": "vl-convert-python",
+}
+
+ROBUSTBENCH_NEEDS = {"timm": "timm", "gdown": "gdown", "geotorch": "geotorch", "torchdiffeq": "torchdiffeq", "yaml": "pyyaml"}
+
+
+def examine() -> list[AuditFinding]:
+    """Return every finding of this installation; one with status "fail" means that something required is broken."""
+    return list(
+        chain(
+            _python(),
+            _required(),
+            _torch_works(),
+            _devices(),
+            _digits(),
+            _suites(),
+            torchattacks_traps(),
+            robustbench_traps(),
+            old_requests(),
+        )
+    )
+
+
+def _python() -> Iterator[AuditFinding]:
+    yield _pass("python", f"Python {platform.python_version()} on {platform.platform(terse=True)}")
+
+
+def _required() -> Iterator[AuditFinding]:
+    for module, distribution in REQUIRED.items():
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # a broken dependency may raise anything while it is imported
+            yield _fail(
+                distribution,
+                f"cannot be imported: {_first_line(error)}",
+                f"pip install --force-reinstall {distribution}",
+            )
+        else:
+            yield _pass(distribution, metadata.version(distribution))
+
+
+def _torch_works() -> Iterator[AuditFinding]:
+    """Run what training needs most: a convolution forward and backward, a QR and an SVD, and torchvision's compiled operators."""
+    try:
+        import torch
+        from torchvision.ops import nms
+
+        image = torch.ones(1, 1, 8, 8, requires_grad=True)
+        torch.nn.functional.conv2d(image, torch.ones(2, 1, 3, 3)).sum().backward()
+        torch.linalg.svd(torch.linalg.qr(torch.eye(4)).Q)
+        nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+    except Exception as error:  # a torch and a torchvision that do not fit raise anything from ImportError to RuntimeError
+        yield _fail(
+            "torch operators",
+            f"do not run: {_first_line(error)}",
+            "install a torch and a torchvision of the same release: pip install --upgrade torch torchvision",
+        )
+    else:
+        yield _pass("torch operators", "convolution, QR, SVD and torchvision's own operators run")
+
+
+def _devices() -> Iterator[AuditFinding]:
+    if util.find_spec("torch") is None:
+        return
+    import torch
+
+    names = [f"cpu ({torch.get_num_threads()} threads)"]
+    names += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    yield _pass("devices", ", ".join(names))
+
+
+def _digits() -> Iterator[AuditFinding]:
+    from robust_lowrank import data
+
+    try:
+        size = len(data.load("digits").train_y)
+    except Exception as error:
+        yield _fail("digits", f"cannot be loaded: {_first_line(error)}", "pip install --force-reinstall scikit-learn")
+    else:
+        yield _pass("digits", f"the built-in data set loads, {size} training images")
+
+
+def _suites() -> Iterator[AuditFinding]:
+    from robust_lowrank import evaluation
+
+    names = evaluation.suite_names()
+    if names:
+        yield _pass("attack suites", ", ".join(names))
+    else:
+        yield _fail("attack suites", "none found", "pip install --force-reinstall robust-lowrank")
+
+
+def torchattacks_traps() -> Iterator[AuditFinding]:
+    """Name what is known to go wrong with torchattacks; nothing here needs it, it serves comparisons."""
+    version = _version("torchattacks")
+    if version is None:
+        yield _pass("torchattacks", "not installed (optional)")
+        return
+    yield _pass("torchattacks", version)
+    yield _warn(
+        "torchattacks.AutoAttack",
+        "runs 10 iterations where the standard is 100: its figures are not AutoAttack's",
+        "use the suite 'standard', which runs pyautoattack",
+    )
+
+
+def robustbench_traps() -> Iterator[AuditFinding]:
+    """Name what keeps robustbench from being imported, and whether torchattacks has overwritten it."""
+    version = _version("robustbench")
+    if version is None:
+        if util.find_spec("robustbench") is not None:
+            yield _warn(
+                "robustbench",
+                "the importable package is the old copy inside torchattacks, not robustbench itself",
+                "pip install --no-deps robustbench, if you need it",
+            )
+        else:
+            yield _pass("robustbench", "not installed (optional)")
+        return
+    yield _pass("robustbench", version)
+    overwritten = _overwritten("robustbench")
+    if overwritten:
+        yield _warn(
+            "robustbench files",
+            f"{len(overwritten)} of its files were overwritten by another package, {overwritten[0]} for one: "
+            "torchattacks ships an old copy under the same name, and the one installed last wins",
+            "pip install --no-deps --force-reinstall robustbench",
+        )
+    yield from _robustbench_imports()
+    yield _warn(
+        "robustbench.benchmark",
+        "passes options that pyautoattack rejects, so its attack run fails",
+        "load the network with robustbench, attack it with robust_lowrank.evaluate",
+    )
+
+
+def _robustbench_imports() -> Iterator[AuditFinding]:
+    missing = [package for module, package in ROBUSTBENCH_NEEDS.items() if util.find_spec(module) is None]
+    if missing:
+        yield _warn(
+            "robustbench's needs",
+            f"it cannot be imported without {', '.join(missing)}",
+            f"to load its model zoo: pip install {' '.join(missing)}",
+        )
+    if util.find_spec("pkg_resources") is None:
+        yield _warn(
+            "robustbench and pkg_resources",
+            "it imports pkg_resources, which setuptools 82 and later no longer bring",
+            "to load its model zoo: pip install 'setuptools<82'",
+        )
+    if util.find_spec("autoattack") is None:
+        yield _warn(
+            "robustbench and autoattack",
+            "it imports autoattack, but the package it depends on installs pyautoattack",
+            "before importing it: import sys, pyautoattack; sys.modules['autoattack'] = pyautoattack",
+        )
+
+
+def old_requests() -> Iterator[AuditFinding]:
+    """Find the requests that torchattacks' own pin pulls in, which has known vulnerabilities."""
+    version = _version("requests")
+    if version is not None and tuple(int(part) for part in version.split(".")[:2]) < (2, 32):
+        yield _warn(
+            "requests",
+            f"{version} has known vulnerabilities; torchattacks asks for it and never imports it",
+            "pip install --upgrade requests, and install torchattacks with --no-deps",
+        )
+
+
+def _overwritten(distribution: str) -> list[str]:
+    changed = []
+    for file in metadata.files(distribution) or []:
+        path = Path(str(file.locate()))
+        if file.hash is None or file.hash.mode != "sha256" or not path.is_file():
+            continue
+        digest = base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).rstrip(b"=").decode()
+        if digest != file.hash.value:
+            changed.append(str(file))
+    return changed
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _pass(check: str, message: str) -> AuditFinding:
+    return AuditFinding(check=check, status="pass", message=message)
+
+
+def _warn(check: str, message: str, remedy: str) -> AuditFinding:
+    return AuditFinding(check=check, status="warn", message=message, remedy=remedy)
+
+
+def _fail(check: str, message: str, remedy: str) -> AuditFinding:
+    return AuditFinding(check=check, status="fail", message=message, remedy=remedy)

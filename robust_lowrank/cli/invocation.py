@@ -1,0 +1,9 @@
+"""The command line as it was given, for records and reports to name."""
+
+import shlex
+import sys
+
+
+def command_line() -> str:
+    """Return the command that makes this again, with the program's own name in place of its path."""
+    return shlex.join(["rlr-eval", *sys.argv[1:]])

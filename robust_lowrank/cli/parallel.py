@@ -1,0 +1,77 @@
+"""Jobs in parallel processes, each with its share of the cores, and their events in the process that started them."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
+from queue import Empty
+
+import torch
+
+from robust_lowrank.cli.pipeline import Job, perform
+from robust_lowrank.cli.progress import Event, Report, Throttled
+from robust_lowrank.errors import UserError
+
+_WAIT = 0.1  # seconds between looks at the workers
+
+
+def default_workers(jobs: int) -> int:
+    """Return how many processes suit so many jobs: one a core, and one alone where a GPU does the work."""
+    return 1 if torch.cuda.is_available() else max(1, min(jobs, os.cpu_count() or 1))
+
+
+def perform_all(jobs: Sequence[Job], *, workers: int | None, report: Report) -> None:
+    """Do all jobs; after the first failure none is begun, those under way are finished, and the failure is raised.
+
+    Raises:
+        UserError: there is no worker, or a job found something that the user can mend.
+    """
+    count = default_workers(len(jobs)) if workers is None else min(workers, len(jobs))
+    if count < 1:
+        raise UserError(f"{workers} workers do nothing: give at least one")
+    if count == 1:
+        for job in jobs:
+            perform(job, report)
+        return
+    context = get_context("spawn")  # a forked child cannot use CUDA, and may inherit a lock that a thread of torch holds
+    events: Queue[Event] = context.Queue()
+    threads = max(1, (os.cpu_count() or 1) // count)
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_Worker.begin, initargs=(events, threads)) as pool:
+        futures = [pool.submit(_Worker.perform, job) for job in jobs]
+        try:
+            _watch(futures, events, report)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _watch(futures: list[Future[None]], events: "Queue[Event]", report: Report) -> None:
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=_WAIT, return_when="FIRST_COMPLETED")
+        _drain(events, report)
+        for future in done:
+            future.result()
+
+
+def _drain(events: "Queue[Event]", report: Report) -> None:
+    while True:
+        try:
+            report(events.get_nowait())
+        except Empty:
+            return
+
+
+class _Worker:
+    """What a worker process keeps from one job to the next: where its events go."""
+
+    report: Report
+
+    @classmethod
+    def begin(cls, events: "Queue[Event]", threads: int) -> None:
+        torch.set_num_threads(threads)
+        cls.report = Throttled(events.put)
+
+    @classmethod
+    def perform(cls, job: Job) -> None:
+        perform(job, cls.report)

@@ -1,0 +1,184 @@
+"""The chain that the commands share: a job is one run directory, trained and attacked, and what is finished is reused."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from robust_lowrank import data, evaluation, records, training
+from robust_lowrank.cli.progress import Event, Report
+from robust_lowrank.errors import UserError
+from robust_lowrank.evaluation import Suite
+
+SCALE = 1000  # steps of a bar for work that is measured as a fraction
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One evaluation: a suite with its norm and budgets settled, and on which test examples."""
+
+    suite: Suite
+    directory: str  # its name below RUN/results
+    examples: int | None = None  # the first of the test set; None: all
+    seed: int = 0
+    batch_size: int = 250
+
+    @classmethod
+    def settle(
+        cls,
+        suite: str | Path,
+        *,
+        eps: Sequence[float | str] | None = None,
+        norm: str | None = None,
+        examples: int | None = None,
+        seed: int = 0,
+        batch_size: int = 250,
+    ) -> "Attack":
+        """Read a suite by name or file and give it other budgets or another norm, which then shows in the directory's name.
+
+        Raises:
+            UserError: the suite, a budget, the norm or the number of examples is not one.
+        """
+        own = evaluation.load_suite(suite)
+        if examples is not None and examples < 1:
+            raise UserError(f"{examples} examples are none: attack at least one")
+        return cls(
+            suite=own.replaced(eps=eps or None, norm=norm),
+            directory=own.name if norm in (None, own.norm) else f"{own.name}-{norm}",
+            examples=examples,
+            seed=seed,
+            batch_size=batch_size,
+        )
+
+    def check_budgets(self, input_shape: Sequence[int]) -> None:
+        """Require budgets that mean something for images of this shape.
+
+        Raises:
+            UserError: one is not above 0 and within the diameter of all images.
+        """
+        for spec in self.suite.attacks:
+            for eps in self.suite.radii(spec):
+                evaluation.threat(self.suite.norm, eps, features=math.prod(input_shape))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run directory, how to train it unless it is there, and the attacks on it."""
+
+    name: str
+    out: Path
+    config: training.TrainConfig
+    attacks: tuple[Attack, ...]
+    command: str  # that run.json shall name
+    train: bool = True  # False: attack it as it is
+
+
+def experiment_jobs(experiment: training.Experiment, out: Path, *, command: str) -> list[Job]:
+    """Return the jobs of an experiment, one a run, below `out`/runs.
+
+    Raises:
+        UserError: a suite is unknown, or a budget is out of range for these images.
+    """
+    attacks = tuple(
+        Attack.settle(entry.suite, eps=entry.eps, norm=entry.norm, examples=entry.examples) for entry in experiment.attacks
+    )
+    for attack in attacks:
+        attack.check_budgets(data.DATASETS[experiment.data.name].input_shape)
+    if repeated := {a.directory for a in attacks if sum(b.directory == a.directory for b in attacks) > 1}:
+        raise UserError(f"{experiment.name}: suite {repeated.pop()} stands there twice with one norm: give it several eps instead")
+    return [Job(name, out / "runs" / name, config, attacks, command) for name, config in experiment.runs()]
+
+
+def stored_job(run_dir: Path, attacks: Sequence[Attack]) -> Job:
+    """Return the job that puts attacks on a run directory.
+
+    Raises:
+        UserError: it is not a complete run directory, or a budget is out of range for its images.
+    """
+    record = records.read_run(run_dir).record
+    if record.status != "complete":
+        raise UserError(f"{run_dir} is not complete: its training stopped after epoch {record.epochs_done}; train it again")
+    try:
+        config = training.TrainConfig.from_record(record.config)
+    except ValidationError as error:
+        raise UserError(f"{run_dir}/run.json: this version cannot read its configuration: {error.errors()[0]['msg']}") from error
+    for attack in attacks:
+        attack.check_budgets(data.DATASETS[config.data.name].input_shape)
+    return Job(run_dir.name, run_dir, config, tuple(attacks), record.command, train=False)
+
+
+def with_data(job: Job, data_dir: Path | None, download: bool) -> Job:
+    """Return the job with its images looked for in `data_dir`, and fetched if that is allowed."""
+    own = job.config.data
+    directory = own.data_dir if data_dir is None else str(data_dir)
+    place = own.model_copy(update={"data_dir": directory, "download": download or own.download})
+    return replace(job, config=job.config.model_copy(update={"data": place}))
+
+
+def train_run(config: training.TrainConfig, out: Path, *, job: str, command: str, report: Report) -> records.Run:
+    """Train a run, or return the one that is there, with events of its progress."""
+
+    def tell(progress: training.Progress) -> None:
+        note = ""
+        if (metrics := progress.metrics) is not None:
+            note = f"epoch {progress.epoch} of {progress.epochs}, loss {metrics['train_loss']:.4f}, " + (
+                f"training accuracy {metrics['train_accuracy']:.1%}, {metrics['seconds']:.1f} s"
+            )
+        report(Event(job, "training", progress.step, progress.steps, note))
+
+    return training.train(config, out, progress=tell, command=command)
+
+
+def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord:
+    """Attack a trained run and store the result, or return the stored one if its weights, data and attack are these."""
+    stage = f"{attack.suite.name} {attack.suite.norm}"
+    images, labels = _test_examples(job, attack.examples)
+    network = training.load_network(job.out)
+    if torch.cuda.is_available():
+        network.cuda()
+    target = job.out / "results" / attack.directory
+    options = {"suite": attack.suite, "seed": attack.seed, "batch_size": attack.batch_size}
+    stored = _stored_result(target)
+    if stored is not None and stored.hashes == evaluation.fingerprint(network, images, labels, **options):
+        report(Event(job.name, stage, SCALE, SCALE, f"{stage} is there already"))
+        return stored
+    report(Event(job.name, stage, 0, SCALE, f"{stage} on {len(labels)} examples"))
+
+    def tell(fraction: float, what: str) -> None:
+        report(Event(job.name, f"{stage}: {what}", round(fraction * SCALE), SCALE))
+
+    result = evaluation.evaluate(network, images, labels, **options, progress=tell)
+    result.save(target)
+    worst = f"{result.robust_accuracy.value:.1%} at eps {max(result.record.eps):.4g}"
+    note = f"{stage}: clean {result.clean_accuracy.value:.1%}, worst case {worst}, {result.record.seconds:.1f} s"
+    report(Event(job.name, stage, SCALE, SCALE, note))
+    return result.record
+
+
+def perform(job: Job, report: Report) -> None:
+    """Do one job: train unless it is to be attacked as it is, then attack."""
+    if job.train:
+        train_run(job.config, job.out, job=job.name, command=job.command, report=report)
+    for attack in job.attacks:
+        attack_run(job, attack, report)
+
+
+def _test_examples(job: Job, wanted: int | None) -> tuple[Tensor, Tensor]:
+    """Return the first test images of a run and their labels, after making sure that they are those of its record."""
+    place = job.config.data
+    dataset = data.load(place.name, data_dir=place.data_dir, download=place.download).first(test=place.test_examples)
+    recorded = records.read_record(job.out / "run.json", records.RunRecord).hashes["test"]
+    if data.digest(dataset.test_images, dataset.test_y) != recorded:
+        raise UserError(f"the test images of {place.name} here are not those of {job.out}: point --data-dir at the same files")
+    part = dataset.first(test=wanted)
+    return part.test_x, part.test_y
+
+
+def _stored_result(directory: Path) -> records.ResultRecord | None:
+    if not (directory / "result.json").is_file():
+        return None
+    return records.read_record(directory / "result.json", records.ResultRecord)
