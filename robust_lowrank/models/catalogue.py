@@ -31,6 +31,9 @@ MODELS = {
 def build(name: str, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """Build a network with fresh weights: images in [0, 1] go in, logits come out, normalisation is inside.
 
+    Weights are Kaiming-normal with fan-in and the gain of ReLU, as `compress(start="scratch")` draws those of factored layers, so
+    that dense and low-rank networks start from the same distribution.
+
     Example:
         >>> build("cnn", input_shape=(1, 8, 8), num_classes=10)(torch.rand(3, 1, 8, 8)).shape
         torch.Size([3, 10])
@@ -45,7 +48,11 @@ def build(name: str, *, input_shape: tuple[int, int, int], num_classes: int) -> 
             f"{name} needs an input shape (channels, height, width) and two or more classes, "
             f"not {tuple(input_shape)} and {num_classes}"
         )
-    return MODELS[name].build(input_shape, num_classes)
+    model = MODELS[name].build(input_shape, num_classes)
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.kaiming_normal_(module.weight)
+    return model
 
 
 def classifier(model: nn.Module) -> str:

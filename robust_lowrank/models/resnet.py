@@ -70,9 +70,6 @@ class ResNet20(nn.Module):
         self.layer2 = _stage(16, 32, stride=2)
         self.layer3 = _stage(32, 64, stride=2)
         self.linear = nn.Linear(64, num_classes)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images in [0, 1] to logits."""
@@ -82,6 +79,4 @@ class ResNet20(nn.Module):
 
 
 def _stage(channels_in: int, channels: int, *, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        Block(channels_in, channels, stride), Block(channels, channels, 1), Block(channels, channels, 1)
-    )
+    return nn.Sequential(Block(channels_in, channels, stride), Block(channels, channels, 1), Block(channels, channels, 1))

@@ -35,7 +35,7 @@ def vgg16(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         nn.Dropout(DROPOUT),
         nn.Linear(512, num_classes),
     )
-    model = nn.Sequential(
+    return nn.Sequential(
         OrderedDict(
             normalize=Normalize(input_shape),
             features=nn.Sequential(*features),
@@ -43,7 +43,3 @@ def vgg16(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
             classifier=classifier,
         )
     )
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-    return model

@@ -5,7 +5,17 @@ import math
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError, unknown_name
@@ -43,7 +53,14 @@ def _number(rank: Any) -> Any:
     return rank
 
 
-Rank = Annotated[int | float, BeforeValidator(_number)]  # an int is a rank, a float a fraction of full rank
+def _in_range(rank: int | float) -> int | float:
+    if not (rank >= 1 if isinstance(rank, int) else 0 < rank <= 1):
+        raise UserError(f"rank = {rank} must be an integer from 1, or a fraction of full rank in (0, 1]")
+    return rank
+
+
+Rank = Annotated[int | float, BeforeValidator(_number), AfterValidator(_in_range)]  # a fraction if it is a float
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Table(BaseModel):
@@ -92,8 +109,8 @@ class MethodConfig(Table):
     @model_validator(mode="before")
     @classmethod
     def _default_rank(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("name", DENSE) != DENSE:
-            return {"rank": DEFAULT_RANK} | values
+        if isinstance(values, dict) and values.get("name", DENSE) != DENSE and values.get("rank") is None:
+            return values | {"rank": DEFAULT_RANK}
         return values
 
     @model_validator(mode="after")
@@ -103,10 +120,8 @@ class MethodConfig(Table):
             given = {"rank": self.rank, "exclude": self.exclude} | self.options
             if superfluous := [key for key, value in given.items() if value is not None]:
                 raise UserError(f"a dense network has no {superfluous[0]}: leave it out, or choose a method")
-            return self
-        if self.rank is None or not (self.rank >= 1 if isinstance(self.rank, int) else 0 < self.rank <= 1):
-            raise UserError(f"rank = {self.rank} must be an integer from 1, or a fraction of full rank in (0, 1]")
-        self.method()
+        else:
+            self.method()
         return self
 
     @property
@@ -191,7 +206,7 @@ class TrainConfig(Table):
     The same as TOML is read by `load_config`.
     """
 
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: Seed = 0
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     method: MethodConfig = MethodConfig()

@@ -1,5 +1,6 @@
 """An experiment: several methods, ranks and seeds on the same data and model, and the attacks they then undergo."""
 
+from fractions import Fraction
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,7 @@ from robust_lowrank.training.config import (
     MethodConfig,
     ModelConfig,
     Rank,
+    Seed,
     Table,
     TrainConfig,
     TrainingConfig,
@@ -55,20 +57,24 @@ class AttackConfig(Table):
     """An attack on every run: a suite by name or file, eps and norm if not the suite's own, the first test images."""
 
     suite: str
-    eps: tuple[float, ...] | None = Field(default=None, strict=False)
+    eps: tuple[float | str, ...] | None = Field(default=None, strict=False)  # a fraction as text: "8/255"
     norm: Literal["Linf", "L2"] | None = None
     examples: int | None = Field(default=None, ge=1)  # None: the whole test set
 
     @field_validator("eps", mode="before")
     @classmethod
     def _one_or_several(cls, eps: object) -> object:
-        return (eps,) if isinstance(eps, (int, float)) and not isinstance(eps, bool) else eps
+        return (eps,) if isinstance(eps, (int, float, str)) else eps
 
     @field_validator("eps")
     @classmethod
-    def _positive(cls, eps: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if eps is not None and (not eps or not all(0 < value < float("inf") for value in eps)):
-            raise UserError(f"eps = {list(eps)} must be one or more positive numbers")
+    def _positive(cls, eps: tuple[float | str, ...] | None) -> tuple[float | str, ...] | None:
+        try:
+            positive = eps is None or (eps and all(Fraction(value) > 0 for value in eps))
+        except (ValueError, OverflowError, ZeroDivisionError):
+            positive = False
+        if not positive:
+            raise UserError(f"eps = {eps} must be one or more positive numbers, or fractions such as '8/255'")
         return eps
 
 
@@ -82,7 +88,7 @@ class Experiment(Table):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # names the report's directory
-    seeds: tuple[int, ...] = Field(default=(0,), strict=False)
+    seeds: tuple[Seed, ...] = Field(default=(0,), strict=False)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()

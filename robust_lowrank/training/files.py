@@ -74,8 +74,9 @@ def _validate(values: Mapping[str, Any], kind: type[_Config], source: str) -> _C
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{source}: {_message(first, kind)}") from error
+        errors = error.errors()
+        telling = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a misspelt key, not its absence
+        raise UserError(f"{source}: {_message(telling, kind)}") from error
 
 
 def _message(error: Any, kind: type[BaseModel]) -> str:

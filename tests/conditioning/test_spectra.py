@@ -1,0 +1,111 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from robust_lowrank.compress import compress
+from robust_lowrank.conditioning import certificate_product, spectra
+from robust_lowrank.errors import UserError
+from robust_lowrank.layers import FactoredLayer
+from robust_lowrank.methods import METHODS, CondLR
+from robust_lowrank.models import build
+from robust_lowrank.records import SPECTRA
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Module:
+    return build("cnn", input_shape=(1, 8, 8), num_classes=10).to(dtype)
+
+
+def weight_of(layer: nn.Module) -> np.ndarray:
+    weight = layer.dense_weight() if isinstance(layer, FactoredLayer) else layer.get_parameter("weight")
+    return weight.detach().flatten(1).numpy()
+
+
+def row(frame: pd.DataFrame, layer: str) -> pd.Series:
+    return frame[frame["layer"] == layer].iloc[0]
+
+
+@pytest.mark.parametrize("method", ["dense", *METHODS])
+def test_T10_spectra_are_those_of_the_merged_weights(method: str) -> None:
+    model = network()
+    if method != "dense":
+        compress(model, method=method, rank=0.3, exclude=["fc2"])
+    frame = spectra(model)
+    assert frame["layer"].tolist() == ["conv1", "conv2", "fc1", "fc2"]
+    for _, found in frame.iterrows():
+        matrix = weight_of(model.get_submodule(found["layer"]))
+        sigma = np.linalg.svd(matrix, compute_uv=False)
+        rank = found["rank"]
+        assert np.allclose(found["singular_values"], sigma[:rank], rtol=1e-8, atol=0)
+        assert np.all(sigma[rank:] < 1e-12 * sigma[0])
+        assert found["cond"] == pytest.approx(sigma[0] / sigma[rank - 1], rel=1e-8)
+        assert found["stable_rank"] == pytest.approx(np.linalg.norm(matrix) ** 2 / np.linalg.norm(matrix, 2) ** 2)
+        assert (found["rows"], found["columns"]) == matrix.shape
+        assert found["params_dense"] == matrix.size
+        assert found["factored"] == (method != "dense" and found["layer"] != "fc2")
+
+
+def test_T10_certificate_of_constrained_layers_is_bounded() -> None:
+    model = network()
+    compress(model, method=CondLR(tau=0.1), rank=0.3, exclude=["fc2"])
+    frame = spectra(model)
+    assert certificate_product(frame[frame["factored"]]) <= 1.1**3 * (1 + 1e-8)
+
+
+def test_certificate_is_the_product_over_the_layers() -> None:
+    model = network()
+    conds = [np.linalg.cond(weight_of(model.get_submodule(name))) for name in ("conv1", "conv2", "fc1", "fc2")]
+    assert certificate_product(spectra(model)) == pytest.approx(np.prod(conds))
+
+
+def test_columns_are_those_of_the_records() -> None:
+    assert ("epoch", *spectra(network()).columns) == SPECTRA
+
+
+def test_orthonormality_of_exact_and_disturbed_bases() -> None:
+    model = network()
+    compress(model, method="condlr", rank=0.3, exclude=["fc2"])
+    assert spectra(model).query("factored")["orthonormality"].max() < 1e-12
+    layer = model.get_submodule("fc1")
+    assert isinstance(layer, FactoredLayer)
+    with torch.no_grad():
+        layer.bases()[0][:, 0] *= 2
+    assert row(spectra(model), "fc1")["orthonormality"] == pytest.approx(3.0)
+    assert math.isnan(row(spectra(model), "fc2")["orthonormality"])
+
+
+def test_parameters_of_factored_layers() -> None:
+    model = network()
+    compress(model, method="condlr", rank=8, exclude=["conv.*", "fc2"])
+    found = row(spectra(model), "fc1")
+    assert found["params"] == 8 * (128 + 512) + 64
+    assert found["params_dense"] == 128 * 512
+
+
+def test_a_singular_weight_has_an_infinite_condition_number() -> None:
+    layer = nn.Linear(3, 3)
+    nn.init.zeros_(layer.weight)
+    assert spectra(nn.Sequential(layer))["cond"].tolist() == [math.inf]
+
+
+def test_half_precision_weights_are_decomposed_in_double() -> None:
+    model = nn.Sequential(nn.Linear(6, 4)).to(torch.bfloat16)
+    expected = np.linalg.svd(model[0].weight.detach().double().numpy(), compute_uv=False)
+    assert np.allclose(spectra(model)["singular_values"].iloc[0], expected, rtol=1e-12)
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    with torch.no_grad():
+        model[0].weight[0, 0] = math.nan
+    with pytest.raises(UserError, match="layer '0' holds NaN"):
+        spectra(model)
+
+
+def test_a_network_without_weights_gives_an_empty_table() -> None:
+    frame = spectra(nn.ReLU())
+    assert frame.empty
+    assert certificate_product(frame) == 1

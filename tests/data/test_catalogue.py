@@ -1,0 +1,70 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from robust_lowrank.data import DATASETS, default_data_dir, digest, load
+from robust_lowrank.errors import UserError
+
+DIGITS_TEST_SHA256 = "e821d440f8831fcb53b045c08022610eaedecda7e78ee3aa21d86f4147576dd2"
+
+
+def test_digits_keep_their_split() -> None:
+    data = load("digits")
+    assert (len(data.train_y), len(data.test_y)) == (1297, 500)
+    assert data.train_x.dtype == torch.float32
+    assert float(data.train_x.max()) == 1.0
+    assert digest(data.test_images, data.test_y) == DIGITS_TEST_SHA256
+
+
+def test_digits_are_stratified() -> None:
+    data = load("digits")
+    parts = [torch.bincount(labels, minlength=10) / len(labels) for labels in (data.train_y, data.test_y)]
+    assert float((parts[0] - parts[1]).abs().max()) < 2e-3
+
+
+def test_digits_do_not_leak_between_parts() -> None:
+    data = load("digits")
+    both = torch.cat([data.train_x, data.test_x]).flatten(1)
+    assert len(both.unique(dim=0)) == len(both)
+
+
+def test_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"unknown data set 'mnst': did you mean 'mnist'\?"):
+        load("mnst")
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
+def test_directory_without_files_names_them_and_the_way_out(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load(name, data_dir=tmp_path)
+    message = str(caught.value)
+    assert str(tmp_path) in message
+    assert "--download" in message
+    assert ("train-images-idx3-ubyte.gz" if "mnist" in name else "cifar-10-python.tar.gz") in message
+    assert len(message.splitlines()) <= 3
+
+
+def test_directory_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load("mnist", data_dir=tmp_path / "nowhere")
+
+
+def test_default_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLR_DATA_DIR", "/somewhere")
+    assert default_data_dir() == Path("/somewhere")
+    monkeypatch.delenv("RLR_DATA_DIR")
+    assert default_data_dir() == Path.home() / ".cache" / "robust-lowrank"
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
+def test_real_files_have_the_announced_form(name: str) -> None:
+    variable = f"RLR_TEST_{name.upper().replace('-', '_')}"
+    directory = os.environ.get(variable)
+    if directory is None:
+        pytest.skip(f"needs the files of {name}: set {variable} to the directory that holds them")
+    data, entry = load(name, data_dir=directory), DATASETS[name]
+    assert data.input_shape == entry.input_shape
+    assert data.num_classes == entry.num_classes
+    assert sorted(data.test_y.unique().tolist()) == list(range(entry.num_classes))

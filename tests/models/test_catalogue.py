@@ -1,0 +1,106 @@
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from robust_lowrank.data import load
+from robust_lowrank.errors import UserError
+from robust_lowrank.models import MODELS, Normalize, ResNet20, build, classifier
+
+SHAPES = {"mlp": (1, 8, 8), "cnn": (1, 8, 8), "lenet5": (1, 28, 28), "resnet20": (3, 32, 32), "vgg16": (3, 32, 32)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_images_become_logits(name: str) -> None:
+    model = build(name, input_shape=SHAPES[name], num_classes=7)
+    logits = model(torch.rand(2, *SHAPES[name]))
+    assert logits.shape == (2, 7)
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_classifier_makes_the_logits(name: str) -> None:
+    model = build(name, input_shape=SHAPES[name], num_classes=7).eval()
+    layer = model.get_submodule(classifier(model))
+    assert isinstance(layer, nn.Linear)
+    outputs = []
+    layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    logits = model(torch.rand(2, *SHAPES[name]))
+    assert torch.equal(outputs[0], logits)
+
+
+def test_parameter_counts_are_those_of_the_papers() -> None:
+    counts = {name: sum(p.numel() for p in build(name, input_shape=SHAPES[name], num_classes=10).parameters()) for name in MODELS}
+    assert counts["lenet5"] == 431_080
+    assert counts["resnet20"] == 269_722
+
+
+def test_a_network_without_linear_layers_has_no_classifier() -> None:
+    with pytest.raises(UserError, match="no linear layer"):
+        classifier(nn.Conv2d(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("lenet5", (1, 8, 8), "lenet5 needs images of 28 x 28, not 8 x 8"),
+        ("vgg16", (1, 28, 28), "vgg16 needs images of 32 x 32"),
+        ("cnn", (1, 3, 8), "at least 4 x 4"),
+        ("resnet20", (3, 2, 2), "at least 4 x 4"),
+        ("mlp", (8, 8), "needs an input shape"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(name: str, shape: tuple, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(name, input_shape=shape, num_classes=10)
+
+
+def test_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"unknown model 'lenet': did you mean 'lenet5'\?"):
+        build("lenet", input_shape=(1, 28, 28), num_classes=10)
+
+
+def test_images_of_another_shape_are_not_broadcast() -> None:
+    model = build("resnet20", input_shape=(3, 32, 32), num_classes=10)
+    with pytest.raises(UserError, match=r"built for images of \(3, 32, 32\), not \(1, 32, 32\)"):
+        model(torch.rand(2, 1, 32, 32))
+
+
+def test_normalisation_is_by_channel_and_not_trained() -> None:
+    normalize = Normalize((2, 4, 4), mean=(0.5, 0.0), std=(0.25, 1.0))
+    x = torch.rand(3, 2, 4, 4)
+    assert torch.equal(normalize(x), torch.stack([(x[:, 0] - 0.5) / 0.25, x[:, 1]], dim=1))
+    assert not list(normalize.parameters())
+    assert set(normalize.state_dict()) == {"mean", "std"}
+
+
+def test_the_skip_connections_reach_the_output() -> None:
+    model = build("resnet20", input_shape=(3, 32, 32), num_classes=10).eval()
+    assert isinstance(model, ResNet20)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        for block in (block for stage in (model.layer1, model.layer2, model.layer3) for block in stage):
+            block.conv2.weight.zero_()
+            block.bn2.bias.zero_()
+        stem = torch.relu(model.bn1(model.conv1(model.normalize(x))))
+        reduced = torch.cat([torch.zeros(2, 24, 8, 8), stem[:, :, ::4, ::4], torch.zeros(2, 24, 8, 8)], dim=1)
+        assert torch.allclose(model(x), model.linear(reduced.mean(dim=(2, 3))))
+
+
+def test_published_cifar10_weights_fit_and_classify() -> None:
+    weights, data_dir = os.environ.get("RLR_TEST_RESNET20"), os.environ.get("RLR_TEST_CIFAR10")
+    if weights is None or data_dir is None:
+        pytest.skip(
+            "needs resnet20-12fca82f.th of github.com/akamaster/pytorch_resnet_cifar10 (set RLR_TEST_RESNET20 to it) "
+            "and CIFAR-10 (set RLR_TEST_CIFAR10 to its directory)"
+        )
+    model = ResNet20((3, 32, 32), 10, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).eval()
+    stored = torch.load(weights, weights_only=True, map_location="cpu")["state_dict"]
+    keys = model.load_state_dict({key.removeprefix("module."): value for key, value in stored.items()}, strict=False)
+    assert keys.unexpected_keys == []
+    assert sorted(keys.missing_keys) == ["normalize.mean", "normalize.std"]
+    data = load("cifar10", data_dir=data_dir).first(test=1000)
+    with torch.no_grad():
+        correct = (model(data.test_x).argmax(dim=1) == data.test_y).float().mean()
+    assert float(correct) == pytest.approx(0.915, abs=0.002)

@@ -1,0 +1,87 @@
+import json
+import math
+from typing import Any
+
+import pytest
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.methods import METHODS, CondLR
+from robust_lowrank.training import TrainConfig, parse_config
+
+INFINITE = {"method": {"name": "condlr", "tau": math.inf, "exclude": ["fc.*"]}}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sed": 1}, r"f\.toml: unknown key 'sed': did you mean 'seed'\?"),
+        ({"training": {"epoch": 1}}, r"f\.toml: unknown key 'epoch': did you mean 'epochs'\?.*in \[training\]"),
+        ({"training": {"epochs": "ten"}}, r"f\.toml: training\.epochs: .*integer, not 'ten'"),
+        ({"training": {"epochs": True}}, r"training\.epochs: .*integer, not True"),
+        ({"training": {"epochs": 0}}, r"training\.epochs: .*greater than or equal to 1, not 0"),
+        ({"training": {"lr": math.nan}}, r"training\.lr: "),
+        ({"training": {"lr": -0.1}}, r"training\.lr: .*greater than 0"),
+        ({"training": {"momentum": 1.0}}, r"training\.momentum: .*less than 1"),
+        ({"training": {"schedule": "cosin"}}, r"training\.schedule: .*'cosine'"),
+        ({"training": {"schedule": "multistep"}}, r"training: milestones .* go together"),
+        ({"training": {"milestones": [2]}}, r"training: milestones .* go together"),
+        ({"training": {"schedule": "multistep", "milestones": [3, 2]}}, "ascending"),
+        ({"training": {"optimizer": "adam", "momentum": 0.9}}, "momentum belongs to sgd"),
+        ({"training": {"device": "nowhere"}}, r"training\.device: device 'nowhere' is not available"),
+        ({"data": {"name": "mnst"}}, r"data\.name: unknown data set 'mnst': did you mean 'mnist'\?"),
+        ({"model": {"name": "lenet"}}, r"model\.name: unknown model 'lenet': did you mean 'lenet5'\?"),
+        ({"method": {"name": "condrl"}}, r"method: unknown method 'condrl': did you mean 'condlr'\?"),
+        ({"method": {"name": "condlr", "tua": 0.1}}, r"unknown option of condlr 'tua': did you mean 'tau'\?"),
+        ({"method": {"name": "condlr", "tau": "small"}}, r"method: tau = 'small': .*number"),
+        ({"method": {"name": "condlr", "tau": -0.1}}, r"method: tau = -0\.1 is not allowed"),
+        ({"method": {"name": "condlr", "tau": math.nan}}, r"method: tau = nan is not allowed"),
+        ({"method": {"name": "dlrt", "tau": 0.1}}, "unknown option of dlrt 'tau'"),
+        ({"method": {"name": "condlr", "rank": 0}}, "rank = 0 must be an integer from 1"),
+        ({"method": {"name": "condlr", "rank": 1.5}}, r"rank = 1\.5 must be"),
+        ({"method": {"name": "condlr", "rank": True}}, r"method\.rank: True is not a number"),
+        ({"method": {"name": "condlr", "exclude": [3]}}, r"method\.exclude\.0: .*string, not 3"),
+        ({"method": {"name": "dense", "rank": 0.5}}, "a dense network has no rank"),
+        ({"method": {"name": "dense", "tau": 0.5}}, "a dense network has no tau"),
+        ({"method": 3}, "method: "),
+    ],
+)
+def test_mistakes_are_named_with_source_key_and_remedy(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        parse_config(values, source="f.toml")
+    assert str(caught.value).startswith("f.toml: ")
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_made_from_its_name(name: str) -> None:
+    config = parse_config({"method": {"name": name}}, source="f.toml")
+    assert config.method.method() == METHODS[name]()
+    assert config.method.rank == 0.25
+
+
+def test_options_reach_the_method() -> None:
+    config = parse_config({"method": {"name": "condlr", "tau": 1, "precond": "none"}}, source="f.toml")
+    assert config.method.method() == CondLR(tau=1, precond="none")
+
+
+def test_whole_numbers_do_for_decimal_ones_and_keep_their_meaning_as_ranks() -> None:
+    config = parse_config({"training": {"lr": 1}, "method": {"name": "dlrt", "rank": 1}}, source="f.toml")
+    assert config.training.lr == 1.0
+    assert isinstance(config.method.rank, int)
+
+
+@pytest.mark.parametrize("values", [{}, INFINITE, {"training": {"optimizer": "adamw"}}, {"method": {"name": "dlrt", "rank": 4}}])
+def test_records_hold_the_whole_configuration_as_json(values: dict[str, Any]) -> None:
+    config = parse_config(values, source="f.toml")
+    record = json.loads(json.dumps(config.to_record(), allow_nan=False))
+    restored = TrainConfig.from_record(record)
+    assert restored.to_record() == config.to_record()
+    if config.method.name != "dense":
+        assert restored.method.method() == config.method.method()
+
+
+def test_defaults_of_a_method_are_spelled_out_in_records() -> None:
+    short = parse_config({"method": {"name": "condlr"}}, source="f.toml")
+    long = parse_config({"method": {"name": "condlr", "tau": 0.1, "retraction": "qr"}}, source="f.toml")
+    assert short.to_record() == long.to_record()
+    assert short.to_record()["method"]["precond"] == "exact"
