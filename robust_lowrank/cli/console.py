@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -10,10 +11,18 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from robust_lowrank.reporting.findings import Summary
+
 
 def say(text: str) -> None:
     """Print one line of the result as it is, without wrapping or markup."""
     Console(file=sys.stdout, soft_wrap=True).print(text, markup=False, highlight=False)
+
+
+def say_report(page: Path, summary: "Summary") -> None:
+    """Print a comparison's main statement, how sure it is, and where its report lies."""
+    say(f"{summary.headline} {summary.evidence}".strip())
+    say(f"Report: {page}")
 
 
 def print_json(value: Any) -> None:

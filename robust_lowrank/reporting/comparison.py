@@ -11,6 +11,7 @@ from robust_lowrank.reporting.comparison_tables import Tests
 from robust_lowrank.reporting.comparisons import compare
 from robust_lowrank.reporting.entries import Entry, arrange
 from robust_lowrank.reporting.figures import Figure
+from robust_lowrank.reporting.findings import Summary
 from robust_lowrank.reporting.frames import results_frame
 from robust_lowrank.reporting.output import write_report
 from robust_lowrank.reporting.page import Drawing
@@ -38,7 +39,7 @@ def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: st
     """
     entries = arrange(runs)
     trials = find_trials(entries)
-    tests = {trial.slug: {eps: compare(trial, eps) for eps in (0.0, *trial.eps)} for trial in trials}
+    tests = {trial.slug: _tests(trial) for trial in trials}
     figures = {
         trial.slug: [accuracy_charts.robustness(trial), accuracy_charts.attacks(trial), accuracy_charts.efficiency(trial)]
         for trial in trials
@@ -67,6 +68,21 @@ def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: st
         table=results_frame(entries),
         drawings=drawings.values(),
     )
+
+
+def summary(runs: Sequence[Run]) -> Summary:
+    """Return what stands on top of the comparison report of these runs: its main statement, and how sure it is.
+
+    Raises:
+        UserError: there are no runs.
+    """
+    entries = arrange(runs)
+    trials = find_trials(entries)
+    return summarise(entries, trials, _tests(trials[0]) if trials else {})
+
+
+def _tests(trial: Trial) -> Tests:
+    return {eps: compare(trial, eps) for eps in (0.0, *trial.eps)}
 
 
 def _section(entries: Sequence[Entry], trial: Trial, tests: Tests, drawn: list[Drawing]) -> dict[str, Any]:

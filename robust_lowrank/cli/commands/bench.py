@@ -52,7 +52,7 @@ def _run(
     from robust_lowrank.cli.pipeline import experiment_jobs, with_data
     from robust_lowrank.cli.progress import Board
     from robust_lowrank.records import read_run
-    from robust_lowrank.reporting import comparison_report
+    from robust_lowrank.reporting import comparison_report, summary
 
     directory = out or Path("reports") / experiment.name
     command = command_line()
@@ -61,5 +61,6 @@ def _run(
         data.load(experiment.data.name, data_dir=jobs[0].config.data.data_dir, download=True)
     with Board() as board:
         perform_all(jobs, workers=workers, report=board)
-    page = comparison_report([read_run(job.out) for job in jobs], directory, title=experiment.name, command=command)
-    console.say(f"Report: {page}")
+    runs = [read_run(job.out) for job in jobs]
+    page = comparison_report(runs, directory, title=experiment.name, command=command)
+    console.say_report(page, summary(runs))

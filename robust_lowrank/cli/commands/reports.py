@@ -19,11 +19,11 @@ def report(
 ) -> None:
     """Write the comparison report of several runs: report.html, report.md, results.csv and figures."""
     from robust_lowrank.records import read_run
-    from robust_lowrank.reporting import comparison_report
+    from robust_lowrank.reporting import comparison_report, summary
 
     read = [read_run(run) for run in runs]
     page = comparison_report(read, out, title=title or "Comparison of low-rank networks", command=command_line())
-    console.say(f"Report: {page}")
+    console.say_report(page, summary(read))
 
 
 def condition(
