@@ -17,8 +17,8 @@ def robustness(trial: Trial) -> Figure:
         name=f"robust-accuracy-{trial.slug}",
         title="Robust accuracy against the budget",
         description=f"Worst-case accuracy over {trial.coverage} against eps, one line each for {formats.listing(trial.series)}.",
-        caption=f"Share of the {formats.count(trial.examples)} examples still classified correctly under every attack of the "
-        f"suite ({trial.coverage}); eps 0 is clean accuracy. {_spread(trial, 'Bands')}",
+        caption=f"Share of the {formats.count(trial.examples)} examples still classified correctly under all of "
+        f"{trial.coverage}; eps 0 is clean accuracy. {_spread(trial, 'Bands')}",
         series=tuple(trial.series),
         panels=(Panel(_curves(trial, WORST)),),
         height=320,
@@ -101,6 +101,7 @@ def _curves(trial: Trial, attack: str) -> alt.LayerChart:
         x=alt.X(
             "eps:Q",
             title=f"Budget eps ({formats.norm(trial.norm)})",
+            scale=alt.Scale(domain=[0, max(trial.eps)]),
             axis=alt.Axis(values=[0, *trial.eps], format=".3~g", grid=False, labelOverlap=True),
         ),
         color=_series(trial.series),

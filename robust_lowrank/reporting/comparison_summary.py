@@ -90,12 +90,12 @@ def _p(tested: Contrast) -> str:
 
 
 def _others(trial: Trial, eps: float, best: str, rival: str, tests: Tests) -> list[Finding]:
-    """Everything else against the dense network, or against the best where there is none; then who equals the best."""
+    """Whoever the headline leaves out: against the dense network, or the best where there is none; then who equals the best."""
     reference = rival if _is_dense(trial, rival) else best
     ranking = dict(_ranking(trial, eps))
     above, below, open_ = [], [], []
     for name, mean in ranking.items():
-        if name in (best, reference):
+        if name in (best, rival):
             continue
         tested = contrast(tests.get(eps, ()), name, reference)
         if tested is None:

@@ -8,6 +8,7 @@ from typing import Any
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import Run
 
+_BASELINES = {"dense": 0, "vanilla": 1}
 _NOT_IDENTITY = {"seed", "out", "label"}
 
 
@@ -26,7 +27,7 @@ class Entry:
 
 
 def arrange(runs: Sequence[Run]) -> tuple[Entry, ...]:
-    """Name the runs and order them: dense networks first, then as given, seeds ascending.
+    """Name the runs and order them: dense networks, plain low-rank ones, then as given; seeds ascending.
 
     Runs with the same label, model, data and configuration but for the seed form one series. Where one label stands for
     several series, what distinguishes them is added to the name. A directory given twice counts once.
@@ -38,7 +39,7 @@ def arrange(runs: Sequence[Run]) -> tuple[Entry, ...]:
         raise UserError("nothing to report: no run directories were given")
     distinct = list({run.path.resolve(): run for run in runs}.values())
     groups: dict[tuple[str, str], list[Run]] = {}
-    for run in sorted(distinct, key=lambda run: run.record.method != "dense"):
+    for run in sorted(distinct, key=lambda run: _BASELINES.get(run.record.method, len(_BASELINES))):
         groups.setdefault((run.record.label, _identity(run)), []).append(run)
     names = _series_names([members[0] for members in groups.values()])
     entries: list[Entry] = []

@@ -37,6 +37,11 @@ class Figure:
     panels: tuple[Panel, ...]
     height: int = 220
 
+    @property
+    def columns(self) -> int:
+        """How many panels stand side by side where there is room."""
+        return 2 if len(self.panels) in (2, 4) else 3
+
     def page_specs(self) -> list[dict[str, Any]]:
         """Return the Vega-Lite specification of every panel, as wide as its place on the page."""
         return [self._spec(self._sized(panel, "container"), panel.title) for panel in self.panels]
@@ -50,8 +55,9 @@ class Figure:
         if len(self.panels) == 1:
             spec = self._spec(self._sized(self.panels[0], 480), self.panels[0].title)
         else:
-            sized = [self._sized(panel, 200).properties(title=panel.title) for panel in self.panels]
-            spec = self._spec(alt.concat(*sized, columns=3), "")
+            width = 600 // self.columns
+            sized = [self._sized(panel, width).properties(title=panel.title) for panel in self.panels]
+            spec = self._spec(alt.concat(*sized, columns=self.columns), "")
         config = vega_config("light", paper=True) | {"range": vega_range("light", self.drawn(looks))}
         svg = vl_convert.vegalite_to_svg(spec | {"config": config}, vl_version=_VEGA_LITE, allowed_base_urls=[])
         return svg, vl_convert.svg_to_pdf(svg)

@@ -8,11 +8,16 @@ def names(runs):
     return [entry.name for entry in arrange(runs)]
 
 
-def test_dense_comes_first_and_seeds_share_a_series(make_run):
-    runs = [make_run("CondLR", method="condlr", seed=1), make_run("CondLR", method="condlr", seed=0), make_run("Dense")]
+def test_baselines_come_first_and_seeds_share_a_series(make_run):
+    runs = [
+        make_run("CondLR", method="condlr", seed=1),
+        make_run("CondLR", method="condlr", seed=0),
+        make_run("Plain", method="vanilla"),
+        make_run("Dense"),
+    ]
     entries = arrange(runs)
-    assert [entry.name for entry in entries] == ["Dense", "CondLR, seed 0", "CondLR, seed 1"]
-    assert [entry.series for entry in entries] == ["Dense", "CondLR", "CondLR"]
+    assert [entry.name for entry in entries] == ["Dense", "Plain", "CondLR, seed 0", "CondLR, seed 1"]
+    assert [entry.series for entry in entries] == ["Dense", "Plain", "CondLR", "CondLR"]
 
 
 def test_one_label_for_two_ranks_gets_two_names(make_run):

@@ -16,7 +16,6 @@ async function draw() {
   for (const place of document.querySelectorAll(".chart")) {
     const panels = place.closest(".panels");
     panels.hidden = false;
-    panels.parentElement.classList.add("live");
     const { figure, panel } = place.dataset;
     const result = await vegaEmbed(place, charts.specs[figure][panel], {
       actions: false,
@@ -24,6 +23,7 @@ async function draw() {
       renderer: "svg",
       tooltip: { theme: current },
     });
+    panels.parentElement.classList.add("live");
     views.push(result);
   }
 }
