@@ -123,10 +123,14 @@ class _Runner:
         self.target = Target(model, x)
         check_labels(y, self.target.classes)
         self.ledgers: list[Ledger] = []
-        self.clean = self._clean()
 
     def run(self) -> None:
-        """Try every attack at every eps."""
+        """Try every attack at every eps.
+
+        What broke an example within a smaller eps breaks it within a larger one, and the attack is not tried again. FGSM is: it is
+        one step of length eps by definition, and where it finds less with a longer one, the audit wants to know.
+        """
+        self.clean = self._clean()
         for number, (spec, budget) in enumerate(self.units):
             name = self._name(spec, budget)
             ledger = Ledger(name, spec.engine, budget.eps, spec.examples == "correct", self.clean)

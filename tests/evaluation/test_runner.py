@@ -11,7 +11,7 @@ from torch import nn
 
 from robust_lowrank import checkpoint, records
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation import FGSM, PGD, Linf, Suite, check, evaluate
+from robust_lowrank.evaluation import FGSM, PGD, Linf, Suite, check, evaluate, fingerprint
 from robust_lowrank.statistics import wilson
 
 
@@ -173,6 +173,16 @@ def test_hashes_follow_weights_data_and_attack(cnn, digits):
     assert hashes(eps=0.1)["attack"] not in (base["attack"], hashes(eps=0.2)["attack"])
     assert hashes(x=x.flip(0))["data"] != base["data"] != hashes(y=y.flip(0))["data"]
     assert hashes(model=nn.Sequential(cnn, nn.Linear(10, 10)))["weights"] != base["weights"]
+
+
+@pytest.mark.parametrize("suite", ["quick", "standard"])
+def test_the_fingerprint_is_known_before_the_attack(cnn, digits, suite):
+    model, x, y, rows = nn.Sequential(cnn), digits.x[:5], digits.y[:5], []
+    handle = model.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
+    before = fingerprint(model, x, y, suite=suite, eps=1.0, seed=3, batch_size=4)
+    handle.remove()
+    assert rows == [1]  # one example, to learn the number of classes
+    assert before == evaluate(model, x, y, suite=suite, eps=1.0, seed=3, batch_size=4).record.hashes
 
 
 def test_the_definition_says_every_parameter(result):
