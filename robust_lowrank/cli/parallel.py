@@ -18,7 +18,12 @@ _WAIT = 0.1  # seconds between looks at the workers
 
 def default_workers(jobs: int) -> int:
     """Return how many processes suit so many jobs: one a core, and one alone where a GPU does the work."""
-    return 1 if torch.cuda.is_available() else max(1, min(jobs, os.cpu_count() or 1))
+    return 1 if torch.cuda.is_available() else max(1, min(jobs, _cores()))
+
+
+def threads_each(workers: int) -> int:
+    """Return how many threads a worker has, so that all together are no more than the cores."""
+    return max(1, _cores() // workers)
 
 
 def perform_all(jobs: Sequence[Job], *, workers: int | None, report: Report) -> None:
@@ -36,13 +41,17 @@ def perform_all(jobs: Sequence[Job], *, workers: int | None, report: Report) -> 
         return
     context = get_context("spawn")  # a forked child cannot use CUDA, and may inherit a lock that a thread of torch holds
     events: Queue[Event] = context.Queue()
-    threads = max(1, (os.cpu_count() or 1) // count)
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_Worker.begin, initargs=(events, threads)) as pool:
+    begin = (events, threads_each(count))
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_Worker.begin, initargs=begin) as pool:
         futures = [pool.submit(_Worker.perform, job) for job in jobs]
         try:
             _watch(futures, events, report)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
 
 
 def _watch(futures: list[Future[None]], events: "Queue[Event]", report: Report) -> None:

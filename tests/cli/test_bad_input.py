@@ -1,0 +1,92 @@
+"""Whatever is wrong with the input: exit 2, one to three lines on stderr, and nothing is written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+Command = Callable[..., Result]
+
+CASES = [
+    (("trian",), "'train'"),
+    (("train", "--epoch", "3"), "--epochs"),
+    (("train", "--epochs", "many"), "--epochs"),
+    (("train", "--data", "digts"), "did you mean 'digits'"),
+    (("train", "--model", "lenet"), "did you mean 'lenet5'"),
+    (("train", "--method", "condrl"), "did you mean 'condlr'"),
+    (("train", "--method", "condlr", "--rank", "100"), "rank = 100"),
+    (("train", "--method", "condlr", "--rank", "0"), "rank = 0"),
+    (("train", "--method", "condlr", "--rank", "1.5"), "rank = 1.5"),
+    (("train", "--method", "condlr", "--rank", "-3"), "rank = -3"),
+    (("train", "--method", "condlr", "--rank", "half"), "'half'"),
+    (("train", "--method", "condlr", "--tau", "-0.1"), "tau = -0.1"),
+    (("train", "--method", "condlr", "--tau", "nan"), "tau = nan"),
+    (("train", "--method", "dlrt", "--tol", "-1"), "tol"),
+    (("train", "--method", "dlrt", "--tau", "0.1"), "unknown option of dlrt 'tau'"),
+    (("train", "--method", "condlr", "--precond", "exacd"), "'exact', 'repo' or 'none'"),
+    (("train", "--tau", "0.1"), "a dense network has no tau"),
+    (("train", "--epochs", "0"), "epochs"),
+    (("train", "--lr", "nan"), "lr"),
+    (("train", "--optimizer", "sdg"), "optimizer"),
+    (("train", "--seed", "-1"), "seed"),
+    (("train", "--device", "gpu9"), "gpu9"),
+    (("train", "--train-examples", "100000"), "100000"),
+    (("train", "--data", "mnist", "--model", "lenet5", "--data-dir", "."), "download"),
+    (("train", "--data", "mnist", "--model", "lenet5", "--data-dir", "nowhere"), "nowhere"),
+    (("train", "--model", "lenet5"), "lenet5"),
+    (("train", "--config", "none.toml"), "none.toml"),
+    (("train", "--config", "wrong_key.toml"), "did you mean 'epochs'"),
+    (("train", "--config", "wrong_type.toml"), "training.epochs"),
+    (("train", "--config", "broken.toml"), "not a TOML file"),
+    (("train", "--out", "occupied"), "occupied"),
+    (("attack", "nothing"), "not a run directory"),
+    (("attack", "occupied"), "not a run directory"),
+    (("attack", "nothing", "--suite", "standrad"), "did you mean 'standard'"),
+    (("attack", "nothing", "--suite", "mine.toml"), "mine.toml"),
+    (("attack", "nothing", "--eps", "-0.1"), "-0.1"),
+    (("attack", "nothing", "--eps", "much"), "'much'"),
+    (("attack", "nothing", "--norm", "L3"), "L3"),
+    (("attack", "nothing", "--norm", "L2"), "eps for L2"),
+    (("attack", "nothing", "--n", "0"), "0 examples"),
+    (("attack", "nothing", "--executor", "cloud"), "cloud"),
+    (("attack",), "RUN"),
+    (("report", "nothing"), "not a run directory"),
+    (("condition", "nothing"), "not a run directory"),
+    (("bench", "none.toml"), "none.toml"),
+    (("bench", "wrong_key.toml"), "wrong_key.toml"),
+    (("bench", "wrong_suite.toml"), "did you mean 'quick'"),
+    (("bench", "wide_eps.toml"), "eps 1.5 is outside"),
+    (("bench", "twice.toml"), "quick"),
+    (("bench", "tiny.toml", "--workers", "0"), "0 workers"),
+    (("list", "model"), "models"),
+]
+
+
+@pytest.fixture
+def files(here: Path, experiment: Path) -> None:
+    text = experiment.read_text()
+    texts = {
+        "wrong_key.toml": "[training]\nepoch = 3\n",
+        "wrong_type.toml": "[training]\nepochs = '3'\n",
+        "broken.toml": "[training\n",
+        "wrong_suite.toml": text.replace('"quick"', '"quik"'),
+        "wide_eps.toml": text.replace("eps = 0.1", "eps = 1.5"),
+        "twice.toml": text + "[[attacks]]\nsuite = 'quick'\n",
+        "occupied/thesis.txt": "years of work",
+    }
+    for name, content in texts.items():
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_text(content)
+
+
+@pytest.mark.parametrize(("args", "said"), CASES, ids=lambda case: " ".join(case) if isinstance(case, tuple) else "")
+def test_bad_input(rlr_eval: Command, here: Path, files: None, args: tuple[str, ...], said: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
+    result = rlr_eval(*args)
+    assert result.exit_code == 2
+    assert 1 <= len(result.stderr.strip().splitlines()) <= 3
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not result.stdout
+    assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before

@@ -1,0 +1,101 @@
+"""`bench` and `demo`: everything an experiment names, once."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import Result
+
+from robust_lowrank import records
+from robust_lowrank.cli.experiments import shipped
+from robust_lowrank.cli.parallel import threads_each
+
+Command = Callable[..., Result]
+
+
+def process(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from robust_lowrank.cli import main; main()", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def times(directory: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
+
+
+def test_bench_trains_attacks_and_reports_and_does_nothing_twice(rlr_eval: Command, here: Path, experiment: Path) -> None:
+    result = rlr_eval("bench", experiment, "--workers", 1)
+    assert result.exit_code == 0, result.stderr
+    out = Path("reports/tiny")
+    assert result.stdout.endswith(f"Report: {out / 'report.html'}\n")
+    runs = {path.name: records.read_run(path) for path in (out / "runs").iterdir()}
+    assert set(runs) == {"dense-seed0", "condlr-rank0.25-seed0"}
+    assert all(run.results["quick"].record.accuracies[0].total == 10 for run in runs.values())
+    before = times(out / "runs")
+    again = rlr_eval("bench", experiment, "--workers", 1)
+    assert again.exit_code == 0
+    assert "is there already" in again.stderr
+    assert "epoch" not in again.stderr
+    assert times(out / "runs") == before
+
+    result_of_dense = out / "runs/dense-seed0/results/quick/result.json"
+    result_of_dense.unlink()
+    experiment.write_text(experiment.read_text() + '[[methods]]\nname = "vanilla"\n')
+    third = rlr_eval("bench", experiment, "--workers", 1)
+    assert third.exit_code == 0, third.stderr
+    touched = {path for path, time in times(out / "runs").items() if before.get(path) != time}
+    assert {path.relative_to(out / "runs").parts[0] for path in touched} == {"dense-seed0", "vanilla-rank0.25-seed0"}
+    assert {path.parent.name for path in touched if "dense-seed0" in path.parts} == {"quick"}
+
+
+def test_parallel_processes_give_the_verdicts_of_one(rlr_eval: Command, experiment: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads_each(2))
+    assert rlr_eval("bench", experiment, "--workers", 1, "--out", "one").exit_code == 0
+    torch.set_num_threads(threads)
+    done = process("bench", experiment, "--workers", "2", "--out", "two")
+    assert done.returncode == 0, done.stderr
+    assert "dense-seed0: epoch 1 of 1" in done.stderr
+    for name in ("dense-seed0", "condlr-rank0.25-seed0"):
+        one, two = (records.read_run(Path(out) / "runs" / name) for out in ("one", "two"))
+        assert one.record.hashes == two.record.hashes
+        shown = ["example", "verdict", "adversarial_prediction"]
+        assert one.results["quick"].verdicts[shown].equals(two.results["quick"].verdicts[shown])
+
+
+@pytest.mark.slow
+def test_a_failure_in_a_worker_ends_the_command(here: Path, experiment: Path) -> None:
+    experiment.write_text(experiment.read_text().replace("train_examples = 256", "train_examples = 100000"))
+    done = process("bench", experiment, "--workers", "2")
+    assert done.returncode == 2
+    assert "train_examples = 100000" in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+    assert not Path("reports").exists()
+
+
+def test_the_demo_compares_all_methods_with_a_dense_and_a_plain_network() -> None:
+    demo = shipped("demo")
+    assert [method.name for method in demo.methods] == ["dense", "vanilla", "condlr", "dlrt", "tdlrt", "geolora"]
+    assert (demo.data.name, demo.model.name) == ("digits", "cnn")
+
+
+@pytest.mark.slow
+def test_demo(here: Path) -> None:
+    done = process("demo", "--seed", 1, "--out", "out")
+    assert done.returncode == 0, done.stderr
+    runs = [records.read_run(path) for path in Path("out/runs").iterdir()]
+    assert {run.record.method for run in runs} == {"dense", "vanilla", "condlr", "dlrt", "tdlrt", "geolora"}
+    assert {run.record.seed for run in runs} == {1}
+    for run in runs:
+        ran = {accuracy.attack for result in run.results.values() for accuracy in result.record.accuracies}
+        assert {"clean", "fgsm", "pgd-20", "autoattack", "worst"} <= ran
+        assert run.record.test_accuracy is not None
+        assert run.record.test_accuracy > 0.9
+    (condlr,) = [run for run in runs if run.record.method == "condlr"]
+    trained = condlr.spectra[(condlr.spectra["epoch"] > 0) & condlr.spectra["factored"]]
+    assert trained["cond"].max() <= 1.1 + 1e-4
+    page = Path("out/report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "Report: out/report.html" in done.stdout
