@@ -30,7 +30,7 @@ from robust_lowrank.records import Parameters
 if TYPE_CHECKING:
     import pandas as pd
 
-Start = Literal["weights", "scratch"]
+Start = Literal["weights", "gaussian", "kaiming"]
 RELU_GAIN = math.sqrt(2.0)
 
 
@@ -72,8 +72,9 @@ def compress(
         method: a name (`condlr`, `dlrt`, `tdlrt`, `geolora`, `vanilla`) or an object such as `CondLR(tau=0.1)`.
         rank: an int, or a float in (0, 1] as the fraction of the full rank, rounded up.
         exclude: regular expressions; a layer whose full name matches one stays dense.
-        start: `weights` keeps the leading singular triplets of each weight; `scratch` draws Kaiming-normal weights, and factors
-            them with their norm.
+        start: `weights` keeps the leading singular triplets of each weight. Training from scratch begins with new factors:
+            `gaussian` draws the bases at random and singular values |N(0, 1)|, as the authors' codes of CondLR and DLRT do;
+            `kaiming` takes the leading triplets of a Kaiming-normal weight, scaled to its norm.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -210,17 +211,37 @@ def ranks_of(name: str, layer: nn.Linear | nn.Conv2d, method: Method, rank: int 
 def factor(target: Target, method: Method, start: Start) -> tuple[FactoredLayer, float]:
     """Return the factored layer for a target, and how far its weight moved."""
     layer, ranks = target.layer, target.ranks
-    fresh = start == "scratch"
-    weight = _kaiming_normal(layer.weight) if fresh else layer.weight.detach()
-    tucker = weight.ndim == 4 and method.kernels == "tucker"
-    precise = linalg.at_least_float32(weight)
-    factors = Factors(*linalg.hosvd(precise, ranks)) if tucker else leading_triplets(precise.flatten(1), ranks[0])
-    factors = method.admit(factors)
-    if fresh:
-        factors = factors._replace(core=factors.core * (precise.norm() / factors.core.norm()))
+    weight = linalg.at_least_float32(layer.weight.detach())
+    tensor = weight if weight.ndim == 4 and method.kernels == "tucker" else weight.flatten(1)
+    if start == "gaussian":
+        factors = method.admit(gaussian_factors(tensor, ranks))
+    elif start == "kaiming":
+        drawn = torch.randn_like(tensor) * (RELU_GAIN / math.sqrt(weight[0].numel()))
+        factors = method.admit(leading_factors(drawn, ranks))
+        factors = factors._replace(core=factors.core * (drawn.norm() / factors.core.norm()))
+    else:
+        factors = method.admit(leading_factors(tensor, ranks))
     built = build(layer, factors, method).train(layer.training)
-    moved = (linalg.at_least_float32(built.dense_weight()) - precise).norm() / precise.norm()
-    return built, math.nan if fresh else float(moved)
+    moved = (linalg.at_least_float32(built.dense_weight()) - weight).norm() / weight.norm()
+    return built, float(moved) if start == "weights" else math.nan
+
+
+def leading_factors(tensor: Tensor, ranks: tuple[int, ...]) -> Factors:
+    """Return the leading singular triplets of a matrix, or the truncated HOSVD of a kernel."""
+    if tensor.ndim == 4:
+        return Factors(*linalg.hosvd(tensor, ranks))
+    u, sigma, vh = linalg.svd(tensor)
+    rank = ranks[0]
+    return Factors(sigma[:rank].diag(), (u[:, :rank], vh[:rank].T))
+
+
+def gaussian_factors(tensor: Tensor, ranks: tuple[int, ...]) -> Factors:
+    """Return factors of the tensor's shape with random bases and a core whose unfolding has singular values around 1."""
+    bases = tuple(linalg.qf(tensor.new_empty(n, rank).normal_()) for n, rank in zip(tensor.shape, ranks, strict=False))
+    if tensor.ndim == 2:
+        return Factors(tensor.new_empty(ranks[0]).normal_().abs().sort(descending=True).values.diag(), bases)
+    core = tensor.new_empty(*ranks, *tensor.shape[2:]).normal_()
+    return Factors(core * math.sqrt(ranks[0] / core.numel()), bases)
 
 
 def build(layer: nn.Linear | nn.Conv2d, factors: Factors, method: Method) -> FactoredLayer:
@@ -237,12 +258,6 @@ def build(layer: nn.Linear | nn.Conv2d, factors: Factors, method: Method) -> Fac
     return built
 
 
-def leading_triplets(weight: Tensor, rank: int) -> Factors:
-    """Return the leading singular triplets of a matrix as factors."""
-    u, sigma, vh = linalg.svd(weight)
-    return Factors(sigma[:rank].diag(), (u[:, :rank], vh[:rank].T))
-
-
 def count_parameters(model: nn.Module) -> Parameters:
     """Return the parameter counts of a network, those of its factored layers set against the dense ones."""
     layers = [layer for _, layer in named_factored_layers(model)]
@@ -257,10 +272,6 @@ def count_parameters(model: nn.Module) -> Parameters:
         removed=1 - stored / dense if layers else 0.0,
         rank_fraction=sum(fractions) / len(fractions) if layers else 1.0,
     )
-
-
-def _kaiming_normal(weight: Tensor) -> Tensor:
-    return torch.randn_like(weight) * (RELU_GAIN / math.sqrt(weight[0].numel()))
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -59,9 +59,21 @@ def test_condlr_starts_admissible_and_says_how_far_the_weight_moved() -> None:
         assert report.moved[name] > 0.01
 
 
-def test_a_start_from_scratch_keeps_the_norm_of_kaiming_weights() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gaussian_start_has_singular_values_around_one(method: str) -> None:
+    model = nn.Sequential(nn.Conv2d(32, 64, 3), nn.Linear(100, 80))
+    report = compress(model, method=method, rank=0.5, start="gaussian")
+    for name, layer in named_factored_layers(model):
+        rms = layer.singular_values().square().mean().sqrt()
+        assert 0.6 < rms < 1.4
+        assert math.isnan(report.moved[name])
+        for basis in layer.bases():
+            assert torch.dist(basis.T @ basis, torch.eye(basis.shape[1])) < 1e-5
+
+
+def test_a_kaiming_start_keeps_the_norm_of_kaiming_weights() -> None:
     model = nn.Sequential(nn.Linear(400, 300))
-    report = compress(model, method="condlr", rank=0.2, start="scratch")
+    report = compress(model, method="condlr", rank=0.2, start="kaiming")
     layer = model[0]
     assert isinstance(layer, LowRankLinear)
     assert float(layer.S.detach().norm()) == pytest.approx(math.sqrt(2 / 400 * 400 * 300), rel=0.02)

@@ -48,7 +48,7 @@ def batch(n: int = 16) -> tuple[Tensor, Tensor]:
 
 def network(method: Method, rank: float = 0.5) -> nn.Module:
     net = Residual().double()
-    compress(net, method=method, rank=rank, exclude=["head"], start="scratch")
+    compress(net, method=method, rank=rank, exclude=["head"], start="kaiming")
     return net
 
 

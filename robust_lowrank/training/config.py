@@ -24,6 +24,7 @@ from robust_lowrank.models import MODELS
 
 DENSE = "dense"  # not a method: the network is not compressed
 DEFAULT_RANK = 0.25
+DEFAULT_START = "kaiming"
 DEFAULT_MOMENTUM = 0.3
 
 
@@ -105,19 +106,21 @@ class MethodConfig(Table):
     label: str | None = None  # what reports call the run; None: made from name and options
     rank: Rank | None = None  # of a dense network: None
     exclude: tuple[str, ...] | None = Field(default=None, strict=False)  # None: the last linear layer stays dense
+    start: Literal["gaussian", "kaiming"] | None = None  # how `compress` draws new factors; of a dense network: None
 
     @model_validator(mode="before")
     @classmethod
-    def _default_rank(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("name", DENSE) != DENSE and values.get("rank") is None:
-            return values | {"rank": DEFAULT_RANK}
+    def _defaults(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name", DENSE) != DENSE:
+            defaults = {"rank": DEFAULT_RANK, "start": DEFAULT_START}
+            return values | {key: value for key, value in defaults.items() if values.get(key) is None}
         return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _known("method", self.name, (DENSE, *METHODS))
         if self.name == DENSE:
-            given = {"rank": self.rank, "exclude": self.exclude} | self.options
+            given = {"rank": self.rank, "exclude": self.exclude, "start": self.start} | self.options
             if superfluous := [key for key, value in given.items() if value is not None]:
                 raise UserError(f"a dense network has no {superfluous[0]}: leave it out, or choose a method")
         else:
@@ -156,6 +159,7 @@ class TrainingConfig(Table):
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     momentum: float | None = Field(default=None, ge=0, lt=1)  # 0.3 with SGD; the others have none
+    cycle_momentum: bool = False  # SGD, one-cycle: from 0.95 to 0.85 while the learning rate rises, and back
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     schedule: Literal["constant", "one-cycle", "cosine", "multistep"] = "one-cycle"
     milestones: tuple[int, ...] = Field(default=(), strict=False)  # epochs after which lr is multiplied by gamma
@@ -165,7 +169,7 @@ class TrainingConfig(Table):
     @model_validator(mode="before")
     @classmethod
     def _default_momentum(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("optimizer", "sgd") == "sgd":
+        if isinstance(values, dict) and values.get("optimizer", "sgd") == "sgd" and not values.get("cycle_momentum"):
             return {"momentum": DEFAULT_MOMENTUM} | values
         return values
 
@@ -173,6 +177,8 @@ class TrainingConfig(Table):
     def _consistent(self) -> Self:
         if self.optimizer != "sgd" and self.momentum is not None:
             raise UserError(f"momentum belongs to sgd; {self.optimizer} has none to set")
+        if self.cycle_momentum and (self.optimizer, self.schedule, self.momentum) != ("sgd", "one-cycle", None):
+            raise UserError("cycle_momentum needs optimizer = 'sgd' and schedule = 'one-cycle', and leaves no momentum to set")
         if (self.schedule == "multistep") != bool(self.milestones):
             raise UserError("milestones (epochs) and schedule = 'multistep' go together")
         return self

@@ -14,12 +14,15 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
+LEAST_MOMENTUM, LARGEST_MOMENTUM = 0.85, 0.95  # of a cycle
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> LowRankOptimizer:
     """Return the optimizer of all parameters, factored and dense."""
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if config.momentum is not None:
+    if config.cycle_momentum:
+        options["momentum"] = LARGEST_MOMENTUM
+    elif config.momentum is not None:
         options["momentum"] = config.momentum
     return LowRankOptimizer(model, OPTIMIZERS[config.optimizer], **options)
 
@@ -27,13 +30,21 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> LowRankOptimizer
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, *, steps_per_epoch: int) -> lr_scheduler.LRScheduler:
     """Return the learning-rate schedule; its `step` is to be called after every step of the optimizer.
 
-    `one-cycle` rises to `lr` over the first 30 % of the steps and falls to nearly 0, the momentum staying as it is; `cosine`
-    falls from `lr` to 0; `multistep` multiplies by `gamma` after the epochs in `milestones`; `constant` stays.
+    `one-cycle` rises to `lr` over the first 30 % of the steps and falls to nearly 0, the momentum staying as it is unless
+    `cycle_momentum` moves it the other way; `cosine` falls from `lr` to 0; `multistep` multiplies by `gamma` after the epochs in
+    `milestones`; `constant` stays.
     """
     steps = config.epochs * steps_per_epoch
     match config.schedule:
         case "one-cycle":
-            return lr_scheduler.OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps, cycle_momentum=False)
+            return lr_scheduler.OneCycleLR(
+                optimizer,
+                max_lr=config.lr,
+                total_steps=steps,
+                cycle_momentum=config.cycle_momentum,
+                base_momentum=LEAST_MOMENTUM,
+                max_momentum=LARGEST_MOMENTUM,
+            )
         case "cosine":
             return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         case "multistep":

@@ -113,9 +113,9 @@ def _data(config: TrainConfig) -> tuple[Dataset, Examples | None]:
 def _compress(model: nn.Module, method: MethodConfig) -> dict[str, str]:
     if method.name == DENSE:
         return {}
-    assert method.rank is not None
+    assert method.rank is not None and method.start is not None
     exclude = (re.escape(classifier(model)),) if method.exclude is None else method.exclude
-    report = compress(model, method=method.method(), rank=method.rank, exclude=exclude, start="scratch")
+    report = compress(model, method=method.method(), rank=method.rank, exclude=exclude, start=method.start)
     return report.kept_dense
 
 

@@ -68,7 +68,7 @@ def test_the_outcome_is_the_mean_over_the_examples_before_each_step() -> None:
 def test_every_method_learns_the_digits(method: str | None) -> None:
     model = build("cnn", input_shape=(1, 8, 8), num_classes=10)
     if method is not None:
-        compress(model, method=method, rank=0.25, exclude=["fc2"], start="scratch")
+        compress(model, method=method, rank=0.25, exclude=["fc2"], start="kaiming")
     fitting = Fitting(model, digits(400), TrainingConfig(epochs=5, batch_size=20), seed=0)
     outcomes = [fitting.epoch(on_step=nothing) for _ in range(5)]
     assert outcomes[-1].loss < 0.5 * outcomes[0].loss
@@ -79,7 +79,7 @@ def test_every_method_learns_the_digits(method: str | None) -> None:
 def test_T24_biases_batch_norm_and_skips_of_a_compressed_resnet_train(method: str) -> None:
     torch.manual_seed(0)
     model = build("resnet20", input_shape=(3, 8, 8), num_classes=10)
-    compress(model, method=method, rank=0.25, exclude=["linear"], start="scratch")
+    compress(model, method=method, rank=0.25, exclude=["linear"], start="kaiming")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     examples = Examples(torch.rand(32, 3, 8, 8), torch.randint(10, (32,)))
     outcome = Fitting(model, examples, TrainingConfig(epochs=1, batch_size=16), seed=0).epoch(on_step=nothing)
@@ -94,7 +94,7 @@ def test_T24_biases_batch_norm_and_skips_of_a_compressed_resnet_train(method: st
 
 def test_T24_a_skip_carries_gradients_around_a_compressed_block() -> None:
     model = build("resnet20", input_shape=(3, 8, 8), num_classes=10)
-    compress(model, method="condlr", rank=0.25, exclude=["linear"], start="scratch")
+    compress(model, method="condlr", rank=0.25, exclude=["linear"], start="kaiming")
     block = model.get_submodule("layer1.1")
     with torch.no_grad():
         for norm in (module for module in block.modules() if isinstance(module, nn.BatchNorm2d)):
@@ -111,7 +111,7 @@ def test_T24_a_skip_carries_gradients_around_a_compressed_block() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_T24_weight_decay_leaves_the_bases_orthonormal(optimizer: str) -> None:
     model = build("cnn", input_shape=(1, 8, 8), num_classes=10)
-    compress(model, method=CondLR(tau=0.5), rank=0.25, exclude=["fc2"], start="scratch")
+    compress(model, method=CondLR(tau=0.5), rank=0.25, exclude=["fc2"], start="kaiming")
     config = TrainingConfig.model_validate({"epochs": 1, "batch_size": 20, "optimizer": optimizer, "lr": 0.01, "weight_decay": 0.1})
     Fitting(model, digits(200), config, seed=0).epoch(on_step=nothing)
     for layer in (layer for layer in model.modules() if isinstance(layer, FactoredLayer)):
