@@ -1,0 +1,103 @@
+"""What README and docs claim: their code runs, their commands, files and equations exist."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from robust_lowrank.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*/README.md"))]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[list[str]]:
+    lines = re.findall(r"^(?:rlr-eval|make) .*$", text, re.MULTILINE) + re.findall(r"`((?:rlr-eval|make) [^`]*)`", text)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_the_readmes_python_runs(tmp_path: Path) -> None:
+    (code,) = blocks(ROOT / "README.md", "python")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=False, **options)
+    assert done.returncode == 0, done.stderr
+    factored = dict(re.findall(r"^\d+ +(\w+) +\d+ +([\d.]+)$", done.stdout, re.MULTILINE))
+    assert {"conv1", "conv2", "fc1"} <= set(factored)
+    assert all(float(factored[layer]) <= 1.1 + 1e-4 for layer in ("conv1", "conv2", "fc1"))
+    assert done.stdout.count("Interval(") == 2
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_exist_with_their_options(document: Path) -> None:
+    known = get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for program, *words in commands(document.read_text()):
+        if program == "make":
+            assert words[0] in targets
+        elif not words[0].startswith("-") and words[0] != "COMMAND":
+            options = {option for parameter in known[words[0]].params for option in parameter.opts} | {"--help"}
+            assert {word for word in words[1:] if word.startswith("--")} <= options
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_paths_lead_somewhere(document: Path) -> None:
+    text = document.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
+    paths = re.findall(r"`((?:robust_lowrank|experiments|docs|tests|benchmarks)/[\w/.-]*)`", text)
+    for link in links:
+        assert (document.parent / link).exists(), link
+    for path in paths:
+        assert (ROOT / path.replace("NAME", "").removesuffix(".py").removesuffix(".toml")).exists() or (ROOT / path).exists(), path
+
+
+def test_every_equation_that_the_code_cites_is_in_the_documents() -> None:
+    numbered = set(re.findall(r"^ +\((\d+b?)\)", (ROOT / "docs/methods.md").read_text(), re.MULTILINE))
+    cited = set()
+    for path in (ROOT / "robust_lowrank").rglob("*.py"):
+        for found in re.findall(r"\b(?:methods|CondLR|DLRT|TDLRT|GeoLoRA) ((?:\(\d+b?\)(?:-|, | and )?)+)", path.read_text()):
+            cited |= set(re.findall(r"\((\d+b?)\)", found))
+    assert cited
+    assert cited <= numbered
+
+
+def test_every_numbered_property_has_its_test() -> None:
+    named = set()
+    for path in (ROOT / "tests").rglob("*.py"):
+        for name in re.findall(r"^def (test_T\w+)", path.read_text(), re.MULTILINE):
+            named |= set(re.findall(r"T\d+", name))
+    rows = re.findall(r"^\| (T[\dT, ]+) \|", (ROOT / "docs/methods.md").read_text(), re.MULTILINE)
+    told = set(re.findall(r"T\d+", " ".join(rows)))
+    assert told
+    assert told <= named
+
+
+def test_the_picture_of_the_rooms_is_the_contract() -> None:
+    (layers,) = [c["layers"] for c in settings()["tool"]["importlinter"]["contracts"] if c["type"] == "layers"]
+    drawn = re.findall(
+        r"^    (\w+(?: │ \w+)*)(?:  .*)?$", (ROOT / "docs/architecture.md").read_text().split("## ")[2], re.MULTILINE
+    )
+    assert [set(row.split(" │ ")) for row in drawn] == [
+        {name.strip().removeprefix("robust_lowrank.") for name in row.split("|")} for row in layers
+    ]
+
+
+def test_citation_names_the_projects_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {settings()['project']['version']}\n" in citation
+    for paper in ("2306.01485", "2205.13571", "2305.19059", "2410.18720"):
+        assert citation.count(f"arXiv:{paper}") == 1
+
+
+def settings() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
