@@ -53,7 +53,7 @@ $(DOCS_STAMP): docs/requirements.txt
 	@touch $@
 
 docs: $(DOCS_STAMP)
-	$(DOCS_BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build --strict --quiet
 	@echo "The site is in site/: open site/index.html"
 
 clean:
