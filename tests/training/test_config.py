@@ -27,6 +27,8 @@ INFINITE = {"method": {"name": "condlr", "tau": math.inf, "exclude": ["fc.*"]}}
         ({"training": {"milestones": [2]}}, r"training: milestones .* go together"),
         ({"training": {"schedule": "multistep", "milestones": [3, 2]}}, "ascending"),
         ({"training": {"optimizer": "adam", "momentum": 0.9}}, "momentum belongs to sgd"),
+        ({"training": {"cycle_momentum": True, "momentum": 0.5}}, "cycle_momentum .* leaves no momentum to set"),
+        ({"training": {"cycle_momentum": True, "schedule": "cosine"}}, "cycle_momentum needs .* schedule = 'one-cycle'"),
         ({"training": {"device": "nowhere"}}, r"training\.device: device 'nowhere' is not available"),
         ({"data": {"name": "mnst"}}, r"data\.name: unknown data set 'mnst': did you mean 'mnist'\?"),
         ({"model": {"name": "lenet"}}, r"model\.name: unknown model 'lenet': did you mean 'lenet5'\?"),
@@ -40,6 +42,8 @@ INFINITE = {"method": {"name": "condlr", "tau": math.inf, "exclude": ["fc.*"]}}
         ({"method": {"name": "condlr", "rank": 1.5}}, r"rank = 1\.5 must be"),
         ({"method": {"name": "condlr", "rank": True}}, r"method\.rank: True is not a number"),
         ({"method": {"name": "condlr", "exclude": [3]}}, r"method\.exclude\.0: .*string, not 3"),
+        ({"method": {"name": "condlr", "start": "weights"}}, r"method\.start: .*'gaussian' or 'kaiming', not 'weights'"),
+        ({"method": {"name": "dense", "start": "kaiming"}}, "a dense network has no start"),
         ({"method": {"name": "dense", "rank": 0.5}}, "a dense network has no rank"),
         ({"method": {"name": "dense", "tau": 0.5}}, "a dense network has no tau"),
         ({"method": 3}, "method: "),
@@ -70,7 +74,16 @@ def test_whole_numbers_do_for_decimal_ones_and_keep_their_meaning_as_ranks() -> 
     assert isinstance(config.method.rank, int)
 
 
-@pytest.mark.parametrize("values", [{}, INFINITE, {"training": {"optimizer": "adamw"}}, {"method": {"name": "dlrt", "rank": 4}}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        INFINITE,
+        {"training": {"optimizer": "adamw"}},
+        {"training": {"cycle_momentum": True}},
+        {"method": {"name": "dlrt", "rank": 4}},
+    ],
+)
 def test_records_hold_the_whole_configuration_as_json(values: dict[str, Any]) -> None:
     config = parse_config(values, source="f.toml")
     record = json.loads(json.dumps(config.to_record(), allow_nan=False))

@@ -57,6 +57,22 @@ def test_one_cycle_leaves_the_momentum_alone() -> None:
     assert optimizer.param_groups[0]["momentum"] == 0.7
 
 
+def test_a_cycled_momentum_is_least_where_the_rate_is_largest() -> None:
+    config = TrainingConfig(epochs=1, cycle_momentum=True)
+    model = nn.Linear(2, 2)
+    optimizer = make_optimizer(model, config)
+    schedule = make_schedule(optimizer, config, steps_per_epoch=10)
+    momenta, steps = [], []
+    for _ in range(10):
+        momenta.append(optimizer.param_groups[0]["momentum"])
+        steps.append(optimizer.param_groups[0]["lr"])
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        schedule.step()
+    assert (max(momenta), min(momenta)) == pytest.approx((0.95, 0.85))
+    assert momenta.index(min(momenta)) == steps.index(max(steps))
+
+
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle"])
 def test_a_run_of_a_single_step_has_a_schedule(schedule: str) -> None:
     config = TrainingConfig.model_validate({"epochs": 1, "schedule": schedule})

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import os
 from importlib import metadata
 from pathlib import Path
@@ -71,6 +72,17 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(method: dict, small: S
     ]
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
+
+
+def test_the_start_of_the_factors_is_the_one_asked_for(small: Small, tmp_path: Path) -> None:
+    unbounded = {"name": "condlr", "tau": math.inf}
+    conds = {
+        start: train(small(method=unbounded | {"start": start}), tmp_path / start)
+        .spectra.query("epoch == 0 and factored")["cond"]
+        .max()
+        for start in ("gaussian", "kaiming")
+    }
+    assert conds["kaiming"] < 2 < 10 < conds["gaussian"]
 
 
 def test_the_random_state_of_the_caller_is_left_as_found(small: Small, tmp_path: Path) -> None:
