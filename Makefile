@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
+	@rm -rf reports/demo
 	$(BIN)/rlr-eval demo --out reports/demo
 
 test: $(STAMP)
