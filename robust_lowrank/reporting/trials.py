@@ -12,6 +12,7 @@ from robust_lowrank.reporting.entries import Entry, series_names
 
 CLEAN = "clean"
 WORST = "worst"
+FEW_EXAMPLES = 100  # below it a 95 % interval is up to 20 points wide
 
 
 class Mean(NamedTuple):
@@ -121,8 +122,8 @@ class Trial:
 def find_trials(entries: Sequence[Entry]) -> tuple[Trial, ...]:
     """Gather the runs' evaluations into trials, the one that says most first.
 
-    Only runs with the same data hash and the same suite hash share a trial. The order: most runs, then a suite with
-    AutoAttack, then most examples.
+    Only runs with the same data hash and the same suite hash share a trial. The order: most runs; those on too few examples to
+    tell much apart behind the others; a suite with AutoAttack; most examples.
     """
     found: dict[tuple[str, ...], dict[str, Result]] = {}
     for entry in entries:
@@ -140,10 +141,11 @@ def find_trials(entries: Sequence[Entry]) -> tuple[Trial, ...]:
     return tuple(trials)
 
 
-def _rank(results: dict[str, Result]) -> tuple[int, bool, int]:
+def _rank(results: dict[str, Result]) -> tuple[int, bool, bool, int]:
     first = next(iter(results.values())).record
     with_autoattack = any(a.attack == "autoattack" for a in first.accuracies)
-    return -len(results), not with_autoattack, -first.accuracies[0].total
+    examples = first.accuracies[0].total
+    return -len(results), examples < FEW_EXAMPLES, not with_autoattack, -examples
 
 
 def _slug(name: str) -> str:

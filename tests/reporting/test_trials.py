@@ -21,6 +21,15 @@ def test_only_the_same_examples_and_the_same_suite_share_a_trial(make_run, make_
     assert len({trial.slug for trial in trials}) == 3
 
 
+def test_a_handful_of_examples_does_not_come_first(make_run, make_result):
+    many = np.ones(150, dtype=bool)
+    results = [
+        make_result(many[:32], {("autoattack", 0.1): many[:32]}, suite="standard"),
+        make_result(many, {("pgd-20", 0.1): many}, suite="quick"),
+    ]
+    assert [trial.suite for trial in find_trials(arrange([make_run("a", results=results)]))] == ["quick", "standard"]
+
+
 def test_the_suite_with_autoattack_comes_first(make_run, make_result):
     results = [make_result(RIGHT, {(attack, 0.1): RIGHT}, suite=attack) for attack in ("fgsm", "autoattack")]
     assert [trial.suite for trial in find_trials(arrange([make_run("a", results=results)]))] == ["autoattack", "fgsm"]
