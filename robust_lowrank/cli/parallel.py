@@ -1,9 +1,10 @@
 """Jobs in parallel processes, each with its share of the cores, and their events in the process that started them."""
 
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from multiprocessing.queues import Queue
 from queue import Empty
 
@@ -78,9 +79,18 @@ class _Worker:
 
     @classmethod
     def begin(cls, events: "Queue[Event]", threads: int) -> None:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         torch.set_num_threads(threads)
         cls.report = Throttled(events.put)
 
     @classmethod
     def perform(cls, job: Job) -> None:
         perform(job, cls.report)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, however it went: nobody waits for the work any more."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)

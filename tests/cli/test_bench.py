@@ -16,9 +16,12 @@ from robust_lowrank.cli.parallel import threads_each
 Command = Callable[..., Result]
 
 
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-c", "from robust_lowrank.cli import main; main()", *map(str, args)]
+
+
 def process(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from robust_lowrank.cli import main; main()", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command(*args), capture_output=True, text=True, check=False)
 
 
 def times(directory: Path) -> dict[Path, int]:
@@ -73,6 +76,16 @@ def test_a_failure_in_a_worker_ends_the_command(here: Path, experiment: Path) ->
     assert "train_examples = 100000" in done.stderr
     assert len(done.stderr.splitlines()) <= 3
     assert not Path("reports").exists()
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_command(here: Path, experiment: Path) -> None:
+    experiment.write_text(experiment.read_text().replace("epochs = 1", "epochs = 100000"))
+    with subprocess.Popen(command("bench", experiment, "--workers", 2), stderr=subprocess.PIPE, text=True) as bench:
+        assert bench.stderr is not None
+        assert "epoch 1 of 100000" in bench.stderr.readline()
+        bench.kill()
+        bench.communicate(timeout=30)  # ends when the workers, who write to the same pipe, are gone
 
 
 def test_the_demo_compares_all_methods_with_a_dense_and_a_plain_network() -> None:
