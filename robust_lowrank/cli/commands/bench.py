@@ -34,7 +34,7 @@ def demo(
 ) -> None:
     """Compare six networks on digits that need no download: dense, plain low-rank, CondLR, DLRT, TDLRT and GeoLoRA.
 
-    Trains them, attacks them with FGSM, PGD and AutoAttack, and writes the report; about a minute on two cores.
+    Trains them, attacks them with FGSM, PGD and AutoAttack, and writes the report; at most two minutes on two cores.
     """
     from robust_lowrank.cli.experiments import shipped
 
@@ -62,5 +62,5 @@ def _run(
     with Board() as board:
         perform_all(jobs, workers=workers, report=board)
     runs = [read_run(job.out) for job in jobs]
-    page = comparison_report(runs, directory, title=experiment.name, command=command)
+    page = comparison_report(runs, directory, title=f"Comparison of low-rank networks: {experiment.name}", command=command)
     console.say_report(page, summary(runs))
