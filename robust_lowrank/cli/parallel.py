@@ -27,8 +27,10 @@ def threads_each(workers: int) -> int:
     return max(1, _cores() // workers)
 
 
-def perform_all(jobs: Sequence[Job], *, workers: int | None, report: Report) -> None:
-    """Do all jobs; after the first failure none is begun, those under way are finished, and the failure is raised.
+def perform_all(jobs: Sequence[Job], *, workers: int | None, report: Report) -> list[str | None]:
+    """Do all jobs, and return for each why its training failed, if it did: the others are done all the same.
+
+    After any other failure none is begun, those under way are finished, and the failure is raised.
 
     Raises:
         UserError: there is no worker, or a job found something that the user can mend.
@@ -37,9 +39,7 @@ def perform_all(jobs: Sequence[Job], *, workers: int | None, report: Report) -> 
     if count < 1:
         raise UserError(f"{workers} workers do nothing: give at least one")
     if count == 1:
-        for job in jobs:
-            perform(job, report)
-        return
+        return [perform(job, report) for job in jobs]
     context = get_context("spawn")  # a forked child cannot use CUDA, and may inherit a lock that a thread of torch holds
     events: Queue[Event] = context.Queue()
     begin = (events, threads_each(count))
@@ -49,13 +49,14 @@ def perform_all(jobs: Sequence[Job], *, workers: int | None, report: Report) -> 
             _watch(futures, events, report)
         finally:
             pool.shutdown(cancel_futures=True)
+    return [future.result() for future in futures]
 
 
 def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _watch(futures: list[Future[None]], events: "Queue[Event]", report: Report) -> None:
+def _watch(futures: list[Future[str | None]], events: "Queue[Event]", report: Report) -> None:
     pending = set(futures)
     while pending:
         done, pending = wait(pending, timeout=_WAIT, return_when="FIRST_COMPLETED")
@@ -84,8 +85,8 @@ class _Worker:
         cls.report = Throttled(events.put)
 
     @classmethod
-    def perform(cls, job: Job) -> None:
-        perform(job, cls.report)
+    def perform(cls, job: Job) -> str | None:
+        return perform(job, cls.report)
 
 
 def _end_with_parent() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robust_lowrank import data, evaluation, records, training
 from robust_lowrank.cli.progress import Event, Report
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.evaluation import Suite
 
 SCALE = 1000  # steps of a bar for work that is measured as a fraction
@@ -159,12 +159,17 @@ def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord
     return result.record
 
 
-def perform(job: Job, report: Report) -> None:
-    """Do one job: train unless it is to be attacked as it is, then attack."""
+def perform(job: Job, report: Report) -> str | None:
+    """Do one job: train unless it is to be attacked as it is, then attack. Return why its training failed, if it did."""
     if job.train:
-        train_run(job.config, job.out, job=job.name, command=job.command, report=report)
+        try:
+            train_run(job.config, job.out, job=job.name, command=job.command, report=report)
+        except TrainingError as error:
+            report(Event(job.name, "failed", 1, 1, note=str(error)))
+            return str(error)
     for attack in job.attacks:
         attack_run(job, attack, report)
+    return None
 
 
 def _test_examples(job: Job, wanted: int | None) -> tuple[Tensor, Tensor]:

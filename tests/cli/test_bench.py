@@ -1,17 +1,20 @@
 """`bench` and `demo`: everything an experiment names, once."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from typer.testing import Result
 
-from robust_lowrank import records
+from robust_lowrank import records, training
 from robust_lowrank.cli.experiments import shipped
 from robust_lowrank.cli.parallel import threads_each
+from robust_lowrank.errors import TrainingError
 
 Command = Callable[..., Result]
 
@@ -112,3 +115,31 @@ def test_demo(here: Path) -> None:
     page = Path("out/report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "Report: out/report.html" in done.stdout
+
+
+def test_a_run_that_diverges_does_not_take_the_others_with_it(
+    rlr_eval: Command, here: Path, experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = training.train
+
+    def diverging(config: training.TrainConfig, out: Path, **options: Any) -> records.Run:
+        if config.method.name == "condlr":
+            raise TrainingError("training stopped in epoch 1: the loss is nan")
+        return train(config, out, **options)
+
+    monkeypatch.setattr(training, "train", diverging)
+    result = rlr_eval("bench", experiment, "--workers", 1)
+    assert result.exit_code == 1
+    assert "1 of 2 runs failed" in result.stderr
+    assert "condlr-rank0.25-seed0: training stopped in epoch 1" in result.stderr
+    assert (here / "reports/tiny/report.html").is_file()
+
+
+def test_when_every_run_diverges_there_is_no_report(rlr_eval: Command, here: Path, experiment: Path) -> None:
+    text = experiment.read_text()
+    assert "[training]\n" in text
+    experiment.write_text(re.sub(r"^lr = .*\n", "", text, flags=re.MULTILINE).replace("[training]\n", "[training]\nlr = 1e30\n"))
+    result = rlr_eval("bench", experiment, "--workers", 2)
+    assert result.exit_code == 1
+    assert "no run of tiny came to an end" in result.stderr
+    assert not (here / "reports/tiny/report.html").exists()

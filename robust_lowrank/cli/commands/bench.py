@@ -51,6 +51,7 @@ def _run(
     from robust_lowrank.cli.parallel import perform_all
     from robust_lowrank.cli.pipeline import experiment_jobs, with_data
     from robust_lowrank.cli.progress import Board
+    from robust_lowrank.errors import TrainingError
     from robust_lowrank.records import read_run
     from robust_lowrank.reporting import comparison_report, summary
 
@@ -60,7 +61,12 @@ def _run(
     if download:
         data.load(experiment.data.name, data_dir=jobs[0].config.data.data_dir, download=True)
     with Board() as board:
-        perform_all(jobs, workers=workers, report=board)
-    runs = [read_run(job.out) for job in jobs]
+        failures = perform_all(jobs, workers=workers, report=board)
+    runs = [read_run(job.out) for job, failure in zip(jobs, failures, strict=True) if failure is None]
+    failed = [f"{job.name}: {failure}" for job, failure in zip(jobs, failures, strict=True) if failure is not None]
+    if not runs:
+        raise TrainingError(f"no run of {experiment.name} came to an end; {failed[0]}")
     page = comparison_report(runs, directory, title=f"Comparison of low-rank networks: {experiment.name}", command=command)
     console.say_report(page, summary(runs))
+    if failed:
+        raise TrainingError(f"{len(failed)} of {len(jobs)} runs failed and are not in the report; {failed[0]}")
