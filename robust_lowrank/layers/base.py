@@ -1,6 +1,7 @@
 """What all factored layers have in common: a core, orthonormal bases, and what reports want to know."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -17,7 +18,7 @@ class Factors(NamedTuple):
     bases: tuple[Tensor, ...]
 
 
-class FactoredLayer(nn.Module):
+class FactoredLayer(nn.Module, ABC):
     """A linear map or convolution whose weight is stored as factors.
 
     Attributes:
@@ -57,17 +58,17 @@ class FactoredLayer(nn.Module):
         """The number of singular values that the weight matrix can have."""
         return min(self.core.shape[0], math.prod(self.core.shape[1:]))
 
+    @abstractmethod
     def dense_weight(self) -> Tensor:
         """Return the weight in the shape of the layer that this one replaces."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dense_layer(self) -> nn.Module:
         """Return an ordinary torch layer that computes the same."""
-        raise NotImplementedError
 
+    @abstractmethod
     def factored_layers(self) -> nn.Sequential:
         """Return a chain of ordinary torch layers that computes the same without forming the weight."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def singular_values(self) -> Tensor:

@@ -5,6 +5,7 @@ TDLRT, GeoLoRA) turns the bases, moves the core between the new ones, and trunca
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -54,18 +55,27 @@ class RetractionMethod(Method, ABC):
         """Return factors on the manifold, from the moved core, the old bases and their increments."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class GalerkinMethod(Method, ABC):
     """A method that turns the bases and moves the core between them.
 
-    Attributes:
+    Args:
         tol: relative truncation tolerance; `None` keeps the rank.
         min_rank: rank below which truncation never goes.
         max_rank: rank above which truncation never leaves a layer.
     """
 
-    tol: float | None
-    min_rank: int
-    max_rank: int | None
+    tol: float | None = None
+    min_rank: int = 2
+    max_rank: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tol is not None and not 0 <= self.tol < 1:
+            raise UserError(f"tol = {self.tol} is outside [0, 1): it is the part of the weight's norm that truncation may drop")
+        if self.min_rank < 1:
+            raise UserError(f"min_rank = {self.min_rank} is below 1")
+        if self.max_rank is not None and self.max_rank < self.min_rank:
+            raise UserError(f"max_rank = {self.max_rank} is below min_rank = {self.min_rank}")
 
     @abstractmethod
     def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Expansion:
@@ -127,13 +137,3 @@ def tucker_ranks(core: Tensor, wanted: list[int]) -> list[int]:
             others *= rank if j != i else 1
         ranks[i] = min(ranks[i], others)
     return ranks
-
-
-def check_truncation(tol: float | None, min_rank: int, max_rank: int | None) -> None:
-    """Raise `UserError` for a tolerance or rank bounds that make no sense."""
-    if tol is not None and not 0 <= tol < 1:
-        raise UserError(f"tol = {tol} is outside [0, 1): it is the part of the weight's norm that truncation may drop")
-    if min_rank < 1:
-        raise UserError(f"min_rank = {min_rank} is below 1")
-    if max_rank is not None and max_rank < min_rank:
-        raise UserError(f"max_rank = {max_rank} is below min_rank = {min_rank}")

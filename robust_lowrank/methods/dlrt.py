@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from robust_lowrank import linalg
 from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import Expansion, GalerkinMethod, Gradients, augment, change_bases, check_truncation
+from robust_lowrank.methods.base import Expansion, GalerkinMethod, Gradients, augment, change_bases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,7 @@ class DLRT(GalerkinMethod):
     Args:
         tol: relative truncation tolerance: the rank follows the weight, dropping at most `tol` of its norm in a step; `None`
             keeps the rank, and the bases are those of the moved K and L alone.
-        min_rank: rank below which truncation never goes.
-        max_rank: rank above which truncation never leaves a layer.
+        min_rank, max_rank: ranks that truncation neither undercuts nor exceeds.
 
     Example:
         >>> DLRT(tol=0.1).evaluations
@@ -27,12 +26,6 @@ class DLRT(GalerkinMethod):
 
     name: ClassVar[str] = "dlrt"
     evaluations: ClassVar[int] = 2
-    tol: float | None = None
-    min_rank: int = 2
-    max_rank: int | None = None
-
-    def __post_init__(self) -> None:
-        check_truncation(self.tol, self.min_rank, self.max_rank)
 
     def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Expansion:
         """Return the core in the augmented bases (36), or at fixed rank in those of the moved K and L (34)."""

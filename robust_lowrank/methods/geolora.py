@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import Expansion, GalerkinMethod, Gradients, augment, check_truncation
+from robust_lowrank.methods.base import Expansion, GalerkinMethod, Gradients, augment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,7 @@ class GeoLoRA(GalerkinMethod):
     Args:
         tol: relative truncation tolerance; `None` keeps the rank, which makes it Riemannian gradient descent with the SVD as
             retraction.
-        min_rank: rank below which truncation never goes.
-        max_rank: rank above which truncation never leaves a layer.
+        min_rank, max_rank: ranks that truncation neither undercuts nor exceeds.
 
     Example:
         >>> GeoLoRA(tol=0.15).evaluations
@@ -29,11 +28,6 @@ class GeoLoRA(GalerkinMethod):
 
     name: ClassVar[str] = "geolora"
     tol: float | None = 0.1
-    min_rank: int = 2
-    max_rank: int | None = None
-
-    def __post_init__(self) -> None:
-        check_truncation(self.tol, self.min_rank, self.max_rank)
 
     def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Expansion:
         """Return the core in the augmented bases and its gradient there, P_T(G) (48b)."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import Expansion, GalerkinMethod, Gradients, augment, check_truncation
+from robust_lowrank.methods.base import Expansion, GalerkinMethod, Gradients, augment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,7 @@ class TDLRT(GalerkinMethod):
 
     Args:
         tol: relative truncation tolerance of each mode; `None` keeps the ranks.
-        min_rank: rank below which truncation never takes a mode.
-        max_rank: rank above which truncation never leaves a mode.
+        min_rank, max_rank: ranks that truncation neither undercuts nor exceeds.
 
     Example:
         >>> TDLRT(tol=0.1).kernels
@@ -29,11 +28,6 @@ class TDLRT(GalerkinMethod):
     kernels: ClassVar[Literal["matrix", "tucker"]] = "tucker"
     evaluations: ClassVar[int] = 2
     tol: float | None = 0.1
-    min_rank: int = 2
-    max_rank: int | None = None
-
-    def __post_init__(self) -> None:
-        check_truncation(self.tol, self.min_rank, self.max_rank)
 
     def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Expansion:
         """Return the core in the augmented bases (40)-(41)."""

@@ -12,7 +12,7 @@ from robust_lowrank.reporting.entries import Entry, series_names
 
 CLEAN = "clean"
 WORST = "worst"
-FEW_EXAMPLES = 100  # below it a 95 % interval is up to 20 points wide
+FEW_EXAMPLES = 100  # below it a 95 % interval can be wider than 19 points
 
 
 class Mean(NamedTuple):
