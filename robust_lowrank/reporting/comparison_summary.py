@@ -196,8 +196,9 @@ def _missing(entries: Sequence[Entry], trials: Sequence[Trial]) -> list[Finding]
     names = [entry.name for entry in entries if entry.name not in attacked]
     findings = [Finding("warning", f"Not attacked: {formats.listing(names)}.")] if names else []
     if len(trials) > 1:
-        text = f"This summary speaks of {trials[0].title} alone; {formats.listing([t.title for t in trials[1:]])} "
-        findings.append(Finding("note", text + "stand below. Different suites or examples are never compared with each other."))
+        others = formats.listing([trial.title for trial in trials[1:]])
+        text = f"This summary speaks of {trials[0].title} alone; further below: {others}."
+        findings.append(Finding("note", f"{text} Different suites or examples are never compared with each other."))
     return findings
 
 
