@@ -1,5 +1,6 @@
 """Low-rank training with bounded condition numbers, and attacks strict enough to publish."""
 
+from robust_lowrank.adapt import adapt as adapt
 from robust_lowrank.checkpoint import load as load
 from robust_lowrank.checkpoint import save as save
 from robust_lowrank.compress import CompressionReport as CompressionReport
@@ -11,8 +12,14 @@ from robust_lowrank.evaluation import Evaluation as Evaluation
 from robust_lowrank.evaluation import evaluate as evaluate
 from robust_lowrank.export import export as export
 from robust_lowrank.methods import DLRT as DLRT
+from robust_lowrank.methods import RGD as RGD
 from robust_lowrank.methods import TDLRT as TDLRT
+from robust_lowrank.methods import USV as USV
 from robust_lowrank.methods import CondLR as CondLR
 from robust_lowrank.methods import GeoLoRA as GeoLoRA
+from robust_lowrank.methods import RobustDLRT as RobustDLRT
 from robust_lowrank.methods import Vanilla as Vanilla
 from robust_lowrank.optim import LowRankOptimizer as LowRankOptimizer
+from robust_lowrank.penalties import Penalty as Penalty
+from robust_lowrank.ranks import Budget as Budget
+from robust_lowrank.ranks import Rank as Rank

@@ -9,16 +9,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robust_lowrank.compress import build
+from robust_lowrank.compress import install
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import Factors, named_factored_layers
+from robust_lowrank.layers import Adapter, named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer
-from robust_lowrank.layers.linear import matrix_of
 from robust_lowrank.methods import METHODS, Method, Vanilla
 from robust_lowrank.provenance import digest_tensors
+from robust_lowrank.ranks import weight_tensor
 from robust_lowrank.records import replacing
+from robust_lowrank.starts import blank_factors, build
 
 HEADER = "robust_lowrank"
+UPDATE = ".update"
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -27,7 +29,12 @@ def save(model: nn.Module, path: str | Path) -> None:
     Example:
         >>> save(nn.Linear(2, 2), "/tmp/net.safetensors")
     """
-    layers = {name: {"method": _described(layer), "ranks": _ranks(layer)} for name, layer in named_factored_layers(model)}
+    modules = dict(model.named_modules())
+    layers = {}
+    for name, layer in named_factored_layers(model):
+        layers[name] = {"method": _described(layer), "ranks": _ranks(layer)}
+        if isinstance(adapter := modules.get(name.removesuffix(UPDATE)), Adapter):
+            layers[name]["alpha"] = adapter.alpha
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()}
     with replacing(Path(path)) as temporary:
         save_file(tensors, temporary, metadata={HEADER: json.dumps({"version": 1, "layers": layers})})
@@ -66,6 +73,8 @@ def _described(layer: FactoredLayer) -> dict[str, Any]:
 
 
 def _ranks(layer: FactoredLayer) -> list[int]:
+    if layer.method is not None and layer.method.form == "whole":
+        return []
     return [basis.shape[1] for basis in layer.bases()] or [layer.rank, layer.rank]
 
 
@@ -85,25 +94,23 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _admit(model: nn.Module, name: str, entry: Any, path: Path) -> None:
     """Put a layer with the file's method and ranks, its factors still to be filled, in the place of the network's."""
-    layer = dict(model.named_modules()).get(name)
-    if isinstance(layer, FactoredLayer):
+    modules = dict(model.named_modules())
+    place = name.removesuffix(UPDATE) if "alpha" in entry else name
+    layer = modules.get(place)
+    if isinstance(layer, Adapter):
+        layer = layer.base
+    elif isinstance(layer, FactoredLayer):
         layer = layer.dense_layer()
     if not isinstance(layer, nn.Linear | nn.Conv2d):
-        raise UserError(f"{path} does not fit this network: it has no linear layer or convolution {name!r}")
+        raise UserError(f"{path} does not fit this network: it has no linear layer or convolution {place!r}")
     try:
         options = dict(entry["method"])
         method = METHODS[options.pop("name")](**options)
-        factors = _blank(layer, method, [int(rank) for rank in entry["ranks"]])
+        factors = blank_factors(weight_tensor(layer, method), tuple(int(rank) for rank in entry["ranks"]), method)
+        alpha = float(entry.get("alpha", 1.0))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the description of layer {name!r} does not fit this network") from error
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, build(layer, factors, method))
-
-
-def _blank(layer: nn.Linear | nn.Conv2d, method: Method, ranks: list[int]) -> Factors:
-    weight = layer.weight.detach()
-    tensor = weight if weight.ndim == 4 and method.kernels == "tucker" else matrix_of(layer)
-    if len(ranks) != 2 or not all(1 <= rank <= size for rank, size in zip(ranks, tensor.shape, strict=False)):
-        raise ValueError(f"ranks {ranks} of a {tuple(tensor.shape)} weight")
-    bases = tuple(tensor.new_zeros(size, rank) for size, rank in zip(tensor.shape, ranks, strict=False))
-    return Factors(tensor.new_zeros(*ranks, *tensor.shape[2:]), bases)
+    if "alpha" in entry:
+        install(model, place, Adapter(layer, build(layer, factors, method, bias=False), alpha=alpha))
+    else:
+        install(model, place, build(layer, factors, method))

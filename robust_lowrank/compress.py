@@ -1,37 +1,22 @@
 """Put factored layers in the place of a network's linear layers and convolutions, and count what that saves."""
 
-import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import (
-    FactoredLayer,
-    Factors,
-    LowRankConv2d,
-    LowRankLinear,
-    TuckerConv2d,
-    VanillaConv2d,
-    VanillaLinear,
-    named_factored_layers,
-)
-from robust_lowrank.layers.conv import ConvShape, conv_shape
+from robust_lowrank.layers import Adapter, named_factored_layers
+from robust_lowrank.layers.conv import conv_shape
 from robust_lowrank.layers.linear import matrix_of
-from robust_lowrank.methods import Method, Vanilla, resolve
-from robust_lowrank.methods.base import tucker_ranks
+from robust_lowrank.methods import Method, resolve
+from robust_lowrank.ranks import Candidate, Rank, RankLike, assign_ranks, factored_size, pattern
 from robust_lowrank.records import Parameters
+from robust_lowrank.starts import Start, factor
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Start = Literal["weights", "gaussian", "kaiming"]
-RELU_GAIN = math.sqrt(2.0)
 
 
 @dataclass(frozen=True)
@@ -49,19 +34,11 @@ class CompressionReport:
     parameters: Parameters = field(repr=False)
 
 
-class Target(NamedTuple):
-    """A layer that can be factored, with its ranks."""
-
-    name: str
-    layer: nn.Linear | nn.Conv2d
-    ranks: tuple[int, ...]
-
-
 def compress(
     model: nn.Module,
     *,
     method: str | Method = "condlr",
-    rank: int | float = 0.25,
+    rank: RankLike | None = None,
     exclude: Sequence[str] = (),
     start: Start = "weights",
 ) -> CompressionReport:
@@ -69,8 +46,9 @@ def compress(
 
     Args:
         model: any network; keys of the state dict stay the same outside the layers that are replaced.
-        method: a name (`condlr`, `dlrt`, `tdlrt`, `geolora`, `vanilla`) or an object such as `CondLR(tau=0.1)`.
-        rank: an int, or a float in (0, 1] as the fraction of the full rank, rounded up.
+        method: a name such as `condlr`, or an object such as `CondLR(tau=0.1)`.
+        rank: an int, a float in (0, 1] as the fraction of the full rank, rounded up, a `Rank` with exceptions and limits,
+            or a `Budget` of parameters; 0.25 if not given.
         exclude: regular expressions; a layer whose full name matches one stays dense.
         start: `weights` keeps the leading singular triplets of each weight. Training from scratch begins with new factors:
             `gaussian` draws the bases at random and singular values |N(0, 1)|, as the authors' codes of CondLR and DLRT do;
@@ -85,26 +63,21 @@ def compress(
         UserError: an unknown method, a rank below 1 or above a layer's full rank, a pattern that is no regular expression or
             matches nothing, or a network in which nothing is left to factor. The network is then as it was.
     """
-    resolved = resolve(method)
-    targets, kept = targets_of(model, method=resolved, rank=rank, exclude=exclude)
-    if not targets:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in kept.items()) or "it has no Linear or Conv2d"
-        raise UserError(f"no layer of the network can be factored ({reasons})")
+    plan = planned(model, method, rank, exclude)
     moved = {}
-    for target in targets:
-        layer, moved[target.name] = factor(target, resolved, start)
-        parent, _, attribute = target.name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, layer)
+    for name, layer in plan.targets:
+        built, moved[name] = factor(layer, plan.ranks[name], plan.method, start)
+        install(model, name, built)
     return CompressionReport(
         ranks={name: layer.rank for name, layer in named_factored_layers(model)},
-        kept_dense=kept,
+        kept_dense=plan.kept,
         moved=moved,
         parameters=count_parameters(model),
     )
 
 
 def plan(
-    model: nn.Module, *, method: str | Method = "condlr", rank: int | float = 0.25, exclude: Sequence[str] = ()
+    model: nn.Module, *, method: str | Method = "condlr", rank: RankLike | None = None, exclude: Sequence[str] = ()
 ) -> "pd.DataFrame":
     """Return a table of what `compress` would do, a row a layer; the network is not touched.
 
@@ -112,36 +85,60 @@ def plan(
     """
     import pandas as pd
 
-    resolved = resolve(method)
-    targets, kept = targets_of(model, method=resolved, rank=rank, exclude=exclude)
-    ranks = {target.name: target.ranks for target in targets}
+    made = planned(model, method, rank, exclude)
     rows = []
     for name, layer in candidates(model):
         n, m = matrix_of(layer).shape
-        chosen = ranks.get(name)
+        chosen = made.ranks.get(name)
         rows.append(
             {
                 "layer": name,
                 "kind": "linear" if isinstance(layer, nn.Linear) else "conv",
                 "rows": n,
                 "columns": m,
-                "rank": min(n, m) if chosen is None else chosen[0],
-                "params": n * m if chosen is None else factored_size(layer, chosen, resolved),
+                "rank": chosen[0] if chosen else min(n, m),
+                "params": n * m if chosen is None else factored_size(layer, chosen, made.method),
                 "params_dense": n * m,
-                "kept_dense": kept.get(name, ""),
+                "kept_dense": made.kept.get(name, ""),
             }
         )
     return pd.DataFrame(rows)
 
 
-def factored_size(layer: nn.Linear | nn.Conv2d, ranks: tuple[int, ...], method: Method) -> int:
-    """Return the number of weight parameters that a layer has at these ranks."""
-    if isinstance(layer, nn.Conv2d) and method.kernels == "tucker":
-        f, c, *kernel = layer.weight.shape
-        return f * ranks[0] + c * ranks[1] + ranks[0] * ranks[1] * math.prod(kernel)
-    n, m = matrix_of(layer).shape
-    core = 0 if isinstance(method, Vanilla) else ranks[0] ** 2
-    return ranks[0] * (n + m) + core
+@dataclass(frozen=True)
+class Plan:
+    """What `compress` is about to do: with which method and ranks it factors which layers, and why it leaves the others."""
+
+    method: Method
+    targets: list[Candidate]
+    ranks: dict[str, tuple[int, ...]]
+    kept: dict[str, str]
+
+
+def planned(model: nn.Module, method: str | Method, rank: RankLike | None, exclude: Sequence[str]) -> Plan:
+    """Return the plan of a compression.
+
+    Raises:
+        UserError: as `compress`.
+    """
+    resolved = resolve(method)
+    if isinstance(rank, Rank):
+        resolved = rank.limit(resolved)
+    targets, kept = targets_of(model, exclude)
+    if not targets:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in kept.items()) or "it has no Linear or Conv2d"
+        raise UserError(f"no layer of the network can be factored ({reasons})")
+    if resolved.form == "tucker" and not any(isinstance(layer, nn.Conv2d) for _, layer in targets):
+        raise UserError(
+            'modes = "all" factors all modes of kernels, and no convolution is to be factored here: take modes = "channels"'
+        )
+    return Plan(resolved, targets, assign_ranks(targets, resolved, rank), kept)
+
+
+def install(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer in the place of the one of that name."""
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, layer)
 
 
 def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
@@ -151,14 +148,13 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
             yield name, module
 
 
-def targets_of(
-    model: nn.Module, *, method: Method, rank: int | float, exclude: Sequence[str]
-) -> tuple[list[Target], dict[str, str]]:
-    """Return the layers to factor with their ranks, and the reasons why others stay dense."""
-    patterns = [_pattern(text) for text in exclude]
+def targets_of(model: nn.Module, exclude: Sequence[str]) -> tuple[list[Candidate], dict[str, str]]:
+    """Return the layers to factor, and the reasons why others stay dense."""
+    patterns = [pattern(text, "exclude") for text in exclude]
     unused = set(exclude)
     shared = _shared_parameters(model)
-    targets: list[Target] = []
+    frozen = {f"{name}.base" for name, module in model.named_modules() if isinstance(module, Adapter)}
+    targets: list[Candidate] = []
     kept: dict[str, str] = {}
     for name, layer in candidates(model):
         hits = [p.pattern for p in patterns if p.fullmatch(name)]
@@ -172,90 +168,17 @@ def targets_of(
             kept[name] = shape
         elif id(layer.weight) in shared:
             kept[name] = "its weight is shared with another layer"
+        elif name in frozen:
+            kept[name] = "it is the frozen base of an adapter"
         else:
-            targets.append(Target(name, layer, ranks_of(name, layer, method, rank)))
+            targets.append(Candidate(name, layer))
     if unused:
         names = ", ".join(name for name, _ in candidates(model))
         raise UserError(f"exclude {sorted(unused)} matches no layer; there are: {names}")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            kept[name] = "nn.MultiheadAttention holds its projections in one fused weight: give the network separate nn.Linear ones"
     return targets, kept
-
-
-def ranks_of(name: str, layer: nn.Linear | nn.Conv2d, method: Method, rank: int | float) -> tuple[int, ...]:
-    """Return the ranks of a layer's factors: (r, r), or (r1, r2) for a Tucker kernel.
-
-    Raises:
-        UserError: the rank is below 1, above the full rank, or a fraction outside (0, 1].
-    """
-    weight = layer.weight.detach()
-    tucker = weight.ndim == 4 and method.kernels == "tucker"
-    n, m = matrix_of(layer).shape
-    if isinstance(rank, bool) or not isinstance(rank, (int, float)):
-        raise UserError(f"rank = {rank!r} is neither a whole number nor a fraction")
-    if isinstance(rank, float):
-        if not 0 < rank <= 1:
-            raise UserError(
-                f"rank = {rank} as a fraction of the full rank must lie in (0, 1]; for a number of ranks write {rank:.0f}"
-            )
-        sizes = weight.shape[:2] if tucker else (min(n, m),) * 2
-        wanted = [math.ceil(rank * size) for size in sizes]
-    else:
-        full = min(n, m)
-        if not 1 <= rank <= full:
-            where = "below 1" if rank < 1 else f"above the full rank {full} of its {n} x {m} weight"
-            raise UserError(f"rank = {rank} of layer {name!r} is {where}: take 1..{full}, a fraction, or exclude the layer")
-        wanted = [min(rank, size) for size in (weight.shape[:2] if tucker else (full, full))]
-    return tuple(tucker_ranks(weight, wanted)) if tucker else tuple(wanted)
-
-
-@torch.no_grad()
-def factor(target: Target, method: Method, start: Start) -> tuple[FactoredLayer, float]:
-    """Return the factored layer for a target, and how far its weight moved."""
-    layer, ranks = target.layer, target.ranks
-    weight = linalg.at_least_float32(layer.weight.detach())
-    tensor = weight if weight.ndim == 4 and method.kernels == "tucker" else weight.flatten(1)
-    if start == "gaussian":
-        factors = method.admit(gaussian_factors(tensor, ranks))
-    elif start == "kaiming":
-        drawn = torch.randn_like(tensor) * (RELU_GAIN / math.sqrt(weight[0].numel()))
-        factors = method.admit(leading_factors(drawn, ranks))
-        factors = factors._replace(core=factors.core * (drawn.norm() / factors.core.norm()))
-    else:
-        factors = method.admit(leading_factors(tensor, ranks))
-    built = build(layer, factors, method).train(layer.training)
-    moved = (linalg.at_least_float32(built.dense_weight()) - weight).norm() / weight.norm()
-    return built, float(moved) if start == "weights" else math.nan
-
-
-def leading_factors(tensor: Tensor, ranks: tuple[int, ...]) -> Factors:
-    """Return the leading singular triplets of a matrix, or the truncated HOSVD of a kernel."""
-    if tensor.ndim == 4:
-        return Factors(*linalg.hosvd(tensor, ranks))
-    u, sigma, vh = linalg.svd(tensor)
-    rank = ranks[0]
-    return Factors(sigma[:rank].diag(), (u[:, :rank], vh[:rank].T))
-
-
-def gaussian_factors(tensor: Tensor, ranks: tuple[int, ...]) -> Factors:
-    """Return factors of the tensor's shape with random bases and a core whose unfolding has singular values around 1."""
-    bases = tuple(linalg.qf(tensor.new_empty(n, rank).normal_()) for n, rank in zip(tensor.shape, ranks, strict=False))
-    if tensor.ndim == 2:
-        return Factors(tensor.new_empty(ranks[0]).normal_().abs().sort(descending=True).values.diag(), bases)
-    core = tensor.new_empty(*ranks, *tensor.shape[2:]).normal_()
-    return Factors(core * math.sqrt(ranks[0] / core.numel()), bases)
-
-
-def build(layer: nn.Linear | nn.Conv2d, factors: Factors, method: Method) -> FactoredLayer:
-    """Return the factored layer that takes the place of `layer`, with its bias."""
-    vanilla = isinstance(method, Vanilla)
-    if isinstance(layer, nn.Linear):
-        built = (VanillaLinear if vanilla else LowRankLinear)(factors, layer.bias)
-    else:
-        shape = conv_shape(layer)
-        assert isinstance(shape, ConvShape)
-        kind = VanillaConv2d if vanilla else TuckerConv2d if factors.core.ndim == 4 else LowRankConv2d
-        built = kind(factors, shape, layer.bias)
-    built.method = None if vanilla else method
-    return built
 
 
 def count_parameters(model: nn.Module) -> Parameters:
@@ -272,13 +195,6 @@ def count_parameters(model: nn.Module) -> Parameters:
         removed=1 - stored / dense if layers else 0.0,
         rank_fraction=sum(fractions) / len(fractions) if layers else 1.0,
     )
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise UserError(f"exclude {text!r} is not a regular expression: {error}") from error
 
 
 def _shared_parameters(model: nn.Module) -> set[int]:

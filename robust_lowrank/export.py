@@ -6,8 +6,9 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+from robust_lowrank.compress import install
 from robust_lowrank.errors import unknown_name
-from robust_lowrank.layers import named_factored_layers
+from robust_lowrank.layers import Adapter, named_factored_layers
 
 Form = Literal["dense", "factors", "auto"]
 
@@ -19,7 +20,7 @@ def export(model: nn.Module, *, to: Form = "auto") -> nn.Module:
     Args:
         model: the network, which stays as it is.
         to: `dense` merges the factors, `factors` makes a chain of thin layers of each, `auto` takes for each layer the form with
-            fewer parameters.
+            fewer parameters. An adapter is always merged into its base, which has full rank.
 
     Example:
         >>> export(nn.Sequential(nn.Linear(2, 2)), to="dense")
@@ -30,11 +31,16 @@ def export(model: nn.Module, *, to: Form = "auto") -> nn.Module:
     if to not in get_args(Form):
         raise unknown_name("form", to, get_args(Form))
     plain = copy.deepcopy(model)
+    for name, module in list(plain.named_modules()):
+        if isinstance(module, Adapter):
+            merged = module.dense_layer().train(module.training)
+            if not name:
+                return merged
+            install(plain, name, merged)
     for name, layer in list(named_factored_layers(plain)):
         dense = to == "dense" or (to == "auto" and layer.inference_parameters() >= layer.dense_parameters())
         replacement = layer.dense_layer() if dense else layer.factored_layers()
         if not name:
             return replacement.train(layer.training)
-        parent, _, attribute = name.rpartition(".")
-        setattr(plain.get_submodule(parent), attribute, replacement.train(layer.training))
+        install(plain, name, replacement.train(layer.training))
     return plain

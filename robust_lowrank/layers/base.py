@@ -22,13 +22,13 @@ class FactoredLayer(nn.Module, ABC):
     """A linear map or convolution whose weight is stored as factors.
 
     Attributes:
-        method: what trains the factors; `None` for layers that any torch optimizer trains as they are.
+        method: what trains the factors.
         weight_shape: (n, m) of the weight as a matrix; for a kernel n = F filters and m = Cin * kh * kw.
     """
 
     kind: ClassVar[Literal["linear", "conv", "tucker"]]
     core_name: ClassVar[str]
-    basis_names: ClassVar[tuple[str, ...]] = ()
+    basis_names: tuple[str, ...] = ()
     method: Any = None
     bias: nn.Parameter | None
     weight_shape: tuple[int, int]
@@ -41,6 +41,10 @@ class FactoredLayer(nn.Module, ABC):
     def bases(self) -> tuple[nn.Parameter, ...]:
         """Return the orthonormal factors, in the order of the core's modes."""
         return tuple(getattr(self, name) for name in self.basis_names)
+
+    def free_factors(self) -> tuple[nn.Parameter, ...]:
+        """Return the factors of which a method wants orthonormal columns that nothing keeps so."""
+        return ()
 
     def factors(self) -> Factors:
         """Return the factors as tensors that share the layer's memory."""

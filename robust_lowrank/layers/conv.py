@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from robust_lowrank import linalg
 from robust_lowrank.layers.base import FactoredLayer, Factors, parameters_of
-from robust_lowrank.layers.functional import Window, low_rank_conv2d, tucker_conv2d
+from robust_lowrank.layers.functional import Window, low_rank_conv2d, spatial_core, tucker_conv2d
+
+TUCKER_BASES = ("U1", "U2", "U3", "U4")  # of filters, channels, height, width
 
 
 class ConvShape(NamedTuple):
@@ -110,34 +112,41 @@ class LowRankConv2d(_FactoredConv2d):
 
 
 class TuckerConv2d(_FactoredConv2d):
-    """A convolution whose kernel is C x_1 U1 x_2 U2: 1 x 1 with U2^T, spatial with the core, 1 x 1 with U1.
+    """A convolution whose kernel is C x_1 U1 x_2 U2, or with bases U3, U4 of height and width too.
 
-    After `loss.backward()` the gradients of the bases are dL/dK_i = Mat_i(G x_{j != i} U_j^T) Q_i, that of C is G x_i U_i^T.
+    It is a chain: 1 x 1 with U2^T, spatial with the core, 1 x 1 with U1. After `loss.backward()` the gradients of the bases are
+    dL/dK_i = Mat_i(G x_{j != i} U_j^T) Q_i, that of C is G x_i U_i^T.
     """
 
     kind = "tucker"
     core_name = "C"
-    basis_names = ("U1", "U2")
 
     def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.C, self.U1, self.U2 = parameters_of((factors.core, *factors.bases))
+        self.C, *bases = parameters_of((factors.core, *factors.bases))
+        self.basis_names = TUCKER_BASES[: len(bases)]
+        for name, basis in zip(self.basis_names, bases, strict=True):
+            self.register_parameter(name, basis)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.shape = shape
-        self.weight_shape = (self.U1.shape[0], shape.channels * math.prod(shape.kernel))
+        self.weight_shape = (bases[0].shape[0], shape.channels * math.prod(shape.kernel))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, H, W)."""
-        return self._with_bias(tucker_conv2d(x, self.C, self.U1, self.U2, self.shape.window))
+        return self._with_bias(tucker_conv2d(x, self.C, self.bases(), self.shape.window))
 
     def dense_weight(self) -> Tensor:
         """Return the kernel (F, Cin, kh, kw)."""
-        return linalg.multi_product(self.C, (self.U1, self.U2))
+        return linalg.multi_product(self.C, self.bases())
 
     def inference_parameters(self) -> int:
-        """Return the least of the Tucker chain and the dense kernel."""
-        return min(self.weight_parameters(), self.dense_parameters())
+        """Return the least of the chain, its core with whole kernel modes, and the dense kernel."""
+        u1, u2 = self.bases()[:2]
+        return min(u1.numel() + u2.numel() + u1.shape[1] * u2.shape[1] * math.prod(self.shape.kernel), self.dense_parameters())
 
     def factored_layers(self) -> nn.Sequential:
         """Return the 1 x 1, spatial and 1 x 1 convolutions."""
-        return nn.Sequential(pointwise(self.U2.T), conv_layer(self.C, None, self.shape.window), pointwise(self.U1, self.bias))
+        u1, u2 = self.bases()[:2]
+        return nn.Sequential(
+            pointwise(u2.T), conv_layer(spatial_core(self.C, self.bases()), None, self.shape.window), pointwise(u1, self.bias)
+        )

@@ -5,6 +5,7 @@ the weight W = U S V^T, which is never formed (methods (2b)). For a Tucker kerne
 receive dL/dK_i, where K_i = U_i S_i and Mat_i(C) = S_i Q_i^T. No inverse of the core is taken anywhere.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,9 +35,12 @@ def low_rank_conv2d(x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[in
     return _apply(_LowRankConv2d, x, u, s, v, kernel, window)
 
 
-def tucker_conv2d(x: Tensor, c: Tensor, u1: Tensor, u2: Tensor, window: Window) -> Tensor:
-    """Return the convolution of x (B, Cin, H, W) with C x_1 U1 x_2 U2, C (r1, r2, kh, kw), U1 (F, r1), U2 (Cin, r2)."""
-    return _apply(_TuckerConv2d, x, c, u1, u2, window)
+def tucker_conv2d(x: Tensor, c: Tensor, bases: Sequence[Tensor], window: Window) -> Tensor:
+    """Return the convolution of x (B, Cin, H, W) with C x_1 U1 x_2 U2, C (r1, r2, kh, kw), U1 (F, r1), U2 (Cin, r2).
+
+    Two more bases U3 (kh, r3) and U4 (kw, r4) act on a core (r1, r2, r3, r4).
+    """
+    return _apply(_TuckerConv2d, x, window, c, *bases)
 
 
 def _apply(function: type[Function], x: Tensor, *arguments: Any) -> Tensor:
@@ -123,32 +127,52 @@ class _LowRankConv2d(Function):
 
 class _TuckerConv2d(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, c: Tensor, u1: Tensor, u2: Tensor, window: Window) -> Tensor:
+    def forward(ctx: Any, x: Tensor, window: Window, c: Tensor, *bases: Tensor) -> Tensor:
+        u1, u2 = bases[:2]
         a = _pointwise(x, u2.to(x.dtype).T)
-        ctx.save_for_backward(x, a, c, u1, u2)
+        ctx.save_for_backward(x, a, c, *bases)
         ctx.window = window
-        return _pointwise(F.conv2d(a, c.to(x.dtype), None, *window), u1.to(x.dtype))
+        return _pointwise(F.conv2d(a, spatial_core(c, bases).to(x.dtype), None, *window), u1.to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, a, c, u1, u2 = ctx.saved_tensors
+        x, a, c, *bases = ctx.saved_tensors
         delta, kind = grad_outputs[0], grad_outputs[0].dtype
-        need_x, need_c, need_u1, need_u2 = ctx.needs_input_grad[:4]
-        window, core = ctx.window, c.to(kind)
+        need_x, _, need_c, *need_bases = ctx.needs_input_grad
+        u1, u2, *kernel_bases = bases
+        window = ctx.window
         e = _pointwise(delta, u1.to(kind).T)
-        dx = dc = dk1 = dk2 = None
+        dx = dc = None
         if need_x:
-            dx = _pointwise(_input_gradient(e, a, core, window), u2.to(kind))
-        if need_c:
-            dc = _weight_gradient(e, a, core, window).to(c.dtype)
-        if need_u1:
-            z = F.conv2d(a, _orthogonalised(c, 0).to(kind), None, *window)
-            dk1 = _pointwise_weight_gradient(delta, z).to(u1.dtype)
-        if need_u2:
-            z = _input_gradient(e, a, _orthogonalised(c, 1).to(kind), window)
-            dk2 = _pointwise_weight_gradient(x, z).to(u2.dtype)
-        return dx, dc, dk1, dk2, None
+            dx = _pointwise(_input_gradient(e, a, spatial_core(c, bases).to(kind), window), u2.to(kind))
+        dk: list[Tensor | None] = [None] * len(bases)
+        if need_bases[0]:
+            z = F.conv2d(a, spatial_core(_orthogonalised(c, 0), bases).to(kind), None, *window)
+            dk[0] = _pointwise_weight_gradient(delta, z).to(u1.dtype)
+        if need_bases[1]:
+            z = _input_gradient(e, a, spatial_core(_orthogonalised(c, 1), bases).to(kind), window)
+            dk[1] = _pointwise_weight_gradient(x, z).to(u2.dtype)
+        if need_c or any(need_bases[2:]):
+            g = _weight_gradient(e, a, spatial_core(c, bases).to(kind), window).to(c.dtype)
+            maps = dict(enumerate((basis.T for basis in kernel_bases), start=2))
+            dc = _mode_products(g, maps)
+            for mode in maps:
+                if need_bases[mode]:
+                    others = _mode_products(g, {j: map_ for j, map_ in maps.items() if j != mode})
+                    dk[mode] = linalg.unfold(others, mode) @ linalg.unfold(_orthogonalised(c, mode), mode).T
+        return dx, None, dc, *dk
+
+
+def spatial_core(c: Tensor, bases: Sequence[Tensor]) -> Tensor:
+    """Return a Tucker core with its kernel modes whole (r1, r2, kh, kw)."""
+    return _mode_products(c, dict(enumerate(bases[2:], start=2)))
+
+
+def _mode_products(tensor: Tensor, matrices: Mapping[int, Tensor]) -> Tensor:
+    for mode, matrix in matrices.items():
+        tensor = linalg.mode_product(tensor, matrix, mode)
+    return tensor
 
 
 def _orthogonalised(c: Tensor, mode: int) -> Tensor:

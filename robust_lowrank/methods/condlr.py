@@ -1,6 +1,6 @@
 """CondLR: low-rank training whose every step ends with a condition number of at most 1 + tau."""
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -12,6 +12,7 @@ from robust_lowrank.layers.base import Factors
 from robust_lowrank.methods.base import Gradients, RetractionMethod
 
 Preconditioner = Literal["exact", "repo", "none"]
+DEFAULT_TAU = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +20,9 @@ class CondLR(RetractionMethod):
     """Train W = U S V^T on the manifold, all singular values of S held in s(1 - eps) .. s(1 + eps), eps = tau / (2 + tau).
 
     Args:
-        tau: every layer's condition number stays at or below 1 + tau; 0 makes S a multiple of an orthogonal matrix, inf switches
-            the clamp off.
+        tau: every layer's condition number stays at or below 1 + tau, 0.1 if nothing is given; 0 makes S a multiple of an
+            orthogonal matrix, inf switches the clamp off.
+        cond: the same bound as 1 + tau; give one of the two.
         precond: what scales the directions of the bases: `exact` makes the step -lr P_T(G) to first order; `repo` is the scalar of
             the authors' released code, (sigma_min / sigma_max)^2 for tau > 0 and 1 / mean(sigma) for tau = 0; `none` leaves
             them as gradients of U and V.
@@ -35,27 +37,41 @@ class CondLR(RetractionMethod):
     """
 
     name: ClassVar[str] = "condlr"
-    tau: float = 0.1
+    tau: float | None = None
     precond: Preconditioner = "exact"
     reference: linalg.Reference = "rms"
     retraction: linalg.Retraction = "qr"
+    cond: InitVar[float | None] = None
 
-    def __post_init__(self) -> None:
-        if not self.tau >= 0:
+    def __post_init__(self, cond: float | None) -> None:
+        if cond is not None and self.tau is not None:
+            raise UserError(f"tau = {self.tau} and cond = {cond} bound the same condition number (cond = 1 + tau): give one")
+        if cond is not None and not cond >= 1:
+            raise UserError(f"cond = {cond} is below 1, which no matrix reaches: give the largest condition number allowed")
+        if self.tau is None:
+            object.__setattr__(self, "tau", DEFAULT_TAU if cond is None else cond - 1)
+        if not self.bound >= 0:
             raise UserError(
                 f"tau = {self.tau} is not allowed: the condition number is held at 1 + tau, so tau >= 0 (inf: no bound)"
             )
-        for field, choices in (
-            ("precond", Preconditioner),
-            ("reference", linalg.Reference),
-            ("retraction", linalg.Retraction),
-        ):
-            if getattr(self, field) not in get_args(choices):
-                raise unknown_name(field, str(getattr(self, field)), get_args(choices))
+        for name, choices in (("precond", Preconditioner), ("reference", linalg.Reference), ("retraction", linalg.Retraction)):
+            if getattr(self, name) not in get_args(choices):
+                raise unknown_name(name, str(getattr(self, name)), get_args(choices))
+
+    @property
+    def cond_bound(self) -> float:
+        """1 + tau."""
+        return 1 + self.bound
+
+    @property
+    def bound(self) -> float:
+        """The tau that holds, given as such or by `cond`."""
+        assert self.tau is not None
+        return self.tau
 
     def admit(self, factors: Factors) -> Factors:
         """Return the factors with the spectrum clamped."""
-        return factors._replace(core=linalg.clamp_spectrum(factors.core, self.tau, self.reference))
+        return factors._replace(core=linalg.clamp_spectrum(factors.core, self.bound, self.reference))
 
     def directions(self, factors: Factors, gradients: Gradients) -> Factors:
         """Return (D_S, (D_U, D_V)) of methods (19), (26) or the plain projected gradients."""
@@ -64,15 +80,22 @@ class CondLR(RetractionMethod):
         if self.precond == "exact":
             d_u, d_v = right_solve(dk, s), right_solve(dl, s.T)
         else:
-            scale = repo_scale(s, self.tau) if self.precond == "repo" else 1.0
+            scale = repo_scale(s, self.bound) if self.precond == "repo" else 1.0
             d_u, d_v = scale * dk @ s.T, scale * dl @ s
         return Factors(ds, (project_out(u, d_u), project_out(v, d_v)))
 
-    def retract(self, core: Tensor, bases: tuple[Tensor, ...], increments: tuple[Tensor, ...]) -> Factors:
+    def retract(self, factors: Factors, increments: Factors) -> Factors:
         """Return the retracted bases (21) and the clamped core (23)."""
         retraction = linalg.RETRACTIONS[self.retraction]
-        moved = tuple(retraction(basis + project_out(basis, increment)) for basis, increment in zip(bases, increments, strict=True))
-        return Factors(linalg.clamp_spectrum(core, self.tau, self.reference), moved)
+        moved = tuple(
+            retraction(basis + project_out(basis, increment))
+            for basis, increment in zip(factors.bases, increments.bases, strict=True)
+        )
+        return self.admit(Factors(factors.core + increments.core, moved))
+
+    def transport(self, moments: Factors, factors: Factors) -> Factors:
+        """Return the moments of the bases projected on the horizontal space (7); that of the core stays."""
+        return moments._replace(bases=tuple(project_out(basis, m) for basis, m in zip(factors.bases, moments.bases, strict=True)))
 
 
 def project_out(basis: Tensor, x: Tensor) -> Tensor:

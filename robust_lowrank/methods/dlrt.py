@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from robust_lowrank import linalg
 from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import Expansion, GalerkinMethod, Gradients, augment, change_bases
+from robust_lowrank.methods.base import GalerkinMethod, Gradients, augment, change_bases, tangent_gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,26 +18,31 @@ class DLRT(GalerkinMethod):
         tol: relative truncation tolerance: the rank follows the weight, dropping at most `tol` of its norm in a step; `None`
             keeps the rank, and the bases are those of the moved K and L alone.
         min_rank, max_rank: ranks that truncation neither undercuts nor exceeds.
+        cond: condition number at which the spectrum is clamped after truncation; `None` lets it be.
 
     Example:
         >>> DLRT(tol=0.1).evaluations
         2
 
-    Source: Schotthöfer, Zangrando, Kusch, Ceruti, Tudisco, NeurIPS 2022, arXiv 2205.13571.
+    Source: Schotthöfer, Zangrando, Kusch, Ceruti, Tudisco, NeurIPS 2022, arXiv 2205.13571; the clamp is CondLR's.
     """
 
     name: ClassVar[str] = "dlrt"
-    evaluations: ClassVar[int] = 2
+    core_steps: ClassVar[int] = 1
+    window: ClassVar[int] = 1
 
-    def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Expansion:
+    @property
+    def shortest_window(self) -> int:
+        """None are needed where the tangent gradient already moves the core, which makes the step GeoLoRA's."""
+        return 1 if self.tol is None else 0
+
+    def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Factors:
         """Return the core in the augmented bases (36), or at fixed rank in those of the moved K and L (34)."""
-        if self.tol is None:
-            return Expansion(move_bases(factors, gradients, lr), None)
-        return Expansion(augment(factors, gradients), None)
+        return move_bases(factors, gradients, lr) if self.tol is None else augment(factors, gradients)
 
-    def contract(self, factors: Factors, ranks: tuple[int, ...]) -> Factors:
-        """Return the truncated factors (38); at fixed rank there is nothing to cut."""
-        return factors if self.tol is None else super().contract(factors, ranks)
+    def core_gradient(self, factors: Factors, gradients: Gradients, bases: tuple[Tensor, ...]) -> Tensor | None:
+        """Return the tangent projection's (48b); at fixed rank nothing, for the bases have moved by this gradient."""
+        return None if self.tol is None else tangent_gradient(factors, gradients, bases)
 
 
 def move_bases(factors: Factors, gradients: Gradients, lr: float) -> Factors:

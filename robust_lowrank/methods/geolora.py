@@ -1,13 +1,15 @@
 """GeoLoRA: Riemannian gradient descent with adaptive rank from one backward pass."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from robust_lowrank.errors import UserError
 from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import Expansion, GalerkinMethod, Gradients, augment
+from robust_lowrank.methods.base import GalerkinMethod, Gradients, Ranks, augment, tangent_gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,30 +19,78 @@ class GeoLoRA(GalerkinMethod):
     Args:
         tol: relative truncation tolerance; `None` keeps the rank, which makes it Riemannian gradient descent with the SVD as
             retraction.
+        budget: the sum of all layers' ranks: of the singular values that the tolerance leaves, the largest ones of the whole
+            network stay. With `tol=0` the budget alone decides.
         min_rank, max_rank: ranks that truncation neither undercuts nor exceeds.
+        cond: condition number at which the spectrum is clamped after truncation; `None` lets it be.
 
     Example:
         >>> GeoLoRA(tol=0.15).evaluations
         1
 
-    Source: Schotthöfer, Zangrando, Ceruti, Tudisco, Kusch, ICLR 2025, arXiv 2410.18720.
+    Source: Schotthöfer, Zangrando, Ceruti, Tudisco, Kusch, ICLR 2025, arXiv 2410.18720; the clamp is CondLR's.
     """
 
     name: ClassVar[str] = "geolora"
     tol: float | None = 0.1
+    budget: int | None = None
 
-    def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Expansion:
-        """Return the core in the augmented bases and its gradient there, P_T(G) (48b)."""
-        expanded = augment(factors, gradients)
-        return Expansion(expanded, tangent_gradient(factors, gradients, expanded.bases))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget is not None and self.tol is None:
+            raise UserError(
+                f"budget = {self.budget} shares ranks out, but tol = None keeps them: give a tol (0: the budget alone decides)"
+            )
+        if self.budget is not None and self.budget < 1:
+            raise UserError(f"budget = {self.budget} is below 1: it is the sum of all layers' ranks")
+
+    def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Factors:
+        """Return the core in the augmented bases (47)."""
+        return augment(factors, gradients)
+
+    def core_gradient(self, factors: Factors, gradients: Gradients, bases: tuple[Tensor, ...]) -> Tensor | None:
+        """Return P_T(G) in the augmented bases (48b)."""
+        return tangent_gradient(factors, gradients, bases)
+
+    def choose(self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks]) -> list[Ranks]:
+        """Return the ranks that the tolerance allows, cut down to the budget."""
+        allowed = super().choose(spectra, before)
+        if self.budget is None:
+            return allowed
+        counts = within_budget(
+            [layer[0][: min(ranks)] for layer, ranks in zip(spectra, allowed, strict=True)], self.budget, self.min_rank
+        )
+        return [(count, count) for count in counts]
 
 
-def tangent_gradient(factors: Factors, gradients: Gradients, bases: tuple[Tensor, ...]) -> Tensor:
-    """Return U_hat^T P_T(G) V_hat = A dL^T V_hat + U_hat^T dK B^T - A dS B^T, with A = U_hat^T U and B = V_hat^T V.
+def within_budget(spectra: Sequence[Tensor], budget: int, minimum: int) -> list[int]:
+    """Return how many of each layer's singular values are among the `budget` largest of all, at least `minimum` of each.
 
-    In a basis that starts with U and V it is the core gradient with the unknown block set to zero.
+    Raises:
+        UserError: the minimum alone exceeds the budget.
     """
-    (u, v), (u_hat, v_hat) = factors.bases, bases
-    ds, (dk, dl) = gradients
-    a, b = u_hat.T @ u, v_hat.T @ v
-    return torch.addmm(a @ (dl.T @ v_hat), u_hat.T @ dk - a @ ds, b.T)
+    floors = [min(minimum, len(sigma)) for sigma in spectra]
+    free = budget - sum(floors)
+    if free < 0:
+        raise UserError(
+            f"budget = {budget} is less than min_rank = {minimum} for each of {len(spectra)} layers: raise it, or lower min_rank"
+        )
+    rest = torch.cat([sigma[floor:] for sigma, floor in zip(spectra, floors, strict=True)])
+    owners = torch.cat([torch.full_like(sigma[floor:], i) for i, (sigma, floor) in enumerate(zip(spectra, floors, strict=True))])
+    largest = owners[rest.argsort(descending=True, stable=True)[:free]].long()
+    return [floor + extra for floor, extra in zip(floors, torch.bincount(largest, minlength=len(spectra)).tolist(), strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RGD(GeoLoRA):
+    """Riemannian gradient descent on the matrices of fixed rank: GeoLoRA's step, cut back to the rank by the SVD.
+
+    Example:
+        >>> RGD().tol is None
+        True
+
+    Source: Absil, Mahony, Sepulchre, "Optimization Algorithms on Matrix Manifolds", 2008; the equality is methods (48b).
+    """
+
+    name: ClassVar[str] = "rgd"
+    tol: float | None = None

@@ -1,34 +1,57 @@
 """TDLRT: dynamical low-rank training of kernels in Tucker form, with two evaluations a step."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
+from torch import Tensor
+
+from robust_lowrank import linalg
+from robust_lowrank.errors import unknown_name
 from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import Expansion, GalerkinMethod, Gradients, augment
+from robust_lowrank.methods.base import Form, GalerkinMethod, Gradients, augment, turns
+
+Modes = Literal["channels", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TDLRT(GalerkinMethod):
-    """Augment the basis of each channel mode from one backward pass, move the core, truncate each mode by the HOSVD.
+    """Augment the basis of each mode from one backward pass, move the core, truncate each mode by the HOSVD.
 
-    A convolution keeps its kernel modes whole; a linear layer is the order-2 case.
+    A linear layer is the order-2 case.
 
     Args:
+        modes: what has a basis in a kernel (F, Cin, kh, kw): the two `channels` modes, or `all` four.
         tol: relative truncation tolerance of each mode; `None` keeps the ranks.
         min_rank, max_rank: ranks that truncation neither undercuts nor exceeds.
+        cond: condition number at which the spectrum of the matricised kernel is clamped after truncation; `None` lets it be.
 
     Example:
-        >>> TDLRT(tol=0.1).kernels
-        'tucker'
+        >>> TDLRT(tol=0.1).form
+        'channels'
 
-    Source: Zangrando, Schotthöfer, Ceruti, Kusch, Tudisco, NeurIPS 2024, arXiv 2305.19059.
+    Source: Zangrando, Schotthöfer, Ceruti, Kusch, Tudisco, NeurIPS 2024, arXiv 2305.19059; the clamp is CondLR's.
     """
 
     name: ClassVar[str] = "tdlrt"
-    kernels: ClassVar[Literal["matrix", "tucker"]] = "tucker"
-    evaluations: ClassVar[int] = 2
+    core_steps: ClassVar[int] = 1
+    window: ClassVar[int] = 1
     tol: float | None = 0.1
+    modes: Modes = "channels"
 
-    def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Expansion:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.modes not in get_args(Modes):
+            raise unknown_name("modes", str(self.modes), get_args(Modes))
+
+    @property
+    def form(self) -> Form:
+        """Tucker, of the channels or of all modes."""
+        return "tucker" if self.modes == "all" else "channels"
+
+    def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Factors:
         """Return the core in the augmented bases (40)-(41)."""
-        return Expansion(augment(factors, gradients), None)
+        return augment(factors, gradients)
+
+    def core_gradient(self, factors: Factors, gradients: Gradients, bases: tuple[Tensor, ...]) -> Tensor | None:
+        """Return the core's gradient in the old bases, with zeros where only the new ones reach."""
+        return linalg.multi_product(gradients.core, turns(factors.bases, bases))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from robust_lowrank.methods.base import Method
+from robust_lowrank.methods.base import Form, Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,3 +16,8 @@ class Vanilla(Method):
     """
 
     name: ClassVar[str] = "vanilla"
+
+    @property
+    def form(self) -> Form:
+        """A B^T."""
+        return "pair"

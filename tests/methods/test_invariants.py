@@ -13,7 +13,7 @@ from robust_lowrank.layers import FactoredLayer, Factors, LowRankConv2d, LowRank
 from robust_lowrank.layers.conv import ConvShape
 from robust_lowrank.layers.functional import Window
 from robust_lowrank.methods import GalerkinMethod, Method
-from robust_lowrank.methods.base import augment, truncate
+from robust_lowrank.methods.base import augment, cut, decompose, tangent_gradient
 
 F64 = torch.float64
 INF = math.inf
@@ -32,6 +32,13 @@ METHODS: dict[str, Method] = {
     "geolora fixed": GeoLoRA(tol=None),
 }
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+def truncate(factors: Factors, tol: float | None, before: tuple[int, int], minimum: int, maximum: int | None) -> Factors:
+    method = DLRT(tol=tol, min_rank=minimum, max_rank=maximum)
+    decompositions = decompose(factors)
+    (ranks,) = method.choose([[each.sigma for each in decompositions]], [before])
+    return cut(factors, decompositions, ranks)
 
 
 def orthonormal(n: int, r: int, dtype: torch.dtype = F64) -> Tensor:
@@ -99,7 +106,7 @@ def defect(layer: FactoredLayer) -> float:
 
 def conv_layers(method: Method, dtype: torch.dtype) -> FactoredLayer:
     shape = ConvShape(5, (3, 3), Window((1, 1), (1, 1), (1, 1)))
-    if method.kernels == "tucker":
+    if method.form == "channels":
         factors = Factors(torch.randn(4, 3, 3, 3, dtype=dtype), (orthonormal(7, 4, dtype), orthonormal(5, 3, dtype)))
         layer = TuckerConv2d(method.admit(factors), shape)
     else:
@@ -253,7 +260,9 @@ def test_T12_truncation_error_is_the_tail_norm(precision) -> None:
 
 def test_truncation_keeps_a_zero_core_and_respects_its_bounds() -> None:
     zero = Factors(torch.zeros(4, 4), (orthonormal(6, 4).float(), orthonormal(6, 4).float()))
-    assert truncate(zero, 0.5, (4, 4), 2, None) is zero
+    kept = truncate(zero, 0.5, (4, 4), 2, None)
+    assert kept.core.shape == (4, 4)
+    assert torch.equal(kept.core, zero.core)
     factors = zero._replace(core=torch.diag(torch.tensor([8.0, 4.0, 2.0, 1.0])))
     assert truncate(factors, 0.9, (4, 4), 2, None).core.shape == (2, 2)
     assert truncate(factors, 0.0, (4, 4), 2, 3).core.shape == (3, 3)
@@ -285,8 +294,8 @@ def test_T14_T27_T28_geolora_moves_along_the_tangent_projection(n: int, m: int, 
     dtype, lr = precision.dtype, 0.3
     factors = Factors(torch.randn(r, r, dtype=dtype), (orthonormal(n, r, dtype), orthonormal(m, r, dtype)))
     g = torch.randn(n, m, dtype=dtype)
-    wide, gradient = GeoLoRA().expand(factors, projected(g, factors), lr)
-    assert gradient is not None
+    wide = GeoLoRA().expand(factors, projected(g, factors), lr)
+    gradient = tangent_gradient(factors, projected(g, factors), wide.bases)
     step = linalg.tangent(g, *factors.bases)
     u, v = wide.bases
     assert torch.dist(u @ gradient @ v.T, step) < precision.tight * 20

@@ -1,0 +1,81 @@
+"""Low-rank adapters on frozen pretrained weights."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from robust_lowrank.compress import CompressionReport, count_parameters, install, planned
+from robust_lowrank.errors import UserError
+from robust_lowrank.layers import Adapter, named_factored_layers
+from robust_lowrank.methods import Method
+from robust_lowrank.methods.base import Ranks
+from robust_lowrank.ranks import Dense, RankLike, pattern, weight_tensor
+from robust_lowrank.starts import build, leading_factors, zero_factors
+
+
+def adapt(
+    model: nn.Module,
+    *,
+    method: str | Method = "geolora",
+    rank: RankLike = 8,
+    alpha: float = 1.0,
+    exclude: Sequence[str] = (),
+    trainable: Sequence[str] = (),
+) -> CompressionReport:
+    """Freeze a network and add a low-rank update to its linear layers and convolutions, in place: W_pre + alpha U S V^T.
+
+    The function stays the same. An update starts at zero with random bases; where the method bounds its condition number, at the
+    admissible part of the leading singular triplets of W_pre, which the frozen weight then lacks.
+
+    Args:
+        model: a network with trained weights.
+        method: a name such as `geolora`, or an object; it bounds and truncates the update, not the merged weight.
+        rank: as in `compress`.
+        alpha: the factor of every update, whatever becomes of its rank.
+        exclude: regular expressions; a layer whose full name matches one gets no update and stays frozen.
+        trainable: regular expressions of parameters that train beside the updates, such as `head\\..*`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> adapt(net, method="geolora", rank=2, exclude=["2"], trainable=[r"2\\..*"]).ranks
+        {'0.update': 2}
+
+    Raises:
+        UserError: as `compress`; also a method that keeps weights whole, an alpha that is not a positive number, or a pattern of
+            `trainable` that matches no parameter. The network is then as it was.
+
+    Source: Hu et al. 2021, arXiv 2106.09685 (LoRA); Schotthöfer et al., ICLR 2025, arXiv 2410.18720 (GeoLoRA).
+    """
+    plan = planned(model, method, rank, exclude)
+    if plan.method.form == "whole":
+        raise UserError(f"{plan.method.name} has no low-rank update to add: take compress, or another method")
+    if not 0 < alpha < math.inf:
+        raise UserError(f"alpha = {alpha} must be a positive number")
+    patterns = [pattern(text, "trainable") for text in trainable]
+    names = [name for name, _ in model.named_parameters()]
+    for each in patterns:
+        if not any(each.fullmatch(name) for name in names):
+            raise UserError(f"trainable {each.pattern!r} matches no parameter; there are: {', '.join(names[:8])} ...")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(each.fullmatch(name) for each in patterns))
+    for name, layer in plan.targets:
+        install(model, name, _adapter(layer, plan.ranks[name], plan.method, alpha))
+    updates = dict(named_factored_layers(model))
+    return CompressionReport(
+        ranks={name: layer.rank for name, layer in updates.items()},
+        kept_dense=plan.kept,
+        moved=dict.fromkeys(updates, 0.0),
+        parameters=count_parameters(model),
+    )
+
+
+@torch.no_grad()
+def _adapter(layer: Dense, ranks: Ranks, method: Method, alpha: float) -> Adapter:
+    tensor = weight_tensor(layer, method)
+    if math.isinf(method.cond_bound):
+        return Adapter(layer, build(layer, zero_factors(tensor, ranks), method, bias=False), alpha=alpha)
+    update = build(layer, method.admit(leading_factors(tensor / alpha, ranks)), method, bias=False)
+    layer.weight -= (alpha * update.dense_weight()).to(layer.weight.dtype)
+    return Adapter(layer, update, alpha=alpha)

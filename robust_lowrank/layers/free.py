@@ -1,0 +1,158 @@
+"""Low-rank layers without constraint, W = A B^T or W = U S V^T, which any optimizer trains as they are: the baselines."""
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robust_lowrank import linalg
+from robust_lowrank.layers.base import FactoredLayer, Factors, parameters_of
+from robust_lowrank.layers.conv import ConvShape, _FactoredConv2d, conv_layer, pointwise
+from robust_lowrank.layers.linear import linear_layer
+
+
+def balanced(factors: Factors) -> tuple[Tensor, Tensor]:
+    """Return A = U P sqrt(Sigma) and B = V Q sqrt(Sigma), the two halves of U S V^T with S = P Sigma Q^T."""
+    u, v = factors.bases
+    p, sigma, qh = linalg.svd(factors.core)
+    return u @ p * sigma.sqrt(), v @ qh.T * sigma.sqrt()
+
+
+class _Free(FactoredLayer):
+    """W = left right^T, where left (n, r) and right (m, r) come of free factors."""
+
+    factor_names: tuple[str, ...]
+
+    @abstractmethod
+    def left(self) -> Tensor: ...
+
+    @abstractmethod
+    def right(self) -> Tensor: ...
+
+    @property
+    def rank(self) -> int:
+        """The number of columns of both halves."""
+        return self.right().shape[1]
+
+    def weight_parameters(self) -> int:
+        """Return the size of the factors."""
+        return sum(getattr(self, name).numel() for name in self.factor_names)
+
+    @torch.no_grad()
+    def singular_values(self) -> Tensor:
+        """Return the singular values of the weight through the triangles of the QR factors."""
+        r_left, r_right = torch.linalg.qr(self.left()).R, torch.linalg.qr(self.right()).R
+        return linalg.svd(r_left @ r_right.T).sigma
+
+
+class _Pair(_Free):
+    core_name = "A"
+    factor_names = ("A", "B")
+    A: nn.Parameter
+    B: nn.Parameter
+
+    def _adopt(self, factors: Factors) -> None:
+        self.A, self.B = parameters_of(balanced(factors))
+        self.weight_shape = (self.A.shape[0], self.B.shape[0])
+
+    def left(self) -> Tensor:
+        return self.A
+
+    def right(self) -> Tensor:
+        return self.B
+
+
+class _Triple(_Free):
+    core_name = "S"
+    factor_names = ("U", "S", "V")
+    U: nn.Parameter
+    S: nn.Parameter
+    V: nn.Parameter
+
+    def _adopt(self, factors: Factors) -> None:
+        self.S, self.U, self.V = parameters_of((factors.core, *factors.bases))
+        self.weight_shape = (self.U.shape[0], self.V.shape[0])
+
+    def left(self) -> Tensor:
+        return self.U @ self.S
+
+    def right(self) -> Tensor:
+        return self.V
+
+    def free_factors(self) -> tuple[nn.Parameter, ...]:
+        """Return U and V."""
+        return self.U, self.V
+
+
+class _FreeLinear(_Free):
+    kind = "linear"
+
+    def __init__(self, factors: Factors, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self._adopt(factors)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+    @abstractmethod
+    def _adopt(self, factors: Factors) -> None: ...
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map of x (..., m) as (..., n)."""
+        return F.linear(F.linear(x, self.right().T), self.left(), self.bias)
+
+    def dense_weight(self) -> Tensor:
+        """Return W (n, m)."""
+        return self.left() @ self.right().T
+
+    def dense_layer(self) -> nn.Linear:
+        """Return the `nn.Linear` with the merged weight."""
+        return linear_layer(self.dense_weight(), self.bias)
+
+    def factored_layers(self) -> nn.Sequential:
+        """Return `nn.Linear(m, r)`, then `nn.Linear(r, n)`."""
+        return nn.Sequential(linear_layer(self.right().T, None), linear_layer(self.left(), self.bias))
+
+
+class _FreeConv2d(_Free, _FactoredConv2d):
+    kind = "conv"
+
+    def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self._adopt(factors)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.shape = shape
+
+    @abstractmethod
+    def _adopt(self, factors: Factors) -> None: ...
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution of x (B, Cin, H, W)."""
+        a = F.conv2d(x, self._filters(), None, *self.shape.window)
+        return F.conv2d(a, self.left()[:, :, None, None], self.bias)
+
+    def _filters(self) -> Tensor:
+        return self.right().T.reshape(-1, self.shape.channels, *self.shape.kernel)
+
+    def dense_weight(self) -> Tensor:
+        """Return the kernel (F, Cin, kh, kw)."""
+        return (self.left() @ self.right().T).reshape(-1, self.shape.channels, *self.shape.kernel)
+
+    def factored_layers(self) -> nn.Sequential:
+        """Return the spatial convolution to r channels, then the 1 x 1 convolution."""
+        return nn.Sequential(conv_layer(self._filters(), None, self.shape.window), pointwise(self.left(), self.bias))
+
+
+class VanillaLinear(_Pair, _FreeLinear):
+    """A linear layer with W = A B^T, A (n, r) and B (m, r) without constraint."""
+
+
+class VanillaConv2d(_Pair, _FreeConv2d):
+    """A convolution whose matricised kernel is A B^T: r spatial filters, then 1 x 1."""
+
+
+class TripleLinear(_Triple, _FreeLinear):
+    """A linear layer with W = U S V^T, all three without constraint, with their ordinary gradients."""
+
+
+class TripleConv2d(_Triple, _FreeConv2d):
+    """A convolution whose matricised kernel is U S V^T, all three without constraint, with their ordinary gradients."""

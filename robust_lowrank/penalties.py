@@ -1,0 +1,149 @@
+"""Soft penalties on singular values: RobustDLRT's spread R(S), and SO, DSO, MC and SRIP, which also fix the scale at 1."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from robust_lowrank import linalg
+from robust_lowrank.errors import UserError, unknown_name
+
+Form = Literal["R", "SO", "DSO", "MC", "SRIP"]
+Place = Literal["cores", "weights", "factors"]
+
+SPREAD_FLOOR = 1e-12  # below it all singular values count as equal, and the gradient of R as zero
+
+
+def gram(a: Tensor) -> Tensor:
+    """Return the smaller of `a.T a` and `a a.T`: the other has eigenvalues that are zero whatever `a` is."""
+    return a.T @ a if a.shape[0] >= a.shape[1] else a @ a.T
+
+
+def identity_like(square: Tensor) -> Tensor:
+    """Return the identity of a square matrix's size, type and device."""
+    return torch.eye(square.shape[0], dtype=square.dtype, device=square.device)
+
+
+def spread(s: Tensor) -> Tensor:
+    """Return R(S) = ||S^T S - a^2 I|| with a^2 = ||S||^2 / r: zero exactly when all singular values are equal.
+
+    R(S)^2 / r is the variance of the squared singular values (methods (50)-(51)); R is 2-homogeneous, so it also shrinks S.
+
+    Example:
+        >>> spread(torch.diag(torch.tensor([2.0, 2.0])))
+        tensor(0.)
+
+    Source: Schotthöfer, Yang, Schnake, NeurIPS 2025, arXiv 2505.08022, definition 1.
+    """
+    return _deviation(s).norm()
+
+
+def spread_gradient(s: Tensor) -> Tensor:
+    """Return the gradient 2 S (S^T S - a^2 I) / R(S), and zero where R(S) < 1e-12 (methods (52))."""
+    deviation = _deviation(s)
+    size = deviation.norm()
+    direction = s @ deviation if s.shape[0] >= s.shape[1] else deviation @ s
+    return torch.where(size < SPREAD_FLOOR, torch.zeros_like(s), 2 * direction / size.clamp(min=SPREAD_FLOOR))
+
+
+def _deviation(s: Tensor) -> Tensor:
+    square = gram(s)
+    return square - square.diagonal().mean() * identity_like(square)
+
+
+def soft_orthogonality(a: Tensor) -> Tensor:
+    """Return SO = ||A - I||^2, A the smaller Gram matrix: the sum of (sigma_i^2 - 1)^2 (methods (60))."""
+    square = gram(a)
+    return (square - identity_like(square)).square().sum()
+
+
+def double_soft_orthogonality(a: Tensor) -> Tensor:
+    """Return DSO = ||a.T a - I||^2 + ||a a.T - I||^2, at least |m - n| for an m x n matrix (methods (61))."""
+    return sum(((g - identity_like(g)).square().sum() for g in (a.T @ a, a @ a.T)), start=a.new_zeros(()))
+
+
+def mutual_coherence(a: Tensor) -> Tensor:
+    """Return MC = max |A - I|, A the smaller Gram matrix (methods (62))."""
+    square = gram(a)
+    return (square - identity_like(square)).abs().max()
+
+
+def spectral_isometry(a: Tensor) -> Tensor:
+    """Return SRIP, the spectral norm of A - I by one power iteration from a fixed random vector (methods (63)).
+
+    It is a lower bound of the norm, as in its authors' code, which however draws a new vector each time.
+    """
+    square = gram(a)
+    deviation = square - identity_like(square)
+    start = torch.randn(len(square), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(square)
+    first = deviation @ start
+    return (deviation @ (first / first.norm().clamp(min=SPREAD_FLOOR))).norm()
+
+
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "R": spread,
+    "SO": soft_orthogonality,
+    "DSO": double_soft_orthogonality,
+    "MC": mutual_coherence,
+    "SRIP": spectral_isometry,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalty:
+    """A term that `LowRankOptimizer` adds to the loss, for networks trained by any method.
+
+    Args:
+        form: `R` asks for equal singular values; `SO`, `DSO`, `MC` and `SRIP` ask for singular values of 1.
+        weight: the factor before the term.
+        on: `cores` of the factored layers (with orthonormal bases the same as on their weights), `weights` of the linear layers
+            and convolutions that are dense, or `factors` that nothing keeps orthonormal (of `vanilla`, `usv`, `adalora`).
+        milestones: steps from which the weight is multiplied by the entry of `decay` at the same position.
+        decay: multiples of the first weight, one a milestone.
+
+    Example:
+        >>> penalty = Penalty(form="SO", weight=0.01, on="weights", milestones=(100, 200), decay=(0.1, 0.0))
+        >>> [penalty.weight_at(step) for step in (0, 100, 500)]
+        [0.01, 0.001, 0.0]
+
+    Source: R: arXiv 2505.08022; the others: Bansal, Chen, Wang, NeurIPS 2018, arXiv 1810.09102.
+    """
+
+    form: Form = "R"
+    weight: float = 0.05
+    on: Place = "cores"
+    milestones: tuple[int, ...] = ()
+    decay: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field, choices in (("form", Form), ("on", Place)):
+            if getattr(self, field) not in get_args(choices):
+                raise unknown_name(f"penalty's {field}", str(getattr(self, field)), get_args(choices))
+        if not 0 <= self.weight < float("inf"):
+            raise UserError(f"weight = {self.weight} of a penalty must be a number from 0")
+        if len(self.milestones) != len(self.decay):
+            raise UserError(
+                f"a penalty has {len(self.milestones)} milestones and {len(self.decay)} entries of decay: give one each"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)) or any(step < 0 for step in self.milestones):
+            raise UserError(f"milestones = {list(self.milestones)} must be steps from 0, ascending")
+
+    def weight_at(self, step: int) -> float:
+        """Return the weight at a step."""
+        passed = sum(milestone <= step for milestone in self.milestones)
+        return self.weight * (self.decay[passed - 1] if passed else 1.0)
+
+    def value(self, a: Tensor) -> Tensor:
+        """Return the term of one matrix, without the weight; a tensor of higher order counts as its first unfolding."""
+        return FORMS[self.form](linalg.unfold(a, 0))
+
+    def gradient(self, a: Tensor) -> Tensor:
+        """Return the gradient of `value`, in the shape of the argument."""
+        if self.form == "R":
+            return spread_gradient(linalg.unfold(a, 0)).reshape(a.shape)
+        with torch.enable_grad():
+            leaf = a.detach().clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.value(leaf), leaf)
+        return gradient

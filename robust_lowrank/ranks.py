@@ -1,0 +1,231 @@
+"""Which rank each layer gets: one for all, one by name, or as a parameter budget shares it out."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank import linalg
+from robust_lowrank.errors import UserError
+from robust_lowrank.methods import GalerkinMethod, Method
+from robust_lowrank.methods.base import Ranks, tucker_ranks
+
+DEFAULT_RANK = 0.25
+Dense = nn.Linear | nn.Conv2d
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """Ranks with exceptions, and the limits of a rank-adaptive method.
+
+    Args:
+        init: the start rank, an int or a fraction of the full rank.
+        tol, min, max: the method's `tol`, `min_rank` and `max_rank`; `None` leaves them as they are.
+        overrides: start ranks of the layers whose full name a regular expression matches; the first match counts.
+
+    Example:
+        >>> Rank(init=0.25, max=64, overrides={r"layer4\\..*": 16}).for_layer("layer4.0.conv1")
+        16
+
+    Raises:
+        UserError: a pattern is not a regular expression.
+    """
+
+    init: int | float = DEFAULT_RANK
+    tol: float | None = None
+    min: int | None = None
+    max: int | None = None
+    overrides: Mapping[str, int | float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for text in self.overrides:
+            pattern(text, "overrides")
+
+    def for_layer(self, name: str) -> int | float:
+        """Return the start rank of the layer of that name."""
+        return next((rank for text, rank in self.overrides.items() if re.fullmatch(text, name)), self.init)
+
+    def limit(self, method: Method) -> Method:
+        """Return the method with these limits.
+
+        Raises:
+            UserError: limits are given, and the method's rank is fixed.
+        """
+        limits = {"tol": self.tol, "min_rank": self.min, "max_rank": self.max}
+        given = {key: value for key, value in limits.items() if value is not None}
+        if not given:
+            return method
+        if not isinstance(method, GalerkinMethod):
+            raise UserError(
+                f"Rank sets {', '.join(given)}, but the rank of {method.name} is fixed: leave them out, or take an adaptive method"
+            )
+        limited = replace(method, **given)
+        if limited.tol is None:
+            raise UserError(f"Rank sets {', '.join(given)}, but with tol = None {method.name} keeps every rank: give a tol too")
+        return limited
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """A share of the parameters for all factored layers together, which the spectra of their weights distribute.
+
+    A layer gets a singular triplet where that keeps more of its weight's energy (sigma_i^2 / ||W||^2) a parameter than a common
+    level, the level being the least that fits (water-filling); every layer has at least rank 1.
+
+    Args:
+        params: what the factors may take, as a fraction of the parameters of the dense weights.
+
+    Example:
+        >>> Budget(params=0.2).params
+        0.2
+    """
+
+    params: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.params <= 1:
+            raise UserError(f"params = {self.params} must be a fraction of the dense weights' parameters, in (0, 1]")
+
+
+RankLike = int | float | Rank | Budget
+
+
+class Candidate(NamedTuple):
+    """A layer that can be factored, under its name in the network."""
+
+    name: str
+    layer: Dense
+
+
+def weight_tensor(layer: Dense, method: Method) -> Tensor:
+    """Return the weight as the method stores it: a kernel in Tucker form and a whole weight as it is, others as a matrix (n, m)."""
+    weight = linalg.at_least_float32(layer.weight.detach())
+    return weight if weight.ndim == 4 and method.form in ("channels", "tucker", "whole") else weight.flatten(1)
+
+
+def modes_of(tensor: Tensor, method: Method) -> int:
+    """Return the number of modes that have a basis."""
+    if method.form == "whole":
+        return 0
+    return 4 if tensor.ndim == 4 and method.form == "tucker" else 2
+
+
+def assign_ranks(candidates: Sequence[Candidate], method: Method, rank: RankLike | None) -> dict[str, Ranks]:
+    """Return the ranks of each layer's factors: (r, r), those of a Tucker kernel, or () for a weight that stays whole.
+
+    Raises:
+        UserError: a rank is below 1, above the full rank or a fraction outside (0, 1], a pattern matches nothing, the budget is too
+            small, or the method has no rank to choose.
+    """
+    if method.form == "whole":
+        if rank is not None:
+            raise UserError(f"{method.name} keeps weights whole, at full rank: leave rank out")
+        return {name: () for name, _ in candidates}
+    if isinstance(rank, Budget):
+        return share_out(candidates, method, rank.params)
+    wanted = rank if isinstance(rank, Rank) else Rank(init=DEFAULT_RANK if rank is None else rank)
+    for text in wanted.overrides:
+        if not any(re.fullmatch(text, name) for name, _ in candidates):
+            raise UserError(
+                f"overrides {text!r} matches no layer that is factored; there are: {', '.join(c.name for c in candidates)}"
+            )
+    return {name: ranks_of(name, layer, method, wanted.for_layer(name)) for name, layer in candidates}
+
+
+def ranks_of(name: str, layer: Dense, method: Method, rank: int | float) -> Ranks:
+    """Return the ranks of one layer.
+
+    Raises:
+        UserError: the rank is below 1, above the full rank, or a fraction outside (0, 1].
+    """
+    tensor = weight_tensor(layer, method)
+    n, m = tensor.flatten(1).shape
+    full = min(n, m)
+    sizes = tuple(tensor.shape[: modes_of(tensor, method)]) if tensor.ndim == 4 else (full, full)
+    if isinstance(rank, bool) or not isinstance(rank, (int, float)):
+        raise UserError(f"rank = {rank!r} is neither a whole number nor a fraction")
+    if isinstance(rank, float):
+        if not 0 < rank <= 1:
+            raise UserError(
+                f"rank = {rank} as a fraction of the full rank must lie in (0, 1]; for a number of ranks write {rank:.0f}"
+            )
+        return _clipped(tensor, tuple(math.ceil(rank * size) for size in sizes))
+    if not 1 <= rank <= full:
+        where = "below 1" if rank < 1 else f"above the full rank {full} of its {n} x {m} weight"
+        raise UserError(f"rank = {rank} of layer {name!r} is {where}: take 1..{full}, a fraction, or exclude the layer")
+    return _clipped(tensor, tuple(min(rank, size) for size in sizes))
+
+
+def _clipped(tensor: Tensor, ranks: Ranks) -> Ranks:
+    return tuple(tucker_ranks(tensor, list(ranks))) if tensor.ndim == 4 else ranks
+
+
+def factored_size(layer: Dense, ranks: Ranks, method: Method) -> int:
+    """Return the number of weight parameters that a layer has at these ranks."""
+    tensor = weight_tensor(layer, method)
+    if not ranks:
+        return tensor.numel()
+    if tensor.ndim == 2 and method.form == "pair":
+        return ranks[0] * sum(tensor.shape)
+    bases = sum(size * rank for size, rank in zip(tensor.shape, ranks, strict=False))
+    return bases + math.prod(ranks) * math.prod(tensor.shape[len(ranks) :])
+
+
+def share_out(candidates: Sequence[Candidate], method: Method, share: float) -> dict[str, Ranks]:
+    """Return the ranks whose factors take at most `share` of the dense weights' parameters, at a common gain a parameter.
+
+    Raises:
+        UserError: rank 1 everywhere takes more.
+    """
+    gains = {name: _gains(weight_tensor(layer, method), method) for name, layer in candidates}
+    tensors = {name: weight_tensor(layer, method) for name, layer in candidates}
+
+    def at(level: float) -> dict[str, Ranks]:
+        counts = {name: tuple(max(1, int((mode > level).sum())) for mode in modes) for name, modes in gains.items()}
+        return {name: _clipped(tensors[name], ranks) for name, ranks in counts.items()}
+
+    def size(ranks: dict[str, Ranks]) -> int:
+        return sum(factored_size(layer, ranks[name], method) for name, layer in candidates)
+
+    dense = sum(layer.weight.numel() for _, layer in candidates)
+    allowed = share * dense
+    levels = torch.cat([mode for modes in gains.values() for mode in modes]).unique().tolist()
+    if size(at(levels[-1])) > allowed:
+        raise UserError(
+            f"params = {share} allows {int(allowed)} parameters for the factored layers, but rank 1 everywhere takes "
+            f"{size(at(levels[-1]))}: raise it, or exclude layers"
+        )
+    low, high = -1, len(levels) - 1  # the level at `high` fits; index -1 stands for keeping everything
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if size(at(levels[middle])) <= allowed else (middle, high)
+    everything = at(-1.0)
+    return everything if size(everything) <= allowed else at(levels[high])
+
+
+def _gains(tensor: Tensor, method: Method) -> tuple[Tensor, ...]:
+    """Return for each mode the share of the energy that each singular value holds, a parameter of its vectors."""
+    modes = range(modes_of(tensor, method)) if tensor.ndim == 4 else range(1)
+    found = []
+    for mode in modes:
+        unfolded = linalg.unfold(tensor, mode)
+        energy = linalg.svd(unfolded).sigma.square()
+        columns = tensor.shape[mode] if tensor.ndim == 4 else sum(tensor.shape)
+        found.append(energy / energy.sum().clamp(min=torch.finfo(energy.dtype).tiny) / columns)
+    return tuple(found) if tensor.ndim == 4 else (found[0], found[0])
+
+
+def pattern(text: str, kind: str) -> re.Pattern[str]:
+    """Return a compiled regular expression.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UserError(f"{kind} {text!r} is not a regular expression: {error}") from error

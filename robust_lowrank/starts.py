@@ -1,0 +1,103 @@
+"""What factored layers start from: the leading part of given weights, or factors drawn anew."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank import linalg
+from robust_lowrank.layers import (
+    FactoredLayer,
+    Factors,
+    LowRankConv2d,
+    LowRankLinear,
+    TripleConv2d,
+    TripleLinear,
+    TuckerConv2d,
+    VanillaConv2d,
+    VanillaLinear,
+    WholeConv2d,
+    WholeLinear,
+)
+from robust_lowrank.layers.conv import ConvShape, conv_shape
+from robust_lowrank.methods import Method
+from robust_lowrank.methods.base import Ranks
+from robust_lowrank.ranks import Dense, modes_of, weight_tensor
+
+Start = Literal["weights", "gaussian", "kaiming"]
+RELU_GAIN = math.sqrt(2.0)
+LINEAR = {"matrix": LowRankLinear, "pair": VanillaLinear, "triple": TripleLinear, "whole": WholeLinear}
+KERNELS = {"matrix": LowRankConv2d, "pair": VanillaConv2d, "triple": TripleConv2d, "whole": WholeConv2d}
+
+
+def started(tensor: Tensor, ranks: Ranks, method: Method, start: Start) -> Factors:
+    """Return the first factors of a layer whose weight is `tensor`, within the method's constraint."""
+    if start == "gaussian":
+        return method.admit(gaussian_factors(tensor, ranks))
+    if start == "kaiming":
+        drawn = torch.randn_like(tensor) * (RELU_GAIN / math.sqrt(tensor[0].numel()))
+        factors = method.admit(leading_factors(drawn, ranks))
+        return factors._replace(core=factors.core * (drawn.norm() / factors.core.norm())) if ranks else factors
+    return method.admit(leading_factors(tensor, ranks))
+
+
+def leading_factors(tensor: Tensor, ranks: Ranks) -> Factors:
+    """Return the leading singular triplets of a matrix, the truncated HOSVD of a kernel, or without ranks the tensor itself."""
+    if not ranks:
+        return Factors(tensor, ())
+    if tensor.ndim == 4:
+        return Factors(*linalg.hosvd(tensor, ranks))
+    u, sigma, vh = linalg.svd(tensor)
+    rank = ranks[0]
+    return Factors(sigma[:rank].diag(), (u[:, :rank], vh[:rank].T))
+
+
+def gaussian_factors(tensor: Tensor, ranks: Ranks) -> Factors:
+    """Return factors of the tensor's shape with random bases and a core whose unfolding has singular values around 1."""
+    bases = tuple(linalg.qf(tensor.new_empty(n, rank).normal_()) for n, rank in zip(tensor.shape, ranks, strict=False))
+    if tensor.ndim == 2 and ranks:
+        return Factors(tensor.new_empty(ranks[0]).normal_().abs().sort(descending=True).values.diag(), bases)
+    core = tensor.new_empty(*ranks, *tensor.shape[len(ranks) :]).normal_()
+    return Factors(core * math.sqrt(core.shape[0] / core.numel()), bases)
+
+
+def zero_factors(tensor: Tensor, ranks: Ranks) -> Factors:
+    """Return factors of a weight of zero, with random bases: what an adapter starts from."""
+    return gaussian_factors(tensor, ranks)._replace(core=tensor.new_zeros(*ranks, *tensor.shape[len(ranks) :]))
+
+
+def blank_factors(tensor: Tensor, ranks: Ranks, method: Method) -> Factors:
+    """Return factors of these shapes, all zero, to be filled.
+
+    Raises:
+        ValueError: ranks that the method's factors of such a tensor cannot have.
+    """
+    if len(ranks) != modes_of(tensor, method) or not all(1 <= r <= n for r, n in zip(ranks, tensor.shape, strict=False)):
+        raise ValueError(f"ranks {ranks} of a {tuple(tensor.shape)} weight")
+    bases = tuple(tensor.new_zeros(size, rank) for size, rank in zip(tensor.shape, ranks, strict=False))
+    return Factors(tensor.new_zeros(*ranks, *tensor.shape[len(ranks) :]), bases)
+
+
+def build(layer: Dense, factors: Factors, method: Method, *, bias: bool = True) -> FactoredLayer:
+    """Return the factored layer that takes the place of `layer`, with its mode and, if wanted, its bias."""
+    own = layer.bias if bias else None
+    form = "matrix" if method.form in ("channels", "tucker") else method.form
+    if isinstance(layer, nn.Linear):
+        built = LINEAR[form](factors, own)
+    else:
+        shape = conv_shape(layer)
+        assert isinstance(shape, ConvShape)
+        kind = TuckerConv2d if factors.core.ndim == 4 and factors.bases else KERNELS[form]
+        built = kind(factors, shape, own)
+    built.method = method
+    return built.train(layer.training)
+
+
+@torch.no_grad()
+def factor(layer: Dense, ranks: Ranks, method: Method, start: Start) -> tuple[FactoredLayer, float]:
+    """Return the factored layer for a dense one, and ||W_factored - W|| / ||W||, NaN when the start is drawn anew."""
+    built = build(layer, started(weight_tensor(layer, method), ranks, method, start), method)
+    weight = linalg.at_least_float32(layer.weight.detach())
+    moved = (linalg.at_least_float32(built.dense_weight()) - weight).norm() / weight.norm()
+    return built, float(moved) if start == "weights" else math.nan
