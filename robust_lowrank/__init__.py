@@ -13,6 +13,7 @@ from robust_lowrank.evaluation import evaluate as evaluate
 from robust_lowrank.export import export as export
 from robust_lowrank.methods import DLRT as DLRT
 from robust_lowrank.methods import RGD as RGD
+from robust_lowrank.methods import SVD as SVD
 from robust_lowrank.methods import TDLRT as TDLRT
 from robust_lowrank.methods import USV as USV
 from robust_lowrank.methods import CondLR as CondLR

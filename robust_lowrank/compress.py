@@ -132,6 +132,7 @@ def planned(model: nn.Module, method: str | Method, rank: RankLike | None, exclu
         raise UserError(
             'modes = "all" factors all modes of kernels, and no convolution is to be factored here: take modes = "channels"'
         )
+    resolved.check(len(targets))
     return Plan(resolved, targets, assign_ranks(targets, resolved, rank), kept)
 
 

@@ -34,6 +34,7 @@ class Method:
     """
 
     name: ClassVar[str]
+    ranked: ClassVar[bool] = True  # False: weights stay whole, at full rank
 
     @property
     def cond_bound(self) -> float:
@@ -49,6 +50,9 @@ class Method:
     def evaluations(self) -> int:
         """How often one step of the exact schedule evaluates."""
         return 1
+
+    def check(self, layers: int) -> None:
+        """Raise a `UserError` if so many layers cannot be trained together."""
 
     def admit(self, factors: Factors) -> Factors:
         """Return the nearest factors that the method's constraint allows."""

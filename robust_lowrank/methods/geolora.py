@@ -44,6 +44,13 @@ class GeoLoRA(GalerkinMethod):
         if self.budget is not None and self.budget < 1:
             raise UserError(f"budget = {self.budget} is below 1: it is the sum of all layers' ranks")
 
+    def check(self, layers: int) -> None:
+        """Raise a `UserError` if the least ranks alone exceed the budget."""
+        if self.budget is not None and self.budget < layers * self.min_rank:
+            raise UserError(
+                f"budget = {self.budget} is below min_rank = {self.min_rank} for each of {layers} layers: raise it or lower that"
+            )
+
     def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Factors:
         """Return the core in the augmented bases (47)."""
         return augment(factors, gradients)
@@ -64,17 +71,9 @@ class GeoLoRA(GalerkinMethod):
 
 
 def within_budget(spectra: Sequence[Tensor], budget: int, minimum: int) -> list[int]:
-    """Return how many of each layer's singular values are among the `budget` largest of all, at least `minimum` of each.
-
-    Raises:
-        UserError: the minimum alone exceeds the budget.
-    """
+    """Return how many of each layer's singular values are among the `budget` largest of all, at least `minimum` of each."""
     floors = [min(minimum, len(sigma)) for sigma in spectra]
-    free = budget - sum(floors)
-    if free < 0:
-        raise UserError(
-            f"budget = {budget} is less than min_rank = {minimum} for each of {len(spectra)} layers: raise it, or lower min_rank"
-        )
+    free = max(0, budget - sum(floors))
     rest = torch.cat([sigma[floor:] for sigma, floor in zip(spectra, floors, strict=True)])
     owners = torch.cat([torch.full_like(sigma[floor:], i) for i, (sigma, floor) in enumerate(zip(spectra, floors, strict=True))])
     largest = owners[rest.argsort(descending=True, stable=True)[:free]].long()

@@ -1,12 +1,12 @@
 """What one training run is made of; the tables of its TOML file, and what `run.json` keeps."""
 
 import dataclasses
+import inspect
 import math
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import torch
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,13 +17,15 @@ from pydantic import (
     model_validator,
 )
 
+from robust_lowrank import ranks
 from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.methods import METHODS, Method
 from robust_lowrank.models import MODELS
+from robust_lowrank.penalties import Penalty
 
 DENSE = "dense"  # not a method: the network is not compressed
-DEFAULT_RANK = 0.25
+DEFAULT_RANK = ranks.DEFAULT_RANK
 DEFAULT_START = "kaiming"
 DEFAULT_MOMENTUM = 0.3
 
@@ -48,19 +50,6 @@ def _infinite(value: Any) -> Any:
     return math.inf if value == "inf" else value
 
 
-def _number(rank: Any) -> Any:
-    if isinstance(rank, bool) or not isinstance(rank, (int, float)):
-        raise UserError(f"{rank!r} is not a number")
-    return rank
-
-
-def _in_range(rank: int | float) -> int | float:
-    if not (rank >= 1 if isinstance(rank, int) else 0 < rank <= 1):
-        raise UserError(f"rank = {rank} must be an integer from 1, or a fraction of full rank in (0, 1]")
-    return rank
-
-
-Rank = Annotated[int | float, BeforeValidator(_number), AfterValidator(_in_range)]  # a fraction if it is a float
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -68,6 +57,76 @@ class Table(BaseModel):
     """A table of a TOML file: no unknown keys, no values of another type, no change after validation."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _number(rank: Any) -> int | float:
+    if isinstance(rank, bool) or not isinstance(rank, (int, float)):
+        raise UserError(f"{rank!r} is not a number")
+    if not (rank >= 1 if isinstance(rank, int) else 0 < rank <= 1):
+        raise UserError(f"rank = {rank} must be an integer from 1, or a fraction of full rank in (0, 1]")
+    return rank
+
+
+Number = Annotated[int | float, BeforeValidator(_number)]  # a fraction of the full rank if it is a float
+
+
+class RankTable(Table):
+    """Start ranks with exceptions by name, and limits of a rank-adaptive method: `rlr.Rank`."""
+
+    init: Number = DEFAULT_RANK
+    tol: float | None = None
+    min: int | None = None
+    max: int | None = None
+    overrides: dict[str, Number] = {}
+
+    def made(self) -> ranks.Rank:
+        """Return it as `compress` takes it."""
+        return ranks.Rank(init=self.init, tol=self.tol, min=self.min, max=self.max, overrides=self.overrides)
+
+
+class BudgetTable(Table):
+    """A share of the parameters for all factored layers together: `rlr.Budget`."""
+
+    params: float
+
+    def made(self) -> ranks.Budget:
+        """Return it as `compress` takes it."""
+        return ranks.Budget(params=self.params)
+
+
+def _rank(rank: Any) -> Any:
+    if not isinstance(rank, dict):
+        return rank if isinstance(rank, Table) else _number(rank)
+    try:
+        table = (BudgetTable if "params" in rank else RankTable).model_validate(rank)
+        table.made()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return table
+
+
+Rank = Annotated[int | float | RankTable | BudgetTable, BeforeValidator(_rank)]
+
+
+class PenaltyTable(Table):
+    """A term added to the loss: `rlr.Penalty`, its milestones in epochs."""
+
+    form: Literal["R", "SO", "DSO", "MC", "SRIP"] = "R"
+    weight: float = 0.05
+    on: Literal["cores", "weights", "factors"] = "cores"
+    milestones: tuple[int, ...] = Field(default=(), strict=False)
+    decay: tuple[float, ...] = Field(default=(), strict=False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self.made(steps_per_epoch=1)
+        return self
+
+    def made(self, *, steps_per_epoch: int) -> Penalty:
+        """Return it as the optimizer takes it."""
+        steps = tuple(epoch * steps_per_epoch for epoch in self.milestones)
+        return Penalty(form=self.form, weight=self.weight, on=self.on, milestones=steps, decay=self.decay)
 
 
 class DataConfig(Table):
@@ -107,12 +166,17 @@ class MethodConfig(Table):
     rank: Rank | None = None  # of a dense network: None
     exclude: tuple[str, ...] | None = Field(default=None, strict=False)  # None: the last linear layer stays dense
     start: Literal["gaussian", "kaiming"] | None = None  # how `compress` draws new factors; of a dense network: None
+    integration: Literal["exact", "amortised"] = "exact"  # the schedule of `LowRankOptimizer`
+    window: int | None = Field(default=None, ge=0)  # of the amortised schedule; None: the method's own
+    moments: Literal["transport", "reset"] = "transport"
+    penalties: tuple[PenaltyTable, ...] = Field(default=(), strict=False)
 
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("name", DENSE) != DENSE:
-            defaults = {"rank": DEFAULT_RANK, "start": DEFAULT_START}
+            ranked = values["name"] in METHODS and METHODS[values["name"]].ranked
+            defaults = {"rank": DEFAULT_RANK if ranked else None, "start": DEFAULT_START}
             return values | {key: value for key, value in defaults.items() if values.get(key) is None}
         return values
 
@@ -120,11 +184,15 @@ class MethodConfig(Table):
     def _consistent(self) -> Self:
         _known("method", self.name, (DENSE, *METHODS))
         if self.name == DENSE:
-            given = {"rank": self.rank, "exclude": self.exclude, "start": self.start} | self.options
+            given = {"rank": self.rank, "exclude": self.exclude, "start": self.start, "window": self.window} | self.options
             if superfluous := [key for key, value in given.items() if value is not None]:
                 raise UserError(f"a dense network has no {superfluous[0]}: leave it out, or choose a method")
-        else:
-            self.method()
+        elif self.rank is not None and not self.method().ranked:
+            raise UserError(f"{self.name} keeps weights whole, at full rank: leave rank out")
+        elif isinstance(self.rank, RankTable):
+            self.rank.made().limit(self.method())
+        if self.window is not None and self.integration == "exact":
+            raise UserError("window belongs to integration = 'amortised'; the exact schedule truncates at every step")
         return self
 
     @property
@@ -140,7 +208,7 @@ class MethodConfig(Table):
         """
         kind = METHODS[self.name]
         hints = get_type_hints(kind)
-        own = {field.name: hints[field.name] for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+        own = {name: getattr(hints[name], "type", hints[name]) for name in inspect.signature(kind).parameters}
         for key, value in self.options.items():
             if key not in own:
                 raise unknown_name(f"option of {self.name}", key, (*own, *MethodConfig.model_fields))
@@ -164,6 +232,7 @@ class TrainingConfig(Table):
     schedule: Literal["constant", "one-cycle", "cosine", "multistep"] = "one-cycle"
     milestones: tuple[int, ...] = Field(default=(), strict=False)  # epochs after which lr is multiplied by gamma
     gamma: float = Field(default=0.1, gt=0, lt=1)
+    precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast; weights and factors stay float32
     device: str = "auto"  # "auto": CUDA where there is one
 
     @model_validator(mode="before")

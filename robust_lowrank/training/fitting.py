@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from robust_lowrank.data import unit_range
 from robust_lowrank.errors import TrainingError
 from robust_lowrank.linalg import FactorisationError
-from robust_lowrank.training.config import TrainingConfig
-from robust_lowrank.training.optimizers import make_optimizer, make_schedule
+from robust_lowrank.training.config import MethodConfig, TrainingConfig
+from robust_lowrank.training.optimizers import PLAIN, make_optimizer, make_schedule
 
 EVALUATION_BATCH = 512
 
@@ -45,13 +46,16 @@ class Fitting:
         steps_per_epoch: the number of batches of an epoch.
     """
 
-    def __init__(self, model: nn.Module, examples: Examples, config: TrainingConfig, *, seed: int) -> None:
+    def __init__(
+        self, model: nn.Module, examples: Examples, config: TrainingConfig, method: MethodConfig = PLAIN, *, seed: int
+    ) -> None:
         self.model = model
+        self.short = config.precision == "bf16"
         self.device = next(model.parameters()).device
         self.examples = Examples(*(tensor.to(self.device) for tensor in examples))
         self.step = 0
         self.steps_per_epoch = math.ceil(len(examples.labels) / config.batch_size)
-        self._optimizer = make_optimizer(model, config)
+        self._optimizer = make_optimizer(model, config, method, steps_per_epoch=self.steps_per_epoch)
         self._schedule = make_schedule(self._optimizer, config, steps_per_epoch=self.steps_per_epoch)
         self._order = torch.Generator().manual_seed(seed)
 
@@ -76,6 +80,8 @@ class Fitting:
             self._schedule.step()
             self.step += 1
             on_step()
+        with self._explained():
+            self._optimizer.finish()
         mean_loss = float(loss) / len(labels)
         if not math.isfinite(mean_loss):
             raise TrainingError(f"{self._position()} the loss is {mean_loss}: try a smaller learning rate")
@@ -87,17 +93,23 @@ class Fitting:
 
         def closure() -> Tensor:
             self._optimizer.zero_grad()
-            logits = self.model(images)
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.short):
+                logits = self.model(images)
             correct.append((logits.argmax(dim=1) == labels).sum())
-            loss = F.cross_entropy(logits, labels)
+            loss = F.cross_entropy(logits.float(), labels)
             loss.backward()
             return loss
 
-        try:
+        with self._explained():
             loss = self._optimizer.step(closure)
+        return loss.detach(), correct[0]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except FactorisationError as error:
             raise TrainingError(f"{self._position()} {error}: try a smaller learning rate") from error
-        return loss.detach(), correct[0]
 
     def _position(self) -> str:
         epoch = math.ceil(max(self.step, 1) / self.steps_per_epoch)

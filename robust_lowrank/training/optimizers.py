@@ -7,24 +7,35 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from robust_lowrank.optim import LowRankOptimizer
-from robust_lowrank.training.config import TrainingConfig
+from robust_lowrank.training.config import MethodConfig, TrainingConfig
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
+PLAIN = MethodConfig()
 LEAST_MOMENTUM, LARGEST_MOMENTUM = 0.85, 0.95  # of a cycle
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> LowRankOptimizer:
+def make_optimizer(
+    model: nn.Module, config: TrainingConfig, method: MethodConfig = PLAIN, *, steps_per_epoch: int = 1
+) -> LowRankOptimizer:
     """Return the optimizer of all parameters, factored and dense."""
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.cycle_momentum:
         options["momentum"] = LARGEST_MOMENTUM
     elif config.momentum is not None:
         options["momentum"] = config.momentum
-    return LowRankOptimizer(model, OPTIMIZERS[config.optimizer], **options)
+    return LowRankOptimizer(
+        model,
+        OPTIMIZERS[config.optimizer],
+        schedule=method.integration,
+        window=method.window,
+        moments=method.moments,
+        penalties=[penalty.made(steps_per_epoch=steps_per_epoch) for penalty in method.penalties],
+        **options,
+    )
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, *, steps_per_epoch: int) -> lr_scheduler.LRScheduler:

@@ -13,9 +13,10 @@ from robust_lowrank import records
 from robust_lowrank.compress import compress, count_parameters
 from robust_lowrank.data import Dataset, digest, load
 from robust_lowrank.errors import UserError
+from robust_lowrank.methods import SVD
 from robust_lowrank.models import classifier
 from robust_lowrank.provenance import machine, versions
-from robust_lowrank.training.config import DENSE, MethodConfig, TrainConfig
+from robust_lowrank.training.config import DENSE, BudgetTable, MethodConfig, RankTable, TrainConfig
 from robust_lowrank.training.fitting import Examples, Fitting, accuracy
 from robust_lowrank.training.naming import describe
 from robust_lowrank.training.rundir import RunWriter, build_network, finished_run
@@ -72,8 +73,11 @@ def train(
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(config.seed)
         model = build_network(config)
-        kept_dense = _compress(model, config.method)
+        afterwards = config.method.name == SVD.name
+        kept_dense = {} if afterwards else _compress(model, config.method)
         model.to(device)
+        examples = Examples(dataset.train_images, dataset.train_y)
+        fitting = Fitting(model, examples, config.training, config.method, seed=config.seed)
         record = records.RunRecord(
             label=describe(config.method),
             method=config.method.name,
@@ -91,7 +95,7 @@ def train(
         )
         writer = RunWriter(out, record)
         writer.write(model, None)
-        _fit(model, config, dataset, validation, writer, progress)
+        _fit(fitting, config, dataset, validation, writer, progress)
     return records.read_run(out)
 
 
@@ -113,9 +117,11 @@ def _data(config: TrainConfig) -> tuple[Dataset, Examples | None]:
 def _compress(model: nn.Module, method: MethodConfig) -> dict[str, str]:
     if method.name == DENSE:
         return {}
-    assert method.rank is not None and method.start is not None
+    assert method.start is not None
     exclude = (re.escape(classifier(model)),) if method.exclude is None else method.exclude
-    report = compress(model, method=method.method(), rank=method.rank, exclude=exclude, start=method.start)
+    rank = method.rank.made() if isinstance(method.rank, RankTable | BudgetTable) else method.rank
+    start = "weights" if method.name == SVD.name else method.start
+    report = compress(model, method=method.method(), rank=rank, exclude=exclude, start=start)
     return report.kept_dense
 
 
@@ -124,35 +130,44 @@ def _device(name: str) -> torch.device:
 
 
 def _fit(
-    model: nn.Module,
+    fitting: Fitting,
     config: TrainConfig,
     dataset: Dataset,
     validation: Examples | None,
     writer: RunWriter,
     progress: Callable[[Progress], None] | None,
 ) -> None:
-    fitting = Fitting(model, Examples(dataset.train_images, dataset.train_y), config.training, seed=config.seed)
-    epochs = config.training.epochs
-    seconds = 0.0
+    model, examples = fitting.model, fitting.examples
+    method = config.method.method() if config.method.name != DENSE else None
+    finetune = method.finetune if isinstance(method, SVD) else 0
+    epochs = config.training.epochs + finetune
+    seconds, earlier = 0.0, 0
 
     def report(epoch: int, metrics: dict[str, float] | None = None) -> None:
         if progress is not None:
             label = writer.record.label
-            progress(Progress(label, fitting.step, epochs * fitting.steps_per_epoch, epoch, epochs, metrics))
+            progress(Progress(label, earlier + fitting.step, epochs * fitting.steps_per_epoch, epoch, epochs, metrics))
 
     for epoch in range(1, epochs + 1):
+        if epoch == config.training.epochs + 1:
+            earlier = fitting.step
+            tuning = config.training.model_copy(update={"epochs": finetune})
+            fitting = Fitting(model, examples, tuning, config.method, seed=config.seed + 1)
         outcome = fitting.epoch(on_step=lambda: report(epoch))  # noqa: B023
         seconds += outcome.seconds
+        changes: dict[str, object] = {"seconds": seconds}
+        if isinstance(method, SVD) and epoch == config.training.epochs:
+            changes["kept_dense"] = _compress(model, config.method)
         metrics = {
             "epoch": epoch,
-            "step": fitting.step,
+            "step": earlier + fitting.step,
             "lr": outcome.lr,
             "train_loss": outcome.loss,
             "train_accuracy": outcome.accuracy,
             "validation_accuracy": math.nan if validation is None else accuracy(model, validation),
             "seconds": outcome.seconds,
         }
-        changes: dict[str, object] = {"parameters": count_parameters(model), "seconds": seconds}
+        changes["parameters"] = count_parameters(model)
         if epoch == epochs:
             tested = accuracy(model, Examples(dataset.test_images, dataset.test_y))
             changes |= {"status": "complete", "test_accuracy": tested}

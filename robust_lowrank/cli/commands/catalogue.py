@@ -47,7 +47,7 @@ def _methods() -> list[dict[str, Any]]:
         {
             "name": name,
             "summary": _first_line(method),
-            "options": {field.name: field.default for field in dataclasses.fields(method)},  # pyright: ignore[reportArgumentType]
+            "options": dataclasses.asdict(method()),  # pyright: ignore[reportArgumentType]
         }
         for name, method in METHODS.items()
     ]

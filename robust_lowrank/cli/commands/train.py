@@ -1,5 +1,6 @@
 """`rlr-eval train`."""
 
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +18,23 @@ def train(
     model: Annotated[str | None, typer.Option(help="Architecture: see 'rlr-eval list models'.")] = None,
     method: Annotated[str | None, typer.Option(help="'dense', or a method: see 'rlr-eval list methods'.")] = None,
     rank: Annotated[str | None, typer.Option(help="Rank of the factored layers: an integer, or a fraction such as 0.25.")] = None,
+    params: Annotated[
+        float | None, typer.Option(help="Instead of a rank: the share of the dense weights' parameters that all factors may take.")
+    ] = None,
     tau: Annotated[float | None, typer.Option(help="CondLR: condition numbers stay within 1 + tau; inf for no bound.")] = None,
+    cond: Annotated[
+        float | None, typer.Option(help="The largest condition number allowed, for any method that can hold it.")
+    ] = None,
     precond: Annotated[str | None, typer.Option(help="CondLR: exact, repo or none.")] = None,
     reference: Annotated[str | None, typer.Option(help="CondLR: rms, mean or exact.")] = None,
     retraction: Annotated[str | None, typer.Option(help="CondLR: qr or polar.")] = None,
-    tol: Annotated[float | None, typer.Option(help="DLRT, TDLRT, GeoLoRA: relative truncation tolerance.")] = None,
+    tol: Annotated[float | None, typer.Option(help="Rank-adaptive methods: relative truncation tolerance.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of the method: see 'rlr-eval list methods'.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="How factors are drawn: gaussian or kaiming.")] = None,
+    integration: Annotated[str | None, typer.Option(help="exact, or amortised: one evaluation a step.")] = None,
+    window: Annotated[int | None, typer.Option(help="Core steps between two truncations of the amortised schedule.")] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="REGEX", help="Layers that stay dense; the last linear one if not given.")
     ] = None,
@@ -32,6 +45,7 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd, adam or adamw.")] = None,
     schedule: Annotated[str | None, typer.Option(help="constant, one-cycle or cosine; multistep needs a TOML file.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, or bf16: autocast, factors stay float32.")] = None,
     train_examples: Annotated[int | None, typer.Option(help="Train on the first so many images.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files lie.")] = None,
@@ -59,13 +73,18 @@ def train(
         "model": {"name": model},
         "method": {
             "name": method,
-            "rank": None if rank is None else _rank(rank),
+            "rank": _rank(rank, params),
             "tau": tau,
+            "cond": cond,
             "precond": precond,
             "reference": reference,
             "retraction": retraction,
             "tol": tol,
             "exclude": exclude or None,
+            "start": start,
+            "integration": integration,
+            "window": window,
+            **dict(_option(text) for text in option or ()),
         },
         "training": {
             "epochs": epochs,
@@ -75,6 +94,7 @@ def train(
             "weight_decay": weight_decay,
             "optimizer": optimizer,
             "schedule": schedule,
+            "precision": precision,
             "device": device,
         },
     }
@@ -91,20 +111,34 @@ def train(
         console.say(f"Attack it with: rlr-eval attack {directory}")
 
 
-def _rank(text: str) -> int | float:
+def _rank(text: str | None, params: float | None) -> Any:
+    if params is not None:
+        if text is not None:
+            raise UserError("--rank fixes the ranks and --params shares them out: give one of the two")
+        return {"params": params}
     for kind in (int, float):
         try:
-            return kind(text)
+            return None if text is None else kind(text)
         except ValueError:
             continue
     raise UserError(f"rank {text!r} is not a number: give an integer such as 8, or a fraction of full rank such as 0.25")
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--option {text!r} is not of the form KEY=VALUE, such as modes=all")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
 
 
 def _overridden(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Return `base` with the values of `given` that are not None in their places."""
     merged = dict(base)
     for key, value in given.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and isinstance(base.get(key, {}), dict):
             merged[key] = _overridden(base.get(key, {}), value)
         elif value is not None:
             merged[key] = value
