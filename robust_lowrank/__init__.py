@@ -18,6 +18,7 @@ from robust_lowrank.methods import TDLRT as TDLRT
 from robust_lowrank.methods import USV as USV
 from robust_lowrank.methods import CondLR as CondLR
 from robust_lowrank.methods import GeoLoRA as GeoLoRA
+from robust_lowrank.methods import LoRA as LoRA
 from robust_lowrank.methods import RobustDLRT as RobustDLRT
 from robust_lowrank.methods import Vanilla as Vanilla
 from robust_lowrank.optim import LowRankOptimizer as LowRankOptimizer

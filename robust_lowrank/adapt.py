@@ -33,7 +33,7 @@ def adapt(
         model: a network with trained weights.
         method: a name such as `geolora`, or an object; it bounds and truncates the update, not the merged weight.
         rank: as in `compress`.
-        alpha: the factor of every update, whatever becomes of its rank.
+        alpha: the factor of every update, whatever becomes of its rank; `lora` divides it by the rank.
         exclude: regular expressions; a layer whose full name matches one gets no update and stays frozen.
         trainable: regular expressions of parameters that train beside the updates, such as `head\\..*`.
 
@@ -74,8 +74,12 @@ def adapt(
 @torch.no_grad()
 def _adapter(layer: Dense, ranks: Ranks, method: Method, alpha: float) -> Adapter:
     tensor = weight_tensor(layer, method)
+    scale = alpha / ranks[0] if method.adapter else alpha
     if math.isinf(method.cond_bound):
-        return Adapter(layer, build(layer, zero_factors(tensor, ranks), method, bias=False), alpha=alpha)
-    update = build(layer, method.admit(leading_factors(tensor / alpha, ranks)), method, bias=False)
-    layer.weight -= (alpha * update.dense_weight()).to(layer.weight.dtype)
-    return Adapter(layer, update, alpha=alpha)
+        update = build(layer, zero_factors(tensor, ranks), method, bias=False)
+        if method.form == "pair":
+            nn.init.kaiming_uniform_(update.B.data.T, a=math.sqrt(5))
+        return Adapter(layer, update, alpha=scale)
+    update = build(layer, method.admit(leading_factors(tensor / scale, ranks)), method, bias=False)
+    layer.weight -= (scale * update.dense_weight()).to(layer.weight.dtype)
+    return Adapter(layer, update, alpha=scale)

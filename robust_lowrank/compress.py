@@ -64,6 +64,8 @@ def compress(
             matches nothing, or a network in which nothing is left to factor. The network is then as it was.
     """
     plan = planned(model, method, rank, exclude)
+    if plan.method.adapter:
+        raise UserError(f"{plan.method.name} updates a frozen weight: take adapt, or from scratch a method such as vanilla")
     moved = {}
     for name, layer in plan.targets:
         built, moved[name] = factor(layer, plan.ranks[name], plan.method, start)

@@ -8,13 +8,14 @@ from robust_lowrank.methods.condlr import CondLR as CondLR
 from robust_lowrank.methods.dlrt import DLRT as DLRT
 from robust_lowrank.methods.geolora import RGD as RGD
 from robust_lowrank.methods.geolora import GeoLoRA as GeoLoRA
+from robust_lowrank.methods.lora import LoRA as LoRA
 from robust_lowrank.methods.robust_dlrt import RobustDLRT as RobustDLRT
 from robust_lowrank.methods.svd import SVD as SVD
 from robust_lowrank.methods.tdlrt import TDLRT as TDLRT
 from robust_lowrank.methods.usv import USV as USV
 from robust_lowrank.methods.vanilla import Vanilla as Vanilla
 
-NAMED = (CondLR, DLRT, TDLRT, GeoLoRA, RobustDLRT, RGD, Vanilla, USV, SVD)
+NAMED = (CondLR, DLRT, TDLRT, GeoLoRA, RobustDLRT, RGD, Vanilla, USV, SVD, LoRA)
 METHODS: dict[str, type[Method]] = {method.name: method for method in NAMED}
 
 

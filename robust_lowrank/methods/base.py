@@ -35,6 +35,7 @@ class Method:
 
     name: ClassVar[str]
     ranked: ClassVar[bool] = True  # False: weights stay whole, at full rank
+    adapter: ClassVar[bool] = False  # True: only an update of a frozen weight, scaled by alpha / r
 
     @property
     def cond_bound(self) -> float:

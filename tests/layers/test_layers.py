@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank import linalg
+from robust_lowrank import TDLRT, linalg
 from robust_lowrank.compress import compress
 from robust_lowrank.layers import FactoredLayer, Factors, LowRankLinear, TuckerConv2d
+from robust_lowrank.methods import Method
 
 CONVOLUTIONS = {
     "3x3": {"kernel_size": 3, "padding": 1},
@@ -18,10 +19,12 @@ CONVOLUTIONS = {
     "same": {"kernel_size": 3, "padding": "same"},
     "valid": {"kernel_size": 2, "padding": "valid"},
 }
-METHODS = ["vanilla", "condlr", "dlrt", "tdlrt", "geolora"]
+METHODS = ["vanilla", "usv", "condlr", "dlrt", "tdlrt", "geolora"]
+KERNEL_METHODS = {**{name: name for name in METHODS}, "tdlrt all": TDLRT(modes="all")}
+each_kernel_method = pytest.mark.parametrize("method", KERNEL_METHODS.values(), ids=KERNEL_METHODS)
 
 
-def factored(layer: nn.Module, method: str, rank: float = 0.6) -> FactoredLayer:
+def factored(layer: nn.Module, method: str | Method, rank: float = 0.6) -> FactoredLayer:
     net = nn.Sequential(layer)
     compress(net, method=method, rank=rank)
     assert isinstance(net[0], FactoredLayer)
@@ -52,10 +55,13 @@ def relative(a: Tensor, b: Tensor) -> float:
 def check_identities(layer: FactoredLayer, g: Tensor, tolerance: float) -> None:
     """Compare the gradients in the factors' slots with those computed from G."""
     if isinstance(layer, TuckerConv2d):
-        expected_core = linalg.multi_product(g, (layer.U1.T, layer.U2.T))
-        assert relative(layer.C.grad, expected_core) < tolerance
-        for mode, basis, other in ((0, layer.U1, layer.U2), (1, layer.U2, layer.U1)):
-            h = linalg.unfold(linalg.mode_product(g, other.T, 1 - mode), mode)
+        turned = [basis.T for basis in layer.bases()]
+        assert relative(layer.C.grad, linalg.multi_product(g, turned)) < tolerance
+        for mode, basis in enumerate(layer.bases()):
+            h = g
+            for other, matrix in enumerate(turned):
+                h = h if other == mode else linalg.mode_product(h, matrix, other)
+            h = linalg.unfold(h, mode)
             q, r = torch.linalg.qr(linalg.unfold(layer.C, mode).T)
             assert relative(basis.grad, h @ q) < tolerance
             g_basis = h @ linalg.unfold(layer.C, mode).T
@@ -84,9 +90,9 @@ def test_T19_T20_linear_equals_dense(method: str, shape: tuple[int, ...], bias: 
     check_identities(layer, dense.weight.grad, precision.loose)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each_kernel_method
 @pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
-def test_T19_T20_convolution_equals_dense(method: str, options: dict, precision, device) -> None:
+def test_T19_T20_convolution_equals_dense(method: str | Method, options: dict, precision, device) -> None:
     layer = with_full_core(factored(nn.Conv2d(4, 6, **options).to(device, precision.dtype), method))
     dense = layer.dense_layer()
     x = torch.randn(3, 4, 7, 8, dtype=precision.dtype, device=device)
@@ -110,10 +116,12 @@ def test_T20_gradients_of_a_zero_core() -> None:
     assert layer.U.grad.norm() > 0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each_kernel_method
 @pytest.mark.parametrize("form", ["dense_layer", "factored_layers"])
-def test_plain_layers_compute_the_same(method: str, form: str) -> None:
-    for dense, x in ((nn.Linear(6, 5), torch.randn(3, 6)), (nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.randn(2, 3, 6, 6))):
+def test_plain_layers_compute_the_same(method: str | Method, form: str) -> None:
+    linear = (nn.Linear(6, 5), torch.randn(3, 6))
+    conv = (nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.randn(2, 3, 6, 6))
+    for dense, x in (linear, conv) if isinstance(method, str) else (conv,):
         layer = with_full_core(factored(dense, method))
         plain = getattr(layer, form)()
         assert relative(plain(x), layer(x)) < 1e-5

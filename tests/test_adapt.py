@@ -1,0 +1,134 @@
+"""Adapters: the function stays, only the updates train, and the sum can be taken away."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank import DLRT, CondLR, GeoLoRA, LowRankOptimizer, UserError, adapt, compress, export, load, save, spectra
+from robust_lowrank.layers import Adapter, named_factored_layers
+
+METHODS = {"geolora": GeoLoRA(tol=0.05), "dlrt": DLRT(tol=0.05), "condlr": CondLR(tau=0.5), "vanilla": "vanilla", "lora": "lora"}
+each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+class Attention(nn.Module):
+    """A convolution, self-attention with separate projections, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(1, 12, 2, stride=2)
+        self.query, self.key, self.value, self.out = (nn.Linear(12, 12) for _ in range(4))
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).mT
+        x = x + self.out(nn.functional.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x)))
+        return self.head(x.mean(1))
+
+
+def network() -> nn.Module:
+    return Attention().double()
+
+
+def trained(net: nn.Module, x: Tensor, y: Tensor, steps: int, **options) -> list[float]:
+    opt = LowRankOptimizer(net, torch.optim.AdamW, lr=0.02, **options)
+
+    def closure() -> Tensor:
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        return loss
+
+    losses = [float(opt.step(closure).detach()) for _ in range(steps)]
+    opt.finish()
+    return losses
+
+
+@pytest.fixture
+def data() -> tuple[Tensor, Tensor]:
+    return torch.rand(48, 1, 6, 6, dtype=torch.float64), torch.randint(0, 3, (48,))
+
+
+@each_method
+def test_an_adapter_keeps_the_function_and_then_learns_beside_a_frozen_base(method, data) -> None:
+    net, (x, y) = network(), data
+    before = net(x)
+    report = adapt(net, method=method, rank=4, exclude=["head"], trainable=[r"head\..*"], alpha=2.0)
+    assert set(report.ranks) == {f"{name}.update" for name in ("patch", "query", "key", "value", "out")}
+    assert torch.allclose(net(x), before, atol=1e-12)
+    frozen = {name: p.detach().clone() for name, p in net.named_parameters() if ".base." in name}
+    losses = trained(net, x, y, 30)
+    assert losses[-1] < losses[0] - 0.02
+    assert all(torch.equal(p, frozen[name]) for name, p in net.named_parameters() if name in frozen)
+    assert not torch.equal(net.head.weight, network().head.weight)
+    for _, layer in named_factored_layers(net):
+        assert layer.singular_values()[0] > 0
+        if isinstance(method, CondLR):
+            sigma = layer.singular_values()
+            assert sigma[0] / sigma[-1] <= 1.5 * (1 + 1e-10)
+
+
+@each_method
+def test_an_adapter_merges_into_ordinary_layers_and_comes_back_from_a_file(method, data, tmp_path) -> None:
+    net, (x, y) = network(), data
+    adapt(net, method=method, rank=3, exclude=["head"], trainable=[r"head\..*"])
+    trained(net, x, y, 5)
+    merged = export(net)
+    assert not any(isinstance(module, Adapter) for module in merged.modules())
+    assert torch.allclose(merged(x), net(x), atol=1e-12)
+    save(net, tmp_path / "net.safetensors")
+    other = load(network(), tmp_path / "net.safetensors")
+    assert torch.equal(other(x), net(x))
+    assert torch.equal(load(other, tmp_path / "net.safetensors")(x), net(x))
+
+
+def test_the_first_step_of_a_zero_update_moves_along_the_gradient(data) -> None:
+    """S = 0 is no dead start: dK and dL do not vanish there."""
+    net, (x, y) = network(), data
+    adapt(net, method=GeoLoRA(tol=0.0), rank=2, exclude=["head"])
+    losses = trained(net, x, y, 2)
+    assert losses[1] < losses[0]
+    assert net.query.update.S.detach().norm() > 0
+
+
+def test_the_spectrum_of_an_update_is_reported_beside_that_of_its_base(data) -> None:
+    net = network()
+    adapt(net, method="condlr", rank=2, exclude=["head"])
+    frame = spectra(net).set_index("layer")
+    assert frame.loc["query.update", "cond"] <= 1.1 * (1 + 1e-9)
+    assert not frame.loc["query.base", "factored"]
+
+
+def test_lora_is_scaled_by_its_rank() -> None:
+    net = network()
+    adapt(net, method="lora", rank=4, alpha=8.0, exclude=["head"])
+    assert net.query.alpha == 2.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": 0.0}, "alpha"),
+        ({"trainable": ["nothing"]}, "matches no parameter"),
+        ({"exclude": ["nothing"]}, "matches no layer"),
+        ({"rank": 99}, "above the full rank"),
+    ],
+)
+def test_wrong_use_leaves_the_network_alone(options: dict, message: str) -> None:
+    net = network()
+    with pytest.raises(UserError, match=message):
+        adapt(net, **{"rank": 2, **options})
+    assert not any(isinstance(module, Adapter) for module in net.modules())
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_lora_does_not_train_from_scratch() -> None:
+    with pytest.raises(UserError, match="adapt"):
+        compress(network(), method="lora", rank=2)
+
+
+def test_an_adapted_network_is_not_compressed_again() -> None:
+    net = network()
+    adapt(net, rank=2, exclude=["head"])
+    with pytest.raises(UserError, match="frozen base"):
+        compress(net, rank=2, exclude=["head"])
