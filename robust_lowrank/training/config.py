@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 import torch
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -21,6 +20,8 @@ from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.methods import METHODS, Method
 from robust_lowrank.models import MODELS
+from robust_lowrank.training.adversarial_config import AdversarialConfig
+from robust_lowrank.training.tables import Table
 
 DENSE = "dense"  # not a method: the network is not compressed
 DEFAULT_RANK = 0.25
@@ -62,12 +63,6 @@ def _in_range(rank: int | float) -> int | float:
 
 Rank = Annotated[int | float, BeforeValidator(_number), AfterValidator(_in_range)]  # a fraction if it is a float
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class Table(BaseModel):
-    """A table of a TOML file: no unknown keys, no values of another type, no change after validation."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class DataConfig(Table):
@@ -165,6 +160,7 @@ class TrainingConfig(Table):
     milestones: tuple[int, ...] = Field(default=(), strict=False)  # epochs after which lr is multiplied by gamma
     gamma: float = Field(default=0.1, gt=0, lt=1)
     device: str = "auto"  # "auto": CUDA where there is one
+    adversarial: AdversarialConfig | None = None  # None: ordinary training, on clean images
 
     @model_validator(mode="before")
     @classmethod
@@ -219,10 +215,14 @@ class TrainConfig(Table):
     training: TrainingConfig = TrainingConfig()
 
     def to_record(self) -> dict[str, Any]:
-        """Return the configuration for `run.json`, the method's defaults spelled out, infinity as the string "inf"."""
+        """Return the configuration for `run.json`: defaults of method and attack spelled out, infinity as the string "inf"."""
         record = self.model_dump()
         if self.method.name != DENSE:
             record["method"] |= dataclasses.asdict(self.method.method())  # pyright: ignore[reportArgumentType]
+        if self.training.adversarial is None:
+            del record["training"]["adversarial"]
+        else:
+            record["training"]["adversarial"] = self.training.adversarial.complete().model_dump(exclude_none=True)
         return _finite(record)
 
     @classmethod

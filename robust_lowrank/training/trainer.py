@@ -56,7 +56,7 @@ def train(
         command: the command line that `run.json` shall name.
 
     Raises:
-        UserError: data are missing, ranks do not fit, or `out` holds something else; nothing has been written then.
+        UserError: data are missing, ranks or eps do not fit, or `out` holds something else; nothing has been written then.
         TrainingError: the loss or the logits are no longer finite; `out` keeps the last sound epoch, status "running".
     """
     out = Path(out)
@@ -74,8 +74,9 @@ def train(
         model = build_network(config)
         kept_dense = _compress(model, config.method)
         model.to(device)
+        fitting = Fitting(model, Examples(dataset.train_images, dataset.train_y), config.training, seed=config.seed)
         record = records.RunRecord(
-            label=describe(config.method),
+            label=describe(config.method, config.training.adversarial),
             method=config.method.name,
             model=config.model.name,
             data=config.data.name,
@@ -91,7 +92,7 @@ def train(
         )
         writer = RunWriter(out, record)
         writer.write(model, None)
-        _fit(model, config, dataset, validation, writer, progress)
+        _fit(model, fitting, config, dataset, validation, writer, progress)
     return records.read_run(out)
 
 
@@ -125,13 +126,13 @@ def _device(name: str) -> torch.device:
 
 def _fit(
     model: nn.Module,
+    fitting: Fitting,
     config: TrainConfig,
     dataset: Dataset,
     validation: Examples | None,
     writer: RunWriter,
     progress: Callable[[Progress], None] | None,
 ) -> None:
-    fitting = Fitting(model, Examples(dataset.train_images, dataset.train_y), config.training, seed=config.seed)
     epochs = config.training.epochs
     seconds = 0.0
 
