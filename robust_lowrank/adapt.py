@@ -8,7 +8,7 @@ from torch import nn
 
 from robust_lowrank.compress import CompressionReport, count_parameters, install, planned
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import Adapter, named_factored_layers
+from robust_lowrank.layers import Adapter, VanillaConv2d, VanillaLinear, named_factored_layers
 from robust_lowrank.methods import Method
 from robust_lowrank.methods.base import Ranks
 from robust_lowrank.ranks import Dense, RankLike, pattern, weight_tensor
@@ -77,7 +77,7 @@ def _adapter(layer: Dense, ranks: Ranks, method: Method, alpha: float) -> Adapte
     scale = alpha / ranks[0] if method.adapter else alpha
     if math.isinf(method.cond_bound):
         update = build(layer, zero_factors(tensor, ranks), method, bias=False)
-        if method.form == "pair":
+        if isinstance(update, VanillaLinear | VanillaConv2d):
             nn.init.kaiming_uniform_(update.B.data.T, a=math.sqrt(5))
         return Adapter(layer, update, alpha=scale)
     update = build(layer, method.admit(leading_factors(tensor / scale, ranks)), method, bias=False)

@@ -13,7 +13,7 @@ from robust_lowrank.compress import install
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer
-from robust_lowrank.methods import METHODS, Method, Vanilla
+from robust_lowrank.methods import Method, Vanilla, named
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.ranks import weight_tensor
 from robust_lowrank.records import replacing
@@ -105,7 +105,7 @@ def _admit(model: nn.Module, name: str, entry: Any, path: Path) -> None:
         raise UserError(f"{path} does not fit this network: it has no linear layer or convolution {place!r}")
     try:
         options = dict(entry["method"])
-        method = METHODS[options.pop("name")](**options)
+        method = named(options.pop("name"))(**options)
         factors = blank_factors(weight_tensor(layer, method), tuple(int(rank) for rank in entry["ranks"]), method)
         alpha = float(entry.get("alpha", 1.0))
     except (KeyError, TypeError, ValueError) as error:

@@ -24,7 +24,7 @@ def radius(value: float | str) -> float:
     """
     try:
         number = float(Fraction(value)) if isinstance(value, str) else float(value)
-    except (ValueError, ZeroDivisionError, TypeError) as error:
+    except (ValueError, OverflowError, ZeroDivisionError, TypeError) as error:
         raise UserError(f'eps {value!r} is not a number: write 0.1 or "8/255"') from error
     if isinstance(value, bool) or not 0 < number < float("inf"):
         raise UserError(f"eps {value!r} is not above 0 and finite")

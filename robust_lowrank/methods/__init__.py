@@ -15,8 +15,9 @@ from robust_lowrank.methods.tdlrt import TDLRT as TDLRT
 from robust_lowrank.methods.usv import USV as USV
 from robust_lowrank.methods.vanilla import Vanilla as Vanilla
 
-NAMED = (CondLR, DLRT, TDLRT, GeoLoRA, RobustDLRT, RGD, Vanilla, USV, SVD, LoRA)
-METHODS: dict[str, type[Method]] = {method.name: method for method in NAMED}
+FROM_SCRATCH = (CondLR, DLRT, TDLRT, GeoLoRA, RobustDLRT, RGD, Vanilla, USV, SVD)
+METHODS: dict[str, type[Method]] = {method.name: method for method in FROM_SCRATCH}
+ADAPTERS: dict[str, type[Method]] = {method.name: method for method in (LoRA,)}  # they only update frozen weights
 
 
 def resolve(method: str | Method) -> Method:
@@ -29,8 +30,16 @@ def resolve(method: str | Method) -> Method:
     Raises:
         UserError: there is no method of that name.
     """
-    if isinstance(method, Method):
-        return method
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
-    return METHODS[method]()
+    return method if isinstance(method, Method) else named(method)()
+
+
+def named(name: str) -> type[Method]:
+    """Return the class of the method of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = METHODS | ADAPTERS
+    if name not in known:
+        raise unknown_name("method", name, known)
+    return known[name]

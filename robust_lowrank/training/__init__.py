@@ -1,5 +1,6 @@
 """Training: a configuration, from TOML or options, becomes a run directory."""
 
+from robust_lowrank.training.adversarial_config import AdversarialConfig as AdversarialConfig
 from robust_lowrank.training.config import DataConfig as DataConfig
 from robust_lowrank.training.config import MethodConfig as MethodConfig
 from robust_lowrank.training.config import ModelConfig as ModelConfig

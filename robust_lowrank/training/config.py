@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import torch
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -23,6 +22,8 @@ from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.methods import METHODS, Method
 from robust_lowrank.models import MODELS
 from robust_lowrank.penalties import Penalty
+from robust_lowrank.training.adversarial_config import AdversarialConfig
+from robust_lowrank.training.tables import Table
 
 DENSE = "dense"  # not a method: the network is not compressed
 DEFAULT_RANK = ranks.DEFAULT_RANK
@@ -53,12 +54,6 @@ def _infinite(value: Any) -> Any:
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class Table(BaseModel):
-    """A table of a TOML file: no unknown keys, no values of another type, no change after validation."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
 def _number(rank: Any) -> int | float:
     if isinstance(rank, bool) or not isinstance(rank, (int, float)):
         raise UserError(f"{rank!r} is not a number")
@@ -77,7 +72,7 @@ class RankTable(Table):
     tol: float | None = None
     min: int | None = None
     max: int | None = None
-    overrides: dict[str, Number] = {}
+    overrides: dict[str, Number] = Field(default_factory=dict)
 
     def made(self) -> ranks.Rank:
         """Return it as `compress` takes it."""
@@ -234,6 +229,7 @@ class TrainingConfig(Table):
     gamma: float = Field(default=0.1, gt=0, lt=1)
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast; weights and factors stay float32
     device: str = "auto"  # "auto": CUDA where there is one
+    adversarial: AdversarialConfig | None = None  # None: ordinary training, on clean images
 
     @model_validator(mode="before")
     @classmethod
@@ -288,10 +284,14 @@ class TrainConfig(Table):
     training: TrainingConfig = TrainingConfig()
 
     def to_record(self) -> dict[str, Any]:
-        """Return the configuration for `run.json`, the method's defaults spelled out, infinity as the string "inf"."""
+        """Return the configuration for `run.json`: defaults of method and attack spelled out, infinity as the string "inf"."""
         record = self.model_dump()
         if self.method.name != DENSE:
             record["method"] |= dataclasses.asdict(self.method.method())  # pyright: ignore[reportArgumentType]
+        if self.training.adversarial is None:
+            del record["training"]["adversarial"]
+        else:
+            record["training"]["adversarial"] = self.training.adversarial.complete().model_dump(exclude_none=True)
         return _finite(record)
 
     @classmethod

@@ -1,11 +1,12 @@
 """An experiment: several methods, ranks and seeds on the same data and model, and the attacks they then undergo."""
 
-from fractions import Fraction
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from robust_lowrank.errors import UserError
+from robust_lowrank.evaluation.suite import radius
+from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import (
     DENSE,
     DataConfig,
@@ -13,11 +14,11 @@ from robust_lowrank.training.config import (
     ModelConfig,
     Rank,
     Seed,
-    Table,
     TrainConfig,
     TrainingConfig,
 )
 from robust_lowrank.training.naming import describe, directory_name
+from robust_lowrank.training.tables import Table
 
 
 class ExperimentMethod(MethodConfig):
@@ -42,7 +43,7 @@ class ExperimentMethod(MethodConfig):
             raise UserError("ranks is empty")
         return ranks
 
-    def at_each_rank(self) -> list[MethodConfig]:
+    def at_each_rank(self, adversarial: AdversarialConfig | None = None) -> list[MethodConfig]:
         """Return one method a rank, the rank in the label where there are several."""
         values = self.model_dump(exclude={"ranks"})
         if self.ranks is None:
@@ -50,7 +51,7 @@ class ExperimentMethod(MethodConfig):
         methods = [MethodConfig.model_validate(values | {"rank": rank}) for rank in self.ranks]
         if len(methods) == 1:
             return methods
-        return [method.model_copy(update={"label": f"{describe(method)}, rank {method.rank}"}) for method in methods]
+        return [method.model_copy(update={"label": f"{describe(method, adversarial)}, rank {method.rank}"}) for method in methods]
 
 
 class AttackConfig(Table):
@@ -70,8 +71,8 @@ class AttackConfig(Table):
     @classmethod
     def _positive(cls, eps: tuple[float | str, ...] | None) -> tuple[float | str, ...] | None:
         try:
-            positive = eps is None or (eps and all(Fraction(value) > 0 for value in eps))
-        except (ValueError, OverflowError, ZeroDivisionError):
+            positive = eps is None or bool([radius(value) for value in eps])
+        except UserError:
             positive = False
         if not positive:
             raise UserError(f"eps = {eps} must be one or more positive numbers, or fractions such as '8/255'")
@@ -108,10 +109,10 @@ class Experiment(Table):
         """Return the training runs, by method, rank and seed, with names that are safe as directory names."""
         return [
             (
-                f"{directory_name(method)}-seed{seed}",
+                f"{directory_name(method, self.training.adversarial)}-seed{seed}",
                 TrainConfig(seed=seed, data=self.data, model=self.model, method=method, training=self.training),
             )
             for entry in self.methods
-            for method in entry.at_each_rank()
+            for method in entry.at_each_rank(self.training.adversarial)
             for seed in self.seeds
         ]

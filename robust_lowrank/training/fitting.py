@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robust_lowrank.data import unit_range
 from robust_lowrank.errors import TrainingError
+from robust_lowrank.evaluation.noise import KeyedNoise
+from robust_lowrank.evaluation.threat import threat
 from robust_lowrank.linalg import FactorisationError
+from robust_lowrank.training.adversarial import training_inputs, training_loss
 from robust_lowrank.training.config import MethodConfig, TrainingConfig
 from robust_lowrank.training.optimizers import PLAIN, make_optimizer, make_schedule
 
@@ -27,7 +29,11 @@ class Examples(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """An epoch: mean loss and accuracy of its batches, each as it was before its step; the last learning rate; the time."""
+    """An epoch: mean loss and accuracy of its batches, each as it was before its step; the last learning rate; the time.
+
+    Accuracy is that on the images that the cross-entropy was taken on: perturbed ones in adversarial training, but with TRADES
+    the clean ones.
+    """
 
     loss: float
     accuracy: float
@@ -40,6 +46,10 @@ class Fitting:
 
     All examples lie on the network's device. An epoch visits every example once, in an order drawn on the CPU, so that it is
     the same on every device; its batches differ in size by one at most, so that none is too small for batch statistics.
+    Adversarial training perturbs each batch once, before its step, by noise that depends on seed, example and step alone.
+
+    Raises:
+        UserError: the eps of adversarial training is beyond the diameter of all images.
 
     Attributes:
         step: the number of steps taken.
@@ -58,6 +68,12 @@ class Fitting:
         self._optimizer = make_optimizer(model, config, method, steps_per_epoch=self.steps_per_epoch)
         self._schedule = make_schedule(self._optimizer, config, steps_per_epoch=self.steps_per_epoch)
         self._order = torch.Generator().manual_seed(seed)
+        self._seed = seed
+        self._adversarial = None if config.adversarial is None else config.adversarial.complete()
+        self._threat = None
+        if self._adversarial is not None:
+            features = math.prod(examples.images.shape[1:])
+            self._threat = threat(self._adversarial.norm, self._adversarial.eps, features=features)
 
     def epoch(self, *, on_step: Callable[[], None]) -> Outcome:
         """Visit every example once.
@@ -74,7 +90,8 @@ class Fitting:
         order = torch.randperm(len(labels), generator=self._order).to(self.device)
         for index in order.tensor_split(self.steps_per_epoch):
             lr = self._optimizer.param_groups[0]["lr"]
-            batch_loss, batch_correct = self._train_on(unit_range(images[index]), labels[index])
+            inputs = self._inputs(unit_range(images[index]), labels[index], index)
+            batch_loss, batch_correct = self._train_on(inputs, labels[index])
             loss += batch_loss * len(index)
             correct += batch_correct
             self._schedule.step()
@@ -87,16 +104,24 @@ class Fitting:
             raise TrainingError(f"{self._position()} the loss is {mean_loss}: try a smaller learning rate")
         return Outcome(mean_loss, int(correct) / len(labels), lr, time.perf_counter() - started)
 
-    def _train_on(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Take one step; return the loss and the number of correct predictions before it."""
+    def _inputs(self, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        """Return what the step trains on: the images, or what adversarial training makes of them."""
+        if self._adversarial is None or self._threat is None:
+            return images
+        noise = KeyedNoise(self._seed, "training", index, step=self.step)
+        return training_inputs(self.model, images, labels, self._adversarial, self._threat, noise=noise)
+
+    def _train_on(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one step; return the loss and the number of correct predictions before it, of the first input of each label."""
         correct: list[Tensor] = []
+        beta = None if self._adversarial is None else self._adversarial.beta
 
         def closure() -> Tensor:
             self._optimizer.zero_grad()
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.short):
-                logits = self.model(images)
-            correct.append((logits.argmax(dim=1) == labels).sum())
-            loss = F.cross_entropy(logits.float(), labels)
+                logits = self.model(inputs)
+            correct.append((logits[: len(labels)].argmax(dim=1) == labels).sum())
+            loss = training_loss(logits.float(), labels, beta=beta)
             loss.backward()
             return loss
 

@@ -1,13 +1,15 @@
 """What a method is called in reports, and in the names of directories."""
 
 import re
+from typing import Any
 
 from robust_lowrank.methods import SVD, CondLR, Vanilla
+from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import DENSE, BudgetTable, MethodConfig, RankTable
 
 
-def describe(method: MethodConfig) -> str:
-    """Return what reports call a method: its label, or its name with tau and the other options that were given.
+def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None) -> str:
+    """Return what reports call a method: its label, or its name with the options given, and how it is trained if adversarially.
 
     Example:
         >>> describe(MethodConfig(name="condlr", tau=0.1, precond="none"))
@@ -15,21 +17,29 @@ def describe(method: MethodConfig) -> str:
     """
     if method.label is not None:
         return method.label
+    said = ("tau", "cond") if method.name == CondLR.name else ()  # the title says the bound
+    parts = [_title(method), *(f"{key} {value}" for key, value in method.options.items() if key not in said)]
+    parts += _schedule(method, " ")
+    if adversarial is not None:
+        options = _given(adversarial)
+        parts.append(f"{adversarial.attack.upper()}-trained ε={options.pop('eps')}")
+        parts += [f"{key} {value}" for key, value in options.items()]
+    return ", ".join(parts)
+
+
+def _title(method: MethodConfig) -> str:
     if method.name == DENSE:
-        return ", ".join(["Dense", *_schedule(method, " ")])
+        return "Dense"
     made = method.method()
     match made:
         case CondLR(bound=tau):
-            title = f"CondLR τ={'∞' if tau == float('inf') else f'{tau:g}'}"
+            return f"CondLR τ={'∞' if tau == float('inf') else f'{tau:g}'}"
         case SVD():
-            title = "SVD after training"
+            return "SVD after training"
         case Vanilla():
-            title = "Vanilla low-rank"
+            return "Vanilla low-rank"
         case _:
-            title = type(made).__name__
-    said = ("tau", "cond") if isinstance(made, CondLR) else ()
-    options = [f"{key} {value}" for key, value in method.options.items() if key not in said]
-    return ", ".join([title, *options, *_schedule(method, " ")])
+            return type(made).__name__
 
 
 def _schedule(method: MethodConfig, gap: str) -> list[str]:
@@ -51,12 +61,14 @@ def _rank(rank: int | float | RankTable | BudgetTable) -> str:
     return "-".join(["rank", *(f"{key}{value}" for key, value in flat.items())])
 
 
-def directory_name(method: MethodConfig) -> str:
-    """Return a name made of method, options and rank, of letters, digits, dots, hyphens and underscores.
+def directory_name(method: MethodConfig, adversarial: AdversarialConfig | None = None) -> str:
+    """Return a name made of method, options, rank and attack, of letters, digits, dots, hyphens and underscores.
 
     Example:
         >>> directory_name(MethodConfig(name="condlr", tau=0.1, rank=0.2))
         'condlr-tau0.1-rank0.2'
+        >>> directory_name(MethodConfig(), AdversarialConfig(attack="pgd", eps=0.1))
+        'dense-pgd-eps0.1'
     """
     parts = [method.name, *(f"{key}{value}" for key, value in sorted(method.options.items()))]
     if method.rank is not None:
@@ -64,4 +76,12 @@ def directory_name(method: MethodConfig) -> str:
     if method.exclude is not None:
         parts.append("-".join(["exclude", *method.exclude]))
     parts += _schedule(method, "")
+    if adversarial is not None:
+        parts += [adversarial.attack, *(f"{key}{value}" for key, value in _given(adversarial).items())]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts))
+
+
+def _given(adversarial: AdversarialConfig) -> dict[str, Any]:
+    """Return the options that differ from the defaults, numbers short."""
+    given = adversarial.model_dump(exclude={"attack"}, exclude_defaults=True)
+    return {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in given.items()}

@@ -57,7 +57,7 @@ def train(
         command: the command line that `run.json` shall name.
 
     Raises:
-        UserError: data are missing, ranks do not fit, or `out` holds something else; nothing has been written then.
+        UserError: data are missing, ranks or eps do not fit, or `out` holds something else; nothing has been written then.
         TrainingError: the loss or the logits are no longer finite; `out` keeps the last sound epoch, status "running".
     """
     out = Path(out)
@@ -79,7 +79,7 @@ def train(
         examples = Examples(dataset.train_images, dataset.train_y)
         fitting = Fitting(model, examples, config.training, config.method, seed=config.seed)
         record = records.RunRecord(
-            label=describe(config.method),
+            label=describe(config.method, config.training.adversarial),
             method=config.method.name,
             model=config.model.name,
             data=config.data.name,

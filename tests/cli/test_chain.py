@@ -61,6 +61,16 @@ def test_options_take_precedence_over_a_file(rlr_eval: Command, here: Path) -> N
     assert record.config["method"]["tau"] == 0.2
 
 
+def test_robust_training_is_an_option_with_a_directory_of_its_own(rlr_eval: Command, here: Path) -> None:
+    table = "[training.adversarial]\nattack = 'pgd'\neps = 0.1\nsteps = 2\n"
+    (here / "one.toml").write_text("[data]\ntrain_examples = 128\n[training]\nepochs = 1\n" + table)
+    result = rlr_eval("train", "--config", "one.toml", "--adversarial-eps", "4/255")
+    assert result.exit_code == 0, result.stderr
+    record = records.read_run(Path("runs/digits-cnn-dense-pgd-eps0.01569-steps2-seed0")).record
+    assert record.label == "Dense, PGD-trained ε=0.01569, steps 2"
+    assert record.config["training"]["adversarial"]["step_size"] == pytest.approx(1.25 * 4 / 255)
+
+
 def test_attack_stores_what_the_library_finds(rlr_eval: Command, run: Path) -> None:
     result = rlr_eval(
         "attack", run, "--suite", "quick", "--eps", "0.1", "--norm", "Linf", "--n", 20, "--executor", "local", "--json"

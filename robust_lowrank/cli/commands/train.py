@@ -46,6 +46,8 @@ def train(
     optimizer: Annotated[str | None, typer.Option(help="sgd, adam or adamw.")] = None,
     schedule: Annotated[str | None, typer.Option(help="constant, one-cycle or cosine; multistep needs a TOML file.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, or bf16: autocast, factors stay float32.")] = None,
+    adversarial: Annotated[str | None, typer.Option(help="Train on perturbed images: fgsm, pgd or trades.")] = None,
+    adversarial_eps: Annotated[str | None, typer.Option(help="How far they are moved, such as 0.1 or 8/255.")] = None,
     train_examples: Annotated[int | None, typer.Option(help="Train on the first so many images.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files lie.")] = None,
@@ -96,11 +98,14 @@ def train(
             "schedule": schedule,
             "precision": precision,
             "device": device,
+            "adversarial": None
+            if adversarial is None and adversarial_eps is None
+            else {"attack": adversarial, "eps": adversarial_eps},
         },
     }
     base = {} if config is None else load_config(config).model_dump(exclude_unset=True)
     parsed = parse_config(_overridden(base, given), source="options" if config is None else f"{config} with the options")
-    name = f"{parsed.data.name}-{parsed.model.name}-{directory_name(parsed.method)}-seed{parsed.seed}"
+    name = f"{parsed.data.name}-{parsed.model.name}-{directory_name(parsed.method, parsed.training.adversarial)}-seed{parsed.seed}"
     directory = out or Path("runs") / name
     with Board() as board:
         run = train_run(parsed, directory, job=name if out is None else out.name, command=command_line(), report=board)
