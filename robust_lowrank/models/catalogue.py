@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.models.resnet import ResNet20
+from robust_lowrank.models.resnet import ResNet18, ResNet20
 from robust_lowrank.models.small import cnn, lenet5, mlp
 from robust_lowrank.models.vgg import vgg16
+from robust_lowrank.models.vit import VisionTransformer
+from robust_lowrank.models.wide_resnet import WideResNet
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ MODELS = {
     "cnn": Entry(cnn, "two convolutions and two linear layers; small images such as digits"),
     "lenet5": Entry(lenet5, "the LeNet5 of the CondLR experiments; 28 x 28"),
     "resnet20": Entry(ResNet20, "ResNet-20 with parameter-free shortcuts; CIFAR"),
+    "resnet18": Entry(ResNet18, "ResNet-18 with 1 x 1 shortcuts, no pooling at the start; small images"),
+    "wrn16-4": Entry(WideResNet, "WRN-16-4 with LeakyReLU, its shortcuts in place; small images"),
+    "vit": Entry(VisionTransformer, "vision transformer: patches of 4, width 192, 6 blocks; sides that are multiples of 4"),
     "vgg16": Entry(vgg16, "VGG16 with batch normalisation and LeakyReLU; 32 x 32"),
 }
 

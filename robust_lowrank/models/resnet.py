@@ -1,4 +1,4 @@
-"""ResNet-20 for CIFAR (He et al. 2016, arXiv 1512.03385), with the shortcuts of their option A."""
+"""ResNet-20 and ResNet-18 for images of CIFAR's size (He et al. 2016, arXiv 1512.03385)."""
 
 from collections.abc import Sequence
 
@@ -24,15 +24,20 @@ class Shortcut(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions with batch normalisation, and a skip connection around them."""
+    """Two 3 x 3 convolutions with batch normalisation, and a skip connection around them, trained where it is `projected`."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+    def __init__(self, channels_in: int, channels: int, stride: int, *, projected: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.shortcut = nn.Identity() if channels_in == channels else Shortcut(channels - channels_in)
+        if channels_in == channels:
+            self.shortcut: nn.Module = nn.Identity()
+        elif projected:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels))
+        else:
+            self.shortcut = Shortcut(channels - channels_in)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `relu(residual(x) + shortcut(x))`."""
@@ -80,3 +85,36 @@ class ResNet20(nn.Module):
 
 def _stage(channels_in: int, channels: int, *, stride: int) -> nn.Sequential:
     return nn.Sequential(Block(channels_in, channels, stride), Block(channels, channels, 1), Block(channels, channels, 1))
+
+
+class ResNet18(nn.Module):
+    """A 3 x 3 convolution without pooling, eight blocks of 64 to 512 channels, the mean over positions, and a linear layer.
+
+    Shortcuts that change the shape are 1 x 1 convolutions (option B). The first layers are those that small images need; on
+    ImageNet they are a 7 x 7 convolution of stride 2 and a pooling.
+
+    Example:
+        >>> ResNet18((3, 32, 32), 10)(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        channels, height, width = input_shape
+        if min(height, width) < 8:
+            raise UserError(f"resnet18 needs images of at least 8 x 8, not {height} x {width}")
+        self.normalize = Normalize(input_shape)
+        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        blocks: list[nn.Module] = []
+        channels = 64
+        for wide in (64, 128, 256, 512):
+            blocks += [Block(channels, wide, 1 if wide == 64 else 2, projected=True), Block(wide, wide, 1)]
+            channels = wide
+        self.blocks = nn.Sequential(*blocks)
+        self.linear = nn.Linear(512, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images in [0, 1] to logits."""
+        y = self.blocks(torch.relu(self.bn1(self.conv1(self.normalize(x)))))
+        return self.linear(y.mean(dim=(2, 3)))

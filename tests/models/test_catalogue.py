@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from robust_lowrank import compress
 from robust_lowrank.data import load
 from robust_lowrank.errors import UserError
 from robust_lowrank.models import MODELS, Normalize, ResNet20, build, classifier
 
 SHAPES = {"mlp": (1, 8, 8), "cnn": (1, 8, 8), "lenet5": (1, 28, 28), "resnet20": (3, 32, 32), "vgg16": (3, 32, 32)}
+SHAPES |= {"resnet18": (3, 32, 32), "wrn16-4": (3, 32, 32), "vit": (3, 32, 32)}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -34,6 +36,8 @@ def test_parameter_counts_are_those_of_the_papers() -> None:
     counts = {name: sum(p.numel() for p in build(name, input_shape=SHAPES[name], num_classes=10).parameters()) for name in MODELS}
     assert counts["lenet5"] == 431_080
     assert counts["resnet20"] == 269_722
+    assert counts["resnet18"] == 11_173_962  # of the network with a 3 x 3 stem, as CIFAR's codes have it
+    assert counts["wrn16-4"] == 2_748_890
 
 
 def test_a_network_without_linear_layers_has_no_classifier() -> None:
@@ -49,6 +53,9 @@ def test_a_network_without_linear_layers_has_no_classifier() -> None:
         ("cnn", (1, 3, 8), "at least 4 x 4"),
         ("resnet20", (3, 2, 2), "at least 4 x 4"),
         ("mlp", (8, 8), "needs an input shape"),
+        ("resnet18", (3, 4, 4), "at least 8 x 8"),
+        ("wrn16-4", (3, 3, 3), "at least 4 x 4"),
+        ("vit", (1, 28, 30), "patches of 4 x 4: 28 x 30"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(name: str, shape: tuple, message: str) -> None:
@@ -86,6 +93,44 @@ def test_the_skip_connections_reach_the_output() -> None:
         stem = torch.relu(model.bn1(model.conv1(model.normalize(x))))
         reduced = torch.cat([torch.zeros(2, 24, 8, 8), stem[:, :, ::4, ::4], torch.zeros(2, 24, 8, 8)], dim=1)
         assert torch.allclose(model(x), model.linear(reduced.mean(dim=(2, 3))))
+
+
+def test_wrn_has_its_layers_and_its_shortcuts() -> None:
+    model = build("wrn16-4", input_shape=(3, 16, 16), num_classes=10).eval()
+    kernels = [module.kernel_size[0] for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert (kernels.count(3), kernels.count(1)) == (13, 3)
+    x = model.conv1(model.normalize(torch.rand(2, 3, 16, 16)))
+    for block in model.blocks:
+        block.conv2.weight.data.zero_()
+        activated = nn.functional.leaky_relu(block.bn1(x))
+        expected = x if block.shortcut is None else block.shortcut(activated)
+        x = block(x)
+        assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("wrn16-4", 16), ("resnet18", 20), ("vit", 6 * 6 + 1), ("vgg16", 15)])
+def test_every_layer_but_the_classifier_can_be_factored(name: str, layers: int) -> None:
+    model = build(name, input_shape=SHAPES[name], num_classes=10)
+    report = compress(model, method="condlr", rank=0.25, exclude=[classifier(model).replace(".", r"\.")])
+    assert len(report.ranks) == layers
+    assert model(torch.rand(2, *SHAPES[name])).shape == (2, 10)
+
+
+def test_the_transformer_looks_at_positions_and_learns() -> None:
+    torch.manual_seed(0)
+    digits = load("digits").first(train=256, test=64)
+    model = build("vit", input_shape=digits.input_shape, num_classes=10)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(digits.train_x), digits.train_y)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    x = digits.test_x
+    assert not torch.allclose(model(x), model(x.roll(4, dims=3)), atol=1e-3)
 
 
 def test_published_cifar10_weights_fit_and_classify() -> None:
