@@ -1,4 +1,4 @@
-"""WRN-16-4 for images of CIFAR's size (Zagoruyko, Komodakis 2016, arXiv 1605.07146), with the LeakyReLU of the CondLR experiments."""
+"""WRN-16-4 for small images (Zagoruyko, Komodakis 2016, arXiv 1605.07146), with the LeakyReLU of the CondLR experiments."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
