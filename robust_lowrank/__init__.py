@@ -16,10 +16,14 @@ from robust_lowrank.methods import RGD as RGD
 from robust_lowrank.methods import SVD as SVD
 from robust_lowrank.methods import TDLRT as TDLRT
 from robust_lowrank.methods import USV as USV
+from robust_lowrank.methods import CayleySGD as CayleySGD
 from robust_lowrank.methods import CondLR as CondLR
 from robust_lowrank.methods import GeoLoRA as GeoLoRA
+from robust_lowrank.methods import Landing as Landing
 from robust_lowrank.methods import LoRA as LoRA
+from robust_lowrank.methods import ProjectedSGD as ProjectedSGD
 from robust_lowrank.methods import RobustDLRT as RobustDLRT
+from robust_lowrank.methods import SpectralClamp as SpectralClamp
 from robust_lowrank.methods import Vanilla as Vanilla
 from robust_lowrank.optim import LowRankOptimizer as LowRankOptimizer
 from robust_lowrank.penalties import Penalty as Penalty

@@ -10,13 +10,18 @@ from robust_lowrank.methods.geolora import RGD as RGD
 from robust_lowrank.methods.geolora import GeoLoRA as GeoLoRA
 from robust_lowrank.methods.lora import LoRA as LoRA
 from robust_lowrank.methods.robust_dlrt import RobustDLRT as RobustDLRT
+from robust_lowrank.methods.spectral_clamp import SpectralClamp as SpectralClamp
+from robust_lowrank.methods.stiefel import CayleySGD as CayleySGD
+from robust_lowrank.methods.stiefel import Landing as Landing
+from robust_lowrank.methods.stiefel import ProjectedSGD as ProjectedSGD
 from robust_lowrank.methods.svd import SVD as SVD
 from robust_lowrank.methods.tdlrt import TDLRT as TDLRT
 from robust_lowrank.methods.usv import USV as USV
 from robust_lowrank.methods.vanilla import Vanilla as Vanilla
 
-FROM_SCRATCH = (CondLR, DLRT, TDLRT, GeoLoRA, RobustDLRT, RGD, Vanilla, USV, SVD)
-METHODS: dict[str, type[Method]] = {method.name: method for method in FROM_SCRATCH}
+LOW_RANK = (CondLR, DLRT, TDLRT, GeoLoRA, RobustDLRT, RGD, Vanilla, USV, SVD)
+WHOLE = (ProjectedSGD, CayleySGD, Landing, SpectralClamp)
+METHODS: dict[str, type[Method]] = {method.name: method for method in (*LOW_RANK, *WHOLE)}
 ADAPTERS: dict[str, type[Method]] = {method.name: method for method in (LoRA,)}  # they only update frozen weights
 
 
