@@ -16,6 +16,7 @@ from robust_lowrank.methods import RGD as RGD
 from robust_lowrank.methods import SVD as SVD
 from robust_lowrank.methods import TDLRT as TDLRT
 from robust_lowrank.methods import USV as USV
+from robust_lowrank.methods import AdaLoRA as AdaLoRA
 from robust_lowrank.methods import CayleySGD as CayleySGD
 from robust_lowrank.methods import CondLR as CondLR
 from robust_lowrank.methods import GeoLoRA as GeoLoRA

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from robust_lowrank import linalg
 from robust_lowrank.layers import (
+    DiagonalConv2d,
+    DiagonalLinear,
     FactoredLayer,
     Factors,
     LowRankConv2d,
@@ -27,8 +29,8 @@ from robust_lowrank.ranks import Dense, modes_of, weight_tensor
 
 Start = Literal["weights", "gaussian", "kaiming"]
 RELU_GAIN = math.sqrt(2.0)
-LINEAR = {"matrix": LowRankLinear, "pair": VanillaLinear, "triple": TripleLinear, "whole": WholeLinear}
-KERNELS = {"matrix": LowRankConv2d, "pair": VanillaConv2d, "triple": TripleConv2d, "whole": WholeConv2d}
+LINEAR = {"matrix": LowRankLinear, "pair": VanillaLinear, "triple": TripleLinear, "diagonal": DiagonalLinear, "whole": WholeLinear}
+KERNELS = {"matrix": LowRankConv2d, "pair": VanillaConv2d, "triple": TripleConv2d, "diagonal": DiagonalConv2d, "whole": WholeConv2d}
 
 
 def started(tensor: Tensor, ranks: Ranks, method: Method, start: Start) -> Factors:

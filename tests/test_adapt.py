@@ -1,13 +1,23 @@
 """Adapters: the function stays, only the updates train, and the sum can be taken away."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank import DLRT, CondLR, GeoLoRA, LowRankOptimizer, UserError, adapt, compress, export, load, save, spectra
+from robust_lowrank import DLRT, AdaLoRA, CondLR, GeoLoRA, LowRankOptimizer, UserError, adapt, compress, export, load, save, spectra
 from robust_lowrank.layers import Adapter, named_factored_layers
+from robust_lowrank.methods.adalora import Sensitivity, kept_triplets, triplet_scores
 
-METHODS = {"geolora": GeoLoRA(tol=0.05), "dlrt": DLRT(tol=0.05), "condlr": CondLR(tau=0.5), "vanilla": "vanilla", "lora": "lora"}
+METHODS = {
+    "geolora": GeoLoRA(tol=0.05),
+    "dlrt": DLRT(tol=0.05),
+    "condlr": CondLR(tau=0.5),
+    "vanilla": "vanilla",
+    "lora": "lora",
+    "adalora": AdaLoRA(budget=12, steps=30, warmup=3, settle=5),
+}
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
@@ -132,3 +142,49 @@ def test_an_adapted_network_is_not_compressed_again() -> None:
     adapt(net, rank=2, exclude=["head"])
     with pytest.raises(UserError, match="frozen base"):
         compress(net, rank=2, exclude=["head"])
+
+
+def test_adalora_cuts_the_triplets_down_to_its_budget_and_resumes(data, tmp_path) -> None:
+    method = AdaLoRA(budget=9, steps=20, warmup=2, settle=4, interval=2)
+    net, (x, y) = network(), data
+    adapt(net, method=method, rank=4, exclude=["head"])
+    opt = LowRankOptimizer(net, torch.optim.AdamW, lr=0.02)
+
+    def advance(net: nn.Module, opt: LowRankOptimizer, steps: int) -> None:
+        for _ in range(steps):
+            opt.zero_grad()
+            nn.functional.cross_entropy(net(x), y).backward()
+            opt.step()
+
+    advance(net, opt, 9)
+    save(net, tmp_path / "net.safetensors")
+    other = load(network(), tmp_path / "net.safetensors")
+    for name, parameter in other.named_parameters():
+        parameter.requires_grad_(".update." in name)
+    resumed = LowRankOptimizer(other, torch.optim.AdamW, lr=0.02)
+    resumed.load_state_dict(copy.deepcopy(opt.state_dict()))
+    advance(net, opt, 12)
+    advance(other, resumed, 12)
+    values = torch.cat([layer.core.detach() for _, layer in named_factored_layers(net)])
+    assert int((values != 0).sum()) == 9
+    assert torch.equal(other(x), net(x))
+
+
+def test_adalora_weighs_importance_against_uncertainty() -> None:
+    method = AdaLoRA(budget=1, steps=10, smoothing=0.5, deviation=0.0)
+    w, g = torch.tensor([2.0, -1.0]), torch.tensor([1.0, 3.0])
+    first = method.observe(None, w, g)
+    assert torch.equal(first.importance, torch.tensor([1.0, 1.5]))
+    assert torch.equal(first.uncertainty, torch.tensor([1.0, 1.5]))
+    second = method.observe(first, w, 0 * g)
+    assert torch.equal(second.importance, torch.tensor([0.5, 0.75]))
+    columns = Sensitivity(torch.tensor([[2.0, 0.0], [0.0, 4.0]]), torch.ones(2, 2))
+    assert torch.equal(triplet_scores(columns, first, columns), torch.tensor([1.0 + 1 + 1, 2.25 + 2 + 2]))
+    assert [mask.tolist() for mask in kept_triplets([torch.tensor([1.0, 5.0]), torch.tensor([3.0])], 2)] == [[False, True], [True]]
+
+
+def test_a_method_that_needs_settings_says_which() -> None:
+    with pytest.raises(UserError, match="adalora needs budget and steps"):
+        adapt(network(), method="adalora")
+    with pytest.raises(UserError, match="for the budget to fall"):
+        AdaLoRA(budget=4, steps=10, warmup=5, settle=5)

@@ -6,6 +6,8 @@ from robust_lowrank.layers.base import Factors as Factors
 from robust_lowrank.layers.base import named_factored_layers as named_factored_layers
 from robust_lowrank.layers.conv import LowRankConv2d as LowRankConv2d
 from robust_lowrank.layers.conv import TuckerConv2d as TuckerConv2d
+from robust_lowrank.layers.free import DiagonalConv2d as DiagonalConv2d
+from robust_lowrank.layers.free import DiagonalLinear as DiagonalLinear
 from robust_lowrank.layers.free import TripleConv2d as TripleConv2d
 from robust_lowrank.layers.free import TripleLinear as TripleLinear
 from robust_lowrank.layers.free import VanillaConv2d as VanillaConv2d

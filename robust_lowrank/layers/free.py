@@ -85,6 +85,28 @@ class _Triple(_Free):
         return self.U, self.V
 
 
+class _Diagonal(_Free):
+    core_name = "values"
+    factor_names = ("P", "values", "Q")
+    P: nn.Parameter
+    values: nn.Parameter
+    Q: nn.Parameter
+
+    def _adopt(self, factors: Factors) -> None:
+        self.values, self.P, self.Q = parameters_of((factors.core.diagonal(), *factors.bases))
+        self.weight_shape = (self.P.shape[0], self.Q.shape[0])
+
+    def left(self) -> Tensor:
+        return self.P * self.values
+
+    def right(self) -> Tensor:
+        return self.Q
+
+    def free_factors(self) -> tuple[nn.Parameter, ...]:
+        """Return P and Q."""
+        return self.P, self.Q
+
+
 class _FreeLinear(_Free):
     kind = "linear"
 
@@ -156,3 +178,11 @@ class TripleLinear(_Triple, _FreeLinear):
 
 class TripleConv2d(_Triple, _FreeConv2d):
     """A convolution whose matricised kernel is U S V^T, all three without constraint, with their ordinary gradients."""
+
+
+class DiagonalLinear(_Diagonal, _FreeLinear):
+    """A linear layer with W = P diag(values) Q^T without constraint."""
+
+
+class DiagonalConv2d(_Diagonal, _FreeConv2d):
+    """A convolution whose matricised kernel is P diag(values) Q^T without constraint."""

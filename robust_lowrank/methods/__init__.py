@@ -1,6 +1,9 @@
 """The training methods, by name."""
 
-from robust_lowrank.errors import unknown_name
+import inspect
+
+from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.methods.adalora import AdaLoRA as AdaLoRA
 from robust_lowrank.methods.base import GalerkinMethod as GalerkinMethod
 from robust_lowrank.methods.base import Method as Method
 from robust_lowrank.methods.base import RetractionMethod as RetractionMethod
@@ -22,7 +25,7 @@ from robust_lowrank.methods.vanilla import Vanilla as Vanilla
 LOW_RANK = (CondLR, DLRT, TDLRT, GeoLoRA, RobustDLRT, RGD, Vanilla, USV, SVD)
 WHOLE = (ProjectedSGD, CayleySGD, Landing, SpectralClamp)
 METHODS: dict[str, type[Method]] = {method.name: method for method in (*LOW_RANK, *WHOLE)}
-ADAPTERS: dict[str, type[Method]] = {method.name: method for method in (LoRA,)}  # they only update frozen weights
+ADAPTERS: dict[str, type[Method]] = {method.name: method for method in (LoRA, AdaLoRA)}  # they only update frozen weights
 
 
 def resolve(method: str | Method) -> Method:
@@ -33,9 +36,16 @@ def resolve(method: str | Method) -> Method:
         CondLR(tau=0.1, precond='exact', reference='rms', retraction='qr')
 
     Raises:
-        UserError: there is no method of that name.
+        UserError: there is no method of that name, or it has settings without a default.
     """
-    return method if isinstance(method, Method) else named(method)()
+    if isinstance(method, Method):
+        return method
+    kind = named(method)
+    if needed := [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]:
+        raise UserError(
+            f"{method} needs {' and '.join(needed)}: give the object {kind.__name__}({', '.join(f'{n}=...' for n in needed)})"
+        )
+    return kind()
 
 
 def named(name: str) -> type[Method]:

@@ -20,7 +20,7 @@ from robust_lowrank.layers.base import Factors
 
 Gradients = Factors  # (dS, (dK, dL)) in the slots of (S, (U, V))
 Ranks = tuple[int, ...]
-Form = Literal["matrix", "channels", "tucker", "whole", "pair", "triple"]
+Form = Literal["matrix", "channels", "tucker", "whole", "pair", "triple", "diagonal"]
 
 
 class Method:
@@ -29,7 +29,8 @@ class Method:
     Attributes:
         name: what the command line calls it.
         form: what a weight is stored as: `matrix` U S V^T; `channels` the same for linear layers and Tucker factors of the channel
-            modes for kernels, `tucker` of all modes; `whole` one tensor; `pair` A B^T and `triple` U S V^T without constraint.
+            modes for kernels, `tucker` of all modes; `whole` one tensor; and without constraint `pair` A B^T, `triple` U S V^T and
+            `diagonal` P diag(lambda) Q^T.
         evaluations: how often one step of the exact schedule evaluates loss and gradients.
     """
 

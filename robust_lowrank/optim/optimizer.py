@@ -13,6 +13,7 @@ from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer, Factors
 from robust_lowrank.methods import GalerkinMethod, RetractionMethod
 from robust_lowrank.methods.base import Ranks, cut, decompose, turns
+from robust_lowrank.optim.allocation import Allocation
 from robust_lowrank.optim.groups import parameter_groups, window_of
 from robust_lowrank.optim.moments import FIRST_MOMENTS, transport
 from robust_lowrank.optim.terms import add_penalty, penalised
@@ -73,6 +74,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self.schedule, self.moments = schedule, moments
         self.window = window_of(schedule, window, self._galerkin().values())
         self.penalties = [(penalty, penalised(model, self.layers.values(), penalty)) for penalty in penalties]
+        self.allocation = Allocation(model)
         self.steps = 0
         self.position = 0  # in the window; 0: the next step turns the bases
         self._open: dict[str, Ranks] = {}  # layers between turning and truncation, with their ranks before
@@ -96,12 +98,13 @@ class LowRankOptimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the torch optimizer's state and the place in the window."""
         window = {"steps": self.steps, "position": self.position, "ranks": dict(self._open)}
-        return {**self.inner.state_dict(), "window": window}
+        return {**self.inner.state_dict(), "window": window, "allocation": self.allocation.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, after the network's factors have been loaded."""
         own = dict(state_dict)
         window = own.pop("window")
+        self.allocation.load_state_dict(own.pop("allocation"))
         self.inner.load_state_dict(own)
         self._share()
         self.steps, self.position = window["steps"], window["position"]
@@ -200,6 +203,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             if weight := penalty.weight_at(self.steps):
                 for layer in layers:
                     add_penalty(layer, penalty, weight)
+        self.allocation.penalise()
         return loss
 
     def _add_core_penalties(self) -> None:
@@ -223,6 +227,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             if isinstance(layer.method, RetractionMethod) and layer.core.grad is not None
         }
         self.inner.step()
+        self.allocation.after(self.steps)
         for name, old in aimed.items():
             layer = self.layers[name]
             increments = Factors(layer.core.detach() - old.core, tuple(basis.detach().clone() for basis in layer.bases()))
