@@ -61,7 +61,7 @@ class AdaLoRA(Method):
             raise UserError(f"budget = {self.budget} and interval = {self.interval} must be at least 1")
         if min(self.warmup, self.settle) < 0 or self.warmup + self.settle >= self.steps:
             raise UserError(
-                f"warmup = {self.warmup} and settle = {self.settle} leave none of {self.steps} steps for the budget to fall: shorten them"
+                f"warmup = {self.warmup} and settle = {self.settle} leave no step of {self.steps} for the budget to fall: cut them"
             )
         if not (0 <= self.smoothing < 1 and 0 <= self.deviation < 1):
             raise UserError(f"smoothing = {self.smoothing} and deviation = {self.deviation} must lie in [0, 1)")
