@@ -1,12 +1,31 @@
 """The optimizer around networks: what moves, what does not, and what survives a change of bases."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank import DLRT, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, UserError, Vanilla, compress, linalg, load, save
+from robust_lowrank import (
+    DLRT,
+    RGD,
+    TDLRT,
+    USV,
+    CondLR,
+    GeoLoRA,
+    LowRankOptimizer,
+    Penalty,
+    ProjectedSGD,
+    RobustDLRT,
+    SpectralClamp,
+    UserError,
+    Vanilla,
+    compress,
+    linalg,
+    load,
+    save,
+)
 from robust_lowrank.layers import Factors, named_factored_layers
 from robust_lowrank.methods import Method
 from robust_lowrank.optim import transport
@@ -17,7 +36,16 @@ METHODS: dict[str, Method] = {
     "dlrt fixed": DLRT(),
     "dlrt": DLRT(tol=0.1),
     "tdlrt": TDLRT(tol=0.1),
+    "tdlrt all": TDLRT(tol=0.1, modes="all"),
     "geolora": GeoLoRA(tol=0.1),
+    "geolora budget": GeoLoRA(tol=0.0, budget=18),
+    "dlrt cond": DLRT(tol=0.1, cond=1.5),
+    "geolora cond": GeoLoRA(tol=0.1, cond=1.5),
+    "robust dlrt": RobustDLRT(core_steps=2),
+    "rgd": RGD(),
+    "usv": USV(),
+    "polar": ProjectedSGD(retraction="polar"),
+    "clamp": SpectralClamp(cond=1.5),
 }
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
@@ -48,7 +76,7 @@ def batch(n: int = 16) -> tuple[Tensor, Tensor]:
 
 def network(method: Method, rank: float = 0.5) -> nn.Module:
     net = Residual().double()
-    compress(net, method=method, rank=rank, exclude=["head"], start="kaiming")
+    compress(net, method=method, rank=rank if method.ranked else None, exclude=["head"], start="kaiming")
     return net
 
 
@@ -73,7 +101,7 @@ def test_T24_everything_that_should_train_does(method: Method) -> None:
         opt.step(closure_of(net, opt, batch()))
     for name, parameter in net.named_parameters():
         same = parameter.shape == before[name].shape and torch.equal(parameter, before[name])
-        complete = name.split(".")[-1] in {"U", "V", "U1", "U2"} and parameter.shape[0] == parameter.shape[1]
+        complete = name.split(".")[-1] in {"U", "V", "U1", "U2", "U3", "U4"} and parameter.shape[0] == parameter.shape[1]
         assert not same or complete, f"{name} did not move"
     assert net.norm.running_mean.abs().max() > 0
 
@@ -82,6 +110,8 @@ def test_T24_everything_that_should_train_does(method: Method) -> None:
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
 def test_T24_weight_decay_never_touches_the_bases(method: Method, optimizer: type[torch.optim.Optimizer]) -> None:
     """With gradients of zero only the decay acts: on cores and dense weights, not on what must stay orthonormal."""
+    if isinstance(method, RobustDLRT):
+        method = replace(method, beta=0.0, core_steps=1)  # R is homogeneous and shrinks the core, too
     net = network(method)
     before = {name: Factors(layer.core.detach().clone(), layer.bases()) for name, layer in named_factored_layers(net)}
     opt = LowRankOptimizer(net, optimizer, lr=0.1, weight_decay=0.5)
@@ -235,3 +265,78 @@ def test_training_survives_an_svd_that_fails_at_random(method: Method, monkeypat
             loss = opt.step(closure_of(net, opt, (x.float(), y)))
         losses.append(float(loss.detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_T22_a_penalty_of_the_cores_is_one_of_the_weights() -> None:
+    """At full rank the factored methods descend the loss + beta R(W) as SGD does on dense weights."""
+    for method in (GeoLoRA(tol=0.0), DLRT(tol=0.0), CondLR(tau=float("inf"))):
+        torch.manual_seed(0)
+        dense = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+        factored = copy.deepcopy(dense)
+        compress(factored, method=method, rank=1.0, exclude=["2"])
+        x, y = torch.rand(16, 6, dtype=torch.float64), torch.randint(0, 3, (16,))
+        opt = LowRankOptimizer(factored, torch.optim.SGD, lr=0.1, momentum=0.5, penalties=[Penalty(form="R", weight=0.3)])
+        twin = LowRankOptimizer(
+            dense,
+            torch.optim.SGD,
+            lr=0.1,
+            momentum=0.5,
+            penalties=[Penalty(form="R", weight=0.3, on="weights", milestones=(99,), decay=(0.0,))],
+        )
+        twin.penalties = [(penalty, [dense[0].weight]) for penalty, _ in twin.penalties]
+        for _ in range(8):
+            opt.step(closure_of(factored, opt, (x, y)))
+            twin.step(closure_of(dense, twin, (x, y)))
+        assert torch.dist(factored[0].dense_weight(), dense[0].weight) < 1e-9
+
+
+@pytest.mark.parametrize("form", ["R", "SO", "DSO", "MC", "SRIP"])
+@pytest.mark.parametrize("place", ["cores", "weights", "factors"])
+def test_penalties_fall_where_they_act_and_stop_at_their_milestone(form: str, place: str) -> None:
+    net = network(USV() if place == "factors" else GeoLoRA(tol=0.1))
+    penalty = Penalty(form=form, weight=0.1, on=place, milestones=(30,), decay=(0.0,))  # pyright: ignore[reportArgumentType]
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.02, penalties=[penalty])
+
+    def total() -> float:
+        if place == "cores":
+            acted = [layer.core for _, layer in named_factored_layers(net)]
+        elif place == "factors":
+            acted = [factor for _, layer in named_factored_layers(net) for factor in layer.free_factors()]
+        else:
+            acted = [net.head.weight]
+        return sum(float(penalty.value(a.detach())) for a in acted)
+
+    def closure() -> Tensor:
+        opt.zero_grad()
+        loss = 0.0 * net(batch()[0]).sum()
+        loss.backward()
+        return loss
+
+    if place == "factors":
+        for _, layer in named_factored_layers(net):
+            for factor in layer.free_factors():
+                factor.data *= torch.linspace(1.1, 1.5, factor.shape[1])
+    start = total()
+    for _ in range(30):
+        opt.step(closure)
+    middle = total()
+    assert middle < start
+    opt.step(closure)
+    assert total() == pytest.approx(middle, abs=1e-9)
+
+
+def test_a_penalty_without_a_place_is_refused() -> None:
+    with pytest.raises(UserError, match="finds none"):
+        LowRankOptimizer(network(CondLR()), torch.optim.SGD, lr=0.1, penalties=[Penalty(on="factors")])
+
+
+def test_the_schedules_are_not_mixed_up() -> None:
+    with pytest.raises(UserError, match="amortised"):
+        LowRankOptimizer(network(DLRT()), torch.optim.SGD, lr=0.1).step()
+    with pytest.raises(UserError, match="belongs to schedule"):
+        LowRankOptimizer(network(DLRT()), torch.optim.SGD, lr=0.1, window=3)
+    for method in (DLRT(), TDLRT(), RobustDLRT()):
+        with pytest.raises(UserError, match="at least 1"):
+            LowRankOptimizer(network(method), torch.optim.SGD, lr=0.1, schedule="amortised", window=0)
+    with pytest.raises(UserError, match="did you mean 'amortised'"):
+        LowRankOptimizer(network(DLRT()), torch.optim.SGD, lr=0.1, schedule="amortized")  # pyright: ignore[reportArgumentType]

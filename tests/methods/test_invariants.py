@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robust_lowrank import DLRT, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, linalg
+from robust_lowrank import DLRT, RGD, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, RobustDLRT, linalg
 from robust_lowrank.layers import FactoredLayer, Factors, LowRankConv2d, LowRankLinear, TuckerConv2d
 from robust_lowrank.layers.conv import ConvShape
 from robust_lowrank.layers.functional import Window
@@ -30,6 +30,9 @@ METHODS: dict[str, Method] = {
     "tdlrt fixed": TDLRT(tol=None),
     "geolora": GeoLoRA(tol=0.1),
     "geolora fixed": GeoLoRA(tol=None),
+    "geolora budget": GeoLoRA(tol=0.0, budget=4),
+    "robust dlrt": RobustDLRT(tol=0.1, core_steps=2),
+    "rgd": RGD(),
 }
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
@@ -194,6 +197,10 @@ def test_T8_T28_complete_bases_give_sgd_with_momentum(method: Method) -> None:
         method = replace(method, tau=INF)
     elif isinstance(method, GalerkinMethod) and method.tol is not None:
         method = replace(method, tol=0.0)
+    if isinstance(method, GeoLoRA):
+        method = replace(method, budget=None)
+    elif isinstance(method, RobustDLRT):
+        method = replace(method, beta=0.0, core_steps=1)
     n = 5
     layer, target = layer_of(method, n, n, n), torch.randn(n, n, dtype=F64)
     w, momentum = weight(layer).clone(), torch.zeros(n, n, dtype=F64)

@@ -8,10 +8,10 @@ from torch import nn
 from robust_lowrank.compress import compress
 from robust_lowrank.data import load
 from robust_lowrank.errors import TrainingError
-from robust_lowrank.layers import FactoredLayer
-from robust_lowrank.methods import METHODS, CondLR
+from robust_lowrank.layers import FactoredLayer, named_factored_layers
+from robust_lowrank.methods import METHODS, CondLR, RobustDLRT
 from robust_lowrank.models import build
-from robust_lowrank.training import TrainingConfig
+from robust_lowrank.training import MethodConfig, TrainingConfig
 from robust_lowrank.training.fitting import Examples, Fitting, accuracy
 
 
@@ -160,3 +160,29 @@ def test_steps_are_reported_as_they_happen() -> None:
     report: Callable[[], None] = lambda: seen.append(fitting.step)  # noqa: E731
     fitting.epoch(on_step=report)
     assert seen == [1, 2]
+
+
+@pytest.mark.parametrize("method", [None, "condlr", "dlrt", "tdlrt", "geolora", "vanilla"])
+@pytest.mark.parametrize("integration", ["exact", "amortised"])
+def test_short_precision_learns_and_leaves_factors_long(method: str | None, integration: str) -> None:
+    torch.manual_seed(0)
+    model = build("cnn", input_shape=(1, 8, 8), num_classes=10)
+    if method is not None:
+        compress(model, method=method, rank=0.5, exclude=["fc2"], start="kaiming")
+    config = TrainingConfig(epochs=3, batch_size=25, precision="bf16")
+    schedule = MethodConfig() if method is None else MethodConfig(name=method, integration=integration)
+    fitting = Fitting(model, digits(300), config, schedule, seed=0)
+    outcomes = [fitting.epoch(on_step=nothing) for _ in range(3)]
+    assert outcomes[-1].loss < 0.6 * outcomes[0].loss
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    for _, layer in named_factored_layers(model):
+        for basis in layer.bases():
+            assert torch.dist(basis.T @ basis, torch.eye(basis.shape[1])) < 1e-5
+
+
+def test_an_epoch_ends_with_a_truncation() -> None:
+    model = build("cnn", input_shape=(1, 8, 8), num_classes=10)
+    compress(model, method=RobustDLRT(core_steps=50, max_rank=4), rank=4, exclude=["fc2"], start="kaiming")
+    method = MethodConfig(name="robust-dlrt", core_steps=50, max_rank=4, integration="amortised")
+    Fitting(model, digits(200), TrainingConfig(epochs=1, batch_size=25), method, seed=0).epoch(on_step=nothing)
+    assert max(layer.rank for _, layer in named_factored_layers(model)) <= 4
