@@ -55,7 +55,7 @@ class FactoredLayer(nn.Module, ABC):
         for parameter, value in zip((self.core, *self.bases()), (factors.core, *factors.bases), strict=True):
             if parameter.shape != value.shape:
                 _forget_accumulator(parameter)
-            parameter.data = value.detach().contiguous()
+            parameter.data = value.detach().clone(memory_format=torch.contiguous_format)
 
     @property
     def rank(self) -> int:
@@ -107,7 +107,7 @@ def named_factored_layers(model: nn.Module) -> Iterator[tuple[str, FactoredLayer
 
 def parameters_of(tensors: Sequence[Tensor]) -> list[nn.Parameter]:
     """Return parameters that own contiguous copies of the tensors."""
-    return [nn.Parameter(tensor.detach().clone().contiguous()) for tensor in tensors]
+    return [nn.Parameter(tensor.detach().clone(memory_format=torch.contiguous_format)) for tensor in tensors]
 
 
 def _forget_accumulator(parameter: nn.Parameter) -> None:

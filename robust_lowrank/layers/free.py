@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from robust_lowrank import linalg
 from robust_lowrank.layers.base import FactoredLayer, Factors, parameters_of
 from robust_lowrank.layers.conv import ConvShape, _FactoredConv2d, conv_layer, pointwise
+from robust_lowrank.layers.functional import POINT, convolve
 from robust_lowrank.layers.linear import linear_layer
 
 
@@ -149,8 +150,8 @@ class _FreeConv2d(_Free, _FactoredConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, H, W)."""
-        a = F.conv2d(x, self._filters(), None, *self.shape.window)
-        return F.conv2d(a, self.left()[:, :, None, None], self.bias)
+        a = convolve(x, self._filters(), self.shape.window)
+        return convolve(a, self.left()[:, :, None, None], POINT, self.bias)
 
     def _filters(self) -> Tensor:
         return self.right().T.reshape(-1, self.shape.channels, *self.shape.kernel)

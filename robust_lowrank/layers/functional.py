@@ -25,6 +25,9 @@ class Window(NamedTuple):
     dilation: tuple[int, int]
 
 
+POINT = Window((1, 1), (0, 0), (1, 1))
+
+
 def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
     """Return `x V S^T U^T` for x (..., m), U (n, r), S (r, r'), V (m, r')."""
     return _apply(_LowRankLinear, x, u, s, v)
@@ -51,17 +54,35 @@ def _apply(function: type[Function], x: Tensor, *arguments: Any) -> Tensor:
         return function.apply(x, *arguments)  # pyright: ignore[reportReturnType]
 
 
+def convolve(x: Tensor, kernel: Tensor, window: Window, bias: Tensor | None = None) -> Tensor:
+    """Return the convolution of x (B, Cin, H, W) with a kernel (F, Cin, kh, kw) of any strides in memory."""
+    x, kernel = _laid_out(x, kernel, window)
+    return F.conv2d(x, kernel, bias, *window)
+
+
+def _laid_out(x: Tensor, kernel: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+    """Return both in a memory format that the convolution computes soundly.
+
+    A kernel that comes of products and transpositions may have strides that pass for channels-last, which then decides for the
+    images too; and oneDNN's channels-last weight gradient of a strided 1 x 1 kernel writes out of bounds (seen with torch 2.14).
+    """
+    kernel = kernel.clone(memory_format=torch.contiguous_format)
+    strided_pointwise = kernel.shape[2:] == (1, 1) and window.stride != (1, 1)
+    return x.contiguous() if strided_pointwise else x, kernel
+
+
 def _pointwise(x: Tensor, matrix: Tensor) -> Tensor:
-    return F.conv2d(x, matrix[:, :, None, None])
+    return convolve(x, matrix[:, :, None, None], POINT)
 
 
 def _pointwise_weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
     return torch.bmm(delta.flatten(2), x.flatten(2).mT).sum(0)
 
 
-def _conv_backward(delta: Tensor, x: Tensor, weight: Tensor, window: Window, *, wanted: tuple[bool, bool]) -> Any:
+def _conv_backward(delta: Tensor, x: Tensor, kernel: Tensor, window: Window, *, wanted: tuple[bool, bool]) -> Any:
+    x, kernel = _laid_out(x, kernel, window)
     gradients = torch.ops.aten.convolution_backward(
-        delta, x, weight, None, window.stride, window.padding, window.dilation, False, (0, 0), 1, (*wanted, False)
+        delta.contiguous(), x, kernel, None, window.stride, window.padding, window.dilation, False, (0, 0), 1, (*wanted, False)
     )
     return gradients[:2]
 
@@ -100,7 +121,7 @@ class _LowRankConv2d(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, int], window: Window) -> Tensor:
         filters = v.to(x.dtype).T.reshape(v.shape[1], x.shape[1], *kernel)
-        a = F.conv2d(x, filters, None, *window)
+        a = convolve(x, filters, window)
         ctx.save_for_backward(x, a, u, s, v)
         ctx.kernel, ctx.window = kernel, window
         return _pointwise(a, (u @ s).to(x.dtype))
@@ -132,7 +153,7 @@ class _TuckerConv2d(Function):
         a = _pointwise(x, u2.to(x.dtype).T)
         ctx.save_for_backward(x, a, c, *bases)
         ctx.window = window
-        return _pointwise(F.conv2d(a, spatial_core(c, bases).to(x.dtype), None, *window), u1.to(x.dtype))
+        return _pointwise(convolve(a, spatial_core(c, bases).to(x.dtype), window), u1.to(x.dtype))
 
     @staticmethod
     @once_differentiable
@@ -148,7 +169,7 @@ class _TuckerConv2d(Function):
             dx = _pointwise(_input_gradient(e, a, spatial_core(c, bases).to(kind), window), u2.to(kind))
         dk: list[Tensor | None] = [None] * len(bases)
         if need_bases[0]:
-            z = F.conv2d(a, spatial_core(_orthogonalised(c, 0), bases).to(kind), None, *window)
+            z = convolve(a, spatial_core(_orthogonalised(c, 0), bases).to(kind), window)
             dk[0] = _pointwise_weight_gradient(delta, z).to(u1.dtype)
         if need_bases[1]:
             z = _input_gradient(e, a, spatial_core(_orthogonalised(c, 1), bases).to(kind), window)

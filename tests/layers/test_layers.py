@@ -165,3 +165,17 @@ def test_nothing_is_computed_for_factors_that_need_no_gradient(device) -> None:
     layer(x).sum().backward()
     assert x.grad is not None
     assert all(p.grad is None for p in layer.parameters())
+
+
+@each_kernel_method
+def test_strided_pointwise_kernels_are_laid_out_soundly(method: str | Method) -> None:
+    """Channels-last images and a strided 1 x 1 kernel are where oneDNN's weight gradient writes out of bounds."""
+    layer = factored(nn.Conv2d(2, 4, 1, stride=2, bias=False), method, 1.0)
+    dense = layer.dense_layer()
+    x = torch.randn(4, 2, 8, 6).contiguous(memory_format=torch.channels_last)
+    for _ in range(50):
+        layer.zero_grad()
+        _, _, delta = outcomes(layer, x)
+    outcomes(dense, x.contiguous(), delta.contiguous())
+    check_identities(layer, dense.weight.grad, 1e-4)
+    assert all(p.stride() == torch.empty(p.shape).stride() for p in layer.parameters())
