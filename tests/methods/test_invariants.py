@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robust_lowrank import DLRT, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, linalg
+from robust_lowrank import DLRT, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, RobustDLRT, linalg
 from robust_lowrank.layers import FactoredLayer, Factors, LowRankConv2d, LowRankLinear, TuckerConv2d
 from robust_lowrank.layers.conv import ConvShape
 from robust_lowrank.layers.functional import Window
@@ -239,6 +239,15 @@ def test_T11_tucker_augmentation_loses_nothing() -> None:
     assert wide.core.shape == (6, 4, 3, 3)
     expanded, original = (linalg.multi_product(f.core, f.bases) for f in (wide, factors))
     assert torch.dist(expanded, original) < 1e-12
+
+
+def test_the_core_gradient_of_a_kernel_keeps_its_place_in_wider_bases() -> None:
+    old = Factors(torch.randn(3, 2, 3, 3, dtype=F64), (orthonormal(8, 3), orthonormal(5, 2)))
+    gradients = Factors(torch.randn_like(old.core), (torch.randn(8, 3, dtype=F64), torch.randn(5, 2, dtype=F64)))
+    bases = tuple(linalg.orth(torch.cat(pair, 1)) for pair in zip(gradients.bases, old.bases, strict=True))
+    for method in (TDLRT(), RobustDLRT()):
+        gradient = method.core_gradient(old, gradients, bases)
+        assert torch.dist(linalg.multi_product(gradient, bases), linalg.multi_product(gradients.core, old.bases)) < 1e-12
 
 
 def test_T12_truncation_error_is_the_tail_norm(precision) -> None:
