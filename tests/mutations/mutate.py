@@ -97,7 +97,7 @@ def ask(copy: Path, chosen: Sequence[Defect]) -> Outcome:
     expression = " or ".join(sorted({f"({defect.k})" for defect in chosen}))
     options = ["-x", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-k", expression]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment |= {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # plugins take a second
     command = [sys.executable, "-c", START, *options, *tests]
     try:
         run = subprocess.run(
