@@ -26,9 +26,10 @@ from robust_lowrank import (
     load,
     save,
 )
-from robust_lowrank.layers import Factors, named_factored_layers
+from robust_lowrank.layers import Factors, LowRankLinear, named_factored_layers
 from robust_lowrank.methods import Method
 from robust_lowrank.optim import transport
+from robust_lowrank.optim.terms import add_penalty
 
 METHODS: dict[str, Method] = {
     "vanilla": Vanilla(),
@@ -115,6 +116,7 @@ def test_T24_weight_decay_never_touches_the_bases(method: Method, optimizer: typ
     net = network(method)
     before = {name: Factors(layer.core.detach().clone(), layer.bases()) for name, layer in named_factored_layers(net)}
     opt = LowRankOptimizer(net, optimizer, lr=0.1, weight_decay=0.5)
+    assert all(group["weight_decay"] == (0.0 if group["name"] == "bases" else 0.5) for group in opt.param_groups)
 
     def closure() -> Tensor:
         opt.zero_grad()
@@ -228,6 +230,29 @@ def test_two_evaluations_need_a_closure() -> None:
     opt = LowRankOptimizer(network(DLRT()), torch.optim.SGD, lr=0.1)
     with pytest.raises(UserError, match="closure"):
         opt.step()
+
+
+def test_the_amortised_schedule_turns_once_a_window_and_truncates_at_its_end() -> None:
+    net, data = network(DLRT(tol=0.0, max_rank=4), rank=4), batch()
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.1, schedule="amortised", window=2)
+    assert opt.evaluations_per_step == 1
+    ranks = []
+    for _ in range(6):
+        opt.step(closure_of(net, opt, data))
+        ranks.append(net.hidden.U.shape[1])
+    assert ranks == [8, 8, 4, 8, 8, 4]
+
+
+def test_a_penalty_on_a_core_is_a_term_of_the_weight() -> None:
+    """SO of W = U S V^T is that of S up to a constant, so its gradient is known and so are its projections."""
+    bases = tuple(linalg.orth(torch.randn(n, 3, dtype=torch.float64)) for n in (6, 5))
+    layer, penalty = LowRankLinear(Factors(torch.randn(3, 3, dtype=torch.float64), bases)), Penalty(form="SO")
+    for parameter in layer.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    add_penalty(layer, penalty, 0.3)
+    g, (u, v) = 0.3 * penalty.gradient(layer.dense_weight().detach()), bases
+    for parameter, expected in ((layer.S, u.T @ g @ v), (layer.U, g @ v), (layer.V, g.T @ u)):
+        assert torch.dist(parameter.grad, expected) < 1e-10
 
 
 def test_lbfgs_and_empty_networks_are_refused() -> None:

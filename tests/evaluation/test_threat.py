@@ -63,6 +63,14 @@ def test_points_that_are_not_finite_or_leave_the_range_are_not_contained(norm, b
 
 
 @pytest.mark.parametrize("norm", THREATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_random_starts_are_images(norm, dtype):
+    x = torch.tensor([[0.0, 1.0, 0.5]], dtype=dtype).repeat(50, 1)
+    budget = threat(norm, 0.2, features=3)
+    assert budget.contains(x, budget.random_start(x, KeyedNoise(1, "start", torch.arange(50)))).all()
+
+
+@pytest.mark.parametrize("norm", THREATS)
 def test_random_starts_fill_the_ball(norm, device):
     budget = threat(norm, 0.2, features=3)
     x = torch.full((4000, 3), 0.5, dtype=torch.float64, device=device)

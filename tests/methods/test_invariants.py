@@ -248,6 +248,15 @@ def test_T11_tucker_augmentation_loses_nothing() -> None:
     assert torch.dist(expanded, original) < 1e-12
 
 
+def test_the_core_gradient_of_a_kernel_keeps_its_place_in_wider_bases() -> None:
+    old = Factors(torch.randn(3, 2, 3, 3, dtype=F64), (orthonormal(8, 3), orthonormal(5, 2)))
+    gradients = Factors(torch.randn_like(old.core), (torch.randn(8, 3, dtype=F64), torch.randn(5, 2, dtype=F64)))
+    bases = tuple(linalg.orth(torch.cat(pair, 1)) for pair in zip(gradients.bases, old.bases, strict=True))
+    for method in (TDLRT(), RobustDLRT()):
+        gradient = method.core_gradient(old, gradients, bases)
+        assert torch.dist(linalg.multi_product(gradient, bases), linalg.multi_product(gradients.core, old.bases)) < 1e-12
+
+
 def test_T12_truncation_error_is_the_tail_norm(precision) -> None:
     """A core that is far from symmetric: rotating V by the transposed matrix would show."""
     dtype = precision.dtype
