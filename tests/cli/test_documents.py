@@ -99,9 +99,10 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 def test_every_equation_that_the_code_cites_is_in_the_documents() -> None:
     texts = [path.read_text() for path in (ROOT / "docs/methods.md", *PAGES)]
     numbered = {number for text in texts for number in re.findall(r"^ +\((\d+b?)\)", text, re.MULTILINE)}
+    citation = re.compile(r"\b(?:methods|CondLR|DLRT|TDLRT|GeoLoRA|RobustDLRT) ((?:\(\d+b?\)(?:-|, | and )?)+)")
     cited = set()
     for path in (ROOT / "robust_lowrank").rglob("*.py"):
-        for found in re.findall(r"\b(?:methods|CondLR|DLRT|TDLRT|GeoLoRA|RobustDLRT) ((?:\(\d+b?\)(?:-|, | and )?)+)", path.read_text()):
+        for found in citation.findall(path.read_text()):
             cited |= set(re.findall(r"\((\d+b?)\)", found))
     assert cited
     assert cited <= numbered
