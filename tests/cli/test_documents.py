@@ -9,12 +9,22 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from typer.main import get_command
 
 from robust_lowrank.cli.app import app
+from robust_lowrank.training import parse_config
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*/README.md"))]
+PAGES = sorted((ROOT / "docs/methods").glob("*.md"))
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *PAGES,
+    *sorted(ROOT.glob("*/README.md")),
+]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -36,6 +46,31 @@ def test_the_readmes_python_runs(tmp_path: Path) -> None:
     assert {"conv1", "conv2", "fc1"} <= set(factored)
     assert all(float(factored[layer]) <= 1.1 + 1e-4 for layer in ("conv1", "conv2", "fc1"))
     assert done.stdout.count("Interval(") == 2
+
+
+@each_page
+def test_the_python_of_a_methods_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    codes = blocks(page, "python")
+    assert codes
+    for code in codes:
+        with torch.random.fork_rng():
+            exec(compile(code, str(page), "exec"), {"__name__": page.stem})
+
+
+@each_page
+def test_the_toml_of_a_methods_page_is_a_configuration(page: Path) -> None:
+    for text in blocks(page, "toml"):
+        config = parse_config(tomllib.loads(text), source=page.name)
+        if config.method.name != "dense":
+            config.method.method()
+
+
+def test_every_methods_page_is_in_the_index_and_in_the_navigation() -> None:
+    index, navigation = (ROOT / "docs/methods.md").read_text(), (ROOT / "mkdocs.yml").read_text()
+    for page in PAGES:
+        assert f"](methods/{page.name})" in index
+        assert f": methods/{page.name}\n" in navigation
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -62,10 +97,12 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 
 
 def test_every_equation_that_the_code_cites_is_in_the_documents() -> None:
-    numbered = set(re.findall(r"^ +\((\d+b?)\)", (ROOT / "docs/methods.md").read_text(), re.MULTILINE))
+    texts = [path.read_text() for path in (ROOT / "docs/methods.md", *PAGES)]
+    numbered = {number for text in texts for number in re.findall(r"^ +\((\d+b?)\)", text, re.MULTILINE)}
+    citation = re.compile(r"\b(?:methods|CondLR|DLRT|TDLRT|GeoLoRA|RobustDLRT) ((?:\(\d+b?\)(?:-|, | and )?)+)")
     cited = set()
     for path in (ROOT / "robust_lowrank").rglob("*.py"):
-        for found in re.findall(r"\b(?:methods|CondLR|DLRT|TDLRT|GeoLoRA) ((?:\(\d+b?\)(?:-|, | and )?)+)", path.read_text()):
+        for found in citation.findall(path.read_text()):
             cited |= set(re.findall(r"\((\d+b?)\)", found))
     assert cited
     assert cited <= numbered
