@@ -98,8 +98,9 @@ class Penalty:
     Args:
         form: `R` asks for equal singular values; `SO`, `DSO`, `MC` and `SRIP` ask for singular values of 1.
         weight: the factor before the term.
-        on: `cores` of the factored layers (with orthonormal bases the same as on their weights), `weights` of the linear layers
-            and convolutions that are dense, or `factors` that nothing keeps orthonormal (of `vanilla`, `usv`, `adalora`).
+        on: `cores` of the factored layers (with orthonormal bases the same as on their weights for R, SO and DSO; MC and SRIP
+            depend on the bases), `weights` of the linear layers and convolutions that are dense, or `factors`: the U and V of
+            `usv` and the P and Q of `adalora`, which nothing keeps orthonormal.
         milestones: steps from which the weight is multiplied by the entry of `decay` at the same position.
         decay: multiples of the first weight, one a milestone.
 

@@ -74,7 +74,8 @@ class Budget:
     """A share of the parameters for all factored layers together, which the spectra of their weights distribute.
 
     A layer gets a singular triplet where that keeps more of its weight's energy (sigma_i^2 / ||W||^2) a parameter than a common
-    level, the level being the least that fits (water-filling); every layer has at least rank 1.
+    level, the level being the least that fits (water-filling). Every layer has at least rank 1, and none, at more than that, takes
+    more parameters than its dense weight has.
 
     Args:
         params: what the factors may take, as a fraction of the parameters of the dense weights.
@@ -186,7 +187,13 @@ def share_out(candidates: Sequence[Candidate], method: Method, share: float) -> 
 
     def at(level: float) -> dict[str, Ranks]:
         counts = {name: tuple(max(1, int((mode > level).sum())) for mode in modes) for name, modes in gains.items()}
-        return {name: _clipped(tensors[name], ranks) for name, ranks in counts.items()}
+        return {name: no_larger(layer, _clipped(tensors[name], counts[name])) for name, layer in candidates}
+
+    def no_larger(layer: Dense, ranks: Ranks) -> Ranks:
+        while max(ranks) > 1 and factored_size(layer, ranks, method) > layer.weight.numel():
+            largest = max(ranks)
+            ranks = tuple(largest - 1 if rank == largest else rank for rank in ranks)
+        return ranks
 
     def size(ranks: dict[str, Ranks]) -> int:
         return sum(factored_size(layer, ranks[name], method) for name, layer in candidates)

@@ -11,7 +11,7 @@ from robust_lowrank.provenance import machine, versions
 from tests.conformance.cases import METHODS
 from tests.conformance.properties import PROPERTIES, Property
 
-SEEDS = range(20)
+SEEDS = range(10)
 OUT = Path("docs/conformance.md")
 HEAD = """# Conformance
 
