@@ -40,9 +40,13 @@ def settings(table: dict, **training: object) -> TrainingConfig:
     return TrainingConfig.model_validate({"epochs": 1, "batch_size": 32, "lr": 0.05, "adversarial": table} | training)
 
 
+def rank_of(method: str, rank: int | float) -> int | float | None:
+    return rank if METHODS[method].ranked else None
+
+
 def compressed(model: nn.Module, method: str) -> nn.Module:
     if method != "dense":
-        compress(model, method=method, rank=0.5, exclude=["fc2"], start="kaiming")
+        compress(model, method=method, rank=rank_of(method, 0.5), exclude=["fc2"], start="kaiming")
     return model
 
 
@@ -67,7 +71,7 @@ class Restless(nn.Sequential):
 def restless(method: str) -> nn.Module:
     model = Restless()
     if method != "dense":
-        compress(model, method=method, rank=4, start="kaiming")
+        compress(model, method=method, rank=rank_of(method, 4), start="kaiming")
     return model
 
 
