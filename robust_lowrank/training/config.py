@@ -231,12 +231,12 @@ class TrainingConfig(Table):
     device: str = "auto"  # "auto": CUDA where there is one
     adversarial: AdversarialConfig | None = None  # None: ordinary training, on clean images
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_momentum(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("optimizer", "sgd") == "sgd" and not values.get("cycle_momentum"):
-            return {"momentum": DEFAULT_MOMENTUM} | values
-        return values
+    @property
+    def steady_momentum(self) -> float | None:
+        """The momentum that stays as it is through the training, if there is one."""
+        if self.optimizer != "sgd" or self.cycle_momentum:
+            return None
+        return DEFAULT_MOMENTUM if self.momentum is None else self.momentum
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -286,6 +286,7 @@ class TrainConfig(Table):
     def to_record(self) -> dict[str, Any]:
         """Return the configuration for `run.json`: defaults of method and attack spelled out, infinity as the string "inf"."""
         record = self.model_dump()
+        record["training"]["momentum"] = self.training.steady_momentum
         if self.method.name != DENSE:
             record["method"] |= dataclasses.asdict(self.method.method())  # pyright: ignore[reportArgumentType]
         if self.training.adversarial is None:

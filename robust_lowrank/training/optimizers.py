@@ -25,8 +25,8 @@ def make_optimizer(
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.cycle_momentum:
         options["momentum"] = LARGEST_MOMENTUM
-    elif config.momentum is not None:
-        options["momentum"] = config.momentum
+    elif config.steady_momentum is not None:
+        options["momentum"] = config.steady_momentum
     return LowRankOptimizer(
         model,
         OPTIMIZERS[config.optimizer],

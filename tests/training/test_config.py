@@ -113,3 +113,11 @@ def test_defaults_of_a_method_are_spelled_out_in_records() -> None:
     long = parse_config({"method": {"name": "condlr", "tau": 0.1, "retraction": "qr"}}, source="f.toml")
     assert short.to_record() == long.to_record()
     assert short.to_record()["method"]["precond"] == "exact"
+
+
+def test_a_default_momentum_is_recorded_but_does_not_count_as_given() -> None:
+    config = TrainConfig.model_validate({"training": {"lr": 0.2}})
+    assert config.to_record()["training"]["momentum"] == 0.3
+    assert "momentum" not in config.model_dump(exclude_unset=True)["training"]
+    assert TrainConfig.from_record(config.to_record()).to_record() == config.to_record()
+    assert TrainConfig.model_validate({"training": {"optimizer": "adamw"}}).to_record()["training"]["momentum"] is None
