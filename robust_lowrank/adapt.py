@@ -9,7 +9,7 @@ from torch import nn
 from robust_lowrank.compress import CompressionReport, count_parameters, install, planned
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, VanillaConv2d, VanillaLinear, named_factored_layers
-from robust_lowrank.methods import Method
+from robust_lowrank.methods import Method, RetractionMethod
 from robust_lowrank.methods.base import Ranks
 from robust_lowrank.ranks import Dense, RankLike, pattern, weight_tensor
 from robust_lowrank.starts import build, leading_factors, zero_factors
@@ -26,8 +26,8 @@ def adapt(
 ) -> CompressionReport:
     """Freeze a network and add a low-rank update to its linear layers and convolutions, in place: W_pre + alpha U S V^T.
 
-    The function stays the same. An update starts at zero with random bases; where the method bounds its condition number, at the
-    admissible part of the leading singular triplets of W_pre, which the frozen weight then lacks.
+    The function stays the same. An update starts at zero with random bases; where the method bounds its condition number or divides
+    by its core (CondLR), at the admissible part of the leading singular triplets of W_pre, which the frozen weight then lacks.
 
     Args:
         model: a network with trained weights.
@@ -75,7 +75,7 @@ def adapt(
 def _adapter(layer: Dense, ranks: Ranks, method: Method, alpha: float) -> Adapter:
     tensor = weight_tensor(layer, method)
     scale = alpha / ranks[0] if method.adapter else alpha
-    if math.isinf(method.cond_bound):
+    if math.isinf(method.cond_bound) and not isinstance(method, RetractionMethod):
         update = build(layer, zero_factors(tensor, ranks), method, bias=False)
         if isinstance(update, VanillaLinear | VanillaConv2d):
             nn.init.kaiming_uniform_(update.B.data.T, a=math.sqrt(5))
