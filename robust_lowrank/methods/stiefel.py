@@ -72,11 +72,18 @@ def safeguarded(x: Tensor, step: Tensor) -> Tensor:
     """Return X plus the step, halved until ||X X^T - I|| <= 1/2 holds; all halvings are looked at at once, on the device."""
     off = x @ x.T - torch.eye(len(x), dtype=x.dtype, device=x.device)
     linear, quadratic = x @ step.T, step @ step.T
+    linear = linear + linear.T
     t = 2.0 ** -torch.arange(HALVINGS, dtype=x.dtype, device=x.device)
-    distances = torch.stack([(off + s * (linear + linear.T) + s**2 * quadratic).norm() for s in t])
-    fits = distances <= SAFE_DISTANCE
-    chosen = torch.where(fits.any(), fits.to(torch.int8).argmax(), distances.argmin())
-    return x + t[chosen] * step
+    squares = (
+        off.square().sum()
+        + 2 * t * (off * linear).sum()
+        + t**2 * (linear.square().sum() + 2 * (off * quadratic).sum())
+        + 2 * t**3 * (linear * quadratic).sum()
+        + t**4 * quadratic.square().sum()
+    )
+    fits = squares <= SAFE_DISTANCE**2
+    chosen = torch.where(fits.any(), fits.to(torch.int8).argmax(), squares.argmin())
+    return x + t.gather(0, chosen[None]) * step
 
 
 class _Stiefel(RetractionMethod):
