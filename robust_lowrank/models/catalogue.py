@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -27,9 +28,12 @@ MODELS = {
     "lenet5": Entry(lenet5, "the LeNet5 of the CondLR experiments; 28 x 28"),
     "resnet20": Entry(ResNet20, "ResNet-20 with parameter-free shortcuts; CIFAR"),
     "resnet18": Entry(ResNet18, "ResNet-18 with 1 x 1 shortcuts, no pooling at the start; small images"),
+    "resnet18-quarter": Entry(partial(ResNet18, narrow=4), "the same with a quarter of the channels"),
+    "wrn16-1": Entry(partial(WideResNet, widen=1), "WRN-16-1, a quarter of the channels of WRN-16-4; small images"),
     "wrn16-4": Entry(WideResNet, "WRN-16-4 with LeakyReLU, its shortcuts in place; small images"),
     "vit": Entry(VisionTransformer, "vision transformer: patches of 4, width 192, 6 blocks; sides that are multiples of 4"),
     "vgg16": Entry(vgg16, "VGG16 with batch normalisation and LeakyReLU; 32 x 32"),
+    "vgg16-quarter": Entry(partial(vgg16, narrow=4), "the same with a quarter of the channels"),
 }
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from robust_lowrank.errors import UserError
 from robust_lowrank.models.normalize import Normalize
 
+WIDTHS = (64, 128, 256, 512)  # of the stages of ResNet-18
+
 
 class Shortcut(nn.Module):
     """Halve the image and pad with zero channels, which takes no parameters (option A)."""
@@ -90,6 +92,8 @@ def _stage(channels_in: int, channels: int, *, stride: int) -> nn.Sequential:
 class ResNet18(nn.Module):
     """A 3 x 3 convolution without pooling, eight blocks of 64 to 512 channels, the mean over positions, and a linear layer.
 
+    `narrow` divides the number of channels everywhere.
+
     Shortcuts that change the shape are 1 x 1 convolutions (option B). The first layers are those that small images need; on
     ImageNet they are a 7 x 7 convolution of stride 2 and a pooling.
 
@@ -98,21 +102,22 @@ class ResNet18(nn.Module):
         torch.Size([2, 10])
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, narrow: int = 1) -> None:
         super().__init__()
         channels, height, width = input_shape
         if min(height, width) < 8:
             raise UserError(f"resnet18 needs images of at least 8 x 8, not {height} x {width}")
         self.normalize = Normalize(input_shape)
-        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        first, *_, last = widths = [width // narrow for width in WIDTHS]
+        self.conv1 = nn.Conv2d(channels, first, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
         blocks: list[nn.Module] = []
-        channels = 64
-        for wide in (64, 128, 256, 512):
-            blocks += [Block(channels, wide, 1 if wide == 64 else 2, projected=True), Block(wide, wide, 1)]
+        channels = first
+        for wide in widths:
+            blocks += [Block(channels, wide, 1 if wide == first else 2, projected=True), Block(wide, wide, 1)]
             channels = wide
         self.blocks = nn.Sequential(*blocks)
-        self.linear = nn.Linear(512, num_classes)
+        self.linear = nn.Linear(last, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images in [0, 1] to logits."""

@@ -1,4 +1,4 @@
-"""WRN-16-4 for small images (Zagoruyko, Komodakis 2016, arXiv 1605.07146), with the LeakyReLU of the CondLR experiments."""
+"""WRN-16 for small images (Zagoruyko, Komodakis 2016, arXiv 1605.07146), with the LeakyReLU of the CondLR experiments."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from robust_lowrank.errors import UserError
 from robust_lowrank.models.normalize import Normalize
 
-WIDTHS = (64, 128, 256)  # four times those of the narrow network
+WIDTHS = (16, 32, 64)
 BLOCKS = 2  # a stage, which makes 16 layers of convolutions and one of the classifier's
 
 
@@ -32,23 +32,23 @@ class PreactivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A convolution to 16 channels, six blocks of 64, 128 and 256, the mean over positions, and a linear layer.
+    """A convolution to 16 channels, six blocks of 16, 32 and 64 times `widen`, the mean over positions, and a linear layer.
 
     Example:
         >>> WideResNet((3, 32, 32), 10)(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, widen: int = 4) -> None:
         super().__init__()
         channels, height, width = input_shape
         if min(height, width) < 4:
-            raise UserError(f"wrn16-4 needs images of at least 4 x 4, not {height} x {width}")
+            raise UserError(f"wrn16-{widen} needs images of at least 4 x 4, not {height} x {width}")
         self.normalize = Normalize(input_shape)
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         blocks: list[nn.Module] = []
         channels = 16
-        for stage, wide in enumerate(WIDTHS):
+        for stage, wide in enumerate(widen * width for width in WIDTHS):
             for block in range(BLOCKS):
                 blocks.append(PreactivationBlock(channels, wide, 2 if stage > 0 and block == 0 else 1))
                 channels = wide

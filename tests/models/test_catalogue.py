@@ -11,6 +11,7 @@ from robust_lowrank.models import MODELS, Normalize, ResNet20, build, classifier
 
 SHAPES = {"mlp": (1, 8, 8), "cnn": (1, 8, 8), "lenet5": (1, 28, 28), "resnet20": (3, 32, 32), "vgg16": (3, 32, 32)}
 SHAPES |= {"resnet18": (3, 32, 32), "wrn16-4": (3, 32, 32), "vit": (3, 32, 32)}
+SHAPES |= {name: (3, 32, 32) for name in ("resnet18-quarter", "wrn16-1", "vgg16-quarter")}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -38,6 +39,7 @@ def test_parameter_counts_are_those_of_the_papers() -> None:
     assert counts["resnet20"] == 269_722
     assert counts["resnet18"] == 11_173_962  # of the network with a 3 x 3 stem, as CIFAR's codes have it
     assert counts["wrn16-4"] == 2_748_890
+    assert counts["wrn16-1"] == 175_066
 
 
 def test_a_network_without_linear_layers_has_no_classifier() -> None:
