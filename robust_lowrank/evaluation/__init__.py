@@ -3,7 +3,9 @@
 Nothing here knows of low-rank layers: a model is any `nn.Module` that returns logits for inputs in [0, 1].
 """
 
-from robust_lowrank.evaluation.native import Attempt, fgsm, pgd
+from robust_lowrank.evaluation.engines.fgsm import fgsm
+from robust_lowrank.evaluation.engines.pgd import pgd
+from robust_lowrank.evaluation.engines.search import Attempt
 from robust_lowrank.evaluation.noise import KeyedNoise
 from robust_lowrank.evaluation.result import Adversarial, Evaluation
 from robust_lowrank.evaluation.runner import evaluate, fingerprint

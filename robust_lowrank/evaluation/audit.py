@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from robust_lowrank.evaluation.autoattack import STANDARD_TARGETS
 from robust_lowrank.evaluation.clean import Clean
+from robust_lowrank.evaluation.engines.autoattack import STANDARD_TARGETS
 from robust_lowrank.evaluation.ledger import Ledger
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.native import slope
+from robust_lowrank.evaluation.engines.slope import slope
 from robust_lowrank.evaluation.verdict import margins, predictions
 
 _REPEATABLE = 1e-4  # largest change of logits on a second evaluation, relative to their size

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.audit import Evidence, audit
-from robust_lowrank.evaluation.autoattack import autoattack, parameters, plan
 from robust_lowrank.evaluation.clean import Clean, examine, merge
+from robust_lowrank.evaluation.engines.autoattack import autoattack, parameters, plan
+from robust_lowrank.evaluation.engines.fgsm import fgsm
+from robust_lowrank.evaluation.engines.pgd import pgd
+from robust_lowrank.evaluation.engines.search import Attempt
 from robust_lowrank.evaluation.hygiene import left_as_found
 from robust_lowrank.evaluation.inputs import check_examples, check_labels
 from robust_lowrank.evaluation.ledger import Ledger
-from robust_lowrank.evaluation.native import Attempt, fgsm, pgd
 from robust_lowrank.evaluation.noise import KeyedNoise
 from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs
 from robust_lowrank.evaluation.suite import ATTACKS, FGSM, PGD, AttackSpec, AutoAttack, Suite, load_suite

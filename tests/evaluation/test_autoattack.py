@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from robust_lowrank.evaluation import evaluate
-from robust_lowrank.evaluation.autoattack import Witness, _square_l2_takes, autoattack, parameters, plan
-from robust_lowrank.evaluation.native import slope
+from robust_lowrank.evaluation.engines.autoattack import Witness, _square_l2_takes, autoattack, parameters, plan
+from robust_lowrank.evaluation.engines.slope import slope
 from robust_lowrank.evaluation.target import Target
 from robust_lowrank.evaluation.threat import L2, THREATS, Linf, threat
 from robust_lowrank.evaluation.verdict import check

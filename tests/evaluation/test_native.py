@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from robust_lowrank.evaluation import FGSM, PGD, Suite, evaluate
-from robust_lowrank.evaluation.native import fgsm, pgd
+from robust_lowrank.evaluation.engines.fgsm import fgsm
+from robust_lowrank.evaluation.engines.pgd import pgd
 from robust_lowrank.evaluation.noise import KeyedNoise
 from robust_lowrank.evaluation.threat import THREATS, Linf, threat
 from robust_lowrank.evaluation.verdict import check, margins

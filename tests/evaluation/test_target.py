@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.native import slope
+from robust_lowrank.evaluation.engines.slope import slope
 from robust_lowrank.evaluation.target import Target
 
 

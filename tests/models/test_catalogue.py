@@ -11,7 +11,7 @@ from robust_lowrank.models import MODELS, Normalize, ResNet20, build, classifier
 
 SHAPES = {"mlp": (1, 8, 8), "cnn": (1, 8, 8), "lenet5": (1, 28, 28), "resnet20": (3, 32, 32), "vgg16": (3, 32, 32)}
 SHAPES |= {"resnet18": (3, 32, 32), "wrn16-4": (3, 32, 32), "vit": (3, 32, 32)}
-SHAPES |= {name: (3, 32, 32) for name in ("resnet18-quarter", "wrn16-1", "vgg16-quarter")}
+SHAPES |= dict.fromkeys(("resnet18-quarter", "wrn16-1", "vgg16-quarter"), (3, 32, 32))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,0 +1,67 @@
+"""What an attack under way knows of every example, and what it proposes in the end."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robust_lowrank.evaluation.verdict import margins
+
+
+class Attempt(NamedTuple):
+    """What an attack proposes; every field has a row an example."""
+
+    inputs: Tensor  # the most harmful input found, (N, ...)
+    claimed: Tensor  # bool: the attack itself saw this input break the example
+    nonfinite: Tensor  # bool: logits or gradients were not finite somewhere on the way
+    forwards: Tensor  # int64, evaluations of the model spent on this example
+    backwards: Tensor  # int64
+
+
+class Search:
+    """The best input found so far for each of N examples, and what the search for it cost.
+
+    An attack tells it of every evaluation by `see`. An example is finished at the first input that breaks it: `open` gives the
+    rows that are left, so that an attack carries no more than those, at the cost of one synchronisation with the device.
+
+    Example:
+        >>> search = Search(x, y)
+        >>> rows = search.open
+        >>> margin = search.see(rows, points, model(points))
+        >>> search.attempt()
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+        self.best = x.clone()
+        self.margin = torch.full(y.shape, torch.inf, dtype=torch.float64, device=y.device)
+        self.broken = torch.zeros_like(y, dtype=torch.bool)
+        self.nonfinite = torch.zeros_like(self.broken)
+        self.forwards, self.backwards = torch.zeros_like(y), torch.zeros_like(y)
+
+    @property
+    def open(self) -> Tensor:
+        """The rows that nothing broke so far, (K,) int64."""
+        return (~self.broken).nonzero().squeeze(1)
+
+    def see(self, rows: Tensor, points: Tensor, logits: Tensor, gradient: Tensor | None = None) -> Tensor:
+        """Take note of one evaluation of `points`, inputs within the threat model, and of the gradient if there was one.
+
+        Returns the margins, (K,) float64, infinite where logits are not finite.
+        """
+        finite = logits.isfinite().all(dim=1)
+        margin = torch.where(finite, margins(logits, self.y[rows]).double(), torch.inf)
+        better = margin < self.margin[rows]
+        self.best[rows] = torch.where(better.reshape(-1, *[1] * (points.dim() - 1)), points, self.best[rows])
+        self.margin[rows] = torch.where(better, margin, self.margin[rows])
+        self.broken[rows] |= margin < 0
+        self.forwards[rows] += 1
+        if gradient is not None:
+            self.backwards[rows] += 1
+            finite = finite & gradient.isfinite().flatten(1).all(dim=1)
+        self.nonfinite[rows] |= ~finite
+        return margin
+
+    def attempt(self) -> Attempt:
+        """Return what was found."""
+        return Attempt(self.best, self.broken, self.nonfinite, self.forwards, self.backwards)
