@@ -7,10 +7,11 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.queues import Queue
 from queue import Empty
+from typing import Any
 
 import torch
 
-from robust_lowrank.cli.pipeline import Job, perform
+from robust_lowrank.cli.pipeline import Job, Part, parts, perform, perform_part
 from robust_lowrank.cli.progress import Event, Report, Throttled
 from robust_lowrank.errors import UserError
 
@@ -30,22 +31,26 @@ def threads_each(workers: int) -> int:
 def perform_all(jobs: Sequence[Job], *, workers: int | None, report: Report) -> list[str | None]:
     """Do all jobs, and return for each why its training failed, if it did: the others are done all the same.
 
-    After any other failure none is begun, those under way are finished, and the failure is raised.
+    Where there are more workers than jobs, they share the examples of each attack on a trained run. After any other failure none
+    is begun, those under way are finished, and the failure is raised.
 
     Raises:
         UserError: there is no worker, or a job found something that the user can mend.
     """
-    count = default_workers(len(jobs)) if workers is None else min(workers, len(jobs))
+    count = default_workers(len(jobs)) if workers is None else workers
     if count < 1:
         raise UserError(f"{workers} workers do nothing: give at least one")
+    shared = parts(jobs, count)
+    count = min(count, max(len(jobs), len(shared)))
     if count == 1:
         return [perform(job, report) for job in jobs]
     context = get_context("spawn")  # a forked child cannot use CUDA, and may inherit a lock that a thread of torch holds
     events: Queue[Event] = context.Queue()
     begin = (events, threads_each(count))
     with ProcessPoolExecutor(count, mp_context=context, initializer=_Worker.begin, initargs=begin) as pool:
-        futures = [pool.submit(_Worker.perform, job) for job in jobs]
         try:
+            _watch([pool.submit(_Worker.perform_part, part) for part in shared], events, report)
+            futures = [pool.submit(_Worker.perform, job) for job in jobs]
             _watch(futures, events, report)
         finally:
             pool.shutdown(cancel_futures=True)
@@ -56,8 +61,8 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _watch(futures: list[Future[str | None]], events: "Queue[Event]", report: Report) -> None:
-    pending = set(futures)
+def _watch(futures: Sequence[Future[Any]], events: "Queue[Event]", report: Report) -> None:
+    pending: set[Future[Any]] = set(futures)
     while pending:
         done, pending = wait(pending, timeout=_WAIT, return_when="FIRST_COMPLETED")
         _drain(events, report)
@@ -83,6 +88,10 @@ class _Worker:
         threading.Thread(target=_end_with_parent, daemon=True).start()
         torch.set_num_threads(threads)
         cls.report = Throttled(events.put)
+
+    @classmethod
+    def perform_part(cls, part: Part) -> None:
+        perform_part(part, cls.report)
 
     @classmethod
     def perform(cls, job: Job) -> str | None:

@@ -4,16 +4,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from robust_lowrank import data, evaluation, records, training
 from robust_lowrank.cli.progress import Event, Report
 from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.evaluation import Suite
 
+UNITS = "units"  # the directory of finished units of work below RUN/results/SUITE
 SCALE = 1000  # steps of a bar for work that is measured as a fraction
 
 
@@ -25,7 +27,10 @@ class Attack:
     directory: str  # its name below RUN/results
     examples: int | None = None  # the first of the test set; None: all
     seed: int = 0
-    batch_size: int = 250
+    batch_size: int = evaluation.BATCH
+    sources: tuple[Path, ...] = ()  # runs on which inputs for attacks by transfer are made
+    max_passes: int | None = None
+    max_seconds: float | None = None
 
     @classmethod
     def settle(
@@ -36,7 +41,10 @@ class Attack:
         norm: str | None = None,
         examples: int | None = None,
         seed: int = 0,
-        batch_size: int = 250,
+        batch_size: int = evaluation.BATCH,
+        sources: Sequence[Path] = (),
+        max_passes: int | None = None,
+        max_seconds: float | None = None,
     ) -> "Attack":
         """Read a suite by name or file and give it other budgets or another norm, which then shows in the directory's name.
 
@@ -44,6 +52,7 @@ class Attack:
             UserError: the suite, a budget, the norm or the number of examples is not one.
         """
         own = evaluation.load_suite(suite)
+        evaluation.Meter(max_passes=max_passes, max_seconds=max_seconds)
         if examples is not None and examples < 1:
             raise UserError(f"{examples} examples are none: attack at least one")
         return cls(
@@ -52,6 +61,9 @@ class Attack:
             examples=examples,
             seed=seed,
             batch_size=batch_size,
+            sources=tuple(sources),
+            max_passes=max_passes,
+            max_seconds=max_seconds,
         )
 
     def check_budgets(self, input_shape: Sequence[int]) -> None:
@@ -134,29 +146,73 @@ def train_run(config: training.TrainConfig, out: Path, *, job: str, command: str
 
 
 def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord:
-    """Attack a trained run and store the result, or return the stored one if its weights, data and attack are these."""
+    """Attack a trained run and store the result, or return the stored one if its weights, data and attack are these.
+
+    What an evaluation that was stopped had finished is found in its units and not done again.
+    """
     stage = f"{attack.suite.name} {attack.suite.norm}"
-    images, labels = _test_examples(job, attack.examples)
-    network = training.load_network(job.out)
-    if torch.cuda.is_available():
-        network.cuda()
+    subject = _subject(job, attack)
     target = job.out / "results" / attack.directory
-    options = {"suite": attack.suite, "seed": attack.seed, "batch_size": attack.batch_size}
     stored = _stored_result(target)
-    if stored is not None and stored.hashes == evaluation.fingerprint(network, images, labels, **options):
+    question = evaluation.ask(attack.suite, seed=attack.seed, batch_size=attack.batch_size)
+    if stored is not None and stored.hashes == evaluation.fingerprint(*subject, question, sources=_sources(attack)):
         report(Event(job.name, stage, SCALE, SCALE, f"{stage} is there already"))
         return stored
-    report(Event(job.name, stage, 0, SCALE, f"{stage} on {len(labels)} examples"))
-
-    def tell(fraction: float, what: str) -> None:
-        report(Event(job.name, f"{stage}: {what}", round(fraction * SCALE), SCALE))
-
-    result = evaluation.evaluate(network, images, labels, **options, progress=tell)
+    report(Event(job.name, stage, 0, SCALE, f"{stage} on {len(subject.y)} examples"))
+    result = evaluation.evaluate(
+        *subject,
+        suite=attack.suite,
+        seed=attack.seed,
+        batch_size=attack.batch_size,
+        sources=_sources(attack),
+        max_passes=attack.max_passes,
+        max_seconds=attack.max_seconds,
+        store=target / UNITS,
+        progress=_teller(job.name, stage, report),
+    )
     result.save(target)
     worst = f"{result.robust_accuracy.value:.1%} at eps {max(result.record.eps):.4g}"
     note = f"{stage}: clean {result.clean_accuracy.value:.1%}, worst case {worst}, {result.record.seconds:.1f} s"
     report(Event(job.name, stage, SCALE, SCALE, note))
     return result.record
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the examples of one attack on one run, for a process of its own."""
+
+    job: Job
+    attack: Attack
+    index: int
+    of: int
+
+
+def parts(jobs: Sequence[Job], workers: int) -> list[Part]:
+    """Return what several processes can do of attacks on runs that are trained, where there are more processes than runs."""
+    each = workers // len(jobs)
+    if each < 2:
+        return []
+    return [Part(job, attack, index, each) for job in jobs if not job.train for attack in job.attacks for index in range(each)]
+
+
+def perform_part(part: Part, report: Report) -> None:
+    """Do the units of one part and leave them in the store."""
+    job, attack = part.job, part.attack
+    model, x, y = _subject(job, attack)
+    batches = torch.arange(len(x)).split(attack.batch_size)
+    rows = torch.cat([torch.arange(0), *batches[part.index :: part.of]])
+    tell = _teller(f"{job.name}, part {part.index + 1} of {part.of}", f"{attack.suite.name} {attack.suite.norm}", report)
+    for batch in rows.split(attack.batch_size):
+        question = evaluation.ask(attack.suite, seed=attack.seed, batch_size=attack.batch_size, first=int(batch[0]))
+        store = job.out / "results" / attack.directory / UNITS
+        evaluation.prepare(model, x[batch], y[batch], question, store=store, sources=_sources(attack), progress=tell)
+
+
+def _teller(name: str, stage: str, report: Report) -> evaluation.Progress:
+    def tell(fraction: float, what: str) -> None:
+        report(Event(name, f"{stage}: {what}", round(fraction * SCALE), SCALE))
+
+    return tell
 
 
 def perform(job: Job, report: Report) -> str | None:
@@ -172,15 +228,30 @@ def perform(job: Job, report: Report) -> str | None:
     return None
 
 
-def _test_examples(job: Job, wanted: int | None) -> tuple[Tensor, Tensor]:
-    """Return the first test images of a run and their labels, after making sure that they are those of its record."""
+class _Subject(NamedTuple):
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+
+
+def _subject(job: Job, attack: Attack) -> _Subject:
+    """Return a run's network and its first test images with their labels, after making sure that they are those of its record."""
     place = job.config.data
     dataset = data.load(place.name, data_dir=place.data_dir, download=place.download).first(test=place.test_examples)
     recorded = records.read_record(job.out / "run.json", records.RunRecord).hashes["test"]
     if data.digest(dataset.test_images, dataset.test_y) != recorded:
         raise UserError(f"the test images of {place.name} here are not those of {job.out}: point --data-dir at the same files")
-    part = dataset.first(test=wanted)
-    return part.test_x, part.test_y
+    part = dataset.first(test=attack.examples)
+    return _Subject(_network(job.out), part.test_x, part.test_y)
+
+
+def _sources(attack: Attack) -> list[nn.Module]:
+    return [_network(source) for source in attack.sources]
+
+
+def _network(run_dir: Path) -> nn.Module:
+    network = training.load_network(run_dir)
+    return network.cuda() if torch.cuda.is_available() else network
 
 
 def _stored_result(directory: Path) -> records.ResultRecord | None:

@@ -6,32 +6,62 @@ Nothing here knows of low-rank layers: a model is any `nn.Module` that returns l
 from robust_lowrank.evaluation.engines.fgsm import fgsm
 from robust_lowrank.evaluation.engines.pgd import pgd
 from robust_lowrank.evaluation.engines.search import Attempt
+from robust_lowrank.evaluation.meter import Meter
 from robust_lowrank.evaluation.noise import KeyedNoise
+from robust_lowrank.evaluation.question import BATCH, Question, ask
 from robust_lowrank.evaluation.result import Adversarial, Evaluation
-from robust_lowrank.evaluation.runner import evaluate, fingerprint
-from robust_lowrank.evaluation.suite import FGSM, PGD, AutoAttack, Suite, load_suite, suite_names
+from robust_lowrank.evaluation.runner import evaluate, fingerprint, prepare
+from robust_lowrank.evaluation.specs import (
+    APGD,
+    FAB,
+    FGSM,
+    PGD,
+    AANative,
+    AutoAttack,
+    DeepFool,
+    MomentumPGD,
+    RandomNoise,
+    Square,
+    Transfer,
+)
+from robust_lowrank.evaluation.suite import Suite, load_suite, suite_names
 from robust_lowrank.evaluation.threat import L2, Linf, Threat, threat
 from robust_lowrank.evaluation.verdict import Check, check
+from robust_lowrank.evaluation.work import Progress
 
 __all__ = [
+    "APGD",
+    "BATCH",
+    "FAB",
     "FGSM",
     "L2",
     "PGD",
+    "AANative",
     "Adversarial",
     "Attempt",
     "AutoAttack",
     "Check",
+    "DeepFool",
     "Evaluation",
     "KeyedNoise",
     "Linf",
+    "Meter",
+    "MomentumPGD",
+    "Progress",
+    "Question",
+    "RandomNoise",
+    "Square",
     "Suite",
     "Threat",
+    "Transfer",
+    "ask",
     "check",
     "evaluate",
     "fgsm",
     "fingerprint",
     "load_suite",
     "pgd",
+    "prepare",
     "suite_names",
     "threat",
 ]

@@ -1,6 +1,5 @@
 """The account of one attack at one eps over all examples."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robust_lowrank.evaluation.clean import Clean
-from robust_lowrank.evaluation.verdict import Check
+from robust_lowrank.evaluation.findings import Findings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +24,7 @@ class Ledger:
     clean: Clean
     broken: Tensor = field(init=False)
     nonfinite: Tensor = field(init=False)
+    unresolved: Tensor = field(init=False)  # the budget ended before the attack did
     prediction: Tensor = field(init=False)
     margin: Tensor = field(init=False)
     distance: Tensor = field(init=False)
@@ -38,6 +38,7 @@ class Ledger:
         count = len(self.clean.labels)
         self.broken = torch.zeros(count, dtype=torch.bool)
         self.nonfinite = ~self.clean.finite | (self.clean.correct & ~self.clean.gradient_finite)
+        self.unresolved = torch.zeros(count, dtype=torch.bool)
         self.prediction, self.margin = self.clean.prediction.clone(), self.clean.margin.clone()
         self.distance = torch.full((count,), torch.nan, dtype=torch.float64)
         self.forwards, self.backwards = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
@@ -49,8 +50,8 @@ class Ledger:
 
     @property
     def robust(self) -> Tensor:
-        """Which examples the model still gets right: neither misclassified, broken nor non-finite."""
-        return self.clean.correct & ~self.broken & ~self.nonfinite
+        """Which examples the model still gets right: neither misclassified, broken, non-finite nor unresolved."""
+        return self.clean.correct & ~self.broken & ~self.nonfinite & ~self.unresolved
 
     @property
     def open(self) -> Tensor:
@@ -58,49 +59,50 @@ class Ledger:
         return (self.clean.correct & ~self.broken).nonzero().squeeze(1)
 
     def inherit(self, earlier: "Ledger", remark: str) -> None:
-        """Take over what broke an example within a smaller or equal budget."""
-        rows = (earlier.broken & ~self.broken).nonzero().squeeze(1)
+        """Take over what broke an example, where it lies within the budget."""
+        within = earlier.broken & (earlier.distance <= self.eps)
+        rows = (within & ~self.broken).nonzero().squeeze(1)
         for name in ("broken", "prediction", "margin", "distance"):
             getattr(self, name)[rows] = getattr(earlier, name)[rows]
         for row in rows.tolist():
             self.inputs[row] = earlier.inputs[row]
             self.flags[row].append(remark)
 
-    def enter(
-        self, rows: Tensor, check: Check, *, nonfinite: Tensor, rejected: Tensor, forwards: Tensor, backwards: Tensor
-    ) -> None:
-        """Enter what an attack found on the examples `rows`; all tensors have a row for each of these."""
-        broken = check.broken.cpu()
+    def enter(self, found: Findings) -> None:
+        """Enter what an attack found on some examples."""
+        rows, broken = found.rows, found.broken
         self.broken[rows] = broken
-        met = nonfinite.cpu() | ~check.finite.cpu()
-        self.nonfinite[rows] |= met
-        self.prediction[rows] = check.prediction.cpu()
-        self.margin[rows] = check.margin.cpu()
-        self.distance[rows[broken]] = check.distance.cpu()[broken]
-        self.forwards[rows] += forwards.cpu()
-        self.backwards[rows] += backwards.cpu()
-        self._flag_rows(rows[met], "nonfinite-under-attack")
-        self._flag_rows(rows[rejected.cpu()], "claim-rejected")
-        for row, point in zip(rows[broken].tolist(), check.inputs.cpu()[broken], strict=True):
+        self.nonfinite[rows] |= found.nonfinite
+        for name in ("prediction", "margin"):
+            getattr(self, name)[rows] = getattr(found, name)
+        self.distance[rows[broken]] = found.distance[broken]
+        for name in ("forwards", "backwards", "seconds"):
+            getattr(self, name)[rows] += getattr(found, name)
+        self._flag_rows(rows[found.nonfinite], "nonfinite-under-attack")
+        self._flag_rows(rows[found.rejected], "claim-rejected")
+        for row, remark in zip(rows.tolist(), found.remarks, strict=True):
+            if remark:
+                self.flags[row].append(remark)
+        for row, point in zip(rows[broken].tolist(), found.inputs, strict=True):
             self.inputs[row] = point
 
-    def remark(self, rows: Tensor, remarks: Sequence[str]) -> None:
-        """Add to the flags of examples."""
-        for remark in remarks:
-            self._flag_rows(rows, remark)
+    def leave(self, rows: Tensor) -> None:
+        """Note that the budget ended before the attack on the examples `rows` did."""
+        self.unresolved[rows] = True
 
-    def frame(self, norm: str, seed: int) -> "pd.DataFrame":
-        """Return the account as rows of `records.VERDICTS`."""
+    def frame(self, norm: str, seed: int, first: int = 0) -> "pd.DataFrame":
+        """Return the account as rows of `records.VERDICTS`, the examples numbered from `first`."""
         import pandas as pd
 
         nonfinite = self.nonfinite & ~self.broken
         verdict = pd.Series("robust", index=range(len(self.flags)))
         verdict[(~self.clean.correct).numpy()] = "misclassified"
+        verdict[(self.clean.correct & self.unresolved).numpy()] = "unresolved"
         verdict[nonfinite.numpy()] = "nonfinite"
         verdict[self.broken.numpy()] = "broken"
         return pd.DataFrame(
             {
-                "example": range(len(self.flags)),
+                "example": range(first, first + len(self.flags)),
                 "label": self.clean.labels.numpy(),
                 "clean_prediction": self.clean.prediction.numpy(),
                 "attack": self.attack,

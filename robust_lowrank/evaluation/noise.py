@@ -43,6 +43,14 @@ class KeyedNoise:
         """Return the stream of the same examples for another restart and step."""
         return replace(self, restart=restart, step=step)
 
+    def of(self, rows: Tensor) -> "KeyedNoise":
+        """Return the streams of some of the examples, by their rows here."""
+        return replace(self, examples=self.examples[rows])
+
+    def named(self, purpose: str) -> "KeyedNoise":
+        """Return the streams of the same examples for another purpose."""
+        return replace(self, purpose=purpose)
+
     def uniform(self, shape: Sequence[int], *, stream: int = 0) -> Tensor:
         """Return (N, *shape) numbers from the open interval (0, 1), float64; `stream` tells several draws apart."""
         text = repr((self.seed, self.purpose, self.restart, self.step, stream))

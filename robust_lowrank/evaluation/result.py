@@ -101,13 +101,13 @@ def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> "list[AccuracyRecord]
     return entries
 
 
-def adversarial_inputs(ledgers: Sequence[Ledger], x: Tensor) -> dict[str, Adversarial]:
-    """Return what broke an example, by attack and eps."""
+def adversarial_inputs(ledgers: Sequence[Ledger], x: Tensor, first: int) -> dict[str, Adversarial]:
+    """Return what broke an example, by attack and eps, the examples numbered from `first`."""
     found = {}
     for ledger in ledgers:
         examples = sorted(ledger.inputs)
         inputs = torch.stack([ledger.inputs[row] for row in examples]) if examples else x[:0].cpu()
-        found[f"{ledger.attack}/{ledger.eps!r}"] = Adversarial(inputs, torch.tensor(examples, dtype=torch.int64))
+        found[f"{ledger.attack}/{ledger.eps!r}"] = Adversarial(inputs, torch.tensor(examples, dtype=torch.int64) + first)
     return found
 
 

@@ -3,122 +3,18 @@
 import re
 import tomllib
 from collections.abc import Sequence
-from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.evaluation.specs import ATTACKS, Attack, AttackSpec, Radii, Strict, listed, radius
 from robust_lowrank.evaluation.threat import THREATS
 
-_RESERVED = "autoattack"
 
-
-def radius(value: float | str) -> float:
-    """Return an eps given as a number or as a text such as "8/255".
-
-    Raises:
-        UserError: it is not a positive, finite number.
-    """
-    try:
-        number = float(Fraction(value)) if isinstance(value, str) else float(value)
-    except (ValueError, OverflowError, ZeroDivisionError, TypeError) as error:
-        raise UserError(f'eps {value!r} is not a number: write 0.1 or "8/255"') from error
-    if isinstance(value, bool) or not 0 < number < float("inf"):
-        raise UserError(f"eps {value!r} is not above 0 and finite")
-    return number
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, (int, float, str)) else value
-
-
-Radii = Annotated[
-    tuple[Annotated[float, BeforeValidator(radius)], ...], Field(min_length=1, strict=False), BeforeValidator(_listed)
-]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class AttackSpec(_Strict):
-    """What every attack of a suite has."""
-
-    eps: Radii | None = None  # without: the suite's
-    examples: Literal["correct", "survivors"] = "correct"  # all that the clean model gets right, or those no attack before broke
-
-
-class NativeSpec(AttackSpec):
-    """An attack of this package; its noise belongs to the example, so that batches never change a verdict."""
-
-    engine: Literal["native"] = "native"
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _not_reserved(cls, name: str | None) -> str | None:
-        if name is not None and _RESERVED in name:
-            raise ValueError(f"the name {_RESERVED} belongs to the upstream attack of that name")
-        return name
-
-
-class FGSM(NativeSpec):
-    """One step of length eps."""
-
-    attack: Literal["fgsm"] = "fgsm"
-
-    @property
-    def label(self) -> str:
-        """The name in results."""
-        return self.name or "fgsm"
-
-
-class PGD(NativeSpec):
-    """`steps` steps of length `relative_step * eps / steps` on the cross-entropy, from `restarts` starts."""
-
-    attack: Literal["pgd"] = "pgd"
-    steps: Annotated[int, Field(ge=1)] = 20
-    relative_step: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.5
-    restarts: Annotated[int, Field(ge=1)] = 1
-    random_start: bool = True
-
-    @property
-    def label(self) -> str:
-        """The name in results, such as pgd-20 or pgd-20x5 with five restarts."""
-        return self.name or f"pgd-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
-
-    def step_size(self, eps: float) -> float:
-        """Return the length of a step."""
-        return self.relative_step * eps / self.steps
-
-    @model_validator(mode="after")
-    def _restarts_differ(self) -> "PGD":
-        if self.restarts > 1 and not self.random_start:
-            raise ValueError("restarts without random_start repeat the same attack: set random_start or restarts = 1")
-        return self
-
-
-class AutoAttack(AttackSpec):
-    """AutoAttack as published: APGD-CE, targeted APGD, targeted FAB and Square with upstream's iteration counts."""
-
-    attack: Literal["autoattack"] = "autoattack"
-    engine: Literal["pyautoattack"] = "pyautoattack"
-    version: Literal["standard"] = "standard"
-
-    @property
-    def label(self) -> str:
-        """The name in results, where the model has classes enough for the standard targets."""
-        return _RESERVED
-
-
-Attack = Annotated[FGSM | PGD | AutoAttack, Field(discriminator="attack")]
-ATTACKS: dict[str, type[AttackSpec]] = {"fgsm": FGSM, "pgd": PGD, "autoattack": AutoAttack}  # cheap ones first
-
-
-class Suite(_Strict):
+class Suite(Strict):
     """A threat model and the attacks that are tried within it, cheap ones first; the worst case counts.
 
     Example:
@@ -127,7 +23,7 @@ class Suite(_Strict):
 
     name: str
     description: str = ""
-    norm: Literal["Linf", "L2"] = "Linf"
+    norm: Literal["Linf", "L2", "L1"] = "Linf"
     eps: Radii | None = None
     attacks: Annotated[tuple[Attack, ...], Field(min_length=1, strict=False)]
 
@@ -156,7 +52,7 @@ class Suite(_Strict):
             raise UserError(f"suite {self.name!r} has its eps for {self.norm}: give an eps for {norm} as well")
         changes: dict[str, Any] = {"norm": norm or self.norm}
         if eps is not None:
-            radii = tuple(radius(value) for value in _listed(eps))
+            radii = tuple(radius(value) for value in listed(eps))
             if not radii:
                 raise UserError("eps is empty: give at least one budget, such as 0.1 or '8/255'")
             changes |= {"eps": radii, "attacks": tuple(spec.model_copy(update={"eps": None}) for spec in self.attacks)}

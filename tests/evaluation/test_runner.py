@@ -11,7 +11,7 @@ from torch import nn
 
 from robust_lowrank import checkpoint, records
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation import FGSM, PGD, Linf, Suite, check, evaluate, fingerprint
+from robust_lowrank.evaluation import FGSM, PGD, Linf, Suite, ask, check, evaluate, fingerprint
 from robust_lowrank.statistics import wilson
 
 
@@ -179,7 +179,7 @@ def test_hashes_follow_weights_data_and_attack(cnn, digits):
 def test_the_fingerprint_is_known_before_the_attack(cnn, digits, suite):
     model, x, y, rows = nn.Sequential(cnn), digits.x[:5], digits.y[:5], []
     handle = model.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
-    before = fingerprint(model, x, y, suite=suite, eps=1.0, seed=3, batch_size=4)
+    before = fingerprint(model, x, y, ask(suite, eps=1.0, seed=3, batch_size=4))
     handle.remove()
     assert rows == [1]  # one example, to learn the number of classes
     assert before == evaluate(model, x, y, suite=suite, eps=1.0, seed=3, batch_size=4).record.hashes

@@ -5,7 +5,8 @@ from pydantic import ValidationError
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation import suite as module
-from robust_lowrank.evaluation.suite import FGSM, PGD, AutoAttack, Suite, load_suite, radius, suite_names
+from robust_lowrank.evaluation.specs import FGSM, PGD, AutoAttack, radius
+from robust_lowrank.evaluation.suite import Suite, load_suite, suite_names
 
 
 def written(tmp_path: Path, text: str) -> Path:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robust_lowrank.evaluation.meter import Meter
 from robust_lowrank.evaluation.target import Target
 from robust_lowrank.evaluation.threat import L2, Linf, Threat
 from robust_lowrank.evaluation.verdict import Check, check
@@ -73,6 +74,7 @@ def autoattack(
     *,
     seed: int,
     batch_size: int,
+    meter: Meter | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Outcome:
     """Run the parts of AutoAttack standard one after the other, each on the examples that the check has not seen broken before.
@@ -84,7 +86,7 @@ def autoattack(
     Source: Croce and Hein 2020 (arXiv 2003.01690), package pyautoattack.
     """
     scheme = plan(target.classes, tuple(x.shape[1:]), threat)
-    witness = Witness(target, threat, tuple(x.shape[1:]))
+    witness = Witness(target, threat, tuple(x.shape[1:]), meter)
     final = _untouched(x, y)
     nonfinite, rejected = torch.zeros(len(y), dtype=torch.bool), torch.zeros(len(y), dtype=torch.bool)
     spent = torch.zeros(2, len(y), dtype=torch.int64)
@@ -118,9 +120,9 @@ def autoattack(
 class Witness(nn.Module):
     """A target in upstream's shape and type, which counts its evaluations and notices what is not finite."""
 
-    def __init__(self, target: Target, threat: Threat, shape: tuple[int, ...]) -> None:
+    def __init__(self, target: Target, threat: Threat, shape: tuple[int, ...], meter: Meter | None = None) -> None:
         super().__init__()
-        self.target, self.threat, self.shape = target, threat, shape
+        self.target, self.threat, self.shape, self.meter = target, threat, shape, meter or Meter()
         self.watch(None)
 
     def watch(self, clean: Tensor | None) -> None:
@@ -133,6 +135,7 @@ class Witness(nn.Module):
         """Return float32 logits of their own memory, as Square writes into them; Square's empty batches do not reach the model."""
         if len(x) == 0:
             return x.new_zeros(0, self.target.classes)
+        self.meter.count(x)
         inputs = x.reshape(-1, *self.shape)
         logits = self.target(inputs).float().clone()
         self._count(0, len(x))

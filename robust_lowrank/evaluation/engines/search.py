@@ -1,5 +1,6 @@
 """What an attack under way knows of every example, and what it proposes in the end."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ class Attempt(NamedTuple):
     nonfinite: Tensor  # bool: logits or gradients were not finite somewhere on the way
     forwards: Tensor  # int64, evaluations of the model spent on this example
     backwards: Tensor  # int64
+    by: Sequence[str] = ()  # of an ensemble: the part that broke each example, "" where none did
 
 
 class Search:
@@ -38,6 +40,7 @@ class Search:
         self.broken = torch.zeros_like(y, dtype=torch.bool)
         self.nonfinite = torch.zeros_like(self.broken)
         self.forwards, self.backwards = torch.zeros_like(y), torch.zeros_like(y)
+        self.by = [""] * len(y)
 
     @property
     def open(self) -> Tensor:
@@ -62,6 +65,18 @@ class Search:
         self.nonfinite[rows] |= ~finite
         return margin
 
+    def add(self, rows: Tensor, attempt: Attempt, *, by: str) -> None:
+        """Take over what an attack called `by` found on some rows; of inputs that break nothing the first attack's are kept."""
+        fresh = attempt.claimed & ~self.broken[rows]
+        taken = fresh | (self.forwards[rows] == 0)
+        self.best[rows] = torch.where(taken.reshape(-1, *[1] * (self.x.dim() - 1)), attempt.inputs, self.best[rows])
+        for row in rows[fresh].tolist():
+            self.by[row] = by
+        self.broken[rows] |= attempt.claimed
+        self.nonfinite[rows] |= attempt.nonfinite
+        self.forwards[rows] += attempt.forwards
+        self.backwards[rows] += attempt.backwards
+
     def attempt(self) -> Attempt:
         """Return what was found."""
-        return Attempt(self.best, self.broken, self.nonfinite, self.forwards, self.backwards)
+        return Attempt(self.best, self.broken, self.nonfinite, self.forwards, self.backwards, self.by)

@@ -1,0 +1,50 @@
+"""AutoAttack's ensemble by the attacks of this package."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from robust_lowrank.evaluation.engines.search import Attempt, Search
+from robust_lowrank.evaluation.noise import KeyedNoise
+from robust_lowrank.evaluation.specs.adaptive import APGD, FAB
+from robust_lowrank.evaluation.specs.blackbox import Square
+from robust_lowrank.evaluation.specs.spec import NativeSpec
+from robust_lowrank.evaluation.threat import Threat
+
+
+class AANative(NativeSpec):
+    """APGD-CE, targeted APGD, targeted FAB and Square with the steps, targets, queries and restarts of AutoAttack standard.
+
+    Every part is tried on what those before it left. It is not AutoAttack: noise belongs to the example, and a broken example is
+    finished at once. With three classes the DLR loss takes the place of the targeted one, with two there is none.
+
+    Source: Croce and Hein 2020 (arXiv 2003.01690).
+    """
+
+    attack: Literal["aa-native"] = "aa-native"
+
+    @property
+    def label(self) -> str:
+        """The name in results."""
+        return self.name or "aa-native"
+
+    @staticmethod
+    def parts(classes: int, norm: str) -> tuple[NativeSpec, ...]:
+        """Return the attacks in their order."""
+        sparse = norm == "L1"  # there the published ensemble has five restarts and five targets
+        dlr = {2: (), 3: (APGD(loss="dlr"),)}.get(classes, (APGD(loss="targeted-dlr", targets=5 if sparse else 9),))
+        return (APGD(restarts=5 if sparse else 1), *dlr, FAB(), Square())
+
+    def cost(self, classes: int) -> int:
+        """Return the sum over the parts."""
+        return sum(part.cost(classes) for part in self.parts(classes, "Linf"))
+
+    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
+        """Try one part after the other."""
+        search = Search(x, y)
+        for part in self.parts(int(model.classes), threat.norm):  # pyright: ignore[reportArgumentType]
+            rows = search.open
+            if len(rows):
+                attempt = part.attempt(model, x[rows], y[rows], threat, noise.of(rows).named(part.purpose))
+                search.add(rows, attempt, by=part.label)
+        return search.attempt()
