@@ -57,7 +57,8 @@ def nearest_by_fab(
     """Return the nearest misclassified inputs that targeted FAB finds; an example is finished at a distance of `within`.
 
     The targets are the classes of largest clean logits. For each of them the first of `restarts` begins at the clean input, the
-    others at half the distance of the nearest found so far, or of `within` if that is given. An example costs two forward passes and a backward one a step, one forward pass for the clean input and three for a final search.
+    others at half the distance of the nearest found so far, or of `within` if that is given. An example costs two forward
+    passes and a backward one a step, one forward pass for the clean input, and three for a final search if something was found.
 
     Example:
         >>> noise = KeyedNoise(0, "fab", torch.arange(len(x)))
