@@ -30,7 +30,7 @@ def single(x, w, b, norm):
 
 
 def oracle(x, w, b, norm):
-    """Return the smallest length by a linear programme or SLSQP; the nearest reachable hyperplane takes the place of one outside."""
+    """Return the smallest length by a linear programme or SLSQP, onto the nearest parallel hyperplane that [0, 1] reaches."""
     low, high = float(np.minimum(w, 0).sum()), float(np.maximum(w, 0).sum())
     b, n = min(max(b, low), high), len(x)
     if norm == "L2":
