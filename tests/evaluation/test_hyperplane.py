@@ -60,7 +60,7 @@ def oracle(x, w, b, norm):
 
 @pytest.mark.parametrize("norm", ["Linf", "L1"])
 @given(case=cases())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_no_way_is_shorter_says_a_linear_programme(norm, case):
     x, w, b = case
     d = single(x, w, b, norm)
@@ -68,7 +68,7 @@ def test_no_way_is_shorter_says_a_linear_programme(norm, case):
 
 
 @given(case=cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_way_is_shorter_says_slsqp(case):
     x, w, b = case
     assert np.linalg.norm(single(x, w, b, "L2")) <= oracle(x, w, b, "L2") + 1e-5
@@ -76,7 +76,7 @@ def test_no_way_is_shorter_says_slsqp(case):
 
 @pytest.mark.parametrize("norm", NORMS)
 @given(case=cases())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_way_satisfies_the_conditions_of_an_optimum(norm, case):
     x, w, b = case
     d = single(x, w, b, norm)
