@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.audit import Evidence, audit
+from robust_lowrank.evaluation.audit import Evidence, audit, probe
 from robust_lowrank.evaluation.clean import Clean, examine, merge
 from robust_lowrank.evaluation.engines.autoattack import autoattack, parameters, plan
 from robust_lowrank.evaluation.engines.fgsm import fgsm
@@ -156,7 +156,10 @@ class _Runner:
 
         from robust_lowrank.records import ResultRecord, now
 
-        evidence = Evidence(self.clean, self.target.classes, self.ledgers, digest_tensors(self.model.state_dict()) == self.weights)
+        widest = max((budget for _, budget in self.units), key=lambda budget: budget.eps)
+        probes = probe(self.target, self.x, self.y, widest, seed=self.seed, batch_size=self.batch_size)
+        unchanged = digest_tensors(self.model.state_dict()) == self.weights
+        evidence = Evidence(self.clean, self.target.classes, self.ledgers, unchanged, probes)
         record = ResultRecord(
             suite=self.suite.name,
             norm=self.suite.norm,
