@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from robust_lowrank.evaluation.audit.evidence import Evidence, exceeds, finding, graded
+from robust_lowrank.evaluation.audit.evidence import Evidence, exceeds, finding
 from robust_lowrank.evaluation.engines.autoattack import STANDARD_TARGETS
 from robust_lowrank.evaluation.ledger import Ledger
 
 if TYPE_CHECKING:
     from robust_lowrank.records import AuditFinding
+
+BLACK_BOX = ("noise", "transfer", "square")  # families of attacks that see no gradients
+GAIN_FAIL = 0.05  # share of the correctly classified examples that Square alone breaks
+_BY_SQUARE = "by=square"  # the flag of an ensemble's example that Square broke
 
 
 def _classes(evidence: Evidence) -> "AuditFinding | None":
@@ -85,9 +89,6 @@ def _monotone_in_eps(evidence: Evidence) -> "AuditFinding | None":
     )
 
 
-GAIN_FAIL = 0.05  # share of the correctly classified examples that only attacks without gradients break
-
-
 def _blind_against_white_box(evidence: Evidence) -> "AuditFinding | None":
     """Judge attacks that see no gradients (noise, transfer) beside independent ones that do, at the same eps."""
     independent = [ledger for ledger in evidence.ledgers if ledger.independent]
@@ -118,7 +119,7 @@ def _square_gain(evidence: Evidence) -> "AuditFinding | None":
     gains = []
     for eps in sorted({ledger.eps for ledger in evidence.ledgers}):
         here = [ledger for ledger in evidence.ledgers if ledger.eps == eps]
-        white = [_broken_by_gradients(ledger) for ledger in here if _sees_gradients(ledger)]
+        white = [_broken_by_gradients(ledger, evidence) for ledger in here if _family(ledger) not in BLACK_BOX]
         square = [_broken_by_square(ledger) for ledger in here if _has_square(ledger)]
         if white and square:
             gains.append((int((_union(square) & ~_union(white)).sum()), eps))
@@ -137,10 +138,6 @@ def _square_gain(evidence: Evidence) -> "AuditFinding | None":
     )
 
 
-BLACK_BOX = ("noise", "transfer", "square")
-_BY_SQUARE = "by=square"
-
-
 def _family(ledger: Ledger) -> str:
     return ledger.attack.split("-")[0]
 
@@ -150,26 +147,24 @@ def _ensemble(ledger: Ledger) -> bool:
     return _family(ledger) in ("autoattack", "aa") or "+" in ledger.attack
 
 
-def _sees_gradients(ledger: Ledger) -> bool:
-    return _family(ledger) not in BLACK_BOX
-
-
 def _has_square(ledger: Ledger) -> bool:
     if not _ensemble(ledger):
         return _family(ledger) == "square"
     return "+" not in ledger.attack or "square" in ledger.attack.split("+")
 
 
-def _flagged_square(ledger: Ledger) -> Tensor:
-    return torch.tensor([_BY_SQUARE in flags for flags in ledger.flags])
-
-
 def _broken_by_square(ledger: Ledger) -> Tensor:
-    return ledger.broken & _flagged_square(ledger) if _ensemble(ledger) else ledger.broken
+    return ledger.broken & _flagged(ledger, {_BY_SQUARE}) if _ensemble(ledger) else ledger.broken
 
 
-def _broken_by_gradients(ledger: Ledger) -> Tensor:
-    return ledger.broken & ~_flagged_square(ledger)
+def _broken_by_gradients(ledger: Ledger, evidence: Evidence) -> Tensor:
+    """Return what the attack broke by itself: neither by Square nor taken over from another attack."""
+    others = {f"by={other.attack}" for other in evidence.ledgers if other.attack != ledger.attack}
+    return ledger.broken & ~_flagged(ledger, {_BY_SQUARE} | others)
+
+
+def _flagged(ledger: Ledger, flags: set[str]) -> Tensor:
+    return torch.tensor([not flags.isdisjoint(own) for own in ledger.flags])
 
 
 def _union(masks: list[Tensor]) -> Tensor:
