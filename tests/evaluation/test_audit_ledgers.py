@@ -75,7 +75,7 @@ def test_what_another_ledger_takes_over_from_square_is_still_square_s():
 @pytest.mark.parametrize(
     ("name", "classes", "forwards", "backwards", "status"),
     [
-        ("autoattack", 10, 7888, 1910, "pass"),  # pyautoattack 0.2.1, counted
+        ("autoattack", 10, 7888, 1910, "pass"),  # counted with pyautoattack 0.2.0
         ("autoattack-4-targets", 5, 6363, 905, "pass"),
         ("aa-native", 100, 7888, 1910, "pass"),
         ("autoattack", 10, 7888, 1000, "fail"),
