@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.audit import Evidence, audit
+from robust_lowrank.evaluation.audit import Engine, Evidence, Probes, audit, probe
 from robust_lowrank.evaluation.clean import Clean, examine, merge
 from robust_lowrank.evaluation.findings import Findings
 from robust_lowrank.evaluation.inputs import check_examples, check_labels
@@ -101,7 +101,9 @@ class Work:
 
         from robust_lowrank.records import ResultRecord, now
 
-        evidence = Evidence(self.clean, self.target.classes, self.ledgers, digest_tensors(self.model.state_dict()) == self.weights)
+        probes = self._probes()
+        unchanged = digest_tensors(self.model.state_dict()) == self.weights
+        evidence = Evidence(self.clean, self.target.classes, self.ledgers, unchanged, probes)
         suite, seed = self.question.suite, self.question.seed
         record = ResultRecord(
             suite=suite.name,
@@ -120,6 +122,23 @@ class Work:
         )
         verdicts = pd.concat([ledger.frame(suite.norm, seed, self.question.first) for ledger in self.ledgers], ignore_index=True)
         return Evaluation(record, verdicts, adversarial_inputs(self.ledgers, self.x, self.question.first))
+
+    def _probes(self) -> Probes | None:
+        """Run the audit's own attacks, and those of the suite on examples whose answer is known."""
+        if not self.question.gradients:
+            return None
+        widest = max((unit.threat for unit in self.units), key=lambda budget: budget.eps)
+        seed = self.question.seed
+
+        def engine(spec: NativeSpec) -> Engine:
+            return lambda model, x, y, threat: spec.attempt(
+                model, x, y, threat, KeyedNoise(seed, spec.purpose, torch.arange(len(x), device=x.device))
+            )
+
+        steepest = widest.norm != "L1"  # steps along one coordinate need more of them than the planted examples allow
+        specs = [spec for spec in dict.fromkeys(unit.spec for unit in self.units) if isinstance(spec, NativeSpec) and spec.gradients]
+        engines = {spec.label: engine(spec) for spec in specs if steepest}
+        return probe(self.target, self.x, self.y, widest, seed=seed, batch_size=self.question.batch_size, engines=engines)
 
     def hashes(self) -> dict[str, str]:
         """Name what is attacked, on what, and how."""
@@ -159,7 +178,7 @@ class Work:
     def _clean(self) -> Clean:
         batches: list[Clean] = []
         for rows in self.batches:
-            batches.append(examine(self.steady, *self._examples(rows), twice=not batches))
+            batches.append(examine(self.steady, *self._examples(rows), twice=not batches, gradients=self.question.gradients))
         return merge(batches)
 
     def _settle(self, unit: Unit, ledger: Ledger, batch: Tensor, key: str, meter: Meter, done: float, total: int) -> None:

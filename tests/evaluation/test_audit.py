@@ -23,6 +23,19 @@ def test_an_honest_network_passes(cnn, digits):
         "claims",
         "PGD against FGSM",
         "monotone in eps",
+        "saturated gradients",
+        "logit scale",
+        "monotone in steps",
+        "restarts",
+        "PGD against transfer",
+        "PGD against noise",
+        "eps to the limit",
+        "gradient direction",
+        "smooth in the input",
+        "inputs",
+        "batch",
+        "evaluation mode",
+        "planted examples",
     }
 
 

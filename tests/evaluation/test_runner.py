@@ -12,6 +12,7 @@ from torch import nn
 from robust_lowrank import checkpoint, records
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation import FGSM, PGD, Linf, Suite, ask, check, evaluate, fingerprint
+from robust_lowrank.evaluation.audit import probe
 from robust_lowrank.statistics import wilson
 
 
@@ -50,11 +51,15 @@ def test_T25_the_attacked_network_is_the_evaluated_one(cnn, digits):
     x, y, rows = digits.x[:40], digits.y[:40], []
     handle = model.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
     result = evaluate(model, x, y, suite="quick", eps=0.1, batch_size=16)
-    handle.remove()
     frame = result.verdicts
     attacked = int((frame["verdict"] != "misclassified").sum())
-    probe, clean, again = 1, len(x), 16
-    assert sum(rows) == probe + clean + again + int(frame["forwards"].sum()) + attacked  # one check for each attacked row
+    first, clean, again = 1, len(x), 16
+    evaluated = sum(rows)
+    rows.clear()
+    probe(model, x, y, Linf(0.1), seed=0, batch_size=16)
+    audited = sum(rows)
+    handle.remove()
+    assert evaluated - audited == first + clean + again + int(frame["forwards"].sum()) + attacked  # one check for each attacked row
     assert result.record.hashes["weights"] == checkpoint.digest(model)
     for found in result.adversarial.values():
         assert check(model, x[found.examples], y[found.examples], found.inputs, Linf(0.1)).broken.all()

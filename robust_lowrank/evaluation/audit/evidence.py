@@ -1,0 +1,43 @@
+"""What an evaluation leaves behind for its audit, and the form of a finding."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from robust_lowrank.evaluation.audit.probes import Probes
+from robust_lowrank.evaluation.clean import Clean
+from robust_lowrank.evaluation.ledger import Ledger
+
+if TYPE_CHECKING:
+    from robust_lowrank.records import AuditFinding
+
+SLACK = 0.01  # share of all examples, and at least one, by which an attack may find less than it should without a warning
+Status = Literal["pass", "warn", "fail"]
+
+
+class Evidence(NamedTuple):
+    """What an evaluation leaves behind for its audit."""
+
+    clean: Clean
+    classes: int
+    ledgers: Sequence[Ledger]  # in the order in which they ran
+    weights_unchanged: bool
+    probes: Probes | None = None  # None: no extra attacks were run, and the checks on them are left out
+
+
+def finding(check: str, status: Status, message: str, remedy: str = "") -> "AuditFinding":
+    """Return what a check found; a status other than pass has a remedy."""
+    from robust_lowrank.records import AuditFinding
+
+    return AuditFinding(check=check, status=status, message=message, remedy=remedy)
+
+
+def graded(share: float, warn: float, fail: float) -> Status:
+    """Return pass below `warn`, warn from there and fail from `fail`."""
+    if share < warn:
+        return "pass"
+    return "warn" if share < fail else "fail"
+
+
+def exceeds(count: int, other: int, evidence: Evidence) -> bool:
+    """Say whether a count of examples is above another one by more than chance explains."""
+    return count - other > max(1, SLACK * len(evidence.clean.labels))

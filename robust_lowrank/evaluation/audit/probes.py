@@ -1,0 +1,243 @@
+"""Small extra attacks and look-ups on a few examples, which show masked gradients; numbers only, judged elsewhere."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robust_lowrank.evaluation.audit.planted import Engine, Planted, plant
+from robust_lowrank.evaluation.engines.pgd import pgd
+from robust_lowrank.evaluation.engines.search import Attempt
+from robust_lowrank.evaluation.engines.slope import slope
+from robust_lowrank.evaluation.noise import KeyedNoise
+from robust_lowrank.evaluation.target import Target
+from robust_lowrank.evaluation.threat import Linf, Threat
+from robust_lowrank.evaluation.verdict import check, margins, predictions
+
+FEW, MANY = 10, 40  # steps of PGD
+RESTARTS = 4
+SCALES = (10.0, 100.0, 10_000.0)  # by which logits are divided
+DRAWS = 10  # of noise
+SMOOTHING = 4  # changes of the input over which logits are averaged
+_STRIDE = 0.1  # of eps: the step along the gradient that should lower the margin
+_TINY, _FEATURES = 1e-4, 16  # size of a change that must be felt, and how many features it touches
+_VANISHED = 1e-12  # size of a gradient, over that of the same loss of logits divided by the last of `SCALES`
+_SEARCHED = 4  # times as many examples are looked at as are wanted, to find correctly classified ones
+_ALONE, _TOGETHER = 4, 32  # examples that are evaluated alone, and with how many others
+_SCALINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "as they are": lambda x: x,
+    "times 255": lambda x: 255 * x,
+    "over 255": lambda x: x / 255,
+    "in [-1, 1]": lambda x: 2 * x - 1,
+}
+
+
+class Attacked(NamedTuple):
+    """What the probes saw of K correctly classified examples; every field has a row an example, bool, on the CPU."""
+
+    few: Tensor  # still right after PGD with 10 steps
+    many: Tensor  # ... with 40 steps
+    restarted: Tensor  # ... with 10 steps from 4 starts, the first of them that of `few`
+    rescaled: Tensor  # ... with 10 steps, of `few` and on logits divided by 10, 100 and 10,000, from the same start
+    transferred: Tensor  # ... with 40 steps, of `many` and on what PGD with 10 steps finds against the model smoothed by noise
+    noise: Tensor  # ... after 10 draws of noise in the ball
+    far: Tensor  # ... after PGD with 40 steps from the clean input, within half of the diameter (Linf: all) of the cube
+    downhill: Tensor  # a step along the gradient lowers the margin, compared to one against it
+    flat: Tensor  # a tiny change of the input changes no logit
+    saturated: Tensor  # the softmax of the label is 1
+    vanished: Tensor  # the gradient is not 0, but nothing beside that of the same loss of smaller logits
+
+
+class Probes(NamedTuple):
+    """What `probe` found."""
+
+    eps: float
+    far_eps: float
+    attacked: Attacked
+    looked_at: int  # examples, whatever the model says of them, behind the fields below
+    right: dict[str, int]  # how many of them the model gets right as they are, and under other scalings
+    lowest: float  # feature of them
+    highest: float
+    constant: bool  # all of them have the same logits
+    apart: float  # largest change of a logit when an example is evaluated alone, over what rounding may do in the model's type
+    training: tuple[str, ...]  # modules that are in training mode
+    planted: tuple[Planted, ...]
+
+
+def probe(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    seed: int,
+    examples: int = 32,
+    batch_size: int = 250,
+    engines: Mapping[str, Engine] | None = None,
+) -> Probes:
+    """Run the extra attacks on the first `examples` inputs that the model gets right, among the first four times as many.
+
+    An example costs at most 250 evaluations of the model and 210 gradients. `engines` are attacks to try on planted examples
+    as well as PGD. The model is in evaluation mode; its device is where the examples go.
+
+    Example:
+        >>> found = probe(model, x, y, Linf(8 / 255), seed=0)
+        >>> int(found.attacked.few.sum()), int(found.attacked.many.sum())
+    """
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), x.device)
+    x, y = x[: _SEARCHED * examples].to(device), y[: _SEARCHED * examples].to(device)
+    logits = _logits(model, x, batch_size)
+    rows = (predictions(logits) == y).nonzero().squeeze(1)[:examples]
+    far = type(threat)(threat.diameter(x[0].numel()) / (1 if isinstance(threat, Linf) else 2))
+    parts = rows.split(batch_size) if len(rows) else ()
+    batches = [_attack(model, x[part], y[part], threat, far, KeyedNoise(seed, "audit", part)) for part in parts]
+    seen, labels = x[:examples], y[:examples]
+    return Probes(
+        eps=threat.eps,
+        far_eps=far.eps,
+        attacked=_joined(batches),
+        looked_at=len(seen),
+        right={name: _right(model, change(seen), labels, batch_size) for name, change in _SCALINGS.items()},
+        lowest=float(seen.min()),
+        highest=float(seen.max()),
+        constant=bool((logits[: len(seen)] == logits[0]).all() and (seen != seen[0]).any()),
+        apart=_apart(model, seen[: min(batch_size, _TOGETHER)]),
+        training=_in_training(model),
+        planted=tuple(
+            plant(name, engine, seen, logits.shape[1], threat) for name, engine in ({"pgd": _pgd} | dict(engines or {})).items()
+        ),
+    )
+
+
+def _attack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, far: Threat, noise: KeyedNoise) -> Attacked:
+    starts = [threat.random_start(x, noise.at(restart=restart)) for restart in range(RESTARTS)]
+    first, others = starts[:1], starts[1:]
+    few = _holds(model, x, y, threat, first, FEW)
+    few_rows = few.nonzero().squeeze(1)
+    again, again_y = x[few_rows], y[few_rows]
+    restarted, rescaled = few.clone(), few.clone()
+    if len(few_rows):
+        restarted[few_rows] = _holds(model, again, again_y, threat, [start[few_rows] for start in others], FEW)
+        tries = [_holds(_Rescaled(model, scale), again, again_y, threat, [starts[0][few_rows]], FEW) for scale in SCALES]
+        rescaled[few_rows] = torch.stack(tries).all(dim=0)
+    many = _holds(model, x, y, threat, first, MANY)
+    draws = [threat.random_start(x, noise.at(restart=RESTARTS + draw)) for draw in range(DRAWS)]
+    saturated, vanished = _saturation(model, x, y)
+    found = Attacked(
+        few=few,
+        many=many,
+        restarted=restarted,
+        rescaled=rescaled,
+        transferred=many & ~_transfer(model, x, y, threat, noise),
+        noise=torch.stack([_logits(model, draw, len(x)).argmax(dim=1) == y for draw in draws]).all(dim=0),
+        far=_holds(model, x, y, far, [x], MANY),
+        downhill=_downhill(model, x, y, threat, starts[0]),
+        flat=_flat(model, starts[0], noise),
+        saturated=saturated,
+        vanished=vanished,
+    )
+    return Attacked(*(field.cpu() for field in found))
+
+
+def _joined(batches: Sequence[Attacked]) -> Attacked:
+    if not batches:
+        return Attacked(*(torch.zeros(0, dtype=torch.bool) for _ in Attacked._fields))
+    return Attacked(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+
+def _holds(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, starts: Sequence[Tensor], steps: int) -> Tensor:
+    """Return which examples PGD does not break."""
+    return ~pgd(model, x, y, threat, starts=starts, steps=steps, step_size=2.5 * threat.eps / steps).claimed
+
+
+def _transfer(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Tensor:
+    """Return which examples break on what PGD finds against the smoothed model."""
+    width = threat.eps / threat.diameter(x[0].numel())
+    one = replace(noise, examples=noise.examples.new_zeros(1))
+    smoothed = _Smoothed(model, width * (2 * one.uniform((SMOOTHING, *x.shape[1:]), stream=2)[0] - 1).to(x.dtype))
+    found = pgd(smoothed, x, y, threat, starts=[x], steps=FEW, step_size=2.5 * threat.eps / FEW, momentum=1.0)
+    return check(model, x, y, found.inputs, threat).broken
+
+
+def _pgd(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
+    return pgd(model, x, y, threat, starts=[x], steps=MANY, step_size=2.5 * threat.eps / MANY)
+
+
+def _downhill(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, point: Tensor) -> Tensor:
+    """Return whether the loss's gradient shows where the margin falls: the sign of its change over a short step."""
+    change = _STRIDE * threat.eps * threat.steepest(slope(model, point, y).gradient)
+    ahead, behind = _logits(model, point + change, len(x)), _logits(model, point - change, len(x))
+    return margins(ahead, y) < margins(behind, y)
+
+
+def _flat(model: nn.Module, point: Tensor, noise: KeyedNoise) -> Tensor:
+    """Return whether a change of some features by about 1e-4, more where the model's type is coarser, goes unnoticed."""
+    features = point[0].numel()
+    size = max(_TINY, 4 * torch.finfo(_dtype(model, point)).eps)
+    chosen = noise.uniform((features,), stream=1).argsort(dim=1)[:, :_FEATURES]
+    change = torch.zeros(len(point), features, dtype=point.dtype, device=point.device).scatter_(1, chosen, size)
+    inwards = torch.where(point.flatten(1) > 0.5, -change, change).reshape(point.shape)
+    return (_logits(model, point + inwards, len(point)) == _logits(model, point, len(point))).all(dim=1)
+
+
+def _saturation(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return whether the softmax of the label is 1, and whether the gradient vanishes beside that of smaller logits."""
+    logits, gradient, _ = slope(model, x, y)
+    saturated = functional.softmax(logits, dim=1).gather(1, y[:, None]).squeeze(1) == 1
+    smaller = SCALES[-1] * slope(_Rescaled(model, SCALES[-1]), x, y).gradient
+    size, due = (part.flatten(1).abs().amax(dim=1) for part in (gradient, smaller))
+    return saturated, size < _VANISHED * due
+
+
+def _right(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> int:
+    return int((predictions(_logits(model, x, batch_size)) == y).sum())
+
+
+def _apart(model: nn.Module, x: Tensor) -> float:
+    """Return how much logits depend on the rest of the batch, over what rounding may do in the model's type."""
+    together = _logits(model, x, len(x))[:_ALONE].nan_to_num(0, 0, 0)
+    alone = _logits(model, x[:_ALONE], 1).nan_to_num(0, 0, 0)
+    tolerated = max(1e-4, 8 * torch.finfo(_dtype(model, x)).eps) * float(together.abs().max())
+    change = float((alone - together).abs().max())
+    return change / tolerated if change else 0.0
+
+
+def _in_training(model: nn.Module) -> tuple[str, ...]:
+    network = model.model if isinstance(model, Target) else model
+    return tuple(name or type(module).__name__ for name, module in network.named_modules() if module.training)
+
+
+def _dtype(model: nn.Module, x: Tensor) -> torch.dtype:
+    return next((part.dtype for part in (*model.parameters(), *model.buffers()) if part.is_floating_point()), x.dtype)
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+    return torch.cat([model(batch) for batch in x.split(batch_size)])
+
+
+class _Rescaled(nn.Module):
+    """A model with smaller logits: the same predictions, and gradients that do not vanish."""
+
+    def __init__(self, model: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.model, self.scale = model, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits over the scale."""
+        return self.model(x) / self.scale
+
+
+class _Smoothed(nn.Module):
+    """The mean of a model's logits over fixed small changes of the input, (draws, ...): a rugged layer hides less of its slope."""
+
+    def __init__(self, model: nn.Module, changes: Tensor) -> None:
+        super().__init__()
+        self.model, self.changes = model, changes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean logits."""
+        return torch.stack([self.model((x + change).clamp(0, 1)) for change in self.changes]).mean(dim=0)
