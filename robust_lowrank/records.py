@@ -55,7 +55,7 @@ VERDICTS = (
     "label",
     "clean_prediction",
     "attack",
-    "norm",  # "Linf" or "L2"
+    "norm",  # "Linf", "L2" or "L1"
     "eps",
     "verdict",  # one of VERDICT
     "adversarial_prediction",
@@ -136,7 +136,7 @@ class ResultRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
     schema_version: Literal[1] = SCHEMA_VERSION
     suite: str
-    norm: Literal["Linf", "L2"]
+    norm: Literal["Linf", "L2", "L1"]
     eps: list[float]
     seed: int
     created: str

@@ -127,7 +127,7 @@ class Suite(_Strict):
 
     name: str
     description: str = ""
-    norm: Literal["Linf", "L2"] = "Linf"
+    norm: Literal["Linf", "L2", "L1"] = "Linf"
     eps: Radii | None = None
     attacks: Annotated[tuple[Attack, ...], Field(min_length=1, strict=False)]
 

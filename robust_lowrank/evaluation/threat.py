@@ -202,8 +202,8 @@ class L1(Threat):
         rising = torch.where(order < size.shape[1], 1, -1)
         slope, offset = rising.cumsum(dim=1), (rising * kinks).cumsum(dim=1)
         last = ((offset - slope * kinks <= self.eps).sum(dim=1, keepdim=True) - 1).clamp(min=0)
-        slope, offset = slope.gather(1, last), offset.gather(1, last)
-        shrinkage = torch.where(slope > 0, (offset - self.eps) / slope.clamp(min=1), 0.0).clamp(min=0)
+        slope, offset, kink = (values.gather(1, last) for values in (slope, offset, kinks))
+        shrinkage = torch.where(slope > 0, (offset - self.eps) / slope.clamp(min=1), kink).clamp(min=0)
         return change.sign() * torch.minimum((size - shrinkage).clamp(min=0), room)
 
 

@@ -134,9 +134,7 @@ def test_it_breaks_what_upstream_breaks_and_costs_what_upstream_costs(hardened, 
     if kind == "ce":
         upstream = autopgd_base.APGDAttack(model, **options)
     else:
-        upstream = autopgd_base.APGDAttack_targeted(
-            model, n_target_classes=targets, logger=logging.getLogger("silent"), **options
-        )
+        upstream = autopgd_base.APGDAttack_targeted(model, n_target_classes=targets, logger=logging.getLogger("silent"), **options)
     with torch.random.fork_rng():
         theirs = check(hardened, x, y, upstream.perturb(x.clone(), y), budget).broken
     ours = check(hardened, x, y, attack.inputs, budget).broken
@@ -187,11 +185,12 @@ def test_a_path_keeps_the_best_point_and_shortens_its_step(hardened, correct, no
     model, budget = copy.deepcopy(hardened).double(), threat(norm, EPS[norm], features=64)
     kind = SparsePath if norm == "L1" else MomentumPath
 
-    def evaluate(point: torch.Tensor):
+    def evaluate(point: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         _, loss, gradient, _ = ascent(model, point, lambda logits: cross_entropy(logits, y))
         return loss, gradient
 
-    path = kind(budget, x, x, *evaluate(x), 60)
+    loss, gradient = evaluate(x)
+    path = kind(budget, x, x, loss, gradient, 60)
     best, first = path.best_loss, path.step
     for _ in range(60):
         point = path.next()

@@ -63,6 +63,7 @@ class MomentumPath(Path):
         self.halved = torch.ones_like(loss, dtype=torch.bool)
 
     def next(self) -> Tensor:
+        """Return the point after a steepest step and a quarter of the last move; the first step is without momentum."""
         steepest = self.threat.steepest(self.gradient)
         aim = self.threat.project(self.x, self.point + _rows(self.step, self.x) * steepest)
         if self.previous is None:
@@ -71,6 +72,7 @@ class MomentumPath(Path):
         return self.threat.project(self.x, self.point + ahead)
 
     def arrive(self, point: Tensor, loss: Tensor, gradient: Tensor) -> None:
+        """Take note, and halve steps at checkpoints, which follow each other ever faster."""
         self.rises += loss > self.loss
         self.previous = self.point
         self._record(point, loss, gradient)
@@ -105,6 +107,7 @@ class SparsePath(Path):
         self.changed = self._changes(point)
 
     def next(self) -> Tensor:
+        """Return the point after a step that the largest gradient entries share equally."""
         size = self.gradient.flatten(1).abs()
         features = size.shape[1]
         smallest = (features - self.changed / 1.5).long().clamp(0, features - 1)  # rank, ascending, of the least entry to move
@@ -114,6 +117,7 @@ class SparsePath(Path):
         return self.threat.project(self.x, self.point + (length[:, None] * signs).reshape(self.x.shape).to(self.x.dtype))
 
     def arrive(self, point: Tensor, loss: Tensor, gradient: Tensor) -> None:
+        """Take note, and adapt steps and sparsity at checkpoints."""
         self._record(point, loss, gradient)
         if self.since_check == self.period:
             self._check()
