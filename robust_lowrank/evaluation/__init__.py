@@ -3,6 +3,7 @@
 Nothing here knows of low-rank layers: a model is any `nn.Module` that returns logits for inputs in [0, 1].
 """
 
+from robust_lowrank.evaluation.engines.apgd import apgd
 from robust_lowrank.evaluation.engines.fgsm import fgsm
 from robust_lowrank.evaluation.engines.pgd import pgd
 from robust_lowrank.evaluation.engines.search import Attempt
@@ -25,7 +26,7 @@ from robust_lowrank.evaluation.specs import (
     Transfer,
 )
 from robust_lowrank.evaluation.suite import Suite, load_suite, suite_names
-from robust_lowrank.evaluation.threat import L2, Linf, Threat, threat
+from robust_lowrank.evaluation.threat import L1, L2, Linf, Threat, threat
 from robust_lowrank.evaluation.verdict import Check, check
 from robust_lowrank.evaluation.work import Progress
 
@@ -34,6 +35,7 @@ __all__ = [
     "BATCH",
     "FAB",
     "FGSM",
+    "L1",
     "L2",
     "PGD",
     "AANative",
@@ -54,6 +56,7 @@ __all__ = [
     "Suite",
     "Threat",
     "Transfer",
+    "apgd",
     "ask",
     "check",
     "evaluate",

@@ -140,7 +140,74 @@ class L2(Threat):
         return (x + (point - x) * _rows(factor, x)).clamp(0, 1)
 
 
-THREATS: dict[str, type[Threat]] = {"Linf": Linf, "L2": L2}
+class L1(Threat):
+    """The changes of all features add up to at most eps.
+
+    Example:
+        >>> L1(0.5).project(torch.zeros(1, 2), torch.tensor([[0.7, 0.4]]))
+        tensor([[0.4000, 0.1000]])
+    """
+
+    norm = "L1"
+
+    @classmethod
+    def diameter(cls, features: int) -> float:
+        """Return the number of features."""
+        return float(features)
+
+    def distance(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return the sum of all changes."""
+        return (point.double() - x.double()).flatten(1).abs().sum(dim=1)
+
+    def project(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return the nearest point of the ball and the cube together, short of it by what rounding can amount to.
+
+        Source: Croce and Hein 2021 (arXiv 2103.01208), proposition 2.1.
+        """
+        inside = point.clamp(0, 1)
+        change = self._nearest(x.double().flatten(1), point.double().flatten(1)).reshape(x.shape)
+        radius = self.eps * (1 - x[0].numel() * torch.finfo(torch.float64).eps)
+        size = change.abs().flatten(1).sum(dim=1)
+        change = change * _rows(torch.where(size > radius, radius / size, 1.0), x)
+        moved = (x.double() + change).to(x.dtype)
+        beyond = (moved.double() - x.double()).abs() > change.abs()
+        moved = torch.where(beyond, torch.nextafter(moved, x), moved)
+        return torch.where(_rows(self.distance(x, inside) > self.eps, x), moved, inside)
+
+    def random_start(self, x: Tensor, noise: KeyedNoise) -> Tensor:
+        """Return a point uniform in the ball, brought into [0, 1].
+
+        Of features + 1 exponential numbers divided by their sum, all but one are uniform in the simplex (Devroye 1986, XI.2).
+        """
+        signed = 2 * noise.uniform((x[0].numel(),)) - 1
+        sizes, rest = -signed.abs().log(), -noise.uniform((1,), stream=1).log()
+        change = self.eps * signed.sign() * sizes / (sizes.sum(dim=1, keepdim=True) + rest)
+        return self.project(x, x + change.reshape(x.shape).to(x.dtype))
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return the sign of the entry of largest size, at its place."""
+        flat = gradient.flatten(1)
+        largest = flat.abs().argmax(dim=1, keepdim=True)
+        return torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign()).reshape(gradient.shape)
+
+    def _nearest(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return the change to the nearest point, (N, features): `sign(c) clip(|c| - shrinkage, 0, room)` for a change `c`.
+
+        As a function of the shrinkage, its length is piecewise linear: it rises below each `|c|` and ceases to rise below
+        `|c| - room`. Between two of these kinks, the shrinkage at which it is eps solves a linear equation.
+        """
+        change = point - x
+        size, room = change.abs(), torch.where(change > 0, 1 - x, x)
+        kinks, order = torch.cat([size, size - room], dim=1).sort(dim=1, descending=True)
+        rising = torch.where(order < size.shape[1], 1, -1)
+        slope, offset = rising.cumsum(dim=1), (rising * kinks).cumsum(dim=1)
+        last = ((offset - slope * kinks <= self.eps).sum(dim=1, keepdim=True) - 1).clamp(min=0)
+        slope, offset, kink = (values.gather(1, last) for values in (slope, offset, kinks))
+        shrinkage = torch.where(slope > 0, (offset - self.eps) / slope.clamp(min=1), kink).clamp(min=0)
+        return change.sign() * torch.minimum((size - shrinkage).clamp(min=0), room)
+
+
+THREATS: dict[str, type[Threat]] = {"Linf": Linf, "L2": L2, "L1": L1}
 
 
 def threat(norm: str, eps: float, *, features: int) -> Threat:

@@ -11,7 +11,7 @@ from robust_lowrank.evaluation.noise import KeyedNoise
 from robust_lowrank.evaluation.threat import THREATS, Linf, threat
 from robust_lowrank.evaluation.verdict import check, margins
 
-DUAL = {"Linf": 1, "L2": 2}  # the order of the norm that a linear model measures in
+DUAL = {"Linf": 1, "L2": 2, "L1": torch.inf}  # the order of the norm that a linear model measures in
 
 
 class Opposed(nn.Module):

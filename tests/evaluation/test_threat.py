@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.threat import L2, THREATS, Linf, threat
+from robust_lowrank.evaluation.threat import L1, L2, THREATS, Linf, threat
 
 SHAPES = [(1,), (3,), (64,), (3, 5, 7), (784,)]
 
@@ -37,7 +37,7 @@ def test_projection_is_inside_without_tolerance_and_idempotent(norm, dtype, seed
 def test_projection_keeps_what_is_inside(norm):
     budget = threat(norm, 0.3, features=12)
     x = torch.rand(50, 12, dtype=torch.float64)
-    inside = (x + 0.08 * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+    inside = (x + 0.025 * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
     assert torch.equal(budget.project(x, inside), inside)
 
 
@@ -51,6 +51,32 @@ def test_distances():
     x, point = torch.zeros(2, 1, 2), torch.tensor([[[0.3, 0.4]], [[0.0, 0.7]]], dtype=torch.float64)
     torch.testing.assert_close(Linf(1).distance(x, point), torch.tensor([0.4, 0.7], dtype=torch.float64))
     torch.testing.assert_close(L2(1).distance(x, point), torch.tensor([0.5, 0.7], dtype=torch.float64))
+    torch.testing.assert_close(L1(1).distance(x, point), torch.tensor([0.7, 0.7], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("features", [1, 2, 7, 100])
+def test_projection_for_L1_is_the_nearest_point_of_ball_and_cube_together(features):
+    x = torch.rand(60, features, dtype=torch.float64)
+    x[::3] = x[::3].round()
+    point = x + torch.randn_like(x) * 3 * torch.rand(60, 1, dtype=torch.float64)
+    budget = L1(0.1 * math.sqrt(features))
+    projected = budget.project(x, point)
+    # The nearest point of a convex set is the one from which no point of the set lies towards the point that is projected:
+    # over ball and cube together, that inner product is largest where the whole budget goes to the steepest features.
+    towards = point - projected
+    room = torch.where(towards > 0, 1 - x, x)
+    gain, order = towards.abs().sort(dim=1, descending=True)
+    room = room.gather(1, order)
+    spent = (room.cumsum(dim=1) - room).clamp(max=budget.eps)
+    most = (gain * torch.minimum(room, budget.eps - spent)).sum(dim=1)
+    reached = (towards * (projected - x)).sum(dim=1)
+    torch.testing.assert_close(reached, most, rtol=0, atol=1e-10)
+    assert (projected == x).any() or features == 1
+
+
+def test_the_steepest_step_for_L1_moves_one_feature():
+    gradient = torch.tensor([[[0.1, -0.4], [0.3, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    assert L1(1).steepest(gradient).tolist() == [[[0.0, -1.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -0.01, 1.01])
@@ -90,9 +116,12 @@ def test_steepest_steps_have_length_one_whatever_the_gradient(scale):
     lengths = L2(1).distance(zero, L2(1).steepest(gradient))
     torch.testing.assert_close(lengths, torch.tensor([0.0] + [1.0] * 9, dtype=torch.float64), rtol=1e-6, atol=0)
     assert torch.equal(Linf(1).steepest(gradient), gradient.sign())
+    assert L1(1).distance(zero, L1(1).steepest(gradient)).tolist() == [0.0] + [1.0] * 9
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.0), ("Linf", -0.1), ("Linf", 1.01), ("L2", 2.01), ("Linf", math.nan)])
+@pytest.mark.parametrize(
+    ("norm", "eps"), [("Linf", 0.0), ("Linf", -0.1), ("Linf", 1.01), ("L2", 2.01), ("L1", 4.01), ("Linf", math.nan)]
+)
 def test_radii_without_meaning_are_refused(norm, eps):
     with pytest.raises(UserError, match="outside the range"):
         threat(norm, eps, features=4)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.meter import Meter
 from robust_lowrank.evaluation.target import Target
-from robust_lowrank.evaluation.threat import L2, Linf, Threat
+from robust_lowrank.evaluation.threat import L1, L2, Linf, Threat
 from robust_lowrank.evaluation.verdict import Check, check
 
 STANDARD_TARGETS = 9
@@ -39,7 +40,12 @@ def plan(classes: int, shape: tuple[int, ...], threat: Threat) -> Plan:
     Below 10 classes there are fewer targets. The targeted difference of logits ratio needs four logits: with three classes
     the untargeted one takes its place, with two there is none. Upstream's Square for L2 fails on some sizes of images: such
     inputs are seen in another shape, or Square is left out. Whatever is not the standard bears its own name.
+
+    Raises:
+        UserError: the threat model is L1, whose standard has other restarts and targets.
     """
+    if isinstance(threat, L1):
+        raise UserError("AutoAttack is run for Linf and L2 only: for L1, take a suite of native attacks such as pgd")
     targets = min(STANDARD_TARGETS, classes - 1)
     view = _view(shape, threat)
     parts = [part for part in ("apgd-ce", "apgd-t", "fab-t", "square") if part != "square" or view is not None]

@@ -52,18 +52,22 @@ class Search:
 
         Returns the margins, (K,) float64, infinite where logits are not finite.
         """
-        finite = logits.isfinite().all(dim=1)
-        margin = torch.where(finite, margins(logits, self.y[rows]).double(), torch.inf)
+        self.count(rows, logits, gradient)
+        margin = torch.where(logits.isfinite().all(dim=1), margins(logits, self.y[rows]).double(), torch.inf)
         better = margin < self.margin[rows]
         self.best[rows] = torch.where(better.reshape(-1, *[1] * (points.dim() - 1)), points, self.best[rows])
         self.margin[rows] = torch.where(better, margin, self.margin[rows])
         self.broken[rows] |= margin < 0
+        return margin
+
+    def count(self, rows: Tensor, logits: Tensor, gradient: Tensor | None = None) -> None:
+        """Take note of an evaluation's cost and of values that are not finite, but not of its points: they may lie anywhere."""
+        finite = logits.isfinite().all(dim=1)
         self.forwards[rows] += 1
         if gradient is not None:
             self.backwards[rows] += 1
             finite = finite & gradient.isfinite().flatten(1).all(dim=1)
         self.nonfinite[rows] |= ~finite
-        return margin
 
     def add(self, rows: Tensor, attempt: Attempt, *, by: str) -> None:
         """Take over what an attack called `by` found on some rows; of inputs that break nothing the first attack's are kept."""
