@@ -64,7 +64,9 @@ def pairwise(
 def _least_difference(a: Bounds, b: Bounds, seed: int) -> tuple[int, int, Interval, float]:
     """Decide the open examples so that the difference is least; its interval reaches over all decisions."""
     against_a, for_a = (a.least, b.most), (a.most, b.least)
-    lowest, highest = paired_difference(*against_a, seed=seed), paired_difference(*for_a, seed=seed)
+    lowest = paired_difference(*against_a, seed=seed)
+    decided = np.array_equal(a.least, a.most) and np.array_equal(b.least, b.most)
+    highest = lowest if decided else paired_difference(*for_a, seed=seed)
     if lowest.value <= 0 <= highest.value and lowest.value < highest.value:
         only_a, only_b = discordant(*against_a)[0], discordant(*for_a)[1]
         return only_a, only_b, Interval(0.0, lowest.low, highest.high), 1.0

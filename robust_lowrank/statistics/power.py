@@ -28,9 +28,7 @@ def mcnemar_power(n: int, difference: float, *, discordance: float, alpha: float
     _require(n >= 1, f"a test needs at least one example, not {n}")
     _require(0 < alpha < 1, f"alpha lies between 0 and 1, not {alpha}")
     _require(0 <= discordance <= 1, f"a discordance is a share of the examples, not {discordance}")
-    _require(
-        abs(difference) <= discordance, f"a difference of {difference} needs at least as large a discordance, not {discordance}"
-    )
+    _require(abs(difference) <= discordance, f"a difference of {difference} needs as large a discordance, not {discordance}")
     if discordance == 0:
         return 0.0
     from scipy.stats import binom
@@ -54,7 +52,7 @@ def examples_to_see(difference: float, *, discordance: float, power: float = 0.8
 
     Args:
         difference: of the two accuracies, a fraction; 0.01 is a point.
-        discordance: share of the examples on which one network is right and the other wrong; raised to the difference if it is smaller.
+        discordance: share of the examples on which one network is right and the other wrong; no less than the difference.
         power: the probability to find the difference.
         alpha: level of the two-sided test; divide it by the number of comparisons made together.
 
