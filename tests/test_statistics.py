@@ -189,7 +189,7 @@ def test_six_examples_decide_at_the_least():
 
 
 def test_power_needs_numbers_that_fit():
-    with pytest.raises(UserError, match="at least as large a discordance"):
+    with pytest.raises(UserError, match="as large a discordance"):
         mcnemar_power(100, 0.2, discordance=0.1)
     with pytest.raises(UserError, match="difference of accuracies"):
         examples_to_see(0.0, discordance=0.1)
