@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
-from robust_lowrank.errors import UserError
 from robust_lowrank.reporting import formats
+from robust_lowrank.reporting.comparison_power import power
 from robust_lowrank.reporting.comparison_tables import Tests
-from robust_lowrank.reporting.comparisons import ALPHA, Contrast, contrast
+from robust_lowrank.reporting.comparisons import Contrast, contrast
 from robust_lowrank.reporting.entries import Entry, series_names
 from robust_lowrank.reporting.findings import Finding, Summary
 from robust_lowrank.reporting.spectra import conditioning
 from robust_lowrank.reporting.trials import CLEAN, WORST, Mean, Trial
-from robust_lowrank.statistics import detectable, examples_to_see
 
 
 def summarise(entries: Sequence[Entry], trials: Sequence[Trial], tests: Tests) -> Summary:
@@ -41,7 +40,7 @@ def summarise(entries: Sequence[Entry], trials: Sequence[Trial], tests: Tests) -
         findings=(
             *_others(trial, eps, best, rival, tests),
             *_clean(trial, best, rival, tests),
-            *_power(trial, best, rival, tested),
+            *power(trial, (best, rival), tested),
             *_size(trial, best),
             *_conditioning(entries),
             *_remarks(entries, trials),
@@ -138,27 +137,6 @@ def _clean(trial: Trial, best: str, rival: str, tests: Tests) -> list[Finding]:
     if tested.better is None:
         return [Finding("open", f"{text}; the test cannot tell these apart: {_p(tested)}.")]
     return [Finding("supported", f"{text}: {tested.better} is better by {_gap(ours, theirs)}, {_p(tested)}.")]
-
-
-def _power(trial: Trial, best: str, rival: str, tested: Contrast | None) -> list[Finding]:
-    """What these examples can show at all, between networks that differ as often as these two do."""
-    if tested is None:
-        return []
-    alpha = ALPHA / tested.family
-    examples = formats.count(trial.examples)
-    try:
-        smallest = detectable(trial.examples, discordance=tested.discordance, alpha=alpha)
-    except UserError:
-        return [Finding("note", f"{examples} examples cannot show any difference, however large.")]
-    needed = formats.count(examples_to_see(0.01, discordance=tested.discordance, alpha=alpha))
-    return [
-        Finding(
-            "note",
-            f"{examples} examples can show differences from {formats.points(smallest)} on; to see 1 point you need {needed} "
-            f"examples (in 80 % of the cases and after the correction, for networks that differ on {formats.percent(tested.discordance)} % "
-            f"of the examples as {best} and {rival} do).",
-        )
-    ]
 
 
 def _size(trial: Trial, best: str) -> list[Finding]:

@@ -128,14 +128,8 @@ def _overview_rows(entries: Sequence[Entry], trial: Trial | None, best: dict[flo
         spread = trial.spread(series, CLEAN) if trial else None
         if trial and spread and spread.seeds > 1:
             accuracies = [_spread_cell(trial, series, CLEAN), *(_spread_cell(trial, series, WORST, eps) for eps in trial.eps)]
-            yield (
-                Cell(series, f"mean of {spread.seeds} seeds", series=series),
-                Cell(""),
-                Cell(""),
-                *accuracies,
-                Cell(""),
-                Cell(""),
-            )
+            heading, none = Cell(series, f"mean of {spread.seeds} seeds", series=series), Cell("")
+            yield (heading, none, none, *accuracies, none, none)
 
 
 def _spread_cell(trial: Trial, series: str, attack: str, eps: float = 0.0) -> Cell:

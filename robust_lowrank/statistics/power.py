@@ -33,7 +33,7 @@ def mcnemar_power(n: int, difference: float, *, discordance: float, alpha: float
         return 0.0
     from scipy.stats import binom
 
-    first, last = binom.ppf(_TAIL, n, discordance), binom.isf(_TAIL, n, discordance)
+    first, last = int(binom.ppf(_TAIL, n, discordance)), int(binom.isf(_TAIL, n, discordance))
     differing = np.arange(max(first, 1), last + 1)
     critical = binom.ppf(alpha / 2, differing, 0.5) - 1  # the largest number with a tail below alpha / 2; -1 without any
     better = (1 + abs(difference) / discordance) / 2
