@@ -69,7 +69,7 @@ VERDICTS = (
     "flags",  # comma-separated remarks, such as "nonfinite-gradient"
 )
 
-VERDICT = ("robust", "broken", "misclassified", "nonfinite")
+VERDICT = ("robust", "broken", "misclassified", "nonfinite", "unresolved")  # unresolved: the budget ran out before a verdict
 
 
 class Parameters(BaseModel):
@@ -118,7 +118,7 @@ class AuditFinding(BaseModel):
 
 
 class AccuracyRecord(BaseModel):
-    """An accuracy with its interval; `value` is `correct / total`."""
+    """An accuracy with its interval; `value` is `correct / total`, which with unresolved examples is the least it can be."""
 
     model_config = ConfigDict(extra="forbid")
     attack: str  # "clean", an attack's name, or "worst" (worst case per example over the suite)
@@ -128,6 +128,12 @@ class AccuracyRecord(BaseModel):
     value: float
     low: float
     high: float
+    unresolved: int = 0  # neither correct nor broken when the budget ran out; the interval covers both (`statistics.bounded`)
+
+    @property
+    def most(self) -> float:
+        """The accuracy if every unresolved example is robust; `value` without any."""
+        return (self.correct + self.unresolved) / self.total
 
 
 class ResultRecord(BaseModel):

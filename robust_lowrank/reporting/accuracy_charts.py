@@ -82,7 +82,7 @@ def efficiency(trial: Trial) -> Figure:
         title="Robustness against size",
         description=f"Worst-case accuracy at eps {formats.budget(eps)} against the number of parameters, a point a run.",
         caption=f"Worst-case accuracy at {formats.norm(trial.norm)} eps {formats.budget(eps)}, "
-        f"n = {formats.count(trial.examples)}; the best place is the top left corner. Bars: {trial.interval}."
+        f"n = {formats.count(trial.examples)}; the best place is the top left corner. Bars: {trial.interval}.{_unresolved(trial)}"
         + (" Points are set apart sideways, because networks of equal size would hide each other." if shift else ""),
         series=tuple(trial.series),
         panels=(Panel(alt.LayerChart(layer=layers)),),
@@ -154,6 +154,10 @@ def _accuracy_tips() -> list[alt.Tooltip]:
 
 
 def _spread(trial: Trial, marks: str) -> str:
-    if len(trial.entries) > len(trial.series):
-        return f"{marks}: the span of the seeds' {trial.interval} intervals around their mean."
-    return f"{marks}: {trial.interval} intervals."
+    several = len(trial.entries) > len(trial.series)
+    shown = f"the span of the seeds' {trial.interval} intervals around their mean" if several else f"{trial.interval} intervals"
+    return f"{marks}: {shown}." + _unresolved(trial)
+
+
+def _unresolved(trial: Trial) -> str:
+    return " Unresolved examples: broken at the marks, either way within the intervals." if trial.unresolved else ""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from robust_lowrank.reporting import formats
+from robust_lowrank.reporting.comparison_power import power
 from robust_lowrank.reporting.comparison_tables import Tests
 from robust_lowrank.reporting.comparisons import Contrast, contrast
 from robust_lowrank.reporting.entries import Entry, series_names
@@ -33,13 +34,13 @@ def summarise(entries: Sequence[Entry], trials: Sequence[Trial], tests: Tests) -
         )
     rival, theirs = next((pair for pair in rest if _is_dense(trial, pair[0])), rest[0])
     tested = contrast(tests.get(eps, ()), best, rival)
-    tested = contrast(tests.get(eps, ()), best, rival)
     return Summary(
         headline=_headline(trial, eps, (best, leading), (rival, theirs), tested),
-        evidence=_evidence(trial, abs(leading.value - theirs.value), tested),
+        evidence=_evidence(trial, _gap(leading, theirs), tested),
         findings=(
             *_others(trial, eps, best, rival, tests),
             *_clean(trial, best, rival, tests),
+            *power(trial, (best, rival), tested),
             *_size(trial, best),
             *_conditioning(entries),
             *_remarks(entries, trials),
@@ -52,8 +53,7 @@ def _headline(trial: Trial, eps: float, first: tuple[str, Mean], second: tuple[s
     if tested is None or tested.better != best:
         return f"{best} and {rival} cannot be told apart: {_accuracy(ours)} against {_accuracy(theirs)} {_conditions(trial, eps)}."
     return (
-        f"{best} holds {_accuracy(ours)} {_conditions(trial, eps)}, {formats.points(ours.value - theirs.value)} more than "
-        f"{rival} ({_accuracy(theirs)})."
+        f"{best} holds {_accuracy(ours)} {_conditions(trial, eps)}, {_gap(ours, theirs)} more than {rival} ({_accuracy(theirs)})."
     )
 
 
@@ -69,17 +69,22 @@ def _conditions(trial: Trial, eps: float) -> str:
 
 
 def _accuracy(mean: Mean) -> str:
+    unresolved = f", {formats.count(mean.unresolved)} unresolved" if mean.unresolved else ""
     seeds = f" on average over {mean.seeds} seeds" if mean.seeds > 1 else ""
-    return f"{formats.percent(mean.value)} % {formats.interval(mean.low, mean.high)}{seeds}"
+    return f"{formats.accuracy(mean.value, mean.most)} % {formats.interval(mean.low, mean.high)}{unresolved}{seeds}"
 
 
-def _evidence(trial: Trial, gap: float, tested: Contrast | None) -> str:
+def _gap(ours: Mean, theirs: Mean) -> str:
+    return formats.gap(ours.value - theirs.most, ours.most - theirs.value)
+
+
+def _evidence(trial: Trial, gap: str, tested: Contrast | None) -> str:
     if tested is None:
         return "No paired test between the two was possible."
     test = f"paired exact McNemar test on the same {formats.count(trial.examples)} examples, {_p(tested)}"
     if tested.better:
         return f"The difference is statistically supported: {test}."
-    return f"Their difference of {formats.points(gap)} is not statistically supported: {test}."
+    return f"Their difference of {gap} is not statistically supported: {test}."
 
 
 def _p(tested: Contrast) -> str:
@@ -100,9 +105,9 @@ def _others(trial: Trial, eps: float, best: str, rival: str, tests: Tests) -> li
         tested = contrast(tests.get(eps, ()), name, reference)
         if tested is None:
             continue
-        gap = formats.points(mean.value - ranking[reference].value)
+        gap = _gap(mean, ranking[reference])
         if tested.better is None:
-            open_.append(f"{name} ({formats.percent(mean.value)} %, p {formats.p_value(tested.p)})")
+            open_.append(f"{name} ({formats.accuracy(mean.value, mean.most)} %, p {formats.p_value(tested.p)})")
         else:
             (above if tested.better == name else below).append(f"{name} ({gap}, p {formats.p_value(tested.p)})")
     findings = []
@@ -131,8 +136,7 @@ def _clean(trial: Trial, best: str, rival: str, tests: Tests) -> list[Finding]:
     text = f"On clean examples {best} reaches {_accuracy(ours)} and {rival} {_accuracy(theirs)}"
     if tested.better is None:
         return [Finding("open", f"{text}; the test cannot tell these apart: {_p(tested)}.")]
-    gap = formats.points(ours.value - theirs.value)
-    return [Finding("supported", f"{text}: {tested.better} is better by {gap}, {_p(tested)}.")]
+    return [Finding("supported", f"{text}: {tested.better} is better by {_gap(ours, theirs)}, {_p(tested)}.")]
 
 
 def _size(trial: Trial, best: str) -> list[Finding]:
@@ -164,7 +168,7 @@ def _conditioning(entries: Sequence[Entry]) -> list[Finding]:
 
 
 def _remarks(entries: Sequence[Entry], trials: Sequence[Trial]) -> tuple[Finding, ...]:
-    return (*_failures(trials), *_unfinished(entries), *_missing(entries, trials), *_one_seed(trials[0]))
+    return (*_failures(trials), *_unresolved(trials), *_unfinished(entries), *_missing(entries, trials), *_one_seed(trials[0]))
 
 
 def _failures(trials: Sequence[Trial]) -> list[Finding]:
@@ -180,6 +184,17 @@ def _failures(trials: Sequence[Trial]) -> list[Finding]:
             text = f"The audit of {trial.title} has warnings for {_whom(trial, warned)}: read them below."
             findings.append(Finding("warning", text))
     return findings
+
+
+def _unresolved(trials: Sequence[Trial]) -> list[Finding]:
+    return [
+        Finding(
+            "warning",
+            f"The budget of {trial.title} ran out before {formats.count(trial.unresolved)} verdicts: these accuracies are ranges.",
+        )
+        for trial in trials
+        if trial.unresolved
+    ]
 
 
 def _whom(trial: Trial, names: list[str]) -> str:

@@ -1,7 +1,8 @@
 """The tables of the comparison report."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from robust_lowrank.records import AuditFinding
 from robust_lowrank.reporting import formats
@@ -17,6 +18,11 @@ _MARKS = {"pass": "✓", "warn": "!", "fail": "✕"}
 _LEADERS = (
     "Tinted with ★: the best of its column and every method that the paired test cannot tell from it. "
     "A column without ★ holds no difference that these examples support."
+)
+_SEEDS = "Mean of the seeds: ± is the standard deviation between them, below it the 95 % t-interval of the mean."
+_UNRESOLVED = "Ranges: for some examples the budget ran out before a verdict; from all of them broken to all of them robust."
+_OPEN = (
+    "Unresolved examples count against each difference: the smallest that they allow is stated and tested; the interval covers all."
 )
 
 _CONDITIONING = (
@@ -43,8 +49,13 @@ def overview(entries: Sequence[Entry], trial: Trial | None, tests: Tests) -> Tab
         name=f"comparison-{trial.slug}" if trial else "comparison",
         caption=_overview_caption(trial),
         columns=tuple(columns),
-        rows=tuple(_overview_row(entry, trial, best) for entry in entries),
-        notes=(*((_LEADERS,) if any(best.values()) else ()), *_size_notes(entries)),
+        rows=tuple(_overview_rows(entries, trial, best)),
+        notes=(
+            *((_LEADERS,) if any(best.values()) else ()),
+            *((_SEEDS,) if trial and len(trial.entries) > len(trial.series) else ()),
+            *((_UNRESOLVED,) if trial and trial.unresolved else ()),
+            *_size_notes(entries),
+        ),
     )
 
 
@@ -70,7 +81,7 @@ def paired_tests(trial: Trial, eps: float, comparisons: Sequence[Comparison]) ->
     return Table(
         name=f"tests-{trial.slug}-{eps:g}",
         caption=f"Paired tests at {what}: exact McNemar, n = {formats.count(trial.examples)}, "
-        f"Holm-corrected over {_times(len(comparisons), 'comparison')}.",
+        f"Holm-corrected over {_times(len(comparisons), 'comparison')}; 95 % intervals (paired bootstrap) below the differences.",
         columns=(
             Column("Compared", numeric=False),
             Column("Difference, points"),
@@ -81,6 +92,7 @@ def paired_tests(trial: Trial, eps: float, comparisons: Sequence[Comparison]) ->
             Column("Verdict", numeric=False),
         ),
         rows=tuple(_test_row(c) for c in sorted(comparisons, key=lambda c: c.adjusted)),
+        notes=(_OPEN,) if eps and trial.unresolved else (),
     )
 
 
@@ -108,6 +120,24 @@ def audit_remarks(trial: Trial) -> list[tuple[AuditFinding, str]]:
         (finding, "every network" if len(names) == everyone > 1 else formats.listing(names)) for finding, names in remarks.values()
     ]
     return sorted(named, key=lambda remark: remark[0].status != "fail")
+
+
+def _overview_rows(entries: Sequence[Entry], trial: Trial | None, best: dict[float, set[str]]) -> Iterator[tuple[Cell, ...]]:
+    for series, members in groupby(entries, key=lambda entry: entry.series):
+        yield from (_overview_row(entry, trial, best) for entry in members)
+        spread = trial.spread(series, CLEAN) if trial else None
+        if trial and spread and spread.seeds > 1:
+            accuracies = [_spread_cell(trial, series, CLEAN), *(_spread_cell(trial, series, WORST, eps) for eps in trial.eps)]
+            heading, none = Cell(series, f"mean of {spread.seeds} seeds", series=series), Cell("")
+            yield (heading, none, none, *accuracies, none, none)
+
+
+def _spread_cell(trial: Trial, series: str, attack: str, eps: float = 0.0) -> Cell:
+    mean, spread = trial.mean(series, attack, eps), trial.spread(series, attack, eps)
+    if mean is None or spread is None or spread.deviation is None or spread.interval is None:
+        return Cell("–")
+    text = f"{formats.accuracy(mean.value, mean.most)} ± {formats.percent(spread.deviation)}"
+    return Cell(text, formats.interval(max(spread.interval.low, 0), min(spread.interval.high, 1)))
 
 
 def _overview_row(entry: Entry, trial: Trial | None, best: dict[float, set[str]]) -> tuple[Cell, ...]:
@@ -159,10 +189,10 @@ def _size_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
 
 
 def _test_row(comparison: Comparison) -> tuple[Cell, ...]:
-    better = comparison.better
+    better, difference = comparison.better, comparison.difference
     return (
         Cell(f"{comparison.first.name} – {comparison.second.name}"),
-        Cell(f"{100 * comparison.difference:+.1f}".replace("-", "−")),
+        Cell(formats.signed(difference.value), f"[{formats.signed(difference.low)}, {formats.signed(difference.high)}]"),
         Cell(formats.count(comparison.only_first)),
         Cell(formats.count(comparison.only_second)),
         Cell(formats.p_value(comparison.p).removeprefix("= ")),

@@ -1,18 +1,22 @@
-"""Which of two networks is better, and how sure that is: paired exact McNemar tests, Holm-corrected."""
+"""Which of two networks is better, by how much, and how sure that is: paired bootstrap and exact McNemar tests, Holm-corrected."""
 
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations
 
 from robust_lowrank.reporting.entries import Entry
 from robust_lowrank.reporting.trials import CLEAN, WORST, Trial
-from robust_lowrank.statistics import holm, mcnemar_exact
+from robust_lowrank.statistics import Bounds, Interval, pairwise
 
 ALPHA = 0.05
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two networks on the same examples; an example counts as right if it holds under every attack at `eps`."""
+    """Two networks on the same examples; an example counts as right if it holds under every attack at `eps`.
+
+    Unresolved examples count against a difference (`statistics.Comparison`): what is supported holds however they would turn out.
+    """
 
     first: Entry
     second: Entry
@@ -20,14 +24,10 @@ class Comparison:
     examples: int
     only_first: int  # right by the first network alone
     only_second: int
+    difference: Interval  # accuracy of the first less that of the second, with its paired bootstrap interval
     p: float
     adjusted: float  # Holm-corrected over `family` comparisons
     family: int
-
-    @property
-    def difference(self) -> float:
-        """Accuracy of the first less that of the second, a fraction."""
-        return (self.only_first - self.only_second) / self.examples
 
     @property
     def supported(self) -> bool:
@@ -39,7 +39,7 @@ class Comparison:
         """The better network, where the test supports one."""
         if not self.supported:
             return None
-        return self.first if self.difference > 0 else self.second
+        return self.first if self.difference.value > 0 else self.second
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Contrast:
     p: float  # the largest corrected p-value
     pairs: int  # of runs
     family: int
+    discordance: float  # share of the examples on which one is right and the other wrong, mean over the pairs
     better: str | None  # the series that is better in every pair
 
 
@@ -63,16 +64,18 @@ def compare(trial: Trial, eps: float) -> tuple[Comparison, ...]:
         for first, second in combinations(trial.series, 2)
         for pair in _pairs(_members(trial, first, eps), _members(trial, second, eps))
     ]
-    tests = []
-    for first, second in pairs:
-        a, b = trial.held(first, eps).align(trial.held(second, eps), join="inner")
-        tests.append((first, second, len(a), int((a & ~b).sum()), int((b & ~a).sum()), mcnemar_exact(a.to_numpy(), b.to_numpy())))
-    if not tests:
+    if not pairs:
         return ()
-    adjusted = holm([p for *_, p in tests])
+    held = {entry.name: trial.held(entry, eps) for pair in pairs for entry in pair}
+    examples = reduce(lambda known, index: known.intersection(index), (frame.index for frame in held.values()))
+    verdicts = {
+        name: Bounds(frame.loc[examples, "least"].to_numpy(), frame.loc[examples, "most"].to_numpy())
+        for name, frame in held.items()
+    }
+    tests = pairwise(verdicts, pairs=[(first.name, second.name) for first, second in pairs])
     return tuple(
-        Comparison(first, second, eps, n, only_first, only_second, float(p), float(corrected), len(tests))
-        for (first, second, n, only_first, only_second, p), corrected in zip(tests, adjusted, strict=True)
+        Comparison(first, second, eps, len(examples), t.only_a, t.only_b, t.difference, t.p, t.p_holm, len(tests))
+        for (first, second), t in zip(pairs, tests, strict=True)
     )
 
 
@@ -86,6 +89,7 @@ def contrast(comparisons: tuple[Comparison, ...], one: str, other: str) -> Contr
         p=max(c.adjusted for c in between),
         pairs=len(between),
         family=between[0].family,
+        discordance=sum((c.only_first + c.only_second) / c.examples for c in between) / len(between),
         better=better.pop() if len(better) == 1 else None,
     )
 

@@ -18,6 +18,16 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
+def accuracy(least: float, most: float) -> str:
+    """Return an accuracy in percent without its sign, or the range that unresolved examples leave open.
+
+    Example:
+        >>> accuracy(0.72, 0.72), accuracy(0.72, 0.755)
+        ('72.0', '72.0 to 75.5')
+    """
+    return percent(least) if least == most else f"{percent(least)} to {percent(most)}"
+
+
 def interval(low: float, high: float) -> str:
     """Return an interval of fractions in percent, such as `[38.1, 50.0]`."""
     return f"[{percent(low)}, {percent(high)}]"
@@ -26,6 +36,29 @@ def interval(low: float, high: float) -> str:
 def points(difference: float) -> str:
     """Return the size of a difference of two fractions in percentage points, such as `12.0 points`."""
     return f"{abs(100 * difference):.1f} points"
+
+
+def gap(low: float, high: float) -> str:
+    """Return the size of a difference of two fractions that lies between two bounds, in percentage points.
+
+    Example:
+        >>> gap(0.03, 0.03), gap(-0.04, -0.01), gap(-0.01, 0.03)
+        ('3.0 points', '1.0 to 4.0 points', 'up to 3.0 points')
+    """
+    least, most = sorted((abs(low), abs(high)))
+    if low == high:
+        return points(low)
+    return f"{percent(least)} to {points(most)}" if low * high > 0 else f"up to {points(most)}"
+
+
+def signed(difference: float) -> str:
+    """Return a difference of two fractions in percentage points with its sign.
+
+    Example:
+        >>> signed(0.031), signed(-0.12)
+        ('+3.1', '−12.0')
+    """
+    return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def p_value(p: float) -> str:

@@ -50,8 +50,9 @@ class Table:
 
 
 def accuracy_cell(accuracy: AccuracyRecord | None, *, leads: bool = False, missing: str = "–") -> Cell:
-    """Return an accuracy in percent with its interval on the second line."""
+    """Return an accuracy in percent with its interval on the second line; a range where examples are unresolved."""
     if accuracy is None:
         return Cell(missing)
     interval = formats.interval(accuracy.low, accuracy.high)
-    return Cell(formats.percent(accuracy.value), interval, accuracy=accuracy, leads=leads)
+    unresolved = f", {formats.count(accuracy.unresolved)} unresolved" if accuracy.unresolved else ""
+    return Cell(formats.accuracy(accuracy.value, accuracy.most), interval + unresolved, accuracy=accuracy, leads=leads)

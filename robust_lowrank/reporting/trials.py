@@ -9,6 +9,7 @@ import pandas as pd
 from robust_lowrank.records import AccuracyRecord, Result
 from robust_lowrank.reporting import formats
 from robust_lowrank.reporting.entries import Entry, series_names
+from robust_lowrank.statistics import SeedSpread, over_seeds
 
 CLEAN = "clean"
 WORST = "worst"
@@ -22,6 +23,8 @@ class Mean(NamedTuple):
     low: float
     high: float
     seeds: int
+    most: float  # the mean if every unresolved example is robust; `value` without any
+    unresolved: int  # examples, over all seeds
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,11 @@ class Trial:
         """The budget that the summary speaks of: the middle one, chosen without looking at the results."""
         return self.eps[len(self.eps) // 2]
 
+    @property
+    def unresolved(self) -> int:
+        """The number of verdicts that the budget did not suffice for."""
+        return sum(a.unresolved for result in self.results.values() for a in result.record.accuracies if a.attack == WORST)
+
     def accuracy(self, entry: Entry, attack: str, eps: float = 0.0) -> AccuracyRecord | None:
         """Return a recorded accuracy, or None where there is none; `eps` is of no account for clean accuracy."""
         result = self.results.get(entry.name)
@@ -101,22 +109,34 @@ class Trial:
 
     def mean(self, series: str, attack: str, eps: float = 0.0) -> Mean | None:
         """Return a series' accuracy over its seeds, or None where nothing is recorded."""
-        members = [self.accuracy(entry, attack, eps) for entry in self.entries if entry.series == series]
-        known = [a for a in members if a is not None]
+        known = self._members(series, attack, eps)
         if not known:
             return None
-        value = sum(a.value for a in known) / len(known)
-        return Mean(value, min(a.low for a in known), max(a.high for a in known), len(known))
+        value, most = (sum(values) / len(known) for values in ([a.value for a in known], [a.most for a in known]))
+        unresolved = sum(a.unresolved for a in known)
+        return Mean(value, min(a.low for a in known), max(a.high for a in known), len(known), most, unresolved)
 
-    def held(self, entry: Entry, eps: float) -> pd.Series:
-        """Return by example whether the run was right: under every attack at `eps`, or on the clean input at 0."""
+    def spread(self, series: str, attack: str, eps: float = 0.0) -> SeedSpread | None:
+        """Return how a series' accuracy varies over its seeds, or None where nothing is recorded."""
+        known = self._members(series, attack, eps)
+        return over_seeds([a.value for a in known]) if known else None
+
+    def held(self, entry: Entry, eps: float) -> pd.DataFrame:
+        """Return by example whether the run was right: under every attack at `eps`, or on the clean input at 0.
+
+        Columns as in `statistics.Bounds`: `least` counts unresolved examples as broken, `most` as robust.
+        """
         verdicts = self.results[entry.name].verdicts
         if eps == 0:
-            right = verdicts["clean_prediction"] == verdicts["label"]
+            least = most = verdicts["clean_prediction"] == verdicts["label"]
         else:
             verdicts = verdicts[verdicts["eps"] == eps]
-            right = verdicts["verdict"] == "robust"
-        return right.groupby(verdicts["example"]).all()
+            least, most = verdicts["verdict"] == "robust", verdicts["verdict"].isin(("robust", "unresolved"))
+        return pd.DataFrame({"least": least, "most": most}).groupby(verdicts["example"]).all()
+
+    def _members(self, series: str, attack: str, eps: float) -> list[AccuracyRecord]:
+        members = [self.accuracy(entry, attack, eps) for entry in self.entries if entry.series == series]
+        return [a for a in members if a is not None]
 
 
 def find_trials(entries: Sequence[Entry]) -> tuple[Trial, ...]:

@@ -22,7 +22,7 @@ from robust_lowrank.records import (
     Run,
     RunRecord,
 )
-from robust_lowrank.statistics import wilson
+from robust_lowrank.statistics import bounded
 
 EPS = [0.05, 0.1, 0.15]
 RANK = 10
@@ -31,11 +31,10 @@ EXAMPLES = 150
 SIZES = (64, 48, 32, 10)
 
 
-def accuracy(attack: str, eps: float, held: np.ndarray) -> AccuracyRecord:
-    interval = wilson(int(held.sum()), len(held))
-    return AccuracyRecord(
-        attack=attack, eps=eps, correct=int(held.sum()), total=len(held), value=interval.value, low=interval.low, high=interval.high
-    )
+def accuracy(attack: str, eps: float, held: np.ndarray, most: np.ndarray | None = None) -> AccuracyRecord:
+    correct, unresolved = int(held.sum()), 0 if most is None else int((most & ~held).sum())
+    interval = bounded(correct, unresolved, len(held))._asdict()
+    return AccuracyRecord(attack=attack, eps=eps, correct=correct, total=len(held), unresolved=unresolved, **interval)
 
 
 def result(
@@ -46,12 +45,16 @@ def result(
     attack: str = "a1",
     suite: str = "quick",
     audit=(),
+    unresolved: np.ndarray | None = None,
 ) -> Result:
-    """A result from who was right: on the clean inputs, and by (attack, eps)."""
+    """A result from who was right: on the clean inputs, and by (attack, eps); nothing is known of `unresolved` examples."""
+    open_ = np.zeros_like(clean) if unresolved is None else unresolved & clean
+    held = {key: right & ~open_ for key, right in held.items()}
     rows = []
     for (name, eps), right in held.items():
         for example in range(len(clean)):
-            verdict = "misclassified" if not clean[example] else "robust" if right[example] else "broken"
+            decided = "robust" if right[example] else "unresolved" if open_[example] else "broken"
+            verdict = decided if clean[example] else "misclassified"
             rows.append(
                 {
                     "example": example,
@@ -86,8 +89,8 @@ def result(
         interval="Wilson 95 %",
         accuracies=[
             accuracy("clean", 0.0, clean),
-            *(accuracy(name, eps, right & clean) for (name, eps), right in held.items()),
-            *(accuracy("worst", eps, right) for eps, right in worst.items()),
+            *(accuracy(name, eps, right & clean, (right | open_) & clean) for (name, eps), right in held.items()),
+            *(accuracy("worst", eps, right, right | open_) for eps, right in worst.items()),
         ],
         audit=list(audit),
         definition={"attacks": sorted({name for name, _ in held})},

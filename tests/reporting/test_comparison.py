@@ -8,6 +8,7 @@ import pytest
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.reporting import comparison_report
+from robust_lowrank.statistics import bounded, detectable, examples_to_see, over_seeds, paired_difference
 
 NASTY = "CondLR <script>alert('x')</script> | *bold* `code` [link](http://example.org) $x$"
 RIGHT = np.array([True] * 70 + [False] * 30)
@@ -192,6 +193,45 @@ def test_a_supported_difference_is_stated_with_its_p_value(make_run, make_result
     words = Page(comparison_report(runs, tmp_path, title="t", command="x").read_text(encoding="utf-8")).words
     assert "CondLR τ=0.1 holds 70.0 % [60.4, 78.1] under AutoAttack at L∞ eps 0.1, 40.0 points more than Dense (30.0 %" in words
     assert "The difference is statistically supported: paired exact McNemar test on the same 100 examples, p < 0.001" in words
+
+
+def test_differences_have_intervals_and_the_examples_a_power(make_run, make_result, tmp_path):
+    runs = [
+        make_run(label, results=[make_result(RIGHT, {("fgsm", 0.1): RIGHT & (np.arange(100) < n)})])
+        for label, n in (("Dense", 30), ("Other", 60))
+    ]
+    words = Page(comparison_report(runs, tmp_path, title="t", command="x").read_text(encoding="utf-8")).words
+    difference = paired_difference(RIGHT & (np.arange(100) < 30), RIGHT & (np.arange(100) < 60))
+    assert f"−30.0 [−{-100 * difference.low:.1f}, −{-100 * difference.high:.1f}]" in words
+    smallest, needed = detectable(100, discordance=0.3), examples_to_see(0.01, discordance=0.3)
+    assert (
+        f"100 examples can show differences from {100 * smallest:.1f} points on; to see 1 point you need {needed:,} examples"
+        in words
+    )
+
+
+def test_seeds_show_their_spread(page, trained):
+    accuracies = [run.results["quick"].record.accuracies[0].value for run in trained[1:3]]
+    spread = over_seeds(accuracies)
+    assert "mean of 2 seeds" in page.words
+    assert f"{100 * spread.mean:.1f} ± {100 * spread.deviation:.1f}" in page.words
+    assert "standard deviation between" in page.words
+
+
+def test_unresolved_examples_make_an_accuracy_a_range(make_run, make_result, tmp_path):
+    weak, unresolved = RIGHT & (np.arange(100) < 20), np.arange(100) < 7
+    runs = [
+        make_run("Dense", results=[make_result(RIGHT, {("fgsm", 0.1): weak})]),
+        make_run("Other", method="condlr", results=[make_result(RIGHT, {("fgsm", 0.1): RIGHT}, unresolved=unresolved)]),
+    ]
+    words = Page(comparison_report(runs, tmp_path, title="t", command="x").read_text(encoding="utf-8")).words
+    low, high = bounded(63, 7, 100)[1:]
+    assert f"Other holds 63.0 to 70.0 % [{100 * low:.1f}, {100 * high:.1f}], 7 unresolved" in words
+    assert "43.0 to 50.0 points more than Dense" in words
+    assert "ran out before 7 verdicts" in words
+    assert not re.search(r"63\.0 (?!to)", words)
+    frame = pd.read_csv(tmp_path / "results.csv")
+    assert frame[frame["attack"] == "worst"]["unresolved"].tolist() == [0, 7]
 
 
 def test_an_unsupported_difference_is_not_called_better(make_run, make_result, tmp_path):

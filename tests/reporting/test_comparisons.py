@@ -4,7 +4,7 @@ import pytest
 from robust_lowrank.reporting.comparisons import compare, contrast, leaders
 from robust_lowrank.reporting.entries import arrange
 from robust_lowrank.reporting.trials import find_trials
-from robust_lowrank.statistics import holm, mcnemar_exact
+from robust_lowrank.statistics import holm, mcnemar_exact, paired_difference
 
 CLEAN = np.ones(100, dtype=bool)
 
@@ -31,7 +31,7 @@ def test_tests_are_those_of_the_statistics(trial_of):
     assert [t.p for t in tests] == raw
     assert [t.adjusted for t in tests] == holm(raw)
     assert [(t.only_first, t.only_second) for t in tests] == [(int((x & ~y).sum()), int((y & ~x).sum())) for x, y in pairs]
-    assert tests[0].difference == pytest.approx(0.2)
+    assert tests[0].difference == paired_difference(a, b)
     assert {t.family for t in tests} == {3}
 
 
@@ -72,3 +72,25 @@ def test_clean_accuracy_is_compared_at_eps_0(make_run, make_result):
 
 def test_one_network_has_nothing_to_be_compared_with(trial_of):
     assert compare(trial_of(("a", 0, held(60))), 0.1) == ()
+
+
+def test_unresolved_examples_never_make_a_difference(make_run, make_result):
+    def test_of(unresolved):
+        runs = [
+            make_run("a", results=[make_result(CLEAN, {("fgsm", 0.1): held(60)}, unresolved=unresolved)]),
+            make_run("b", results=[make_result(CLEAN, {("fgsm", 0.1): held(40)})]),
+        ]
+        (trial,) = find_trials(arrange(runs))
+        (test,) = compare(trial, 0.1)
+        return test
+
+    few, many = test_of(held(5, first=40)), test_of(held(20, first=40))
+    assert few.better is not None and few.difference.value == pytest.approx(0.15)
+    assert few.p == mcnemar_exact(held(55), held(40))
+    assert few.difference.high == paired_difference(held(60), held(40)).high
+    assert many.better is None and many.difference.value == 0
+
+
+def test_a_contrast_knows_how_often_two_networks_disagree(trial_of):
+    tests = compare(trial_of(("a", 0, held(60)), ("b", 0, held(40, first=30))), 0.1)
+    assert contrast(tests, "a", "b").discordance == pytest.approx(0.4)

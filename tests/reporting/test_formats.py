@@ -47,3 +47,13 @@ def test_names_of_attacks():
 
 def test_listing():
     assert [formats.listing(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+
+
+def test_what_is_not_known_exactly_is_a_range():
+    assert [formats.accuracy(0.72, 0.72), formats.accuracy(0.72, 0.755)] == ["72.0", "72.0 to 75.5"]
+    assert [formats.gap(-0.03, -0.03), formats.gap(-0.04, -0.01), formats.gap(-0.01, 0.03)] == [
+        "3.0 points",
+        "1.0 to 4.0 points",
+        "up to 3.0 points",
+    ]
+    assert [formats.signed(0.031), formats.signed(-0.12)] == ["+3.1", "−12.0"]

@@ -3,6 +3,7 @@ import pytest
 
 from robust_lowrank.reporting.entries import arrange
 from robust_lowrank.reporting.trials import CLEAN, WORST, find_trials
+from robust_lowrank.statistics import over_seeds, wilson
 
 RIGHT = np.array([True] * 6 + [False] * 4)
 
@@ -45,8 +46,8 @@ def test_worst_case_and_mean_over_seeds(make_run, make_result):
     ]
     (trial,) = find_trials(arrange(runs))
     first, second = trial.entries
-    assert trial.held(first, 0.1).tolist() == [True, False, False, False]
-    assert trial.held(first, 0).all()
+    assert trial.held(first, 0.1)["least"].tolist() == [True, False, False, False]
+    assert trial.held(first, 0)["least"].all()
     mean = trial.mean("m", WORST, 0.1)
     assert mean is not None and mean.seeds == 2
     assert mean.value == pytest.approx((1 / 4 + 2 / 4) / 2)
@@ -59,7 +60,7 @@ def test_the_verdicts_give_the_recorded_worst_case(trained):
     (trial,) = find_trials(arrange(trained))
     for entry in trial.entries:
         for eps in trial.eps:
-            assert trial.held(entry, eps).sum() == trial.accuracy(entry, WORST, eps).correct
+            assert trial.held(entry, eps)["least"].sum() == trial.accuracy(entry, WORST, eps).correct
 
 
 def test_an_attack_at_some_budgets_only_is_said_so(make_run, make_result):
@@ -68,3 +69,26 @@ def test_an_attack_at_some_budgets_only_is_said_so(make_run, make_result):
     assert trial.coverage == "FGSM and AutoAttack (eps 0.1 only)"
     assert trial.attacks_at(0.05) == ["fgsm"]
     assert trial.headline_eps == 0.1
+
+
+def test_unresolved_examples_leave_a_range(make_run, make_result):
+    everyone = np.ones(10, dtype=bool)
+    unresolved = np.arange(10) < 2
+    (trial,) = find_trials(arrange([make_run("a", results=[make_result(everyone, {("fgsm", 0.1): RIGHT}, unresolved=unresolved)])]))
+    (entry,) = trial.entries
+    assert trial.unresolved == 2
+    assert trial.held(entry, 0.1).sum().to_dict() == {"least": 4, "most": 6}
+    mean = trial.mean("a", WORST, 0.1)
+    assert (mean.value, mean.most, mean.unresolved) == (0.4, 0.6, 2)
+    assert mean.low < wilson(4, 10).high and mean.high == wilson(6, 10).high
+
+
+def test_the_spread_is_that_between_seeds(make_run, make_result):
+    clean = np.ones(10, dtype=bool)
+    runs = [
+        make_run("m", seed=seed, results=[make_result(clean, {("fgsm", 0.1): np.arange(10) < n})])
+        for seed, n in enumerate((5, 6, 7))
+    ]
+    (trial,) = find_trials(arrange(runs))
+    assert trial.spread("m", WORST, 0.1) == over_seeds([0.5, 0.6, 0.7])
+    assert trial.spread("nobody", WORST, 0.1) is None

@@ -64,9 +64,8 @@ def attack(
     for run, result in zip(done, results, strict=True):
         for entry in result.accuracies:
             budget = f"{result.norm} {entry.eps:.4g}" if entry.eps else ""
-            table.add_row(
-                escape(run.record.label), entry.attack, budget, f"{entry.value:.1%}", f"{entry.low:.1%} to {entry.high:.1%}"
-            )
+            accuracy = f"{entry.value:.1%}" + (f" to {entry.most:.1%}" if entry.unresolved else "")
+            table.add_row(escape(run.record.label), entry.attack, budget, accuracy, f"{entry.low:.1%} to {entry.high:.1%}")
     console.print_table(table)
     for run, result in zip(done, results, strict=True):
         for finding in result.audit:

@@ -1,0 +1,26 @@
+"""Statistics of accuracies: intervals, paired comparisons, power, and the spread over seeds."""
+
+from robust_lowrank.statistics.intervals import Interval, bounded, clopper_pearson, wilson
+from robust_lowrank.statistics.multiple import holm
+from robust_lowrank.statistics.paired import mcnemar_exact, paired_difference
+from robust_lowrank.statistics.pairwise import Bounds, Comparison, pairwise
+from robust_lowrank.statistics.power import detectable, examples_to_see, mcnemar_power
+from robust_lowrank.statistics.seeds import SeedSpread, over_seeds
+
+__all__ = [
+    "Bounds",
+    "Comparison",
+    "Interval",
+    "SeedSpread",
+    "bounded",
+    "clopper_pearson",
+    "detectable",
+    "examples_to_see",
+    "holm",
+    "mcnemar_exact",
+    "mcnemar_power",
+    "over_seeds",
+    "paired_difference",
+    "pairwise",
+    "wilson",
+]
