@@ -1,17 +1,17 @@
 """Examples from a file of arrays, for models whose data this package does not know."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from robust_lowrank.errors import UserError
+from robust_lowrank.data.catalogue import DATASETS, load
+from robust_lowrank.errors import UserError, unknown_name
 
+SUFFIXES = (".npz", ".safetensors")
 HOW = "write it with numpy.savez(path, x=images, y=labels)"
 FLOATS = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float32, torch.float64: torch.float64}
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -23,6 +23,24 @@ class Examples(NamedTuple):
     x: Tensor
     y: Tensor
     note: str  # such as "uint8, divided by 255"
+
+
+def load_examples(source: str, *, data_dir: Path | None = None, download: bool = False) -> Examples:
+    """Return the test part of a data set by name, or what a file of arrays holds.
+
+    Example:
+        >>> load_examples("digits").x.shape
+        torch.Size([500, 1, 8, 8])
+
+    Raises:
+        UserError: as `load` and `load_arrays`.
+    """
+    if source in DATASETS:
+        data = load(source, data_dir=data_dir, download=download)
+        return Examples(data.test_x, data.test_y, f"test part of {source}")
+    if Path(source).suffix not in SUFFIXES:
+        raise unknown_name("data set", source, [*DATASETS, *(f"FILE{suffix}" for suffix in SUFFIXES)])
+    return load_arrays(Path(source))
 
 
 def load_arrays(path: Path) -> Examples:
@@ -41,28 +59,24 @@ def load_arrays(path: Path) -> Examples:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: there are no examples to read")
-    if path.suffix not in (".npz", ".safetensors"):
+    if path.suffix not in SUFFIXES:
         raise UserError(f"{path} must be a .npz or .safetensors file with the arrays x and y: {HOW}")
-    arrays = _npz(path) if path.suffix == ".npz" else _safetensors(path)
-    if lacking := [name for name in ("x", "y") if name not in arrays]:
-        raise UserError(f"{path} has no array {' and '.join(lacking)}, only {', '.join(sorted(arrays)) or 'nothing'}: {HOW}")
-    y = _labels(path, arrays["y"])
-    x, note = _inputs(path, arrays["x"])
+    inputs, labels = _npz(path) if path.suffix == ".npz" else _safetensors(path)
+    (x, note), y = _inputs(path, inputs), _labels(path, labels)
     if len(x) != len(y):
         raise UserError(f"{path}: x has {len(x)} examples and y has {len(y)}: they go together, one label an example")
     return Examples(x, y, note)
 
 
-def _npz(path: Path) -> dict[str, Tensor]:
+def _npz(path: Path) -> tuple[Tensor, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, Mapping):
-                raise UserError(f"{path} holds a single array: {HOW}")
-            return {name: _tensor(path, name, file[name]) for name in ("x", "y") if name in file} or dict.fromkeys(file, torch.empty(0))
+            _require(path, file.files)
+            return _tensor(path, "x", file["x"]), _tensor(path, "y", file["y"])
     except UserError:
         raise
     except Exception as error:  # numpy raises nearly anything on damaged files
-        raise UserError(f"{path} is not a file of plain arrays, or it is damaged: {error}\nPickled objects are not read: {HOW}") from error
+        raise UserError(f"{path} does not hold plain arrays, or is damaged: {error}\nPickled objects are not read: {HOW}") from error
 
 
 def _tensor(path: Path, name: str, array: Any) -> Tensor:
@@ -72,11 +86,18 @@ def _tensor(path: Path, name: str, array: Any) -> Tensor:
         raise UserError(f"{path}: {name} is of type {array.dtype}: inputs are floats or uint8, labels are integers") from error
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def _safetensors(path: Path) -> tuple[Tensor, Tensor]:
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            _require(path, file.keys())
+            return file.get_tensor("x"), file.get_tensor("y")
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a safetensors file, or it is damaged: {error}") from error
+
+
+def _require(path: Path, names: list[str]) -> None:
+    if lacking := [name for name in ("x", "y") if name not in names]:
+        raise UserError(f"{path} has no array {' and '.join(lacking)}, only {', '.join(sorted(names)) or 'nothing'}: {HOW}")
 
 
 def _labels(path: Path, y: Tensor) -> Tensor:
@@ -114,7 +135,7 @@ def _range(x: Tensor, outside: Tensor) -> str:
         return f"{where}: some values are not finite; repair them"
     if low < 0:
         return f"{where}: they look normalised; give them raw, and --mean and --std to normalise within the model"
-    return f"{where}: divide by 255, or store them as uint8" if high <= 255 else f"{where}: scale them"
+    return f"{where}: divide by 255, or store them as uint8" if 2 < high <= 255 else f"{where}: scale them"
 
 
 def _type(tensor: Tensor) -> str:

@@ -19,7 +19,7 @@ def existing(path: Path, what: str) -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a directory: give the file of the {what}")
     if not path.is_file():
-        raise UserError(f"{path} does not exist: there is no {what} to load")
+        raise UserError(f"{path} does not exist: give the file of the {what}")
     return path
 
 
