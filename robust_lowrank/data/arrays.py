@@ -76,7 +76,7 @@ def _npz(path: Path) -> tuple[Tensor, Tensor]:
     except UserError:
         raise
     except Exception as error:  # numpy raises nearly anything on damaged files
-        raise UserError(f"{path} does not hold plain arrays, or is damaged: {error}\nPickled objects are not read: {HOW}") from error
+        raise UserError(f"{path} holds no plain arrays, or is damaged: {error}\nPickled objects are not read: {HOW}") from error
 
 
 def _tensor(path: Path, name: str, array: Any) -> Tensor:
@@ -120,11 +120,11 @@ def _inputs(path: Path, x: Tensor) -> tuple[Tensor, str]:
         return x.float().div_(255), "uint8, divided by 255"
     if x.dtype not in FLOATS:
         raise UserError(f"{path}: x is of type {_type(x)}, where floats in [0, 1] are due, or uint8, which is divided by 255")
-    x = x.to(FLOATS[x.dtype])
+    note, x = _type(x), x.to(FLOATS[x.dtype])
     outside = ~((x >= 0) & (x <= 1)).flatten(1).all(dim=1)
     if outside.any():
         raise UserError(f"{path}: {int(outside.sum())} of {len(x)} examples in x are not in [0, 1] {_range(x, outside)}")
-    return x, _type(x)
+    return x, note
 
 
 def _range(x: Tensor, outside: Tensor) -> str:

@@ -60,7 +60,7 @@ def _torchvision(name: str, num_classes: int | None) -> nn.Module:
 
 def _timm(name: str, num_classes: int | None) -> nn.Module:
     try:
-        import timm
+        import timm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"timm:{name} needs timm: pip install 'robust-lowrank[timm]'") from error
     if not timm.is_model(name):

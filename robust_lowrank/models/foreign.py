@@ -12,7 +12,7 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.models.architectures import architecture
 from robust_lowrank.models.files import sha256
 from robust_lowrank.models.normalize import Normalize
-from robust_lowrank.models.onnx import load_onnx
+from robust_lowrank.models.onnx_file import load_onnx
 from robust_lowrank.models.programs import Program, load_exported, load_torchscript
 from robust_lowrank.models.weights import load_weights
 
@@ -148,7 +148,7 @@ def _check_form(source: str, logits: object, num_classes: int | None) -> None:
         form = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise UserError(f"{source} returned {form} for one input, where logits of shape (1, classes) are due")
     if num_classes is not None and logits.shape[1] != num_classes:
-        raise UserError(f"{source} has {logits.shape[1]} classes, not {num_classes}: give its own number, and data with these classes")
+        raise UserError(f"{source} has {logits.shape[1]} classes, not {num_classes}: give this number, and data with these classes")
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

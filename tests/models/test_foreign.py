@@ -26,9 +26,7 @@ def network() -> nn.Module:
 
 
 def foreign(source: str | Path, weights: Path | None = None, **options) -> Foreign:
-    return load_foreign(
-        str(source), weights=weights, **({"input_shape": SHAPE, "num_classes": CLASSES, "device": CPU} | options)
-    )
+    return load_foreign(str(source), weights=weights, **({"input_shape": SHAPE, "num_classes": CLASSES, "device": CPU} | options))
 
 
 def refused(message: str, source: str | Path, weights: Path | None = None, **options) -> None:

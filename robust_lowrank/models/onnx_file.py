@@ -24,8 +24,8 @@ def load_onnx(path: Path) -> Program:
     """
     existing(path, "model")
     try:
-        import onnx
-        import onnxruntime
+        import onnx  # pyright: ignore[reportMissingImports]
+        import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"{path} needs onnxruntime: pip install 'robust-lowrank[onnx]'") from error
     try:
