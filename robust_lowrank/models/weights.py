@@ -83,7 +83,7 @@ def _state(held: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(held, Mapping) or not held or not all(isinstance(tensor, Tensor) for tensor in held.values()):
         what = f"keys {_listed(sorted(map(str, held)))}" if isinstance(held, Mapping) else f"a {type(held).__name__}"
         raise UserError(
-            f"{path} holds no state_dict, alone or under {', '.join(WRAPPERS)}, but {what}: save model.state_dict() and give that file"
+            f"{path} holds no state_dict, alone or under {', '.join(WRAPPERS)}, but {what}: save model.state_dict() and give that"
         )
     return {str(key): tensor for key, tensor in held.items()}
 

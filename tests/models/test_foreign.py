@@ -137,7 +137,7 @@ def test_no_gradients_no_gradient_attack(module: types.ModuleType) -> None:
     module.Blind = Blind
     target = foreign("nets_of_mine:Blind")
     assert not target.gradients
-    with pytest.raises(UserError, match="nets_of_mine:Blind: this model has no gradients, and PGD needs them: take .* 'blackbox'"):
+    with pytest.raises(UserError, match="nets_of_mine:Blind: this model has no gradients, and PGD needs them"):
         target.require_gradients("PGD")
     foreign("nets_of_mine:network").require_gradients("PGD")
 
