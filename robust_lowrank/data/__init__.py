@@ -1,5 +1,8 @@
 """Data sets by name: images in [0, 1] and labels, from files that are already there or through torchvision."""
 
+from robust_lowrank.data.arrays import Examples as Examples
+from robust_lowrank.data.arrays import load_arrays as load_arrays
+from robust_lowrank.data.arrays import load_examples as load_examples
 from robust_lowrank.data.catalogue import DATASETS as DATASETS
 from robust_lowrank.data.catalogue import default_data_dir as default_data_dir
 from robust_lowrank.data.catalogue import load as load

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.evaluation.engines.slope import slope
+from robust_lowrank.evaluation.inputs import are_probabilities
 from robust_lowrank.evaluation.verdict import margins, predictions
 
 _REPEATABLE = 1e-4  # largest change of logits on a second evaluation, relative to their size
-_PROBABILITIES = 1e-4  # largest deviation of a row's sum from 1
 
 
 class Clean(NamedTuple):
@@ -46,7 +46,7 @@ def examine(model: nn.Module, x: Tensor, y: Tensor, *, twice: bool, gradients: b
         finite=logits.isfinite().all(dim=1).cpu(),
         gradient_finite=flat.isfinite().all(dim=1).cpu(),
         gradient_zero=(flat == 0).all(dim=1).cpu(),
-        probabilities=bool((logits >= 0).all() and ((logits.sum(dim=1) - 1).abs() <= _PROBABILITIES).all()),
+        probabilities=are_probabilities(logits),
         repeatable=not twice or _repeats(model, x, logits),
     )
 

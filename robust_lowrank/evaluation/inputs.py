@@ -5,6 +5,8 @@ from torch import Tensor
 
 from robust_lowrank.errors import UserError
 
+PROBABILITIES = 1e-4  # largest deviation of a row's sum from 1
+
 
 def check_examples(x: Tensor, y: Tensor) -> None:
     """Require inputs (N, ...) in [0, 1] as float32 or float64 and labels (N,) as int64.
@@ -44,3 +46,24 @@ def check_labels(y: Tensor, classes: int) -> None:
     if wrong.any():
         first = int(wrong.nonzero()[0])
         raise UserError(f"the model has {classes} classes, 0 to {classes - 1}, but example {first} has the label {int(y[first])}")
+
+
+def are_probabilities(logits: Tensor) -> bool:
+    """Return whether every row of (N, classes) outputs is a probability distribution."""
+    return bool((logits >= 0).all() and ((logits.sum(dim=1) - 1).abs() <= PROBABILITIES).all())
+
+
+def check_logits(logits: Tensor) -> None:
+    """Require outputs (N, classes) that are not probabilities, whose gradients a softmax has flattened.
+
+    Example:
+        >>> check_logits(torch.tensor([[2.0, -1.0]]))
+
+    Raises:
+        UserError: every row is non-negative and sums to 1.
+    """
+    if are_probabilities(logits):
+        raise UserError(
+            f"the model returns probabilities: every output row is non-negative and sums to 1, for all of {len(logits)} inputs\n"
+            "The softmax at its end hides gradients from attacks: remove it, so that the model returns logits"
+        )

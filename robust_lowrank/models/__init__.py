@@ -1,7 +1,9 @@
-"""Reference architectures by name; any other `nn.Module` works with the library just as well."""
+"""Reference architectures by name, and the loading of any other classifier; every `nn.Module` works with the library."""
 
 from robust_lowrank.models.catalogue import MODELS as MODELS
 from robust_lowrank.models.catalogue import build as build
 from robust_lowrank.models.catalogue import classifier as classifier
+from robust_lowrank.models.foreign import Foreign as Foreign
+from robust_lowrank.models.foreign import load_foreign as load_foreign
 from robust_lowrank.models.normalize import Normalize as Normalize
 from robust_lowrank.models.resnet import ResNet20 as ResNet20

@@ -1,0 +1,135 @@
+"""Architectures without weights: functions of the user's, those of torchvision and timm, and our own, by name."""
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.models.catalogue import MODELS, build
+
+
+class Architecture(NamedTuple):
+    """A network and where its architecture comes from; one of ours normalises by itself."""
+
+    model: nn.Module
+    kind: str
+    normalises: bool = False
+
+
+def architecture(source: str, *, input_shape: tuple[int, ...], num_classes: int | None) -> Architecture:
+    """Make the network that a name stands for: one of ours, `torchvision:NAME` or that name alone, `timm:NAME`, `module:function`.
+
+    Example:
+        >>> architecture("torchvision:resnet18", input_shape=(3, 64, 64), num_classes=10).kind
+        'torchvision'
+
+    Raises:
+        UserError: nothing bears this name, or what does makes no network.
+    """
+    family, colon, name = source.rpartition(":")
+    if not colon and name in MODELS:
+        return Architecture(_own(name, input_shape, num_classes), "robust-lowrank", normalises=True)
+    if not colon or family == "torchvision":
+        return Architecture(_torchvision(name, num_classes), "torchvision")
+    if family == "timm":
+        return Architecture(_timm(name, num_classes), "timm")
+    return Architecture(_call(family, name, input_shape, num_classes), f"function of {family}")
+
+
+def _own(name: str, input_shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
+    if num_classes is None:
+        raise UserError(f"{name} is made for a number of classes: say how many")
+    return build(name, input_shape=input_shape, num_classes=num_classes)  # pyright: ignore[reportArgumentType] that it checks
+
+
+def _torchvision(name: str, num_classes: int | None) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise _unknown(name, [*MODELS, *known])
+    return models.get_model(name, weights=None, **({} if num_classes is None else {"num_classes": num_classes}))
+
+
+def _timm(name: str, num_classes: int | None) -> nn.Module:
+    try:
+        import timm  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(f"timm:{name} needs timm: pip install 'robust-lowrank[timm]'") from error
+    if not timm.is_model(name):
+        raise _unknown(f"timm:{name}", [f"timm:{known}" for known in timm.list_models()])
+    return timm.create_model(name, pretrained=False, **({} if num_classes is None else {"num_classes": num_classes}))
+
+
+def _call(module: str, name: str, input_shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
+    source = f"{module}:{name}"
+    with _importable_from_here():
+        function = _attribute(module, name)
+        if isinstance(function, nn.Module):
+            return function
+        offered = {"input_shape": input_shape, "num_classes": num_classes}
+        taken = _taken(source, function, offered)
+        try:
+            model = function(**{argument: offered[argument] for argument in taken})
+        except Exception as error:
+            raise UserError(f"{source} raised {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{source} returned a {type(model).__name__}: it must return the network, a torch.nn.Module")
+    return model
+
+
+def _attribute(module: str, name: str) -> Any:
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            raise UserError(f"there is no module {module}, neither installed nor in {Path.cwd()}") from error
+        raise UserError(f"module {module} cannot be imported, as it needs {error.name}: install that") from error
+    except Exception as error:
+        raise UserError(f"module {module} cannot be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(found, name):
+        raise UserError(f"module {module} ({getattr(found, '__file__', 'built in')}) has no function {name}")
+    return getattr(found, name)
+
+
+def _taken(source: str, function: Any, offered: Iterable[str]) -> list[str]:
+    """Return which of the arguments on offer a function takes, after making sure that it asks for no others."""
+    if not callable(function):
+        raise UserError(f"{source} is a {type(function).__name__}: give a function that returns the network")
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        parameters = ()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = {p.name for p in parameters if p.default is p.empty and p.kind not in variable}
+    if alien := sorted(required - set(offered)):
+        raise UserError(
+            f"{source} asks for {', '.join(alien)}: give a function that takes no arguments, or only {', '.join(offered)}"
+        )
+    return [p.name for p in parameters if p.name in offered and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+@contextmanager
+def _importable_from_here() -> Iterator[None]:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _unknown(name: str, known: list[str]) -> UserError:
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return UserError(
+        f"there is no model {name!r}: {hint}Give a file (.pt, .ts, .pt2, .onnx), one of {', '.join(MODELS)},\n"
+        "a torchvision name, timm:NAME, or module:function"
+    )

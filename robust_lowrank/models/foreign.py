@@ -1,0 +1,160 @@
+"""Any classifier as a target: architectures with weights, TorchScript, exported programs and ONNX files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank import checkpoint
+from robust_lowrank.errors import UserError
+from robust_lowrank.models.architectures import architecture
+from robust_lowrank.models.files import sha256
+from robust_lowrank.models.normalize import Normalize
+from robust_lowrank.models.onnx_file import load_onnx
+from robust_lowrank.models.programs import Program, load_exported, load_torchscript
+from robust_lowrank.models.weights import load_weights
+
+PROGRAMS = {".pt": "TorchScript", ".ts": "TorchScript", ".pt2": "exported program", ".onnx": "ONNX"}
+
+
+class Foreign(NamedTuple):
+    """A network that this package did not train, and what can be said of it."""
+
+    model: nn.Module  # images in [0, 1] to outputs (N, classes), in evaluation mode
+    gradients: bool  # outputs have a gradient with respect to the images
+    description: dict[str, str]  # source, kind, sha256 of the file or else of the weights, file, normalisation
+
+    def require_gradients(self, attack: str) -> None:
+        """Require gradients, for the sake of an attack that follows them.
+
+        Raises:
+            UserError: there are none.
+        """
+        if not self.gradients:
+            raise UserError(
+                f"{self.description['source']}: this model has no gradients, and {attack} needs them: take the suite 'blackbox'"
+            )
+
+
+def load_foreign(
+    source: str,
+    *,
+    weights: Path | None,
+    input_shape: tuple[int, ...],
+    num_classes: int | None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    device: torch.device,
+) -> Foreign:
+    """Load a classifier of images in [0, 1] and find out, on one input, whether it has gradients.
+
+    Example:
+        >>> cpu = torch.device("cpu")
+        >>> target = load_foreign("torch.nn:Flatten", weights=None, input_shape=(1, 1, 3), num_classes=3, device=cpu)
+        >>> target.gradients, target.model(torch.rand(2, 1, 1, 3)).shape
+        (True, torch.Size([2, 3]))
+
+    Nothing in a file of weights, a TorchScript file or an exported program is unpickled but tensors. A function of the user's is
+    ordinary Python: importing its module runs it.
+
+    Args:
+        source: `module:function` (that takes no arguments, or `input_shape` and `num_classes`), `torchvision:NAME` or that name
+            alone, `timm:NAME`, one of `MODELS`; or a file: TorchScript `.pt` or `.ts`, exported program `.pt2`, `.onnx`.
+        weights: of an architecture: `.safetensors`, `.pt`, `.pth` or `.th`. A function may do without, files have their own.
+        input_shape: of one input, (channels, height, width) for images.
+        num_classes: that the network must have; without it, whatever the architecture has by itself.
+        mean: to subtract from each channel, for networks that expect normalised images. None: they normalise by themselves.
+        std: to divide each channel by; given with `mean`.
+        device: where the network shall be; ONNX files run on the CPU.
+
+    Raises:
+        UserError: something is not there, is damaged or refused, or does not fit; the message says what to do.
+    """
+    suffix = Path(source).suffix
+    if suffix in PROGRAMS:
+        if weights is not None:
+            raise UserError(f"{source} holds its own weights: leave {weights} away")
+        model = _program(Path(source), suffix, device)
+        described = {"kind": PROGRAMS[suffix], "sha256": model.digest, "file": source}
+    else:
+        model, described = _network(source, weights, input_shape, num_classes, normalised=mean is not None or std is not None)
+    model = _normalised(model, input_shape, mean, std).to(device).eval()
+    if mean is not None and std is not None:
+        described["normalisation"] = f"mean {_numbers(mean)}, std {_numbers(std)}"
+    gradients = _probe(source, model, input_shape, num_classes, device)
+    return Foreign(model, gradients, {"source": source} | described)
+
+
+def _program(path: Path, suffix: str, device: torch.device) -> Program:
+    if suffix == ".onnx":
+        return load_onnx(path)
+    return load_exported(path, device) if suffix == ".pt2" else load_torchscript(path, device)
+
+
+def _network(
+    source: str, weights: Path | None, input_shape: tuple[int, ...], num_classes: int | None, *, normalised: bool
+) -> tuple[nn.Module, dict[str, str]]:
+    made = architecture(source, input_shape=input_shape, num_classes=num_classes)
+    if normalised and made.normalises:
+        raise UserError(f"{source} normalises by itself, with the mean and std in its weights: leave --mean and --std away")
+    if weights is not None:
+        load_weights(made.model, weights)
+        return made.model, {"kind": made.kind, "sha256": sha256(weights), "file": str(weights)}
+    if not made.kind.startswith("function"):
+        raise UserError(f"{source} is an architecture, and its weights would be random: give the file of its weights too")
+    return made.model, {"kind": made.kind, "sha256": checkpoint.digest(made.model)}
+
+
+def _normalised(
+    model: nn.Module, input_shape: tuple[int, ...], mean: Sequence[float] | None, std: Sequence[float] | None
+) -> nn.Module:
+    if mean is None and std is None:
+        return model
+    if mean is None or std is None:
+        raise UserError("mean and std go together: give both, or neither where the model normalises by itself")
+    if len(input_shape) != 3 or not len(mean) == len(std) == input_shape[0]:
+        raise UserError(
+            f"mean and std have one number a channel of (channels, height, width), not {len(mean)} and {len(std)} for {input_shape}"
+        )
+    if not min(std) > 0:
+        raise UserError(f"std is above 0 in every channel, not {_numbers(std)}")
+    channels, height, width = input_shape
+    return nn.Sequential(Normalize((channels, height, width), mean=mean, std=std).to(_dtype(model)), model)
+
+
+def _probe(source: str, model: nn.Module, input_shape: tuple[int, ...], num_classes: int | None, device: torch.device) -> bool:
+    """Return whether the outputs for one input have a gradient, after making sure that they have the right form."""
+    with torch.enable_grad():
+        x = torch.full((1, *input_shape), 0.5, dtype=_dtype(model), device=device).requires_grad_()
+        try:
+            logits = model(x)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{source} cannot take an input of shape {(1, *input_shape)}: {reason}\n"
+                "Inputs are (N, channels, height, width) for most networks; give the shape that this one was made for"
+            ) from error
+        _check_form(source, logits, num_classes)
+        try:
+            return torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is not None
+        except RuntimeError:
+            return False
+
+
+def _check_form(source: str, logits: object, num_classes: int | None) -> None:
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
+        form = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise UserError(f"{source} returned {form} for one input, where logits of shape (1, classes) are due")
+    if num_classes is not None and logits.shape[1] != num_classes:
+        raise UserError(f"{source} has {logits.shape[1]} classes, not {num_classes}: give this number, and data with these classes")
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    tensors = [*model.parameters(), *model.buffers()]
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)

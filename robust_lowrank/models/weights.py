@@ -1,0 +1,119 @@
+"""Weights of others: safetensors, or torch files read as tensors only, so that nothing in a file is ever executed."""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from robust_lowrank import checkpoint
+from robust_lowrank.errors import UserError
+from robust_lowrank.models.files import contents, existing
+
+TORCH_SUFFIXES = (".pt", ".pth", ".th")
+WRAPPERS = ("state_dict", "model", "net")  # keys under which training scripts keep the weights
+PREFIXES = ("module.", "_orig_mod.")  # of nn.DataParallel and torch.compile
+SHOWN = 4  # names in an error
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Read weights into a network whose keys and shapes they must match one by one.
+
+    Files that this package wrote may hold factored layers, which then replace those of the network.
+
+    Example:
+        >>> torch.save({"state_dict": nn.DataParallel(nn.Linear(2, 2)).state_dict()}, "/tmp/net.pth")
+        >>> load_weights(nn.Linear(2, 2), Path("/tmp/net.pth"))
+
+    Raises:
+        UserError: there is no such file, it holds more than tensors, or it does not fit the network.
+    """
+    if path.suffix == ".safetensors" and checkpoint.HEADER in _header(path):
+        checkpoint.load(model, path)
+    else:
+        _fit(model, read_weights(path), path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name, unwrapped from `state_dict`, `model` or `net`.
+
+    Raises:
+        UserError: there is no such file, or it is not one of weights alone.
+    """
+    if path.suffix == ".safetensors":
+        _header(path)
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if path.suffix not in TORCH_SUFFIXES:
+        raise UserError(f"{path} is no file of weights by its name: those end in .safetensors, {', '.join(TORCH_SUFFIXES)}")
+    return _state(_torch_load(path), path)
+
+
+def _header(path: Path) -> dict[str, str]:
+    existing(path, "weights")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a safetensors file, or it is damaged: {error}") from error
+
+
+def _torch_load(path: Path) -> Any:
+    if (held := contents(existing(path, "weights"))) in ("TorchScript", "exported program"):
+        raise UserError(f"{path} holds a whole network ({held}), not weights for one: give it as the model, without weights")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        raise UserError(
+            f"{path} holds more than tensors{f' ({wanted[1]})' if wanted else ''}, and unpacking that could run any code: refused\n"
+            "Where you trust the file, write its state_dict alone: safetensors.torch.save_file(model.state_dict(), ...)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        raise UserError(f"{path} is not a file of weights that torch can read, or it is damaged: {_first_line(error)}") from error
+
+
+def _state(held: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(held, Mapping) and (inner := next((held[k] for k in WRAPPERS if isinstance(held.get(k), Mapping)), None)):
+        held = inner
+    if not isinstance(held, Mapping) or not held or not all(isinstance(tensor, Tensor) for tensor in held.values()):
+        what = f"keys {_listed(sorted(map(str, held)))}" if isinstance(held, Mapping) else f"a {type(held).__name__}"
+        raise UserError(
+            f"{path} holds no state_dict, alone or under {', '.join(WRAPPERS)}, but {what}: save model.state_dict() and give that"
+        )
+    return {str(key): tensor for key, tensor in held.items()}
+
+
+def _fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    expected = model.state_dict()
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in tensors) and not any(key.startswith(prefix) for key in expected):
+            tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    shapes = [
+        f"{key} {tuple(tensor.shape)} instead of {tuple(expected[key].shape)}"
+        for key, tensor in tensors.items()
+        if key in expected and tensor.shape != expected[key].shape
+    ]
+    try:
+        missing, unexpected = ([], []) if shapes else model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit this network: {_first_line(error)}") from error
+    lists = {"missing": missing, "not in the network": unexpected, "of another shape": shapes}
+    if any(lists.values()):
+        wrong = "; ".join(f"{len(names)} {what}: {_listed(names)}" for what, names in lists.items() if names)
+        raise UserError(
+            f"{path} does not fit this network: {wrong}\n"
+            "Give the architecture, the input shape and the number of classes that these weights were trained with"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
