@@ -148,7 +148,7 @@ def _check_form(source: str, logits: object, num_classes: int | None) -> None:
         form = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise UserError(f"{source} returned {form} for one input, where logits of shape (1, classes) are due")
     if num_classes is not None and logits.shape[1] != num_classes:
-        raise UserError(f"{source} has {logits.shape[1]} classes, not {num_classes}: give this number, and data with these classes")
+        raise UserError(f"{source} has {logits.shape[1]} classes, not {num_classes}: say so, and give data with these classes")
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
