@@ -71,7 +71,7 @@ def _conditions(trial: Trial, eps: float) -> str:
 def _accuracy(mean: Mean) -> str:
     unresolved = f", {formats.count(mean.unresolved)} unresolved" if mean.unresolved else ""
     seeds = f" on average over {mean.seeds} seeds" if mean.seeds > 1 else ""
-    return f"{formats.accuracy(mean.value, mean.most)} % {formats.interval(mean.low, mean.high)}{unresolved}{seeds}"
+    return f"{formats.accuracy(mean.value, mean.most)} % {formats.interval(mean.low, mean.high)}{seeds}{unresolved}"
 
 
 def _gap(ours: Mean, theirs: Mean) -> str:

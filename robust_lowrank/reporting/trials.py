@@ -9,7 +9,7 @@ import pandas as pd
 from robust_lowrank.records import AccuracyRecord, Result
 from robust_lowrank.reporting import formats
 from robust_lowrank.reporting.entries import Entry, series_names
-from robust_lowrank.statistics import SeedSpread, over_seeds
+from robust_lowrank.statistics import Interval, SeedSpread, over_seeds
 
 CLEAN = "clean"
 WORST = "worst"
@@ -117,9 +117,17 @@ class Trial:
         return Mean(value, min(a.low for a in known), max(a.high for a in known), len(known), most, unresolved)
 
     def spread(self, series: str, attack: str, eps: float = 0.0) -> SeedSpread | None:
-        """Return how a series' accuracy varies over its seeds, or None where nothing is recorded."""
+        """Return how a series' accuracy varies over its seeds, or None where nothing is recorded.
+
+        With unresolved examples the mean is the least that it can be, and the interval reaches to that of the most.
+        """
         known = self._members(series, attack, eps)
-        return over_seeds([a.value for a in known]) if known else None
+        if not known:
+            return None
+        least, most = over_seeds([a.value for a in known]), over_seeds([a.most for a in known])
+        if least.interval is None or most.interval is None:
+            return least
+        return least._replace(interval=Interval(least.mean, least.interval.low, most.interval.high))
 
     def held(self, entry: Entry, eps: float) -> pd.DataFrame:
         """Return by example whether the run was right: under every attack at `eps`, or on the clean input at 0.

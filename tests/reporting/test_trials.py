@@ -84,11 +84,9 @@ def test_unresolved_examples_leave_a_range(make_run, make_result):
 
 
 def test_the_spread_is_that_between_seeds(make_run, make_result):
-    clean = np.ones(10, dtype=bool)
-    runs = [
-        make_run("m", seed=seed, results=[make_result(clean, {("fgsm", 0.1): np.arange(10) < n})])
-        for seed, n in enumerate((5, 6, 7))
-    ]
+    clean, counts = np.ones(10, dtype=bool), (5, 6, 7)
+    results = [make_result(clean, {("fgsm", 0.1): np.arange(10) < count}) for count in counts]
+    runs = [make_run("m", seed=seed, results=[found]) for seed, found in enumerate(results)]
     (trial,) = find_trials(arrange(runs))
     assert trial.spread("m", WORST, 0.1) == over_seeds([0.5, 0.6, 0.7])
     assert trial.spread("nobody", WORST, 0.1) is None
