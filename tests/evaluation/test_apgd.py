@@ -205,7 +205,8 @@ def test_a_path_keeps_the_best_point_and_shortens_its_step(hardened, correct, no
 
 def test_broken_examples_leave_the_batch_at_once(hardened, correct):
     model = Recorder(hardened)
-    attempt = apgd(model, *correct, Linf(EPS["Linf"]), noise=keyed(100), steps=20)
+    x, y = correct
+    attempt = apgd(model, x, y, Linf(EPS["Linf"]), noise=keyed(100), steps=20)
     sizes = [len(points) for points in model.asked]
     assert sizes == sorted(sizes, reverse=True)
     assert sum(sizes) == int(attempt.forwards.sum())

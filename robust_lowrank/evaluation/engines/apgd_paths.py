@@ -92,6 +92,7 @@ class MomentumPath(Path):
 class SparsePath(Path):
     """Steps along the signs of the largest gradient entries, for L1, as many as two thirds of the entries the best point changes.
 
+    That number is rounded up, as upstream does: a best point that changes two entries is never made to change one.
     At a checkpoint, an example whose best point has become sparser by 5 % goes back to it and to the full step eps;
     for any other one the step is divided by 1.5, down to eps / 10.
 
