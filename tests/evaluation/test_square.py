@@ -118,11 +118,11 @@ def test_an_example_has_the_same_fate_in_any_batch_and_order(mlp, digits, norm):
     x, y, budget = digits.x[:12].double(), digits.y[:12], threat(norm, EPS[norm], features=64)
 
     def attack(rows: torch.Tensor):
-        return square(model, x[rows], y[rows], budget, noise=KeyedNoise(3, "square", rows), queries=150, restarts=2)
+        return square(model, x[rows], y[rows], budget, noise=KeyedNoise(3, "square", rows), queries=60, restarts=2)
 
     every = attack(torch.arange(12))
     assert 0 < int(every.claimed.sum()) < 12
-    for batches in (torch.arange(12).split(1), torch.arange(12).split(5), [torch.randperm(12)]):
+    for batches in (torch.arange(12).split(1), torch.arange(12).split(3), [torch.randperm(12)]):
         for rows in batches:
             for ours, theirs in zip(attack(rows), every, strict=True):
                 assert torch.equal(ours, theirs[rows])
@@ -185,10 +185,10 @@ def test_a_model_without_useful_gradients_is_broken(mlp, digits, norm):
 @pytest.mark.parametrize("norm", THREATS)
 def test_logits_that_are_not_finite_are_noticed_and_never_a_success(norm):
     class Fragile(nn.Module):
-        """Finite only where the first feature is not above its clean value; wrong nowhere else."""
+        """Finite only where the mean is not above the clean one; wrong nowhere."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            z = torch.where(x[:, 0] > 0.5, torch.nan, 1.0)
+            z = torch.where(x.mean(dim=1) > 0.5, torch.nan, 1.0)
             return torch.stack([z, -1 - 0 * z], dim=1)
 
     class Lost(nn.Module):
@@ -220,16 +220,12 @@ def test_as_many_examples_are_broken_as_by_upstream(cnn, digits, norm, eps):
     rows = right(cnn, digits.x, digits.y)
     x, y = digits.x[rows], digits.y[rows]
     assert len(rows) > 200
-    ours = square(cnn, x, y, threat(norm, eps, features=64), noise=keyed(len(rows)), queries=1001).claimed.double().mean()
-
-    def theirs(kind: type[SquareAttack]) -> torch.Tensor:
-        attack = kind(cnn, norm=norm, eps=eps, n_queries=1000, resc_schedule=False, seed=0)
-        with torch.random.fork_rng():
-            found = attack.perturb(x, y)
-        return (cnn(found).argmax(dim=1) != y).double().mean()
-
-    assert abs(ours - theirs(FullReach)) <= 0.03
-    assert ours >= theirs(SquareAttack) - 0.03
+    ours = square(cnn, x, y, threat(norm, eps, features=64), noise=keyed(len(rows)), queries=1001).claimed
+    upstream = FullReach(cnn, norm=norm, eps=eps, n_queries=1000, resc_schedule=False, seed=0)
+    with torch.random.fork_rng():
+        theirs = cnn(upstream.perturb(x, y)).argmax(dim=1) != y
+    assert 0.1 < theirs.double().mean() < 0.9
+    assert abs(ours.double().mean() - theirs.double().mean()) <= 0.03
 
 
 def test_blocks_follow_the_schedule_of_autoattack():
