@@ -37,7 +37,7 @@ class Grid(NamedTuple):
         return cls(1, height, features // height)
 
     def window(self, side: int) -> tuple[int, int]:
-        """Return height and width of a window of `side`² pixels: a square, longer one way where the image is too short the other."""
+        """Return height and width of a window of `side`² pixels: a square, or longer one way where the image is too short."""
         height, width = min(side, self.height), min(side, self.width)
         if width > height:
             width = min(round(side**2 / height), self.width)
