@@ -155,7 +155,8 @@ def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord
     target = job.out / "results" / attack.directory
     stored = _stored_result(target)
     question = evaluation.ask(attack.suite, seed=attack.seed, batch_size=attack.batch_size)
-    if stored is not None and stored.hashes == evaluation.fingerprint(*subject, question, sources=_sources(attack)):
+    finished = stored is not None and not any(entry.unresolved for entry in stored.accuracies)
+    if stored is not None and finished and stored.hashes == evaluation.fingerprint(*subject, question, sources=_sources(attack)):
         report(Event(job.name, stage, SCALE, SCALE, f"{stage} is there already"))
         return stored
     report(Event(job.name, stage, 0, SCALE, f"{stage} on {len(subject.y)} examples"))

@@ -54,6 +54,11 @@ class Ledger:
         return self.clean.correct & ~self.broken & ~self.nonfinite & ~self.unresolved
 
     @property
+    def undecided(self) -> Tensor:
+        """Which examples the budget left without a verdict."""
+        return self.clean.correct & self.unresolved & ~self.broken & ~self.nonfinite
+
+    @property
     def open(self) -> Tensor:
         """The numbers of the examples that this attack has yet to be tried on."""
         return (self.clean.correct & ~self.broken).nonzero().squeeze(1)
@@ -97,7 +102,7 @@ class Ledger:
         nonfinite = self.nonfinite & ~self.broken
         verdict = pd.Series("robust", index=range(len(self.flags)))
         verdict[(~self.clean.correct).numpy()] = "misclassified"
-        verdict[(self.clean.correct & self.unresolved).numpy()] = "unresolved"
+        verdict[self.undecided.numpy()] = "unresolved"
         verdict[nonfinite.numpy()] = "nonfinite"
         verdict[self.broken.numpy()] = "broken"
         return pd.DataFrame(

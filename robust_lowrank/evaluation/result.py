@@ -11,7 +11,7 @@ from torch import Tensor
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.clean import Clean
 from robust_lowrank.evaluation.ledger import Ledger
-from robust_lowrank.statistics import Interval, wilson
+from robust_lowrank.statistics import Interval, bounded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,11 +93,13 @@ class Evaluation:
 
 def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> "list[AccuracyRecord]":
     """Return the accuracies of a suite: clean, under each attack at each eps, and in the worst case over attacks at each eps."""
-    entries = [_entry(CLEAN, 0.0, clean.correct)]
-    entries += [_entry(ledger.attack, ledger.eps, ledger.robust) for ledger in ledgers]
+    entries = [_entry(CLEAN, 0.0, clean.correct, torch.zeros_like(clean.correct))]
+    entries += [_entry(ledger.attack, ledger.eps, ledger.robust, ledger.undecided) for ledger in ledgers]
     for eps in sorted({ledger.eps for ledger in ledgers}):
-        held = torch.stack([ledger.robust for ledger in ledgers if ledger.eps == eps]).all(dim=0)
-        entries.append(_entry(WORST, eps, held))
+        here = [ledger for ledger in ledgers if ledger.eps == eps]
+        held = torch.stack([ledger.robust for ledger in here]).all(dim=0)
+        lost = torch.stack([~ledger.robust & ~ledger.undecided for ledger in here]).any(dim=0)
+        entries.append(_entry(WORST, eps, held, ~held & ~lost))
     return entries
 
 
@@ -111,9 +113,9 @@ def adversarial_inputs(ledgers: Sequence[Ledger], x: Tensor, first: int) -> dict
     return found
 
 
-def _entry(attack: str, eps: float, correct: Tensor) -> "AccuracyRecord":
+def _entry(attack: str, eps: float, correct: Tensor, undecided: Tensor) -> "AccuracyRecord":
     from robust_lowrank.records import AccuracyRecord
 
-    count = int(correct.sum())
-    interval = wilson(count, len(correct))
-    return AccuracyRecord(attack=attack, eps=eps, correct=count, total=len(correct), **interval._asdict())
+    count, unresolved, total = int(correct.sum()), int(undecided.sum()), len(correct)
+    interval = bounded(count, unresolved, total)._asdict()
+    return AccuracyRecord(attack=attack, eps=eps, correct=count, total=total, unresolved=unresolved, **interval)

@@ -14,7 +14,8 @@ from robust_lowrank.evaluation.ledger import Ledger
 if TYPE_CHECKING:
     from robust_lowrank.records import AuditFinding
 
-BLACK_BOX = ("noise", "transfer", "square")  # families of attacks that see no gradients
+BLIND = ("random-noise", "transfer")  # attacks that see no gradients and search for nothing
+BLACK_BOX = (*BLIND, "square")  # attacks that see no gradients
 GAIN_FAIL = 0.05  # share of the correctly classified examples that Square alone breaks
 _BY_SQUARE = "by=square"  # the flag of an ensemble's example that Square broke
 
@@ -92,10 +93,10 @@ def _monotone_in_eps(evidence: Evidence) -> "AuditFinding | None":
 def _blind_against_white_box(evidence: Evidence) -> "AuditFinding | None":
     """Judge attacks that see no gradients (noise, transfer) beside independent ones that do, at the same eps."""
     independent = [ledger for ledger in evidence.ledgers if ledger.independent]
-    blind = [ledger for ledger in independent if _family(ledger) in ("noise", "transfer")]
+    blind = [ledger for ledger in independent if ledger.attack.startswith(BLIND)]
     worse, compared = [], False
     for ledger in blind:
-        white = [other for other in independent if other.eps == ledger.eps and _family(other) not in BLACK_BOX]
+        white = [other for other in independent if other.eps == ledger.eps and not other.attack.startswith(BLACK_BOX)]
         if not white:
             continue
         compared = True
@@ -119,7 +120,7 @@ def _square_gain(evidence: Evidence) -> "AuditFinding | None":
     gains = []
     for eps in sorted({ledger.eps for ledger in evidence.ledgers}):
         here = [ledger for ledger in evidence.ledgers if ledger.eps == eps]
-        white = [_broken_by_gradients(ledger, evidence) for ledger in here if _family(ledger) not in BLACK_BOX]
+        white = [_broken_by_gradients(ledger, evidence) for ledger in here if not ledger.attack.startswith(BLACK_BOX)]
         square = [_broken_by_square(ledger) for ledger in here if _has_square(ledger)]
         if white and square:
             gains.append((int((_union(square) & ~_union(white)).sum()), eps))

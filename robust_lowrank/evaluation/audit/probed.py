@@ -32,7 +32,7 @@ def _saturated(probes: Probes) -> "AuditFinding | None":
         f"the label's softmax is 1 to the last digit on {saturated} of {total} probed examples, and the gradient vanishes on "
         f"{vanished} where that of smaller logits does not"
     )
-    suspicious = max(saturated, vanished) > CHANCE
+    suspicious = vanished > CHANCE or 2 * saturated > total
     status = "fail" if vanished >= LARGE * total else "warn" if suspicious else "pass"
     return finding(
         "saturated gradients",
