@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.audit import Evidence, audit
 from robust_lowrank.evaluation.clean import Clean, examine, merge
-from robust_lowrank.evaluation.engines.autoattack import autoattack, parameters, plan
+from robust_lowrank.evaluation.engines.autoattack import Plan, autoattack, parameters, plan
 from robust_lowrank.evaluation.engines.fgsm import fgsm
 from robust_lowrank.evaluation.engines.pgd import pgd
 from robust_lowrank.evaluation.engines.search import Attempt
@@ -203,6 +203,7 @@ class _Runner:
                 budget,
                 seed=self.seed,
                 batch_size=self.batch_size,
+                version=spec.version,
                 progress=report,
             )
             ledger.enter(
@@ -213,7 +214,7 @@ class _Runner:
                 forwards=outcome.forwards,
                 backwards=outcome.backwards,
             )
-            ledger.remark(rows, plan(self.target.classes, tuple(self.x.shape[1:]), budget).remarks)
+            ledger.remark(rows, self._plan(spec, budget).remarks)
             for row, part in zip(rows.tolist(), outcome.by, strict=True):
                 if part:
                     ledger.flags[row].append(f"by={part}")
@@ -243,8 +244,11 @@ class _Runner:
         return pgd(self.target, x, y, budget, starts=starts, steps=spec.steps, step_size=spec.step_size(budget.eps))
 
     def _name(self, spec: Any, budget: Threat) -> str:
-        label = plan(self.target.classes, tuple(self.x.shape[1:]), budget).name if isinstance(spec, AutoAttack) else spec.label
+        label = self._plan(spec, budget).name if isinstance(spec, AutoAttack) else spec.label
         return label if spec.examples == "correct" else f"{label}-on-survivors"
+
+    def _plan(self, spec: AutoAttack, budget: Threat) -> Plan:
+        return plan(self.target.classes, tuple(self.x.shape[1:]), budget, spec.version)
 
     def _definition(self) -> dict[str, Any]:
         attacks = []
@@ -254,8 +258,7 @@ class _Runner:
             if isinstance(spec, PGD):
                 entry["step_sizes"] = [spec.step_size(budget.eps) for budget in budgets]
             if isinstance(spec, AutoAttack):
-                scheme = plan(self.target.classes, tuple(self.x.shape[1:]), budgets[0])
-                entry |= {"batch_size": self.batch_size} | parameters(scheme)
+                entry |= {"batch_size": self.batch_size} | parameters(self._plan(spec, budgets[0]))
             attacks.append(entry)
         return {
             "suite": self.suite.name,

@@ -102,16 +102,19 @@ class PGD(NativeSpec):
 
 
 class AutoAttack(AttackSpec):
-    """AutoAttack as published: APGD-CE, targeted APGD, targeted FAB and Square with upstream's iteration counts."""
+    """AutoAttack as published: APGD-CE, targeted APGD, targeted FAB and Square with upstream's iteration counts.
+
+    Version `plus` has more parts and restarts, `rand` averages gradients of randomised models.
+    """
 
     attack: Literal["autoattack"] = "autoattack"
     engine: Literal["pyautoattack"] = "pyautoattack"
-    version: Literal["standard"] = "standard"
+    version: Literal["standard", "plus", "rand"] = "standard"
 
     @property
     def label(self) -> str:
         """The name in results, where the model has classes enough for the standard targets."""
-        return _RESERVED
+        return _RESERVED if self.version == "standard" else f"{_RESERVED}-{self.version}"
 
 
 Attack = Annotated[FGSM | PGD | AutoAttack, Field(discriminator="attack")]

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from robust_lowrank.evaluation import evaluate
-from robust_lowrank.evaluation.engines.autoattack import Witness, _square_l2_takes, autoattack, parameters, plan
+from robust_lowrank.evaluation.engines.autoattack import autoattack, parameters, plan
 from robust_lowrank.evaluation.engines.slope import slope
+from robust_lowrank.evaluation.engines.view import square_tiles
+from robust_lowrank.evaluation.engines.witness import Witness
 from robust_lowrank.evaluation.target import Target
 from robust_lowrank.evaluation.threat import L2, THREATS, Linf, threat
 from robust_lowrank.evaluation.verdict import check
@@ -154,7 +156,7 @@ def test_images_that_square_cannot_tile_are_known(height, width):
             works = True
         except (RuntimeError, ZeroDivisionError):
             works = False
-    assert _square_l2_takes(height, width) == works
+    assert square_tiles(height, width) == works
 
 
 def test_inputs_are_shown_to_square_in_a_shape_that_it_takes():
