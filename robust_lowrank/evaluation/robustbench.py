@@ -60,7 +60,7 @@ def benchmark(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, batch_s
     return Benchmark(evaluation.clean_accuracy.value, evaluation.accuracy(_STANDARD, threat.eps).value)
 
 
-def model_info(evaluation: Evaluation, *, eps: float | None = None, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def record(evaluation: Evaluation, *, eps: float | None = None, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return an evaluation as the JSON object that robustbench keeps of a network in model_info/DATASET/THREAT_MODEL/NAME.json.
 
     Accuracies are texts in percent with up to two decimals. What is neither measured nor said is null, for its authors to fill
@@ -73,7 +73,7 @@ def model_info(evaluation: Evaluation, *, eps: float | None = None, about: Mappi
             authors' own figure).
 
     Example:
-        >>> info = model_info(result, about={"name": "CondLR", "dataset": "cifar10"})
+        >>> info = record(result, about={"name": "CondLR", "dataset": "cifar10"})
         >>> Path("CondLR.json").write_text(json.dumps(info, indent=2))
 
     Raises:
