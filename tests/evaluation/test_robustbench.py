@@ -19,17 +19,31 @@ from robust_lowrank.evaluation.threat import L2, Linf
 NEEDS = ("timm", "gdown", "geotorch", "torchdiffeq", "yaml", "requests", "tqdm")
 
 
+class StandInType(type):
+    """Classes that have any attribute, serve as base classes, and give back what they decorate."""
+
+    def __getattr__(cls, name):
+        return stand_in(name)
+
+    def __call__(cls, *args, **kwargs):
+        if cls.__module__ == __name__:
+            return args[0] if args and callable(args[0]) else stand_in("instance")
+        return super().__call__(*args, **kwargs)
+
+
+def stand_in(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return StandInType(name, (nn.Module,), {"__module__": __name__})
+
+
 class Anything(ModuleType):
-    """A package that is not installed: any submodule, and any name in it as a base class that is also a decorator."""
+    """A package that is not installed, with any submodule and any name."""
 
     __path__: list[str] = []
 
-    def __getattr__(self, name: str):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name == "is_model":
-            return lambda _: False
-        return type(name, (nn.Module,), {"__new__": lambda cls, *a, **k: a[0] if a and callable(a[0]) else nn.Module.__new__(cls)})
+    def __getattr__(self, name):
+        return (lambda _: False) if name == "is_model" else stand_in(name)
 
 
 class Everything:
@@ -62,15 +76,15 @@ def importable(monkeypatch):
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("threat", [Linf(0.07), L2(0.5)], ids=lambda threat: threat.norm)
+@pytest.mark.parametrize("threat", [Linf(0.09), pytest.param(L2(0.6), marks=pytest.mark.slow)], ids=["Linf", "L2"])
 def test_the_figures_are_those_of_robustbench(importable, monkeypatch, capsys, mlp, digits, threat):
-    x, y = digits.x[:20], digits.y[:20]
+    x, y = digits.x[:12], digits.y[:12]
     with zoo.imported() as package:
         evaluation = sys.modules["robustbench.eval"]
         monkeypatch.setattr(evaluation, "load_clean_dataset", lambda *_: (x, y))
-        theirs = package.benchmark(mlp, 20, threat_model=threat.norm, eps=threat.eps, batch_size=8)
+        theirs = package.benchmark(mlp, 12, threat_model=threat.norm, eps=threat.eps, batch_size=5)
     assert "Adversarial accuracy" in capsys.readouterr().out
-    ours = robustbench.benchmark(mlp, x, y, threat, batch_size=8)
+    ours = robustbench.benchmark(mlp, x, y, threat, batch_size=5)
     assert ours == theirs
     assert 0 < ours.robust < ours.clean
     assert capsys.readouterr().out == ""
@@ -215,15 +229,15 @@ def test_leaderboards():
 
 
 def test_record_is_what_robustbench_keeps(importable, mlp, digits):
-    result = evaluate(mlp, digits.x[:12], digits.y[:12], eps=["16/255", 0.9])
+    result = evaluate(mlp, digits.x[:12], digits.y[:12], eps=["64/255", 0.9])
     about = {"name": "Small", "dataset": "digits", "link": "https://example.org"}
-    info = json.loads(json.dumps(robustbench.record(result, eps=16 / 255, about=about)))
+    info = json.loads(json.dumps(robustbench.record(result, eps=64 / 255, about=about)))
     with zoo.imported():
         known = {field.name for field in sys.modules["robustbench.utils"].dataclasses.fields(sys.modules["robustbench.utils"].ModelInfo)}
     assert set(info) <= known
-    assert info["eps"] == "16/255"
+    assert info["eps"] == "64/255"
     assert info["clean_acc"] == str(round(100 * result.clean_accuracy.value, 2))
-    assert info["autoattack_acc"] == str(round(100 * result.accuracy("autoattack", 16 / 255).value, 2))
+    assert info["autoattack_acc"] == str(round(100 * result.accuracy("autoattack", 64 / 255).value, 2))
     assert info["name"] == "Small"
     assert info["venue"] is None
     assert info["footnote"].startswith("12 examples, Wilson 95 % of the robust accuracy ")
