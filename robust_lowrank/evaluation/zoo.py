@@ -49,7 +49,9 @@ def load_model(name: str, *, dataset: str, threat_model: str, model_dir: str | P
             return robustbench.load_model(name, model_dir, dataset, threat_model)
         except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{', '.join(map(str, files))}: not the weights of {name}, or more than plain tensors: {reason}") from error
+            raise UserError(
+                f"{', '.join(map(str, files))}: not the weights of {name}, or more than plain tensors: {reason}"
+            ) from error
 
 
 @contextmanager

@@ -369,9 +369,7 @@ def test_trap_square_depends_on_the_batch_so_that_a_result_names_it(mlp, digits)
         single = torch.cat([attack.perturb(x[i : i + 1], y[i : i + 1]) for i in range(4)])
     assert not torch.equal(whole, single)
     suite = Suite(name="s", eps=(0.9,), attacks=(AutoAttack(),))
-    definitions = [
-        evaluate(mlp, x[:2], y[:2], suite=suite, batch_size=size).record.definition["attacks"][0] for size in (1, 2)
-    ]
+    definitions = [evaluate(mlp, x[:2], y[:2], suite=suite, batch_size=size).record.definition["attacks"][0] for size in (1, 2)]
     assert [definition["batch_size"] for definition in definitions] == [1, 2]
 
 

@@ -98,7 +98,7 @@ def test_trap_its_autoattack_has_a_tenth_of_the_iterations():
     upstream = torchattacks.AutoAttack(nn.Linear(2, 10))
     assert {part.steps for part in list(upstream._autoattack._attacks.values())[:2]} == {10}
     assert "AutoAttack" not in torchattack_names()
-    with pytest.raises(UserError, match="10 iterations where AutoAttack has 100.*\n.*pyautoattack"):
+    with pytest.raises(UserError, match=r"10 iterations where AutoAttack has 100.*\n.*pyautoattack"):
         complete_parameters("AutoAttack", {}, Linf(0.1))
 
 
@@ -234,5 +234,5 @@ def test_trap_deepfool_stops_on_the_boundary_where_rounding_decides(mlp, digits)
 
 def test_its_absence_is_said_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchattacks", None)
-    with pytest.raises(UserError, match="torchattacks cannot be imported.*\npip install --no-deps torchattacks"):
+    with pytest.raises(UserError, match=r"torchattacks cannot be imported.*\npip install --no-deps torchattacks"):
         complete_parameters("PGD", {}, Linf(0.1))

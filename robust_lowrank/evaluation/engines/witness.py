@@ -8,7 +8,7 @@ from robust_lowrank.evaluation.threat import Threat
 
 
 class Witness(nn.Module):
-    """A target that takes float32 images of any shape with as many features, counts its evaluations and notices what is not finite."""
+    """A target for float32 images of any shape with as many features; it counts evaluations and notices what is not finite."""
 
     def __init__(self, target: Target, threat: Threat, shape: tuple[int, ...]) -> None:
         super().__init__()
