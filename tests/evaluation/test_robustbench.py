@@ -77,7 +77,11 @@ def importable(monkeypatch):
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("threat", [Linf(0.12), pytest.param(L2(0.6), marks=pytest.mark.slow)], ids=["Linf", "L2"])
+@pytest.mark.parametrize(
+    "threat",
+    [Linf(0.9), pytest.param(Linf(0.12), marks=pytest.mark.slow), pytest.param(L2(0.6), marks=pytest.mark.slow)],
+    ids=["all broken", "Linf", "L2"],
+)
 def test_the_figures_are_those_of_robustbench(importable, monkeypatch, capsys, mlp, digits, threat):
     x, y = digits.x[:12], digits.y[:12]
     with zoo.imported() as package:
@@ -87,7 +91,8 @@ def test_the_figures_are_those_of_robustbench(importable, monkeypatch, capsys, m
     assert "Adversarial accuracy" in capsys.readouterr().out
     ours = robustbench.benchmark(mlp, x, y, threat, batch_size=5)
     assert ours == theirs
-    assert 0 < ours.robust < ours.clean
+    assert (ours.robust == 0) == (threat.eps == 0.9)
+    assert ours.robust < ours.clean
     assert capsys.readouterr().out == ""
 
 
