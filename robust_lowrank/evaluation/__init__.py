@@ -23,6 +23,7 @@ from robust_lowrank.evaluation.specs import (
     MomentumPGD,
     RandomNoise,
     Square,
+    Torchattack,
     Transfer,
 )
 from robust_lowrank.evaluation.suite import Suite, load_suite, suite_names
@@ -55,6 +56,7 @@ __all__ = [
     "Square",
     "Suite",
     "Threat",
+    "Torchattack",
     "Transfer",
     "apgd",
     "ask",

@@ -1,6 +1,6 @@
 """Prove stored verdicts again: one forward pass over the inputs that broke an example."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -72,9 +72,14 @@ def verify(
     with left_as_found(model):
         steady = Steady(Target(model, x))
         return [
-            _prove(steady, x, y, part, adversarial.get(f"{attack}/{eps!r}"), record.norm, str(attack), float(eps))
-            for (attack, eps), part in verdicts.groupby(["attack", "eps"], sort=False)  # pyright: ignore[reportGeneralTypeIssues]
+            _prove(steady, x, y, part, adversarial.get(f"{attack}/{eps!r}"), record.norm, attack, eps)
+            for attack, eps, part in _parts(verdicts)
         ]
+
+
+def _parts(verdicts: "pd.DataFrame") -> Iterator[tuple[str, float, "pd.DataFrame"]]:
+    for _, part in verdicts.groupby(["attack", "eps"], sort=False):
+        yield str(part["attack"].iloc[0]), float(part["eps"].iloc[0]), part
 
 
 @torch.no_grad()

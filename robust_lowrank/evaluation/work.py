@@ -61,7 +61,8 @@ class Work:
         check_labels(y, self.target.classes)
         self.steady = Steady(self.target)
         self.sources = [Steady(Target(source.eval(), x)) for source in sources]
-        self.units = [self._unit(spec, eps) for spec in self._specs() for eps in self._order(spec)]
+        self.specs = self._attacks()
+        self.units = [self._unit(spec, eps) for spec in self.specs for eps in self._order(spec)]
         self.batches = torch.arange(len(x)).split(question.batch_size)
         self.ledgers: list[Ledger] = []
         self._keys: dict[tuple[int, int], str] = {}
@@ -103,7 +104,7 @@ class Work:
 
         probes = self._probes()
         unchanged = digest_tensors(self.model.state_dict()) == self.weights
-        evidence = Evidence(self.clean, self.target.classes, self.ledgers, unchanged, probes)
+        evidence = Evidence(self.clean, self.target.classes, self.ledgers, unchanged, self.question.suite.norm, probes)
         suite, seed = self.question.suite, self.question.seed
         record = ResultRecord(
             suite=suite.name,
@@ -136,7 +137,7 @@ class Work:
             )
 
         steepest = widest.norm != "L1"  # steps along one coordinate need more of them than the planted examples allow
-        specs = [spec for spec in dict.fromkeys(unit.spec for unit in self.units) if isinstance(spec, NativeSpec) and spec.gradients]
+        specs = [spec for spec in self.specs if isinstance(spec, NativeSpec) and spec.gradients]
         engines = {spec.label: engine(spec) for spec in specs if steepest}
         return probe(self.target, self.x, self.y, widest, seed=seed, batch_size=self.question.batch_size, engines=engines)
 
@@ -148,7 +149,7 @@ class Work:
             "attack": digest_definition(self._definition()),
         }
 
-    def _specs(self) -> list[Attack]:
+    def _attacks(self) -> list[Attack]:
         """Return the suite's attacks, cheap ones first, without those that need sources where there are none."""
         specs = [spec for spec in self.question.suite.attacks if self.sources or not isinstance(spec, Transfer)]
         if not specs:
@@ -240,7 +241,7 @@ class Work:
             return (
                 entry
                 | {"batch_size": self.question.batch_size}
-                | spec.parameters(self.target.classes, tuple(self.x.shape[1:]), units[0].threat)
+                | spec.settings(self.target.classes, tuple(self.x.shape[1:]), units[0].threat)
             )
         if isinstance(spec, Transfer):
             entry["sources"] = [digest_tensors(source.target.model.state_dict()) for source in self.sources]
@@ -248,13 +249,12 @@ class Work:
         return entry | {f"{name}s": [detail[name] for detail in details] for name in details[0]}
 
     def _definition(self) -> dict[str, Any]:
-        specs = dict.fromkeys(unit.spec for unit in self.units)
         return {
             "suite": self.question.suite.name,
             "description": self.question.suite.description,
             "norm": self.question.suite.norm,
             "seed": self.question.seed,
-            "attacks": [self._entry(spec, [unit for unit in self.units if unit.spec == spec]) for spec in specs],
+            "attacks": [self._entry(spec, [unit for unit in self.units if unit.spec is spec]) for spec in self.specs],
         }
 
     def _tell(self, fraction: float, unit: Unit | None, detail: str) -> None:

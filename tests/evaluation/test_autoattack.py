@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation import evaluate
-from robust_lowrank.evaluation.engines.autoattack import Witness, _square_l2_takes, autoattack, parameters, plan
+from robust_lowrank.evaluation import AutoAttack, Suite, evaluate
+from robust_lowrank.evaluation.engines.autoattack import autoattack, parameters, plan
 from robust_lowrank.evaluation.engines.slope import slope
+from robust_lowrank.evaluation.engines.view import square_tiles
+from robust_lowrank.evaluation.engines.witness import Witness
 from robust_lowrank.evaluation.target import Target
 from robust_lowrank.evaluation.threat import L1, L2, Linf, threat
 from robust_lowrank.evaluation.verdict import check
@@ -75,13 +76,6 @@ def test_linear_model_of_ten_classes_gets_its_exact_robust_accuracy(norm, device
     held = torch.tensor((result.verdicts["verdict"] == "robust").to_numpy())
     assert torch.equal(held, (critical > eps).cpu())
     assert (result.verdicts["flags"].str.contains("by=") == ~held.numpy()).all()
-
-
-def test_L1_is_refused_before_anything_is_run(mlp, digits):
-    with pytest.raises(UserError, match="Linf and L2 only"):
-        plan(10, (1, 8, 8), L1(1.0))
-    with pytest.raises(UserError, match="Linf and L2 only"):
-        evaluate(mlp, digits.x[:4], digits.y[:4], eps=1.0, norm="L1")
 
 
 def subset(digits, classes):
@@ -162,7 +156,7 @@ def test_images_that_square_cannot_tile_are_known(height, width):
             works = True
         except (RuntimeError, ZeroDivisionError):
             works = False
-    assert _square_l2_takes(height, width) == works
+    assert square_tiles(height, width) == works
 
 
 def test_inputs_are_shown_to_square_in_a_shape_that_it_takes():
@@ -293,3 +287,93 @@ def test_broken_examples_pass_the_check_again(mlp, digits):
     found = result.adversarial["autoattack/0.3"]
     assert len(found.examples) > 6
     assert check(mlp, x[found.examples], y[found.examples], found.inputs, Linf(0.3)).broken.all()
+
+
+@pytest.mark.parametrize(
+    ("version", "classes", "name", "parts"),
+    [
+        ("plus", 10, "autoattack-plus", ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]),
+        ("plus", 4, "autoattack-plus-3-targets", ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]),
+        ("plus", 3, "plus-apgd-ce+apgd-dlr+fab+square+fab-t", ["apgd-ce", "apgd-dlr", "fab", "square", "fab-t"]),
+        ("plus", 2, "plus-apgd-ce+fab+square+fab-t", ["apgd-ce", "fab", "square", "fab-t"]),
+        ("rand", 10, "autoattack-rand", ["apgd-ce", "apgd-dlr"]),
+        ("rand", 3, "autoattack-rand", ["apgd-ce", "apgd-dlr"]),
+        ("rand", 2, "rand-apgd-ce", ["apgd-ce"]),
+    ],
+)
+def test_only_the_standard_is_called_autoattack(version, classes, name, parts):
+    scheme = plan(classes, (1, 8, 8), Linf(0.1), version)
+    assert (scheme.name, list(scheme.parts)) == (name, parts)
+    assert scheme.remarks == (() if classes == 10 or version == "rand" else (f"targets={classes - 1}",))
+
+
+def test_versions_are_what_was_published():
+    plus, rand = (parameters(plan(10, (1, 8, 8), Linf(0.1), version)) for version in ("plus", "rand"))
+    assert plus["restarts"] == [5, 5, 5, 1, 1, 1]
+    assert (plus["targets"], plus["apgd_targets"], plus["apgd_draws"], plus["square_queries"]) == (9, 9, 1, 5000)
+    assert (rand["restarts"], rand["apgd_draws"], rand["apgd_steps"]) == ([1, 1], 20, 100)
+
+
+def test_l1_is_what_was_published():
+    scheme = plan(10, (1, 8, 8), Linf(0.1))._replace(norm="L1")
+    for classes, targets, apgd_targets in ((10, 9, 5), (5, 4, 4)):
+        published = {"targets": targets, "apgd_targets": apgd_targets, "apgd_from_larger_eps": True, "restarts": [5, 1, 1, 1]}
+        assert published.items() <= parameters(scheme._replace(targets=min(9, classes - 1))).items()
+
+
+@pytest.mark.parametrize("version", ["plus", "rand"])
+def test_versions_break_what_upstream_breaks(mlp, digits, version):
+    suite = Suite(name="v", eps=(0.3,), attacks=(AutoAttack(version=version),))
+    result = evaluate(mlp, digits.x[:6], digits.y[:6], suite=suite, batch_size=6)
+    assert suite.attacks[0].label == f"autoattack-{version}"
+    assert result.verdicts["attack"].unique().tolist() == [f"autoattack-{version}"]
+    upstream = pyautoattack.AutoAttack(mlp, norm="Linf", eps=0.3, seed=0, version=version, device="cpu")
+    upstream.verbose, upstream.logger.disabled = False, True
+    try:
+        with torch.random.fork_rng():
+            _, labels = upstream.run_standard_evaluation(digits.x[:6], digits.y[:6], batch_size=6)
+    finally:
+        upstream.logger.disabled = False
+    assert torch.equal(torch.tensor((result.verdicts["verdict"] == "robust").to_numpy()), labels == digits.y[:6])
+
+
+def test_l1_budgets_hold_and_large_ones_break_everything(mlp, digits):
+    x, y = digits.x[:4], digits.y[:4]
+    budget = L1(12.0)
+    outcome = autoattack(Target(mlp, x), x, y, budget, seed=0, batch_size=4)
+    assert outcome.check.broken.all()
+    assert budget.contains(x, outcome.check.inputs).all()
+
+
+def test_trap_fewer_than_ten_classes_crash_upstream(digits):
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), digits.x[:2], torch.zeros(2, dtype=torch.int64)
+    with torch.no_grad():
+        model[1].bias[0] = 100.0  # nothing breaks it, so that every part runs
+    upstream = pyautoattack.AutoAttack(model, norm="Linf", eps=1e-3, seed=0, device="cpu")
+    upstream.verbose, upstream.logger.disabled, upstream.attacks_to_run = False, True, ["apgd-t"]
+    try:
+        with torch.random.fork_rng(), pytest.raises(IndexError):
+            upstream.run_standard_evaluation(x, y)
+    finally:
+        upstream.logger.disabled = False
+    assert plan(3, (1, 8, 8), Linf(1e-3)).parts == ("apgd-ce", "apgd-dlr", "fab-t", "square")
+
+
+def test_trap_square_depends_on_the_batch_so_that_a_result_names_it(mlp, digits):
+    x, y = digits.x[:4], digits.y[:4]
+    attack = pyautoattack.autoattack.SquareAttack(mlp, eps=0.4, n_queries=60, seed=0, device="cpu")
+    with torch.random.fork_rng(), torch.no_grad():
+        whole = attack.perturb(x, y)
+        single = torch.cat([attack.perturb(x[i : i + 1], y[i : i + 1]) for i in range(4)])
+    assert not torch.equal(whole, single)
+    suite = Suite(name="s", eps=(0.9,), attacks=(AutoAttack(),))
+    definitions = [evaluate(mlp, x[:2], y[:2], suite=suite, batch_size=size).record.definition["attacks"][0] for size in (1, 2)]
+    assert [definition["batch_size"] for definition in definitions] == [1, 2]
+
+
+def test_trap_random_states_are_left_as_found(mlp, digits):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    evaluate(mlp, digits.x[:2], digits.y[:2], eps=0.9)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -21,13 +21,14 @@ _BY_SQUARE = "by=square"  # the flag of an ensemble's example that Square broke
 
 
 def _classes(evidence: Evidence) -> "AuditFinding | None":
-    names = sorted({ledger.attack for ledger in evidence.ledgers if ledger.engine == "pyautoattack"})
+    upstream = {ledger.attack for ledger in evidence.ledgers if ledger.engine == "pyautoattack"}
+    names = sorted(name for name in upstream if not name.startswith("autoattack-rand"))
     if not names or evidence.classes > STANDARD_TARGETS:
         return None
     return finding(
         "targets",
         "warn",
-        f"AutoAttack standard has {STANDARD_TARGETS} target classes, {evidence.classes} classes allow {evidence.classes - 1}: "
+        f"AutoAttack has {STANDARD_TARGETS} target classes, {evidence.classes} classes allow {evidence.classes - 1}: "
         f"this ran as {', '.join(names)}",
         "quote it under that name",
     )

@@ -7,12 +7,12 @@ from pydantic import Field
 from robust_lowrank.evaluation.specs.adaptive import APGD, FAB, DeepFool
 from robust_lowrank.evaluation.specs.blackbox import RandomNoise, Square, Transfer
 from robust_lowrank.evaluation.specs.ensemble import AANative
-from robust_lowrank.evaluation.specs.foreign import AutoAttack, JointSpec
+from robust_lowrank.evaluation.specs.foreign import AutoAttack, JointSpec, Torchattack
 from robust_lowrank.evaluation.specs.spec import AttackSpec, NativeSpec, Radii, Strict, listed, radius
 from robust_lowrank.evaluation.specs.steps import FGSM, PGD, MomentumPGD
 
 Attack = Annotated[
-    FGSM | Transfer | PGD | MomentumPGD | RandomNoise | APGD | DeepFool | FAB | Square | AANative | AutoAttack,
+    FGSM | Transfer | PGD | MomentumPGD | RandomNoise | APGD | DeepFool | FAB | Square | Torchattack | AANative | AutoAttack,
     Field(discriminator="attack"),
 ]
 ATTACKS: dict[str, type[AttackSpec]] = {
@@ -25,6 +25,7 @@ ATTACKS: dict[str, type[AttackSpec]] = {
     "deepfool": DeepFool,
     "fab": FAB,
     "square": Square,
+    "torchattacks": Torchattack,
     "aa-native": AANative,
     "autoattack": AutoAttack,
 }
@@ -47,6 +48,7 @@ __all__ = [
     "RandomNoise",
     "Square",
     "Strict",
+    "Torchattack",
     "Transfer",
     "listed",
     "radius",

@@ -66,10 +66,9 @@ class AttackSpec(Strict):
         raise NotImplementedError
 
 
-class NativeSpec(AttackSpec):
-    """An attack of this package; its noise belongs to the example, so that batches never change a verdict."""
+class NamedSpec(AttackSpec):
+    """An attack that a suite may give a name of its own."""
 
-    engine: Literal["native"] = "native"
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
 
     @field_validator("name")
@@ -78,6 +77,12 @@ class NativeSpec(AttackSpec):
         if name is not None and RESERVED in name:
             raise ValueError(f"the name {RESERVED} belongs to the upstream attack of that name")
         return name
+
+
+class NativeSpec(NamedSpec):
+    """An attack of this package; its noise belongs to the example, so that batches never change a verdict."""
+
+    engine: Literal["native"] = "native"
 
     @property
     def purpose(self) -> str:
