@@ -104,7 +104,7 @@ class Work:
 
         probes = self._probes()
         unchanged = digest_tensors(self.model.state_dict()) == self.weights
-        evidence = Evidence(self.clean, self.target.classes, self.ledgers, unchanged, self.question.suite.norm, probes)
+        evidence = Evidence(self.clean, self.target.classes, self.ledgers, unchanged, probes, self.question.suite.norm)
         suite, seed = self.question.suite, self.question.seed
         record = ResultRecord(
             suite=suite.name,

@@ -21,8 +21,8 @@ class Evidence(NamedTuple):
     classes: int
     ledgers: Sequence[Ledger]  # in the order in which they ran
     weights_unchanged: bool
-    norm: str = "Linf"
     probes: Probes | None = None  # None: no extra attacks were run, and the checks on them are left out
+    norm: str = "Linf"
 
 
 def finding(check: str, status: Status, message: str, remedy: str = "") -> "AuditFinding":

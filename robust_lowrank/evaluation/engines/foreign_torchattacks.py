@@ -93,7 +93,10 @@ def torchattack(
             attempts.append(
                 Attempt(seen.inputs, seen.broken, witness.nonfinite.to(clean.device) | ~seen.finite, forwards, backwards)
             )
-    return Attempt(*(torch.cat(parts) for parts in zip(*(attempt[:5] for attempt in attempts), strict=True)))
+    inputs, claimed, nonfinite, forwards, backwards = (
+        torch.cat(parts) for parts in zip(*(one[:5] for one in attempts), strict=True)
+    )
+    return Attempt(inputs, claimed, nonfinite, forwards, backwards)
 
 
 def complete_parameters(
