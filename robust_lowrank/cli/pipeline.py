@@ -4,14 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from robust_lowrank import data, evaluation, records, training
 from robust_lowrank.cli.progress import Event, Report
+from robust_lowrank.cli.subjects import FOREIGN, Foreign, Subject, network, trained
 from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.evaluation import Suite
 
@@ -87,6 +87,7 @@ class Job:
     attacks: tuple[Attack, ...]
     command: str  # that run.json shall name
     train: bool = True  # False: attack it as it is
+    foreign: Foreign | None = None  # a network that was not trained here, in place of the configuration's
 
 
 def experiment_jobs(experiment: training.Experiment, out: Path, *, command: str) -> list[Job]:
@@ -112,6 +113,8 @@ def stored_job(run_dir: Path, attacks: Sequence[Attack]) -> Job:
         UserError: it is not a complete run directory, or a budget is out of range for its images.
     """
     record = records.read_run(run_dir).record
+    if record.method == FOREIGN:
+        raise UserError(f"{run_dir} holds the results of {record.model}, not the network: attack it with --model again")
     if record.status != "complete":
         raise UserError(f"{run_dir} is not complete: its training stopped after epoch {record.epochs_done}; train it again")
     try:
@@ -121,6 +124,20 @@ def stored_job(run_dir: Path, attacks: Sequence[Attack]) -> Job:
     for attack in attacks:
         attack.check_budgets(data.DATASETS[config.data.name].input_shape)
     return Job(run_dir.name, run_dir, config, tuple(attacks), record.command, train=False)
+
+
+def foreign_job(foreign: Foreign, out: Path, attacks: Sequence[Attack], *, command: str) -> Job:
+    """Return the job that puts attacks on a network from elsewhere.
+
+    Raises:
+        UserError: the network or its examples cannot be loaded, or a budget is out of range for them.
+    """
+    subject = foreign.load()
+    for attack in attacks:
+        attack.check_budgets(subject.x.shape[1:])
+        part = subject.first(attack.examples)
+        evaluation.fingerprint(part.model, part.x, part.y, question_of(subject, attack), sources=_sources(attack))
+    return Job(out.name, out, training.TrainConfig(), tuple(attacks), command, train=False, foreign=foreign)
 
 
 def with_data(job: Job, data_dir: Path | None, download: bool) -> Job:
@@ -151,20 +168,23 @@ def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord
     What an evaluation that was stopped had finished is found in its units and not done again.
     """
     stage = f"{attack.suite.name} {attack.suite.norm}"
-    subject = _subject(job, attack)
+    subject = subject_of(job, attack)
     target = job.out / "results" / attack.directory
     stored = _stored_result(target)
-    question = evaluation.ask(attack.suite, seed=attack.seed, batch_size=attack.batch_size)
-    finished = stored is not None and not any(entry.unresolved for entry in stored.accuracies)
-    if stored is not None and finished and stored.hashes == evaluation.fingerprint(*subject, question, sources=_sources(attack)):
+    question = question_of(subject, attack)
+    hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, question, sources=_sources(attack))
+    if stored is not None and stored.hashes == hashes and not any(entry.unresolved for entry in stored.accuracies):
         report(Event(job.name, stage, SCALE, SCALE, f"{stage} is there already"))
         return stored
     report(Event(job.name, stage, 0, SCALE, f"{stage} on {len(subject.y)} examples"))
     result = evaluation.evaluate(
-        *subject,
+        subject.model,
+        subject.x,
+        subject.y,
         suite=attack.suite,
         seed=attack.seed,
         batch_size=attack.batch_size,
+        gradients=subject.gradients,
         sources=_sources(attack),
         max_passes=attack.max_passes,
         max_seconds=attack.max_seconds,
@@ -173,7 +193,9 @@ def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord
     )
     result.save(target)
     worst = f"{result.robust_accuracy.value:.1%} at eps {max(result.record.eps):.4g}"
-    note = f"{stage}: clean {result.clean_accuracy.value:.1%}, worst case {worst}, {result.record.seconds:.1f} s"
+    unresolved = next(entry.unresolved for entry in reversed(result.record.accuracies))
+    left = f", {unresolved} examples unresolved" if unresolved else ""
+    note = f"{stage}: clean {result.clean_accuracy.value:.1%}, worst case {worst}{left}, {result.record.seconds:.1f} s"
     report(Event(job.name, stage, SCALE, SCALE, note))
     return result.record
 
@@ -199,14 +221,15 @@ def parts(jobs: Sequence[Job], workers: int) -> list[Part]:
 def perform_part(part: Part, report: Report) -> None:
     """Do the units of one part and leave them in the store."""
     job, attack = part.job, part.attack
-    model, x, y = _subject(job, attack)
-    batches = torch.arange(len(x)).split(attack.batch_size)
+    subject = subject_of(job, attack)
+    batches = torch.arange(len(subject.x)).split(attack.batch_size)
     rows = torch.cat([torch.arange(0), *batches[part.index :: part.of]])
     tell = _teller(f"{job.name}, part {part.index + 1} of {part.of}", f"{attack.suite.name} {attack.suite.norm}", report)
     for batch in rows.split(attack.batch_size):
-        question = evaluation.ask(attack.suite, seed=attack.seed, batch_size=attack.batch_size, first=int(batch[0]))
+        question = question_of(subject, attack, first=int(batch[0]))
         store = job.out / "results" / attack.directory / UNITS
-        evaluation.prepare(model, x[batch], y[batch], question, store=store, sources=_sources(attack), progress=tell)
+        x, y = subject.x[batch], subject.y[batch]
+        evaluation.prepare(subject.model, x, y, question, store=store, sources=_sources(attack), progress=tell)
 
 
 def _teller(name: str, stage: str, report: Report) -> evaluation.Progress:
@@ -229,30 +252,19 @@ def perform(job: Job, report: Report) -> str | None:
     return None
 
 
-class _Subject(NamedTuple):
-    model: nn.Module
-    x: Tensor
-    y: Tensor
+def subject_of(job: Job, attack: Attack) -> Subject:
+    """Return what an attack of a job is put on."""
+    subject = trained(job.out, job.config.data) if job.foreign is None else job.foreign.load()
+    return subject.first(attack.examples)
 
 
-def _subject(job: Job, attack: Attack) -> _Subject:
-    """Return a run's network and its first test images with their labels, after making sure that they are those of its record."""
-    place = job.config.data
-    dataset = data.load(place.name, data_dir=place.data_dir, download=place.download).first(test=place.test_examples)
-    recorded = records.read_record(job.out / "run.json", records.RunRecord).hashes["test"]
-    if data.digest(dataset.test_images, dataset.test_y) != recorded:
-        raise UserError(f"the test images of {place.name} here are not those of {job.out}: point --data-dir at the same files")
-    part = dataset.first(test=attack.examples)
-    return _Subject(_network(job.out), part.test_x, part.test_y)
+def question_of(subject: Subject, attack: Attack, first: int = 0) -> evaluation.Question:
+    """Return what an attack asks of a network."""
+    return evaluation.ask(attack.suite, seed=attack.seed, batch_size=attack.batch_size, gradients=subject.gradients, first=first)
 
 
 def _sources(attack: Attack) -> list[nn.Module]:
-    return [_network(source) for source in attack.sources]
-
-
-def _network(run_dir: Path) -> nn.Module:
-    network = training.load_network(run_dir)
-    return network.cuda() if torch.cuda.is_available() else network
+    return [network(source) for source in attack.sources]
 
 
 def _stored_result(directory: Path) -> records.ResultRecord | None:

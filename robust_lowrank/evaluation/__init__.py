@@ -7,6 +7,9 @@ from robust_lowrank.evaluation.engines.apgd import apgd
 from robust_lowrank.evaluation.engines.fgsm import fgsm
 from robust_lowrank.evaluation.engines.pgd import pgd
 from robust_lowrank.evaluation.engines.search import Attempt
+from robust_lowrank.evaluation.forecast import Forecast, forecast
+from robust_lowrank.evaluation.inputs import check_logits
+from robust_lowrank.evaluation.matrix import Transferred, transferred
 from robust_lowrank.evaluation.meter import Meter
 from robust_lowrank.evaluation.noise import KeyedNoise
 from robust_lowrank.evaluation.question import BATCH, Question, ask
@@ -29,6 +32,7 @@ from robust_lowrank.evaluation.specs import (
 from robust_lowrank.evaluation.suite import Suite, load_suite, suite_names
 from robust_lowrank.evaluation.threat import L1, L2, Linf, Threat, threat
 from robust_lowrank.evaluation.verdict import Check, check
+from robust_lowrank.evaluation.verification import Proof, read_adversarial, verify
 from robust_lowrank.evaluation.work import Progress
 
 __all__ = [
@@ -46,11 +50,13 @@ __all__ = [
     "Check",
     "DeepFool",
     "Evaluation",
+    "Forecast",
     "KeyedNoise",
     "Linf",
     "Meter",
     "MomentumPGD",
     "Progress",
+    "Proof",
     "Question",
     "RandomNoise",
     "Square",
@@ -58,15 +64,21 @@ __all__ = [
     "Threat",
     "Torchattack",
     "Transfer",
+    "Transferred",
     "apgd",
     "ask",
     "check",
+    "check_logits",
     "evaluate",
     "fgsm",
     "fingerprint",
+    "forecast",
     "load_suite",
     "pgd",
     "prepare",
+    "read_adversarial",
     "suite_names",
     "threat",
+    "transferred",
+    "verify",
 ]

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from robust_lowrank.cli import console
+from robust_lowrank.cli.invocation import command_line
+from robust_lowrank.errors import UserError
 
 
 class Norm(StrEnum):
@@ -16,6 +16,7 @@ class Norm(StrEnum):
 
     Linf = "Linf"
     L2 = "L2"
+    L1 = "L1"
 
 
 class Executor(StrEnum):
@@ -24,51 +25,105 @@ class Executor(StrEnum):
     local = "local"
 
 
-def attack(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
-    suite: Annotated[str, typer.Option(help="A suite by name ('rlr-eval list suites') or a TOML file.")] = "standard",
-    eps: Annotated[
-        list[str] | None, typer.Option(help="Budget, such as 0.1 or 8/255; may be given several times. The suite's own without it.")
-    ] = None,
-    norm: Annotated[Norm | None, typer.Option(help="The suite's own without it.")] = None,
-    n: Annotated[int | None, typer.Option("--n", help="Attack the first so many test images; all without it.")] = None,
-    executor: Annotated[Executor, typer.Option(help="Where the work runs: in processes of this machine.")] = Executor.local,
-    workers: Annotated[int | None, typer.Option(help="Processes; one a core without it, for several runs.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Examples at a time.")] = 250,
-    seed: Annotated[int, typer.Option(help="Seed of all noise.")] = 0,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files lie; as in training without it.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the results' records as JSON.")] = False,
-) -> None:
-    """Attack trained networks with a suite, and store verdicts, accuracies and audit below RUN/results.
+ELSEWHERE = "A network from elsewhere"
+Eps = Annotated[
+    list[str] | None, typer.Option(help="Budget, such as 0.1 or 8/255; may be given several times. The suite's own without it.")
+]
+SuiteName = Annotated[str, typer.Option(help="A suite by name ('rlr-eval list suites') or a TOML file.")]
+NormName = Annotated[Norm | None, typer.Option(help="The suite's own without it.")]
+First = Annotated[int | None, typer.Option("--n", help="Attack the first so many test images; all without it.")]
+BatchSize = Annotated[int, typer.Option(help="Examples at a time; changes no verdict of a native attack.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where the data set's files lie; as in training without it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
-    A stored result with the same weights, images and attack is kept.
+
+def attack(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN...]", help="Run directories; none with --model.")] = None,
+    suite: SuiteName = "standard",
+    eps: Eps = None,
+    norm: NormName = None,
+    n: First = None,
+    executor: Annotated[Executor, typer.Option(help="Where the work runs: in processes of this machine.")] = Executor.local,
+    workers: Annotated[int | None, typer.Option(help="Processes; more of them than runs share a run's examples.")] = None,
+    batch_size: BatchSize = 256,
+    seed: Annotated[int, typer.Option(help="Seed of all noise.")] = 0,
+    max_passes: Annotated[
+        int | None,
+        typer.Option(help="Passes (forward or backward) that attacks may take; what is left is unresolved."),
+    ] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="The same as a time, in seconds.")] = None,
+    source: Annotated[
+        list[Path] | None, typer.Option(help="Run directory on which attacks by transfer make their inputs; may be repeated.")
+    ] = None,
+    matrix: Annotated[bool, typer.Option("--matrix", help="Try what breaks each network on the others.")] = False,
+    data_dir: DataDir = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=ELSEWHERE,
+            help="module:function, torchvision:NAME, timm:NAME, a name of 'rlr-eval list models', or a .ts, .pt2 or .onnx file.",
+        ),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(rich_help_panel=ELSEWHERE, help="Weights: .safetensors, .pt or .pth.")] = None,
+    data: Annotated[
+        str | None, typer.Option(rich_help_panel=ELSEWHERE, help="A data set's name, or a .npz or .safetensors file with x and y.")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(rich_help_panel=ELSEWHERE, help="How many classes it has.")] = None,
+    mean: Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What it expects subtracted: 0.49,0.48,0.45")] = None,
+    std: Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What it expects divided by, a channel each.")] = None,
+    label: Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What reports call it.")] = None,
+    out: Annotated[Path | None, typer.Option(rich_help_panel=ELSEWHERE, help="Run directory for its results.")] = None,
+    json: Json = False,
+) -> None:
+    """Attack networks with a suite, and store verdicts, accuracies and audit below RUN/results.
+
+    A stored result with the same weights, images and attack is kept, and an evaluation that was stopped goes on where it was.
     """
+    from robust_lowrank.cli import examination
     from robust_lowrank.cli.parallel import perform_all
-    from robust_lowrank.cli.pipeline import Attack, stored_job, with_data
+    from robust_lowrank.cli.pipeline import Attack, foreign_job, stored_job, with_data
     from robust_lowrank.cli.progress import Board
+    from robust_lowrank.cli.results import say_matrix, say_results
+    from robust_lowrank.cli.subjects import Foreign, numbers
     from robust_lowrank.records import read_run
 
-    settled = Attack.settle(suite, eps=eps, norm=norm and norm.value, examples=n, seed=seed, batch_size=batch_size)
-    jobs = [with_data(stored_job(run, [settled]), data_dir, download=False) for run in runs]
+    settled = Attack.settle(
+        suite,
+        eps=eps,
+        norm=norm and norm.value,
+        examples=n,
+        seed=seed,
+        batch_size=batch_size,
+        sources=source or (),
+        max_passes=max_passes,
+        max_seconds=max_seconds,
+    )
+    if model is None:
+        own = {"--weights": weights, "--data": data, "--out": out, "--label": label, "--classes": classes, "--mean": mean}
+        if lone := [name for name, value in own.items() if value is not None]:
+            raise UserError(f"{lone[0]} belongs to a network from elsewhere: name it with --model")
+        if not runs:
+            raise UserError("nothing to attack: give run directories, or --model with --data and --out")
+        jobs = [with_data(stored_job(run, [settled]), data_dir, download=False) for run in runs]
+    else:
+        if runs or data is None or out is None:
+            raise UserError("--model is attacked alone: give --data and --out, and no run directory")
+        place = numbers(mean, "--mean"), numbers(std, "--std")
+        foreign = Foreign(model, weights, data, data_dir, classes=classes, mean=place[0], std=place[1])
+        jobs = [foreign_job(foreign, out, [settled], command=command_line())]
+        foreign.record(out, label=label, command=command_line())
+    if matrix and len(jobs) < 2:
+        raise UserError("--matrix compares networks: give two run directories or more")
     with Board() as board:
         perform_all(jobs, workers=workers, report=board)
-    done = [read_run(run) for run in runs]
+    done = [read_run(job.out) for job in jobs]
     results = [run.results[settled.directory].record for run in done]
+    transfer = examination.matrix(jobs, settled) if matrix else None
     if json:
-        rows = zip(runs, done, results, strict=True)
-        console.print_json(
-            [{"run": str(path), "label": run.record.label, "result": result.model_dump()} for path, run, result in rows]
-        )
+        rows = zip(jobs, done, results, strict=True)
+        listed = [{"run": str(job.out), "label": run.record.label, "result": result.model_dump()} for job, run, result in rows]
+        console.print_json(listed if transfer is None else {"results": listed, "transfer": console.rows(transfer)})
         return
-    table = Table("network", "attack", "eps", "accuracy", "interval", box=None, pad_edge=False)
-    for run, result in zip(done, results, strict=True):
-        for entry in result.accuracies:
-            budget = f"{result.norm} {entry.eps:.4g}" if entry.eps else ""
-            accuracy = f"{entry.value:.1%}" + (f" to {entry.most:.1%}" if entry.unresolved else "")
-            table.add_row(escape(run.record.label), entry.attack, budget, accuracy, f"{entry.low:.1%} to {entry.high:.1%}")
-    console.print_table(table)
-    for run, result in zip(done, results, strict=True):
-        for finding in result.audit:
-            if finding.status != "pass":
-                remedy = f" {finding.remedy}" if finding.remedy else ""
-                console.say(f"{run.record.label}, audit {finding.status}: {finding.check}: {finding.message}{remedy}")
+    say_results([run.record.label for run in done], results)
+    if transfer is not None:
+        say_matrix(transfer)

@@ -1,0 +1,48 @@
+"""Results of attacks on the terminal: accuracies, the transfer matrix, and everything that the audit has to say."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from robust_lowrank.cli import console
+from robust_lowrank.records import AccuracyRecord, ResultRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def say_results(labels: Sequence[str], results: Sequence[ResultRecord]) -> None:
+    """Print a row an accuracy, then for each network how its audit went and what it remarks."""
+    table = Table("network", "attack", "eps", "accuracy", "interval", box=None, pad_edge=False)
+    for label, result in zip(labels, results, strict=True):
+        for entry in result.accuracies:
+            budget = f"{result.norm} {entry.eps:.4g}" if entry.eps else ""
+            table.add_row(escape(label), entry.attack, budget, _accuracy(entry), f"{entry.low:.1%} to {entry.high:.1%}")
+    console.print_table(table)
+    for label, result in zip(labels, results, strict=True):
+        passed = sum(finding.status == "pass" for finding in result.audit)
+        console.say(f"{label}, audit: {passed} of {len(result.audit)} checks pass")
+        for finding in result.audit:
+            if finding.status != "pass":
+                remedy = f" {finding.remedy}" if finding.remedy else ""
+                console.say(f"{label}, audit {finding.status}: {finding.check}: {finding.message}{remedy}")
+
+
+def say_matrix(transfer: "pd.DataFrame") -> None:
+    """Print for each attack and eps how many of the inputs that break one network break another."""
+    for _, part in transfer.groupby(["attack", "eps"], sort=False):
+        targets = list(dict.fromkeys(part["target"]))
+        first = part.iloc[0]
+        table = Table(f"{first['attack']} at {first['eps']:.4g}, made on", *targets, box=None, pad_edge=False)
+        for source, rows in part.groupby("source", sort=False):
+            shares = {row["target"]: f"{row['fooled']} of {row['tried']}" for row in rows.to_dict("records")}
+            table.add_row(str(source), *(shares.get(target, "") for target in targets))
+        console.print_table(table)
+
+
+def _accuracy(entry: AccuracyRecord) -> str:
+    if not entry.unresolved:
+        return f"{entry.value:.1%}"
+    return f"{entry.value:.1%} to {entry.most:.1%}, {entry.unresolved} unresolved"

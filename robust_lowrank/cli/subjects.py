@@ -1,0 +1,139 @@
+"""What is attacked: the network of a run directory with its test images, or a network from elsewhere with any examples."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank import conditioning, data, evaluation, models, provenance, records, training
+from robust_lowrank.compress import count_parameters
+from robust_lowrank.data.arrays import load_examples
+from robust_lowrank.errors import UserError
+
+FOREIGN = "foreign"  # the method of a run directory whose network was not trained here
+
+
+class Subject(NamedTuple):
+    """A network, the examples that it is attacked on, and whether it has gradients."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    gradients: bool = True
+
+    def first(self, examples: int | None) -> "Subject":
+        """Return the subject with the first of its examples."""
+        return self._replace(x=self.x[:examples], y=self.y[:examples])
+
+
+def trained(run_dir: Path, place: training.DataConfig) -> Subject:
+    """Return a run's network with the test images of its record.
+
+    Raises:
+        UserError: the images in that place are others.
+    """
+    dataset = data.load(place.name, data_dir=place.data_dir, download=place.download).first(test=place.test_examples)
+    recorded = records.read_record(run_dir / "run.json", records.RunRecord).hashes["test"]
+    if data.digest(dataset.test_images, dataset.test_y) != recorded:
+        raise UserError(f"the test images of {place.name} here are not those of {run_dir}: point --data-dir at the same files")
+    return Subject(network(run_dir), dataset.test_x, dataset.test_y)
+
+
+def network(run_dir: Path) -> nn.Module:
+    """Return the network of a run directory, on the GPU if there is one."""
+    return training.load_network(run_dir).to(_device())
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Where a network from elsewhere and its examples are; see `models.load_foreign` and `data.load_examples`."""
+
+    source: str
+    weights: Path | None
+    data: str
+    data_dir: Path | None = None
+    download: bool = False
+    classes: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def load(self) -> Subject:
+        """Return the network and its examples.
+
+        Raises:
+            UserError: one of them is not there or does not fit the other, or the network returns probabilities.
+        """
+        subject, _ = self._loaded()
+        return subject
+
+    def record(self, out: Path, *, label: str | None, command: str) -> None:
+        """Write a run directory for the network: its record, its layers' spectra, and no training.
+
+        Raises:
+            UserError: as `load`, or `out` holds another network.
+        """
+        import pandas as pd
+
+        subject, described = self._loaded()
+        hashes = {"weights": provenance.digest_tensors(subject.model.state_dict())}
+        if (out / "run.json").is_file():
+            there = records.read_record(out / "run.json", records.RunRecord)
+            if there.method != FOREIGN or there.hashes["weights"] != hashes["weights"]:
+                raise UserError(f"{out} holds another network: choose another directory with --out")
+        frame = conditioning.spectra(subject.model)
+        frame.insert(0, "epoch", 0)
+        records.write_frame(out / "metrics.parquet", pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"))
+        records.write_frame(out / "spectra.parquet", frame)
+        record = records.RunRecord(
+            label=label or self.source,
+            method=FOREIGN,
+            model=self.source,
+            data=self.data,
+            seed=0,
+            status="complete",
+            created=records.now(),
+            command=command,
+            config=described,
+            versions=provenance.versions(),
+            machine=provenance.machine(_device()),
+            hashes=hashes,
+            parameters=count_parameters(subject.model),
+        )
+        records.write_record(out / "run.json", record)
+
+    def _loaded(self) -> tuple[Subject, dict[str, str]]:
+        x, y, note = load_examples(self.data, data_dir=self.data_dir, download=self.download)
+        known = data.DATASETS.get(self.data)
+        classes = self.classes or (known.num_classes if known else None)
+        foreign = models.load_foreign(
+            self.source,
+            weights=self.weights,
+            input_shape=tuple(x.shape[1:]),
+            num_classes=classes,
+            mean=self.mean,
+            std=self.std,
+            device=_device(),
+        )
+        with torch.no_grad():
+            evaluation.check_logits(foreign.model(x[: evaluation.BATCH].to(_device())))
+        return Subject(foreign.model, x, y, foreign.gradients), foreign.description | {"examples": note}
+
+
+def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """Return the numbers of an option such as "0.49,0.48,0.45".
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"{option} {text!r} is not a list of numbers: write one a channel, such as 0.49,0.48,0.45") from error
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
