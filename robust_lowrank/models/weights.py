@@ -14,7 +14,7 @@ from robust_lowrank import checkpoint
 from robust_lowrank.errors import UserError
 from robust_lowrank.models.files import contents, existing
 
-TORCH_SUFFIXES = (".pt", ".pth", ".th")
+TORCH_SUFFIXES = (".pt", ".pth", ".th", ".model", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("state_dict", "model", "net")  # keys under which training scripts keep the weights
 PREFIXES = ("module.", "_orig_mod.")  # of nn.DataParallel and torch.compile
 SHOWN = 4  # names in an error

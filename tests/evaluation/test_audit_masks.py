@@ -97,7 +97,7 @@ def test_a_module_that_stays_in_training_mode_fails(cnn, digits):
 
 
 def test_a_rugged_layer_is_seen_by_transfer_from_the_smoothed_network(cnn, digits):
-    found = judged(Masked(cnn, lambda m, x: m(x + 0.02 * torch.sin(300 * x))), digits)
+    found = judged(Masked(cnn, lambda m, x: m(x + 0.04 * torch.sin(200 * x))), digits)
     assert found["PGD against transfer"].status != "pass"
 
 

@@ -11,7 +11,7 @@ from robust_lowrank.evaluation.audit.probes import DRAWS, FEW, MANY, RESTARTS, S
 if TYPE_CHECKING:
     from robust_lowrank.records import AuditFinding
 
-CHANCE = 2  # examples by which two small attacks may differ without a warning
+CHANCE = 4  # examples by which two small attacks may differ without a warning
 SMALL, LARGE = 0.05, 0.2  # shares of the probed examples that bring a warning and a failure
 NARROW = 0.5  # range of the features below which inputs seem to be scaled wrongly
 

@@ -21,7 +21,7 @@ FEW, MANY = 10, 40  # steps of PGD
 RESTARTS = 4
 SCALES = (10.0, 100.0, 10_000.0)  # by which logits are divided
 DRAWS = 10  # of noise
-SMOOTHING = 4  # changes of the input over which logits are averaged
+SMOOTHING = 8  # changes of the input over which logits are averaged
 _STRIDE = 0.1  # of eps: the step along the gradient that should lower the margin
 _TINY, _FEATURES = 1e-4, 16  # size of a change that must be felt, and how many features it touches
 _VANISHED = 1e-12  # size of a gradient, over that of the same loss of logits divided by the last of `SCALES`
@@ -80,7 +80,7 @@ def probe(
 ) -> Probes:
     """Run the extra attacks on the first `examples` inputs that the model gets right, among the first four times as many.
 
-    An example costs at most 250 evaluations of the model and 210 gradients. `engines` are attacks to try on planted examples
+    An example costs at most 300 evaluations of the model and 250 gradients. `engines` are attacks to try on planted examples
     as well as PGD. The model is in evaluation mode; its device is where the examples go.
 
     Example:
