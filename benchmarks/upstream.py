@@ -33,7 +33,9 @@ class Case:
     images: int = 20_000
 
     def config(self, data_dir: Path) -> training.TrainConfig:
-        adversarial = None if self.adversarial is None else training.AdversarialConfig(attack="pgd", eps=self.adversarial)
+        adversarial = None
+        if self.adversarial is not None:
+            adversarial = training.AdversarialConfig(attack="pgd", eps=self.adversarial, steps=4)
         return training.TrainConfig(
             data=training.DataConfig(name=self.data, data_dir=str(data_dir), train_examples=self.images),
             model=training.ModelConfig(name=self.model),
@@ -44,7 +46,9 @@ class Case:
 
 CASES = {
     "mnist-dense": Case("mnist", "lenet5", {"name": "dense"}, eps=0.15),
-    "mnist-condlr-adversarial": Case("mnist", "lenet5", {"name": "condlr", "tau": 0.1, "rank": 0.5}, eps=0.25, adversarial=0.2),
+    "mnist-condlr-adversarial": Case(
+        "mnist", "lenet5", {"name": "condlr", "tau": 0.1, "rank": 0.5}, eps=0.25, adversarial=0.2, epochs=3
+    ),
     "cifar10-dense": Case("cifar10", "cnn", {"name": "dense"}, eps=2 / 255),
     "cifar10-condlr-adversarial": Case(
         "cifar10", "cnn", {"name": "condlr", "tau": 0.1, "rank": 0.5}, eps=8 / 255, adversarial=4 / 255

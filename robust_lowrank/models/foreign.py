@@ -76,11 +76,12 @@ def load_foreign(
     if suffix in PROGRAMS:
         if weights is not None:
             raise UserError(f"{source} holds its own weights: leave {weights} away")
-        model = _program(Path(source), suffix, device)
-        described = {"kind": PROGRAMS[suffix], "sha256": model.digest, "file": source}
+        program = _program(Path(source), suffix, device)
+        model, _ = _normalised(program, input_shape, mean, std)
+        described = {"kind": PROGRAMS[suffix], "sha256": program.digest, "file": source}
     else:
-        model, described = _network(source, weights, input_shape, num_classes, normalised=mean is not None or std is not None)
-    model = _normalised(model, input_shape, mean, std).to(device).eval()
+        model, described = _network(source, weights, input_shape, num_classes, mean, std)
+    model = model.to(device).eval()
     if mean is not None and std is not None:
         described["normalisation"] = f"mean {_numbers(mean)}, std {_numbers(std)}"
     gradients = _probe(source, model, input_shape, num_classes, device)
@@ -94,24 +95,34 @@ def _program(path: Path, suffix: str, device: torch.device) -> Program:
 
 
 def _network(
-    source: str, weights: Path | None, input_shape: tuple[int, ...], num_classes: int | None, *, normalised: bool
+    source: str,
+    weights: Path | None,
+    input_shape: tuple[int, ...],
+    num_classes: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
 ) -> tuple[nn.Module, dict[str, str]]:
     made = architecture(source, input_shape=input_shape, num_classes=num_classes)
-    if normalised and made.normalises:
-        raise UserError(f"{source} normalises by itself, with the mean and std in its weights: leave --mean and --std away")
-    if weights is not None:
-        load_weights(made.model, weights)
-        return made.model, {"kind": made.kind, "sha256": sha256(weights), "file": str(weights)}
-    if not made.kind.startswith("function"):
+    if weights is None and not made.kind.startswith("function"):
         raise UserError(f"{source} is an architecture, and its weights would be random: give the file of its weights too")
-    return made.model, {"kind": made.kind, "sha256": checkpoint.digest(made.model)}
+    model, kept = _normalised(made.model, input_shape, mean, std, own=made.normalises)
+    if weights is None:
+        return model, {"kind": made.kind, "sha256": checkpoint.digest(made.model)}
+    load_weights(made.model, weights, kept=kept)
+    return model, {"kind": made.kind, "sha256": sha256(weights), "file": str(weights)}
 
 
 def _normalised(
-    model: nn.Module, input_shape: tuple[int, ...], mean: Sequence[float] | None, std: Sequence[float] | None
-) -> nn.Module:
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    *,
+    own: bool = False,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return the model that normalises so, and which of its tensors say how; `own` architectures have a place for them."""
     if mean is None and std is None:
-        return model
+        return model, ()
     if mean is None or std is None:
         raise UserError("mean and std go together: give both, or neither where the model normalises by itself")
     if len(input_shape) != 3 or not len(mean) == len(std) == input_shape[0]:
@@ -121,7 +132,12 @@ def _normalised(
     if not min(std) > 0:
         raise UserError(f"std is above 0 in every channel, not {_numbers(std)}")
     channels, height, width = input_shape
-    return nn.Sequential(Normalize((channels, height, width), mean=mean, std=std).to(_dtype(model)), model)
+    normalize = Normalize((channels, height, width), mean=mean, std=std).to(_dtype(model))
+    if not own:
+        return nn.Sequential(normalize, model), ()
+    name = next(name for name, module in model.named_modules() if isinstance(module, Normalize))
+    model.set_submodule(name, normalize)
+    return model, (f"{name}.mean", f"{name}.std")
 
 
 def _probe(source: str, model: nn.Module, input_shape: tuple[int, ...], num_classes: int | None, device: torch.device) -> bool:

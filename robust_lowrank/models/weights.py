@@ -2,7 +2,7 @@
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ PREFIXES = ("module.", "_orig_mod.")  # of nn.DataParallel and torch.compile
 SHOWN = 4  # names in an error
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Read weights into a network whose keys and shapes they must match one by one.
+def load_weights(model: nn.Module, path: Path, *, kept: Collection[str] = ()) -> None:
+    """Read weights into a network whose keys and shapes they must match one by one, except for those `kept` as they are.
 
     Files that this package wrote may hold factored layers, which then replace those of the network.
 
@@ -32,10 +32,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         UserError: there is no such file, it holds more than tensors, or it does not fit the network.
     """
+    tensors = read_weights(path)
+    if kept and tensors.keys() & set(kept):
+        raise UserError(f"{path} has {', '.join(kept)} of its own: the network normalises by itself, leave --mean and --std away")
     if path.suffix == ".safetensors" and checkpoint.HEADER in _header(path):
         checkpoint.load(model, path)
     else:
-        _fit(model, read_weights(path), path)
+        _fit(model, tensors, path, kept)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -88,8 +91,8 @@ def _state(held: Any, path: Path) -> dict[str, Tensor]:
     return {str(key): tensor for key, tensor in held.items()}
 
 
-def _fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    expected = model.state_dict()
+def _fit(model: nn.Module, tensors: dict[str, Tensor], path: Path, kept: Collection[str]) -> None:
+    expected = {key: tensor for key, tensor in model.state_dict().items() if key not in kept}
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in tensors) and not any(key.startswith(prefix) for key in expected):
             tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
@@ -100,6 +103,7 @@ def _fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     ]
     try:
         missing, unexpected = ([], []) if shapes else model.load_state_dict(tensors, strict=False)
+        missing = [key for key in missing if key not in kept]
     except RuntimeError as error:
         raise UserError(f"{path} does not fit this network: {_first_line(error)}") from error
     lists = {"missing": missing, "not in the network": unexpected, "of another shape": shapes}

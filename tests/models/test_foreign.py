@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robust_lowrank import checkpoint, compress
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation import evaluate
-from robust_lowrank.models import Foreign, build, load_foreign
+from robust_lowrank.models import Foreign, Normalize, build, load_foreign
 
 SHAPE, CLASSES = (1, 4, 4), 3
 CPU = torch.device("cpu")
@@ -167,9 +167,19 @@ def test_our_architectures_by_name(tmp_path: Path) -> None:
     model, x = build("cnn", input_shape=SHAPE, num_classes=CLASSES).eval(), torch.rand(2, *SHAPE)
     checkpoint.save(model, path := tmp_path / "cnn.safetensors")
     assert torch.equal(foreign("cnn", path).model(x), model(x))
-    refused("cnn normalises by itself", "cnn", path, mean=[0.5], std=[0.5])
+    refused("the network normalises by itself", "cnn", path, mean=[0.5], std=[0.5])
     refused("cnn is made for a number of classes", "cnn", path, num_classes=None)
     refused("cnn is an architecture, and its weights would be random", "cnn")
+
+
+def test_weights_without_a_normalisation_take_one_from_outside(tmp_path: Path) -> None:
+    model, x = build("cnn", input_shape=SHAPE, num_classes=CLASSES).eval(), torch.rand(2, *SHAPE)
+    state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("normalize.")}
+    torch.save(state, path := tmp_path / "bare.pth")
+    refused("2 missing: normalize.mean, normalize.std", "cnn", path)
+    mean, std = [0.5] * SHAPE[0], [0.25] * SHAPE[0]
+    model.set_submodule("normalize", Normalize(SHAPE, mean=mean, std=std))
+    assert torch.equal(foreign("cnn", path, mean=mean, std=std).model(x), model(x))
 
 
 @pytest.mark.parametrize("source", ["torchvision:resnet18", "resnet34"])
