@@ -31,6 +31,7 @@ class Case:
     adversarial: float | None = None  # eps of its adversarial training
     epochs: int = 5
     images: int = 20_000
+    lr: float = 0.05
 
     def config(self, data_dir: Path) -> training.TrainConfig:
         adversarial = None
@@ -40,7 +41,9 @@ class Case:
             data=training.DataConfig(name=self.data, data_dir=str(data_dir), train_examples=self.images),
             model=training.ModelConfig(name=self.model),
             method=training.MethodConfig(**self.method),
-            training=training.TrainingConfig(epochs=self.epochs, lr=0.05, momentum=0.9, schedule="cosine", adversarial=adversarial),
+            training=training.TrainingConfig(
+                epochs=self.epochs, lr=self.lr, momentum=0.9, schedule="cosine", adversarial=adversarial
+            ),
         )
 
 
@@ -49,9 +52,9 @@ CASES = {
     "mnist-condlr-adversarial": Case(
         "mnist", "lenet5", {"name": "condlr", "tau": 0.1, "rank": 0.5}, eps=0.25, adversarial=0.2, epochs=3
     ),
-    "cifar10-dense": Case("cifar10", "cnn", {"name": "dense"}, eps=2 / 255),
+    "cifar10-dense": Case("cifar10", "cnn", {"name": "dense"}, eps=2 / 255, lr=0.01),
     "cifar10-condlr-adversarial": Case(
-        "cifar10", "cnn", {"name": "condlr", "tau": 0.1, "rank": 0.5}, eps=8 / 255, adversarial=4 / 255
+        "cifar10", "cnn", {"name": "condlr", "tau": 0.1, "rank": 0.5}, eps=8 / 255, adversarial=4 / 255, lr=0.02
     ),
 }
 
