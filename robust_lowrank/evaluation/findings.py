@@ -1,7 +1,7 @@
 """What one attack found on some examples at one eps: the unit of work that is stored and never done twice."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robust_lowrank.evaluation.engines.search import Attempt
 from robust_lowrank.evaluation.verdict import Check
-from robust_lowrank.provenance import digest_tensors
+from robust_lowrank.provenance import digest_definition, digest_tensors
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Findings:
         """Write them as a safetensors file with their own digest inside."""
         from safetensors.torch import save_file
 
-        tensors = self._tensors()
-        save_file(tensors, path, {"remarks": json.dumps(self.remarks), "digest": digest_tensors(tensors)})
+        tensors, remarks = self._tensors(), json.dumps(self.remarks)
+        save_file(tensors, path, {"remarks": remarks, "digest": _digest(tensors, remarks)})
 
     @classmethod
     def from_file(cls, path: Path) -> "Findings | None":
@@ -68,7 +68,7 @@ class Findings:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 about = file.metadata() or {}
-            if about.get("digest") != digest_tensors(tensors):
+            if about["digest"] != _digest(tensors, about["remarks"]):
                 return None
             return cls(**tensors, remarks=tuple(map(str, json.loads(about["remarks"]))))
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
@@ -82,3 +82,7 @@ class Findings:
 
     def _tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name).contiguous() for field in fields(self) if field.name != "remarks"}
+
+
+def _digest(tensors: Mapping[str, Tensor], remarks: str) -> str:
+    return digest_definition({"tensors": digest_tensors(tensors), "remarks": remarks})

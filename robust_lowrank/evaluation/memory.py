@@ -38,5 +38,24 @@ def in_halves(work: Callable[[Tensor], _Result], rows: Tensor, steady: Steady) -
     return [*in_halves(work, rows[:middle], steady), *in_halves(work, rows[middle:], steady)]
 
 
+def in_smaller_batches(work: Callable[[int], _Result], size: int) -> _Result:
+    """Do work with `size` examples at a time; where that takes more memory than there is, with half as many, down to one.
+
+    Example:
+        >>> found = in_smaller_batches(lambda size: probe(model, x, y, threat, seed=0, batch_size=size), 256)
+
+    Raises:
+        RuntimeError: one example at a time takes too much.
+    """
+    try:
+        return work(size)
+    except RuntimeError as error:
+        if size == 1 or not _is_out_of_memory(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return in_smaller_batches(work, size // 2)
+
+
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -2,7 +2,6 @@
 
 import time
 
-import torch
 from torch import Tensor
 
 from robust_lowrank.errors import UserError
@@ -17,7 +16,8 @@ class Meter:
 
     Example:
         >>> meter = Meter(max_passes=1000, max_seconds=60)
-        >>> meter.count(x)  # before every evaluation of the network
+        >>> meter.count(len(x))  # before every evaluation of the network
+        >>> meter.watch(logits)  # after it
     """
 
     def __init__(self, *, max_passes: int | None = None, max_seconds: float | None = None) -> None:
@@ -34,16 +34,19 @@ class Meter:
         spent = self.max_passes is not None and self.passes >= self.max_passes
         return spent or (self._deadline is not None and time.monotonic() >= self._deadline)
 
-    def count(self, x: Tensor) -> None:
-        """Count the evaluation of a batch that is about to happen, and its backward where one will follow.
+    def count(self, passes: int) -> None:
+        """Count passes that are about to happen.
 
         Raises:
-            Exhausted: it is not covered any more.
+            Exhausted: they are not covered any more.
         """
-        passes = len(x) * (2 if x.requires_grad and torch.is_grad_enabled() else 1)
-        beyond = self.max_passes is not None and self.passes + passes > self.max_passes
-        if beyond:
-            self.passes = self.max_passes or 0
-        if beyond or self.exhausted:
+        if self.max_passes is not None and self.passes + passes > self.max_passes:
+            self.passes = self.max_passes
+        if self.exhausted:
             raise Exhausted
         self.passes += passes
+
+    def watch(self, logits: Tensor) -> None:
+        """Count a pass an example for every backward through these logits, when it happens."""
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: self.count(len(gradient)))

@@ -42,9 +42,10 @@ class Steady(nn.Module):
         """Return the logits, (N, classes)."""
         if len(x) == 0:
             return x.new_zeros(0, self.classes)
-        self.meter.count(x)
-        logits = [self._piece(piece) for piece in x.split(self.piece)]
-        return torch.cat(logits)
+        self.meter.count(len(x))
+        logits = torch.cat([self._piece(piece) for piece in x.split(self.piece)])
+        self.meter.watch(logits)
+        return logits
 
     def _piece(self, x: Tensor) -> Tensor:
         missing = self.piece - len(x)

@@ -14,7 +14,7 @@ from robust_lowrank.evaluation.clean import Clean, examine, merge
 from robust_lowrank.evaluation.findings import Findings
 from robust_lowrank.evaluation.inputs import check_examples, check_labels
 from robust_lowrank.evaluation.ledger import Ledger
-from robust_lowrank.evaluation.memory import in_halves
+from robust_lowrank.evaluation.memory import in_halves, in_smaller_batches
 from robust_lowrank.evaluation.meter import Exhausted, Meter
 from robust_lowrank.evaluation.noise import KeyedNoise
 from robust_lowrank.evaluation.question import Question
@@ -139,7 +139,10 @@ class Work:
         steepest = widest.norm != "L1"  # steps along one coordinate need more of them than the planted examples allow
         specs = [spec for spec in self.specs if isinstance(spec, NativeSpec) and spec.gradients]
         engines = {spec.label: engine(spec) for spec in specs if steepest}
-        return probe(self.target, self.x, self.y, widest, seed=seed, batch_size=self.question.batch_size, engines=engines)
+        return in_smaller_batches(
+            lambda size: probe(self.target, self.x, self.y, widest, seed=seed, batch_size=size, engines=engines),
+            self.question.batch_size,
+        )
 
     def hashes(self) -> dict[str, str]:
         """Name what is attacked, on what, and how."""
@@ -177,10 +180,10 @@ class Work:
         return [index for index, other in enumerate(self.units[:number]) if counts(other)]
 
     def _clean(self) -> Clean:
-        batches: list[Clean] = []
-        for rows in self.batches:
-            batches.append(examine(self.steady, *self._examples(rows), twice=not batches, gradients=self.question.gradients))
-        return merge(batches)
+        def look(rows: Tensor) -> Clean:
+            return examine(self.steady, *self._examples(rows), twice=int(rows[0]) == 0, gradients=self.question.gradients)
+
+        return merge([part for rows in self.batches for part in in_halves(look, rows, self.steady)])
 
     def _settle(self, unit: Unit, ledger: Ledger, batch: Tensor, key: str, meter: Meter, done: float, total: int) -> None:
         """Enter what is stored of one batch, or find it out and store it; if the budget ends before that, leave it unresolved."""

@@ -17,7 +17,7 @@ from robust_lowrank.evaluation.engines.search import Attempt
 from robust_lowrank.evaluation.engines.view import View, image_view, square_view
 from robust_lowrank.evaluation.engines.witness import Witness
 from robust_lowrank.evaluation.hygiene import left_as_found
-from robust_lowrank.evaluation.meter import Meter
+from robust_lowrank.evaluation.meter import Exhausted, Meter
 from robust_lowrank.evaluation.target import Target
 from robust_lowrank.evaluation.threat import Threat
 from robust_lowrank.evaluation.verdict import check
@@ -196,7 +196,7 @@ def _quietly(kind: Any, witness: Witness, settings: Mapping[str, Any], images: T
             attack = kind(witness, **settings)
             attack.set_device(images.device)
             return attack(images.clone(), labels.clone()).detach()
-        except (torch.cuda.OutOfMemoryError, UserError):
+        except (torch.cuda.OutOfMemoryError, UserError, Exhausted):
             raise
         except Exception as error:  # attacks that cannot take an input raise anything
             reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -26,9 +26,10 @@ class Witness(nn.Module):
         """Return float32 logits of their own memory, as Square writes into them; Square's empty batches do not reach the model."""
         if len(x) == 0:
             return x.new_zeros(0, self.target.classes)
-        self.meter.count(x)
+        self.meter.count(len(x))
         inputs = x.reshape(-1, *self.shape)
         logits = self.target(inputs).float().clone()
+        self.meter.watch(logits)
         self._count(0, len(x))
         self._notice(inputs, logits)
         if x.requires_grad and torch.is_grad_enabled():

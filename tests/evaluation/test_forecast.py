@@ -1,0 +1,103 @@
+"""What an evaluation will cost at most is known before it starts."""
+
+import pytest
+import torch
+from torch import nn
+
+from robust_lowrank.evaluation import (
+    APGD,
+    FAB,
+    FGSM,
+    PGD,
+    AANative,
+    DeepFool,
+    Meter,
+    MomentumPGD,
+    RandomNoise,
+    Square,
+    Suite,
+    ask,
+    load_suite,
+    suite_names,
+)
+from robust_lowrank.evaluation.forecast import forecast
+from robust_lowrank.evaluation.hygiene import left_as_found
+from robust_lowrank.evaluation.work import Work
+
+ATTACKS = (
+    FGSM(),
+    PGD(steps=20, restarts=2),
+    MomentumPGD(steps=20),
+    RandomNoise(draws=30),
+    APGD(steps=30),
+    APGD(loss="dlr", steps=30, restarts=2),
+    APGD(loss="targeted-dlr", steps=30, targets=2),
+    DeepFool(steps=5),
+    FAB(steps=20, targets=2),
+    Square(queries=60),
+)
+SUITES = [Suite(name="s", norm=norm, eps=eps, attacks=ATTACKS) for norm, eps in (("Linf", (0.02, 0.1)), ("L1", (1.0,)))]
+
+
+def spent(model, x, y, question) -> tuple[int, dict]:
+    meter = Meter()
+    with left_as_found(model):
+        work = Work(model, x, y, question)
+        work.run(meter)
+    return meter.passes, {
+        (ledger.attack, ledger.eps): int(ledger.forwards.sum() + ledger.backwards.sum()) for ledger in work.ledgers
+    }
+
+
+class Firm(nn.Module):
+    """Has gradients, and a class that nothing can change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.flatten(1)) + torch.tensor([1000.0, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.norm)
+def test_passes_are_those_of_a_network_that_nothing_breaks(digits, suite):
+    model, x, y = Firm(), digits.x[:10], torch.zeros(10, dtype=torch.int64)
+    found = forecast(model, x, y, ask(suite))
+    total, each = spent(model, x, y, ask(suite))
+    assert total <= found.passes <= 1.05 * total
+    for share in found.shares:
+        assert each[share.attack, share.eps] <= share.passes
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.norm)
+def test_passes_are_an_upper_bound(mlp, digits, suite):
+    x, y = digits.x[:20], digits.y[:20]
+    found = forecast(mlp, x, y, ask(suite))
+    total, each = spent(mlp, x, y, ask(suite))
+    assert total <= found.passes
+    for share in found.shares:
+        assert each[share.attack, share.eps] <= share.passes
+    assert found.examples == 20
+    assert found.seconds > 0
+    assert found.memory > 0
+    assert found.seconds == sum(share.seconds for share in found.shares)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_suite_has_a_forecast(mlp, digits, name):
+    suite = load_suite(name)
+    question = ask(suite) if name != "rand" else ask(suite, eps=0.03)
+    if all(spec.attack == "transfer" for spec in suite.attacks):
+        pytest.skip("only transfer")
+    found = forecast(mlp, digits.x[:20], digits.y[:20], question)
+    assert found.passes > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["Linf", "L1"])
+def test_the_ensemble_costs_what_was_said(digits, norm):
+    model, x, y = Firm(), digits.x[:2], torch.zeros(2, dtype=torch.int64)
+    question = ask(Suite(name="s", norm=norm, eps=(0.1,), attacks=(AANative(),)))
+    total, _ = spent(model, x, y, question)
+    assert total <= forecast(model, x, y, question).passes <= 1.05 * total
