@@ -36,8 +36,8 @@ def proved(subject, result, adversarial=None, record=None):
 def test_every_broken_example_is_proved(subject, result):
     proofs = proved(subject, result)
     assert set(proofs) == set(zip(result.verdicts["attack"], result.verdicts["eps"], strict=True))
-    for (attack, eps), proof in proofs.items():
-        part = result.verdicts.query("attack == @attack and eps == @eps")
+    for key, proof in proofs.items():
+        part = result.verdicts.set_index(["attack", "eps"]).loc[[key]]
         assert proof.broken == proof.proved == (part["verdict"] == "broken").sum()
         assert proof.failed == ()
     assert proofs[ATTACK].broken > 3
