@@ -9,7 +9,7 @@ DOCS_STAMP := $(DOCS_VENV)/.installed
 # Parallel test workers bring their own parallelism; a thread pool in each only makes them wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
-.PHONY: demo test test-slow test-all check format bench conformance mutations docs clean
+.PHONY: demo test test-slow test-all check format bench evaluation conformance mutations docs clean
 
 # torchattacks and robustbench are pure Python; pip would pin requests, timm and others back to please them, so they
 # come last, alone, and in this order: both bring a top-level package `robustbench`, and the one installed last wins.
@@ -48,6 +48,11 @@ conformance: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# The tables of docs/evaluation.md: our engines beside upstream's, with the images of MNIST and CIFAR-10 at hand.
+evaluation: $(STAMP)
+	@test -n "$(MNIST)" -a -n "$(CIFAR10)" || { echo "Where are the images? make evaluation MNIST=DIR CIFAR10=DIR"; exit 2; }
+	$(BIN)/python -m benchmarks.upstream --mnist "$(MNIST)" --cifar10 "$(CIFAR10)"
 
 # One deliberate defect after another, each of which the tests must notice.
 mutations: $(STAMP)

@@ -13,10 +13,14 @@ import torch
 from typer.main import get_command
 
 from robust_lowrank.cli.app import app
+from robust_lowrank.evaluation import audit, load_suite, suite_names
+from robust_lowrank.evaluation.specs import ATTACKS, AttackSpec
 from robust_lowrank.training import parse_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/methods").glob("*.md"))
+EVALUATION = ROOT / "docs/evaluation.md"
+SUITES = ROOT / "attacks/README.md"
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -34,6 +38,13 @@ def blocks(path: Path, language: str) -> list[str]:
 def commands(text: str) -> list[list[str]]:
     lines = re.findall(r"^(?:rlr-eval|make) .*$", text, re.MULTILINE) + re.findall(r"`((?:rlr-eval|make) [^`]*)`", text)
     return [shlex.split(line, comments=True) for line in lines]
+
+
+def table(path: Path, head: str) -> list[list[str]]:
+    """Return the rows of the table whose first column has that head, the first cell without its backticks."""
+    text = path.read_text().split(f"\n| {head} |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+    return [[name.strip("`"), *cells] for name, *cells in rows]
 
 
 def test_the_readmes_python_runs(tmp_path: Path) -> None:
@@ -66,6 +77,57 @@ def test_the_toml_of_a_methods_page_is_a_configuration(page: Path) -> None:
             config.method.method()
 
 
+def test_the_python_of_the_evaluation_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "evaluation"}
+    codes = blocks(EVALUATION, "python")
+    assert codes
+    with torch.random.fork_rng():
+        for code in codes:  # each goes on from those before it
+            exec(compile(code, str(EVALUATION), "exec"), namespace)
+
+
+def test_the_toml_of_the_evaluation_page_is_a_suite(tmp_path: Path) -> None:
+    (text,) = blocks(EVALUATION, "toml")
+    (tmp_path / "mine.toml").write_text(text)
+    assert load_suite(tmp_path / "mine.toml").name == "mine"
+
+
+def test_the_evaluation_page_lists_every_suite_with_its_cost() -> None:
+    told = {name: cells[-1] for name, *cells in table(EVALUATION, "suite")}
+    assert list(told) and set(told) == set(suite_names())
+    for name, passes in told.items():
+        suite = load_suite(name)
+        due = sum(spec.cost(10) * (1 if spec.minimal else len(suite.radii(spec))) for spec in suite.attacks)
+        assert passes == f"{due:,}", name
+
+
+def test_the_evaluation_page_lists_every_check_of_the_audit() -> None:
+    made = re.compile(r'(?:\bfinding\(|_compared\(\s*probes,)\s*"([^"]+)"')
+    names = {name for path in Path(audit.__file__).parent.glob("*.py") for name in made.findall(path.read_text())}
+    assert {name for name, *_ in table(EVALUATION, "check")} == names
+
+
+def test_the_evaluation_page_lists_every_attack_with_its_keys() -> None:
+    told = {name: cells for name, *cells in table(EVALUATION, "attack")}
+    assert set(told) == set(ATTACKS)
+    for name, (keys, _) in told.items():
+        own = set(ATTACKS[name].model_fields) - set(AttackSpec.model_fields) - {"attack", "engine", "name"}
+        assert set(re.findall(r"`(\w+)(?: =[^`]*)?`", keys)) == own, name
+
+
+def test_the_folder_of_suites_lists_every_suite() -> None:
+    suites = [load_suite(name) for name in suite_names()]
+    due = [[suite.name, suite.norm, ", ".join(spec.label for spec in suite.attacks)] for suite in suites]
+    assert table(SUITES, "suite") == due
+
+
+def test_the_toml_of_the_folder_of_suites_is_a_suite(tmp_path: Path) -> None:
+    (text,) = blocks(SUITES, "toml")
+    (tmp_path / "mine.toml").write_text(text)
+    assert [spec.label for spec in load_suite(tmp_path / "mine.toml").attacks] == ["pgd-50x5", "square-late"]
+
+
 def test_every_methods_page_is_in_the_index_and_in_the_navigation() -> None:
     index, navigation = (ROOT / "docs/methods.md").read_text(), (ROOT / "mkdocs.yml").read_text()
     for page in PAGES:
@@ -89,7 +151,7 @@ def test_commands_exist_with_their_options(document: Path) -> None:
 def test_links_and_paths_lead_somewhere(document: Path) -> None:
     text = document.read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
-    paths = re.findall(r"`((?:robust_lowrank|experiments|docs|tests|benchmarks)/[\w/.-]*)`", text)
+    paths = re.findall(r"`((?:robust_lowrank|attacks|experiments|docs|tests|benchmarks)/[\w/.-]*)`", text)
     for link in links:
         assert (document.parent / link).exists(), link
     for path in paths:
