@@ -44,7 +44,7 @@ def attack(
     norm: NormName = None,
     n: First = None,
     executor: Annotated[Executor, typer.Option(help="Where the work runs: in processes of this machine.")] = Executor.local,
-    workers: Annotated[int | None, typer.Option(help="Processes; more of them than runs share a run's examples.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; from two a run on, they share its examples.")] = None,
     batch_size: BatchSize = 256,
     seed: Annotated[int, typer.Option(help="Seed of all noise.")] = 0,
     max_passes: Annotated[
