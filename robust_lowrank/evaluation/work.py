@@ -36,7 +36,7 @@ class Unit(NamedTuple):
     spec: Attack
     threat: Threat
     name: str
-    work: int  # passes for an example that holds
+    work: int  # passes for an example that holds, and one for the check of what was found
 
 
 class Work:
@@ -167,7 +167,12 @@ class Work:
         shape, classes = tuple(self.x.shape[1:]), self.target.classes
         budget = threat(self.question.suite.norm, eps, features=self.x[0].numel())
         label = spec.named(classes, shape, budget) if isinstance(spec, JointSpec) else spec.label
-        return Unit(spec, budget, label if spec.examples == "correct" else f"{label}-on-survivors", spec.cost(classes))
+        return Unit(
+            spec,
+            budget,
+            label if spec.examples == "correct" else f"{label}-on-survivors",
+            spec.cost(classes, self.question.suite.norm) + 1,
+        )
 
     def _earlier(self, number: int, unit: Unit) -> list[int]:
         """Return the units whose broken examples this one takes over."""

@@ -12,9 +12,7 @@ from robust_lowrank.evaluation import APGD, FAB, FGSM, PGD, Square, Suite, evalu
 from robust_lowrank.evaluation.verification import read_adversarial, verify
 from robust_lowrank.provenance import digest_tensors
 
-SUITE = Suite(
-    name="s", eps=(0.05, 0.1), attacks=(FGSM(), PGD(steps=5), APGD(steps=5), FAB(steps=3, targets=3), Square(queries=40))
-)
+SUITE = Suite(name="s", eps=(0.05, 0.1), attacks=(FGSM(), PGD(steps=5), APGD(steps=5), FAB(steps=3, targets=3), Square(queries=40)))
 KEY, ATTACK = "pgd-5/0.1", ("pgd-5", 0.1)
 
 
