@@ -122,7 +122,7 @@ def test_few_classes(classes, norm):
 def test_losses_that_need_more_classes_say_so(attack, classes):
     model = network((4,), classes)
     x, y = examples(model, 4, (4,))
-    with pytest.raises(UserError, match="needs . classes or more"):
+    with pytest.raises(UserError, match=r"needs . classes or more"):
         evaluate(model, x, y, suite=Suite(name="s", eps=(0.1,), attacks=(attack,)))
 
 
@@ -171,7 +171,7 @@ def test_one_example():
 
 def test_all_misclassified():
     model = network((9,), 4)
-    x, y = examples(model, 6, (9,))
+    x, _ = examples(model, 6, (9,))
     result = evaluated(model, x, (model(x).argmax(dim=1) + 1) % 4)
     assert set(result.verdicts["verdict"]) == {"misclassified"}
     assert (result.verdicts[["forwards", "backwards"]] == 0).all(axis=None)
@@ -223,3 +223,14 @@ def test_a_tiny_budget():
     for norm in EPS:
         result = evaluated(model, *examples(model, 6, (2, 3)), norm, eps=(1e-9,))
         assert "broken" not in set(result.verdicts["verdict"])
+
+
+@pytest.mark.parametrize("spec", [FAB(steps=20, targets=4), DeepFool(steps=20)], ids=lambda spec: spec.label)
+def test_one_search_finds_for_every_eps_what_a_search_for_it_alone_finds(mlp, digits, spec):
+    x, y = digits.x[:40], digits.y[:40]
+    curve = evaluate(mlp, x, y, suite=Suite(name="s", eps=(0.06, 0.12, 0.25), attacks=(spec,))).verdicts
+    for eps in (0.06, 0.12, 0.25):
+        alone = evaluate(mlp, x, y, suite=Suite(name="s", eps=(eps,), attacks=(spec,))).verdicts
+        broken = (alone["verdict"] == "broken").to_numpy()
+        assert broken.any()
+        assert (curve[curve["eps"] == eps]["verdict"].to_numpy()[broken] == "broken").all()

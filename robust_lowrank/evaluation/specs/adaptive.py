@@ -72,11 +72,13 @@ class FAB(NativeSpec):
         """Return two forwards and a backward a step, for every target and restart, one on the clean input, and a final search."""
         return 1 + 3 * min(self.targets, classes - 1) * self.restarts * self.steps + REFINEMENTS
 
-    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
-        """Take the steps."""
+    def attempt(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
+    ) -> Attempt:
+        """Take the steps, until an input is as near as `within`, without it the radius of the threat model."""
         from robust_lowrank.evaluation.engines.fab import fab
 
-        return fab(model, x, y, threat, noise=noise, steps=self.steps, restarts=self.restarts, targets=self.targets)
+        return fab(model, x, y, threat, noise=noise, steps=self.steps, restarts=self.restarts, targets=self.targets, within=within)
 
 
 class DeepFool(NativeSpec):
@@ -97,8 +99,10 @@ class DeepFool(NativeSpec):
         """Return a forward and a backward for each rival class a step, one on both ends, and a final search."""
         return self.steps * min(self.candidates, classes) + 2 + REFINEMENTS
 
-    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
-        """Take the steps."""
+    def attempt(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
+    ) -> Attempt:
+        """Take the steps, until an input is as near as `within`, without it the radius of the threat model."""
         from robust_lowrank.evaluation.engines.deepfool import deepfool
 
-        return deepfool(model, x, y, threat, steps=self.steps, overshoot=self.overshoot, candidates=self.candidates)
+        return deepfool(model, x, y, threat, steps=self.steps, overshoot=self.overshoot, candidates=self.candidates, within=within)
