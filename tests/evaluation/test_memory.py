@@ -57,7 +57,7 @@ class Small(nn.Module):
         self.alive -= rows
 
 
-@pytest.mark.parametrize("limit", [40, 12])
+@pytest.mark.parametrize("limit", [40, pytest.param(12, marks=pytest.mark.slow)])
 def test_an_evaluation_in_little_memory_gives_the_same_verdicts(mlp, digits, limit):
     x, y = digits.x[:50], digits.y[:50]
     model = Small(mlp, limit)

@@ -261,8 +261,8 @@ suite = Suite(
     name="s",
     eps=(0.03, 0.06),
     attacks=(
-        FGSM(), PGD(steps=40, restarts=4), PGD(name="later", steps=30, examples="survivors"), RandomNoise(draws=100),
-        APGD(steps=60), APGD(loss="targeted-dlr", steps=20, targets=4), FAB(steps=20, targets=4), Square(queries=600),
+        FGSM(), PGD(steps=10, restarts=2), PGD(name="later", steps=10, examples="survivors"), RandomNoise(draws=20),
+        APGD(steps=20), APGD(loss="targeted-dlr", steps=10, targets=3), FAB(steps=5, targets=3), Square(queries=100),
     ),
 )
 evaluate(model, data["x"], data["y"], suite=suite, batch_size=16, store=folder / "units").save(folder / "result")
