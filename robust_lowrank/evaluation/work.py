@@ -36,7 +36,7 @@ class Unit(NamedTuple):
     spec: Attack
     threat: Threat
     name: str
-    work: int  # passes for an example that holds
+    work: int  # passes for an example that holds, and one for the check of what was found
 
 
 class Work:
@@ -72,7 +72,7 @@ class Work:
 
         What broke an example within a smaller eps breaks it within a larger one, and the attack is not tried again, unless it is
         one step of length eps by definition: where a longer one finds less, the audit wants to know. An attack that looks for the
-        nearest input runs once, at the largest eps.
+        nearest input runs once, at the largest eps, until one lies within the smallest.
         """
         self.clean = self._clean()
         self.steady.meter = meter
@@ -167,7 +167,12 @@ class Work:
         shape, classes = tuple(self.x.shape[1:]), self.target.classes
         budget = threat(self.question.suite.norm, eps, features=self.x[0].numel())
         label = spec.named(classes, shape, budget) if isinstance(spec, JointSpec) else spec.label
-        return Unit(spec, budget, label if spec.examples == "correct" else f"{label}-on-survivors", spec.cost(classes))
+        return Unit(
+            spec,
+            budget,
+            label if spec.examples == "correct" else f"{label}-on-survivors",
+            spec.cost(classes, self.question.suite.norm) + 1,
+        )
 
     def _earlier(self, number: int, unit: Unit) -> list[int]:
         """Return the units whose broken examples this one takes over."""
@@ -217,8 +222,10 @@ class Work:
         begun = time.perf_counter()
         x, y = self._examples(rows)
         noise = KeyedNoise(self.question.seed, spec.purpose, (rows + self.question.first).to(self.target.device))
-        sources = (self.sources,) if isinstance(spec, Transfer) else ()
-        attempt = spec.attempt(self.steady, x, y, unit.threat, noise, *sources)
+        more: dict[str, Any] = {"within": min(self._order(unit.spec))} if spec.minimal else {}
+        if isinstance(spec, Transfer):
+            more["sources"] = self.sources
+        attempt = spec.attempt(self.steady, x, y, unit.threat, noise, **more)
         return Findings.of(rows, attempt, check(self.steady, x, y, attempt.inputs, unit.threat), time.perf_counter() - begun)
 
     def _examples(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,11 +234,12 @@ class Work:
     def _key(self, number: int, unit: Unit, position: int, batch: Tensor, earlier: Sequence[int]) -> str:
         taken = [key for (index, place), key in self._keys.items() if index in earlier and (unit.spec.joint or place == position)]
         x, y = self.x[batch.to(self.x.device)], self.y[batch.to(self.y.device)]
+        served = [other for other in self.units if other.spec is unit.spec] if unit.spec.minimal else [unit]
         key = unit_key(
             weights=self.weights,
             data=digest_tensors({"x": x, "y": y}),
             first=self.question.first + int(batch[0]),
-            attack=self._entry(unit.spec, [unit]) | {"seed": self.question.seed, "norm": unit.threat.norm, "versions": versions()},
+            attack=self._entry(unit.spec, served) | {"seed": self.question.seed, "norm": unit.threat.norm, "versions": versions()},
             earlier=taken,
         )
         self._keys[number, position] = key

@@ -36,7 +36,7 @@ ATTACKS = (
     FAB(steps=20, targets=2),
     Square(queries=60),
 )
-SUITES = [Suite(name="s", norm=norm, eps=eps, attacks=ATTACKS) for norm, eps in (("Linf", (0.02, 0.1)), ("L1", (1.0,)))]
+SUITES = [Suite(name="s", norm=norm, eps=eps, attacks=ATTACKS) for norm, eps in (("Linf", (0.1,)), ("L1", (1.0,)))]
 
 
 def spent(model, x, y, question) -> tuple[int, dict]:

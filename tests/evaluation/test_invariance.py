@@ -34,7 +34,7 @@ from robust_lowrank.evaluation.steady import Steady
 from robust_lowrank.evaluation.target import Target
 from robust_lowrank.evaluation.work import Work
 
-QUICK, ALL = 10, 40  # examples
+QUICK, ALL = 8, 40  # examples
 BUDGETS = {"Linf": (0.06, 0.12), "L2": (0.4, 0.8), "L1": (1.5, 3.0)}
 ATTACKS = (
     FGSM(),

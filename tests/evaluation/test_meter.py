@@ -81,7 +81,7 @@ def assert_bounds_contain(part, whole):
     assert (decided["verdict_x"] == decided["verdict_y"]).all()
 
 
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9])
 def test_passes_are_never_exceeded_and_the_bounds_contain_the_whole(mlp, digits, whole, share, tmp_path):
     x, y, limit = digits.x[:COUNT], digits.y[:COUNT], int(share * spent(whole))
     part = evaluate(mlp, x, y, suite=SUITE, batch_size=8, max_passes=limit, store=tmp_path)
@@ -97,14 +97,14 @@ def test_passes_are_never_exceeded_and_the_bounds_contain_the_whole(mlp, digits,
 def test_small_budgets_one_after_the_other_reach_the_end(mlp, digits, whole, tmp_path):
     x, y = digits.x[:COUNT], digits.y[:COUNT]
     left = []
-    for _ in range(30):
-        part = evaluate(mlp, x, y, suite=SUITE, batch_size=8, max_passes=spent(whole) // 8, store=tmp_path)
+    for _ in range(12):
+        part = evaluate(mlp, x, y, suite=SUITE, batch_size=8, max_passes=spent(whole) // 3, store=tmp_path)
         left.append(int((part.verdicts["verdict"] == "unresolved").sum()))
         if not left[-1]:
             break
     assert left[-1] == 0
     assert left == sorted(left, reverse=True)
-    assert len(left) > 4
+    assert len(left) > 2
     assert part.verdicts.drop(columns="seconds").equals(whole.verdicts.drop(columns="seconds"))
 
 

@@ -19,17 +19,17 @@ def deepfool(
     steps: int = 50,
     overshoot: float = 0.02,
     candidates: int = 10,
+    within: float | None = None,
 ) -> Attempt:
-    """Look for a near misclassified input by DeepFool, and claim those within eps.
+    """Look for a near misclassified input by DeepFool, and claim those within eps; one beyond `within` (eps) is brought nearer.
 
     Example:
         >>> deepfool(model, x, y, L2(0.5)).claimed
 
     Source: Moosavi-Dezfooli et al. 2016 (arXiv 1511.04599).
     """
-    found = nearest_by_deepfool(
-        model, x, y, threat.norm, steps=steps, overshoot=overshoot, candidates=candidates, within=threat.eps
-    )
+    enough = threat.eps if within is None else within
+    found = nearest_by_deepfool(model, x, y, threat.norm, steps=steps, overshoot=overshoot, candidates=candidates, within=enough)
     return found.attempt(x, threat)
 
 

@@ -27,8 +27,9 @@ def fab(
     steps: int = 100,
     restarts: int = 1,
     targets: int = 9,
+    within: float | None = None,
 ) -> Attempt:
-    """Look for the nearest misclassified inputs by targeted FAB, until they are within eps.
+    """Look for the nearest misclassified inputs by targeted FAB, until they are as near as `within`, without it eps.
 
     Example:
         >>> noise = KeyedNoise(0, "fab", torch.arange(len(x)))
@@ -36,9 +37,8 @@ def fab(
 
     Source: Croce and Hein 2020 (arXiv 1907.02044), with the parameters it has in AutoAttack standard (arXiv 2003.01690).
     """
-    found = nearest_by_fab(
-        model, x, y, threat.norm, noise=noise, steps=steps, restarts=restarts, targets=targets, within=threat.eps
-    )
+    enough = threat.eps if within is None else within
+    found = nearest_by_fab(model, x, y, threat.norm, noise=noise, steps=steps, restarts=restarts, targets=targets, within=enough)
     return found.attempt(x, threat)
 
 

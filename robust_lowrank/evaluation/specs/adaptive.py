@@ -4,12 +4,18 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from robust_lowrank.evaluation.engines.nearest import REFINEMENTS
 from robust_lowrank.evaluation.engines.search import Attempt
 from robust_lowrank.evaluation.noise import KeyedNoise
 from robust_lowrank.evaluation.specs.spec import Count, NativeSpec, Positive, named
 from robust_lowrank.evaluation.threat import Threat
 
 STEPS, TARGETS = 100, 9  # of AutoAttack standard
+
+
+def apgd_starts(norm: str) -> int:
+    """Return how often a run of APGD begins: for L1 within three budgets, one after the other."""
+    return 3 if norm == "L1" else 1
 
 
 class APGD(NativeSpec):
@@ -33,10 +39,11 @@ class APGD(NativeSpec):
         """The attack and its loss."""
         return f"apgd-{self.loss}"
 
-    def cost(self, classes: int) -> int:
-        """Return two passes a step, for every target and restart."""
-        targets = min(self.targets, classes - 1) if self.loss == "targeted-dlr" else 1
-        return 2 * targets * self.restarts * (self.steps + 1)
+    def cost(self, classes: int, norm: str) -> int:
+        """Return two passes a step and a start, for every target and restart, and one to find the targets."""
+        targeted = self.loss == "targeted-dlr"
+        runs = self.restarts * (min(self.targets, classes - 1) if targeted else 1)
+        return 2 * runs * (self.steps + apgd_starts(norm)) + targeted
 
     def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
         """Take the steps."""
@@ -61,15 +68,17 @@ class FAB(NativeSpec):
         """The name in results, such as fab-t."""
         return self.name or named("fab-t", self.steps, STEPS, self.restarts)
 
-    def cost(self, classes: int) -> int:
-        """Return two forwards and a backward a step, for every target and restart."""
-        return 3 * min(self.targets, classes - 1) * self.restarts * self.steps
+    def cost(self, classes: int, norm: str) -> int:
+        """Return two forwards and a backward a step, for every target and restart, one on the clean input, and a final search."""
+        return 1 + 3 * min(self.targets, classes - 1) * self.restarts * self.steps + REFINEMENTS
 
-    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
-        """Take the steps."""
+    def attempt(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
+    ) -> Attempt:
+        """Take the steps, until an input is as near as `within`, without it the radius of the threat model."""
         from robust_lowrank.evaluation.engines.fab import fab
 
-        return fab(model, x, y, threat, noise=noise, steps=self.steps, restarts=self.restarts, targets=self.targets)
+        return fab(model, x, y, threat, noise=noise, steps=self.steps, restarts=self.restarts, targets=self.targets, within=within)
 
 
 class DeepFool(NativeSpec):
@@ -86,12 +95,14 @@ class DeepFool(NativeSpec):
         """The name in results."""
         return self.name or "deepfool"
 
-    def cost(self, classes: int) -> int:
-        """Return a forward and a backward for each candidate class a step."""
-        return self.steps * (1 + min(self.candidates, classes)) + 1
+    def cost(self, classes: int, norm: str) -> int:
+        """Return a forward and a backward for each rival class a step, one on both ends, and a final search."""
+        return self.steps * min(self.candidates, classes) + 2 + REFINEMENTS
 
-    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
-        """Take the steps."""
+    def attempt(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
+    ) -> Attempt:
+        """Take the steps, until an input is as near as `within`, without it the radius of the threat model."""
         from robust_lowrank.evaluation.engines.deepfool import deepfool
 
-        return deepfool(model, x, y, threat, steps=self.steps, overshoot=self.overshoot, candidates=self.candidates)
+        return deepfool(model, x, y, threat, steps=self.steps, overshoot=self.overshoot, candidates=self.candidates, within=within)

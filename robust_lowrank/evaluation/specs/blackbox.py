@@ -27,7 +27,7 @@ class Square(NativeSpec):
         """The name in results, such as square, or square-1000 with fewer queries."""
         return self.name or named("square", self.queries, QUERIES, self.restarts)
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: str) -> int:
         """Return the queries of all restarts."""
         return self.restarts * self.queries
 
@@ -50,7 +50,7 @@ class RandomNoise(NativeSpec):
         """The name in results, such as random-noise-100."""
         return self.name or f"random-noise-{self.draws}"
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: str) -> int:
         """Return the draws."""
         return self.draws
 
@@ -73,7 +73,7 @@ class Transfer(Stepwise):
         """The name in results."""
         return self.name or "transfer"
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: str) -> int:
         """Return a pass; those of the sources are not the network's."""
         return 1
 

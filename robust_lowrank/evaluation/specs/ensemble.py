@@ -35,9 +35,9 @@ class AANative(NativeSpec):
         dlr = {2: (), 3: (APGD(loss="dlr"),)}.get(classes, (APGD(loss="targeted-dlr", targets=5 if sparse else 9),))
         return (APGD(restarts=5 if sparse else 1), *dlr, FAB(), Square())
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: str) -> int:
         """Return the sum over the parts."""
-        return sum(part.cost(classes) for part in self.parts(classes, "Linf"))
+        return sum(part.cost(classes, norm) for part in self.parts(classes, norm))
 
     def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
         """Try one part after the other."""

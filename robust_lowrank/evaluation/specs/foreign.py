@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robust_lowrank.evaluation.findings import Findings
 from robust_lowrank.evaluation.meter import Meter
-from robust_lowrank.evaluation.specs.adaptive import STEPS, TARGETS
+from robust_lowrank.evaluation.specs.adaptive import STEPS, TARGETS, apgd_starts
 from robust_lowrank.evaluation.specs.blackbox import QUERIES
 from robust_lowrank.evaluation.specs.spec import RESERVED, AttackSpec, NamedSpec
 from robust_lowrank.evaluation.target import Target
@@ -18,6 +18,7 @@ from robust_lowrank.evaluation.threat import Threat
 from robust_lowrank.evaluation.verdict import check
 
 EOT = 20  # draws that version rand averages over
+AROUND = 5  # passes, about, that upstream spends before and after each run
 
 Report = Callable[[float, str], None]
 
@@ -73,10 +74,12 @@ class AutoAttack(JointSpec):
 
         return plan(classes, shape, threat, self.version).name
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: str) -> int:
         """Return the passes of all parts."""
-        targets, run = min(TARGETS, classes - 1), 2 * (STEPS + 1)
-        standard = run * (1 + targets) + 3 * STEPS * targets + QUERIES
+        sparse = norm == "L1"  # five restarts, and five targets for APGD
+        targets, run = min(TARGETS, classes - 1), 2 * (STEPS + apgd_starts(norm))
+        runs = 5 + min(5, targets) if sparse else 1 + targets
+        standard = run * runs + 3 * STEPS * targets + QUERIES + AROUND * (runs + targets)
         plus = 4 * run + 5 * run + 5 * (2 + classes) * STEPS  # five restarts of APGD-CE and DLR, and of untargeted FAB
         return {"standard": standard, "plus": standard + plus, "rand": 2 * EOT * run}[self.version]
 
@@ -144,7 +147,7 @@ class Torchattack(JointSpec, NamedSpec):
         """The name in results, such as torchattacks-mifgsm."""
         return self.name or f"torchattacks-{self.algorithm.lower()}"
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: str) -> int:
         """Return a forward and a backward for each of the attack's steps, where it says how many they are."""
         return 2 * int(self.parameters.get("steps", 10))
 

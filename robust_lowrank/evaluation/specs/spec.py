@@ -61,7 +61,7 @@ class AttackSpec(Strict):
         """The name in results."""
         raise NotImplementedError
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: str) -> int:
         """Return the passes, forward and backward, that an example takes which nothing breaks."""
         raise NotImplementedError
 

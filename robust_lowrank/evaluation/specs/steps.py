@@ -23,7 +23,7 @@ class FGSM(NativeSpec):
         """The name in results."""
         return self.name or "fgsm"
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: str) -> int:
         """Return 2."""
         return 2
 
@@ -42,7 +42,7 @@ class Stepwise(NativeSpec):
     restarts: Count = 1
     random_start: bool = True
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: str) -> int:
         """Return what all steps of all restarts take, and the evaluation of the last point."""
         return self.restarts * (2 * self.steps + 1)
 
