@@ -282,13 +282,16 @@ def _sources(attack: Attack) -> list[nn.Module]:
 
 
 def _kept(job: Job, attack: Attack, subject: Subject) -> records.ResultRecord | None:
-    """Return the stored result, if it is complete and of these weights, data and attack."""
+    """Return the stored result, if there is one that is complete and of these weights, data and attack.
+
+    Raises:
+        UserError: network, examples and attack do not go together.
+    """
+    question = question_of(subject, attack)
+    hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, question, sources=_sources(attack))
     path = job.out / "results" / attack.directory / "result.json"
     if not path.is_file():
         return None
     stored = records.read_record(path, records.ResultRecord)
-    if any(entry.unresolved for entry in stored.accuracies):
-        return None
-    question = question_of(subject, attack)
-    hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, question, sources=_sources(attack))
-    return stored if stored.hashes == hashes else None
+    complete = not any(entry.unresolved for entry in stored.accuracies)
+    return stored if complete and stored.hashes == hashes else None

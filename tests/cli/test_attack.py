@@ -121,9 +121,7 @@ def test_the_matrix_tries_what_breaks_each_network_on_the_other(rlr_eval: Comman
 
 
 @pytest.mark.parametrize("budget", [("--max-passes", 60), ("--max-seconds", "1e-9")])
-def test_an_attack_that_ends_early_goes_on_where_it_was(
-    rlr_eval: Command, runs: Path, budget: tuple[object, ...]
-) -> None:
+def test_an_attack_that_ends_early_goes_on_where_it_was(rlr_eval: Command, runs: Path, budget: tuple[object, ...]) -> None:
     options = ("--suite", "quick", "--eps", "0.1", "--n", 12, "--batch-size", 4)
     attacked(rlr_eval, "LOW", *options)
     expected = verdicts("LOW", "quick")

@@ -63,28 +63,42 @@ def elsewhere(runs: Path) -> Path:
 SMALL = ("--model", "networks:small", "--weights", "small.pth")
 
 
+NOISE = """
+eps = [0.1]
+[[attacks]]
+attack = "random-noise"
+[[attacks]]
+attack = "square"
+queries = 20
+"""
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("options", "suite", "layers"),
     [
-        (*SMALL, "--data", "digits", "--suite", "quick"),
-        (*SMALL, "--data", "examples.npz", "--suite", "quick", "--label", "Mine"),
-        ("--model", "small.ts", "--data", "examples.npz", "--suite", "quick"),
-        ("--model", "networks:closed", "--data", "examples.npz", "--suite", "noise.toml"),
+        ((*SMALL, "--data", "digits"), "quick", ["1", "3"]),
+        (("--model", "small.ts", "--data", "examples.npz", "--label", "Script"), "quick", []),
+        (("--model", "networks:closed", "--data", "examples.npz"), "noise", []),
     ],
 )
-def test_it_is_attacked_and_reported_alone_and_beside_a_trained_run(
-    rlr_eval: Command, elsewhere: Path, options: tuple[str, ...]
-) -> None:
-    (elsewhere / "noise.toml").write_text("eps = [0.1]\n[[attacks]]\nattack = 'random-noise'\n[[attacks]]\nattack = 'square'\nqueries = 20\n")
-    result = rlr_eval("attack", *options, "--n", 12, "--out", "OUT")
+def test_it_is_attacked(rlr_eval: Command, elsewhere: Path, options: tuple[str, ...], suite: str, layers: list[str]) -> None:
+    (elsewhere / "noise.toml").write_text(NOISE, encoding="utf-8")
+    chosen = f"{suite}.toml" if suite == "noise" else suite
+    result = rlr_eval("attack", *options, "--suite", chosen, "--n", 12, "--out", "OUT")
     assert result.exit_code == 0, result.stderr
     run = records.read_run(Path("OUT"))
-    assert run.record.method == "foreign"
+    assert (run.record.method, run.record.model) == ("foreign", options[1])
+    assert run.record.label == ("Script" if "Script" in options else options[1])
     assert run.metrics.empty
-    label = "Mine" if "Mine" in options else options[1]
-    assert run.record.label == label
-    suite = next(iter(run.results))
-    assert rlr_eval("attack", "LOW", "--suite", options[options.index("--suite") + 1], "--n", 12).exit_code == 0
+    assert list(run.spectra["layer"]) == layers
+    assert [entry.total for entry in run.results[suite].record.accuracies][0] == 12
+
+
+@pytest.mark.parametrize("model", [SMALL, ("--model", "small.ts")])
+def test_it_is_reported_alone_and_beside_a_trained_run(rlr_eval: Command, elsewhere: Path, model: tuple[str, ...]) -> None:
+    assert rlr_eval("attack", *model, "--data", "examples.npz", "--suite", "quick", "--out", "OUT").exit_code == 0
+    assert rlr_eval("attack", "LOW", "--suite", "quick", "--n", 12).exit_code == 0
+    run, label = records.read_run(Path("OUT")), model[1]
     for others in ((), ("LOW",)):
         report = rlr_eval("report", "OUT", *others, "--out", "R")
         assert report.exit_code == 0, report.stderr
@@ -100,7 +114,6 @@ def test_it_is_attacked_and_reported_alone_and_beside_a_trained_run(
             assert "shows no layers" in condition.stderr
         else:
             assert condition.exit_code == 0, condition.stderr
-    assert suite in run.results
 
 
 def test_a_second_attack_keeps_the_result(rlr_eval: Command, elsewhere: Path) -> None:
@@ -129,7 +142,10 @@ WRONG = {
     "matrix": ((*SMALL, "--data", "examples.npz", *OUT, "--matrix"), "--matrix compares"),
     "out of a trained run": ((*SMALL, "--data", "examples.npz", "--out", "LOW"), "LOW holds another network"),
     "out with other files": ((*SMALL, "--data", "examples.npz", "--out", "thesis"), "thesis is not empty"),
-    "other weights": (("--model", "networks:small", "--weights", "other.pth", "--data", "examples.npz", "--out", "MINE"), "MINE holds"),
+    "other weights": (
+        ("--model", "networks:small", "--weights", "other.pth", "--data", "examples.npz", "--out", "MINE"),
+        "MINE holds",
+    ),
 }
 
 
@@ -140,14 +156,18 @@ def places(rlr_eval: Command, elsewhere: Path) -> Path:
     return elsewhere
 
 
+def files(place: Path) -> dict[Path, int]:
+    """Return all files with their times but what Python itself compiled."""
+    return {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
 def test_bad_input(rlr_eval: Command, places: Path) -> None:
     assert rlr_eval("attack", *SMALL, "--data", "examples.npz", "--suite", "quick", "--out", "MINE").exit_code == 0
     for name, (options, said) in WRONG.items():
-        before = {path: path.stat().st_mtime_ns for path in places.rglob("*") if "__pycache__" not in path.parts}
+        before = files(places)
         result = rlr_eval("attack", *options)
         assert result.exit_code == 2, name
         assert said in result.stderr, name
         assert 1 <= len(result.stderr.strip().splitlines()) <= 3, name
         assert not result.stdout, name
-        after = {path: path.stat().st_mtime_ns for path in places.rglob("*") if "__pycache__" not in path.parts}
-        assert {path for path in after if "networks" not in path.name} == {p for p in before if "networks" not in p.name}, name
+        assert files(places) == before, name
