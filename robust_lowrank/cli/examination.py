@@ -62,7 +62,7 @@ def matrix(jobs: Sequence[Job], attack: Attack) -> "pd.DataFrame":
                 raise UserError(f"{source.out} and {target.out} were attacked on different examples: their inputs do not transfer")
             found = evaluation.read_adversarial(source.out / "results" / attack.directory / "adversarial.safetensors")
             for entry in evaluation.transferred(subject.model, subject.x, subject.y, found):
-                rows.append({"source": source.name, "target": target.name, **entry._asdict()})
+                rows.append({"source": str(source.out), "target": str(target.out), **entry._asdict()})
     return pd.DataFrame(rows)
 
 

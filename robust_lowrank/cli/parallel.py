@@ -23,6 +23,16 @@ def default_workers(jobs: int) -> int:
     return 1 if torch.cuda.is_available() else max(1, min(jobs, _cores()))
 
 
+def check_workers(workers: int | None) -> None:
+    """Require a worker, where their number is given.
+
+    Raises:
+        UserError: there is none.
+    """
+    if workers is not None and workers < 1:
+        raise UserError(f"{workers} workers do nothing: give at least one")
+
+
 def threads_each(workers: int) -> int:
     """Return how many threads a worker has, so that all together are no more than the cores."""
     return max(1, _cores() // workers)
@@ -37,9 +47,8 @@ def perform_all(jobs: Sequence[Job], *, workers: int | None, report: Report) -> 
     Raises:
         UserError: there is no worker, or a job found something that the user can mend.
     """
+    check_workers(workers)
     count = default_workers(len(jobs)) if workers is None else workers
-    if count < 1:
-        raise UserError(f"{workers} workers do nothing: give at least one")
     shared = parts(jobs, count)
     count = min(count, max(len(jobs), len(shared)))
     if count == 1:

@@ -14,6 +14,7 @@ from robust_lowrank.cli.progress import Event, Report
 from robust_lowrank.cli.subjects import FOREIGN, Foreign, Subject, network, trained
 from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.evaluation import Suite
+from robust_lowrank.evaluation.specs import Transfer
 
 UNITS = "units"  # the directory of finished units of work below RUN/results/SUITE
 SCALE = 1000  # steps of a bar for work that is measured as a fraction
@@ -49,14 +50,19 @@ class Attack:
         """Read a suite by name or file and give it other budgets or another norm, which then shows in the directory's name.
 
         Raises:
-            UserError: the suite, a budget, the norm or the number of examples is not one.
+            UserError: the suite, a budget, the norm, the number of examples or a source is not one.
         """
         own = evaluation.load_suite(suite)
         evaluation.Meter(max_passes=max_passes, max_seconds=max_seconds)
         if examples is not None and examples < 1:
             raise UserError(f"{examples} examples are none: attack at least one")
+        question = evaluation.ask(own, eps=eps or None, norm=norm, seed=seed, batch_size=batch_size)
+        if sources and not any(isinstance(spec, Transfer) for spec in own.attacks):
+            raise UserError(f"suite {own.name!r} has no attack by transfer, which a source is for: take 'blackbox', or no --source")
+        for source in sources:
+            stored_job(source, [])
         return cls(
-            suite=own.replaced(eps=eps or None, norm=norm),
+            suite=question.suite,
             directory=own.name if norm in (None, own.norm) else f"{own.name}-{norm}",
             examples=examples,
             seed=seed,
@@ -65,6 +71,11 @@ class Attack:
             max_passes=max_passes,
             max_seconds=max_seconds,
         )
+
+    @property
+    def limited(self) -> bool:
+        """Whether it has a budget, after which it ends with what it has."""
+        return self.max_passes is not None or self.max_seconds is not None
 
     def check_budgets(self, input_shape: Sequence[int]) -> None:
         """Require budgets that mean something for images of this shape.
@@ -170,10 +181,7 @@ def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord
     stage = f"{attack.suite.name} {attack.suite.norm}"
     subject = subject_of(job, attack)
     target = job.out / "results" / attack.directory
-    stored = _stored_result(target)
-    question = question_of(subject, attack)
-    hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, question, sources=_sources(attack))
-    if stored is not None and stored.hashes == hashes and not any(entry.unresolved for entry in stored.accuracies):
+    if (stored := _kept(job, attack, subject)) is not None:
         report(Event(job.name, stage, SCALE, SCALE, f"{stage} is there already"))
         return stored
     report(Event(job.name, stage, 0, SCALE, f"{stage} on {len(subject.y)} examples"))
@@ -211,17 +219,23 @@ class Part:
 
 
 def parts(jobs: Sequence[Job], workers: int) -> list[Part]:
-    """Return what several processes can do of attacks on runs that are trained, where there are more processes than runs."""
+    """Return what several processes can do of attacks on runs that are trained, where there are more processes than runs.
+
+    Attacks with a budget are left out: it is one for all examples, and spent in their order.
+    """
     each = workers // len(jobs)
     if each < 2:
         return []
-    return [Part(job, attack, index, each) for job in jobs if not job.train for attack in job.attacks for index in range(each)]
+    shared = [(job, attack) for job in jobs if not job.train for attack in job.attacks if not attack.limited]
+    return [Part(job, attack, index, each) for job, attack in shared for index in range(each)]
 
 
 def perform_part(part: Part, report: Report) -> None:
-    """Do the units of one part and leave them in the store."""
+    """Do the units of one part and leave them in the store, unless the result is there."""
     job, attack = part.job, part.attack
     subject = subject_of(job, attack)
+    if _kept(job, attack, subject) is not None:
+        return
     batches = torch.arange(len(subject.x)).split(attack.batch_size)
     rows = torch.cat([torch.arange(0), *batches[part.index :: part.of]])
     tell = _teller(f"{job.name}, part {part.index + 1} of {part.of}", f"{attack.suite.name} {attack.suite.norm}", report)
@@ -267,7 +281,17 @@ def _sources(attack: Attack) -> list[nn.Module]:
     return [network(source) for source in attack.sources]
 
 
-def _stored_result(directory: Path) -> records.ResultRecord | None:
-    if not (directory / "result.json").is_file():
+def _kept(job: Job, attack: Attack, subject: Subject) -> records.ResultRecord | None:
+    """Return the stored result, if there is one that is complete and of these weights, data and attack.
+
+    Raises:
+        UserError: network, examples and attack do not go together.
+    """
+    question = question_of(subject, attack)
+    hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, question, sources=_sources(attack))
+    path = job.out / "results" / attack.directory / "result.json"
+    if not path.is_file():
         return None
-    return records.read_record(directory / "result.json", records.ResultRecord)
+    stored = records.read_record(path, records.ResultRecord)
+    complete = not any(entry.unresolved for entry in stored.accuracies)
+    return stored if complete and stored.hashes == hashes else None

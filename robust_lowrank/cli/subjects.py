@@ -72,20 +72,17 @@ class Foreign:
         """Write a run directory for the network: its record, its layers' spectra, and no training.
 
         Raises:
-            UserError: as `load`, or `out` holds another network.
+            UserError: as `load`, `out` holds something else, or the network is another one each time.
         """
         import pandas as pd
 
         subject, described = self._loaded()
-        hashes = {"weights": provenance.digest_tensors(subject.model.state_dict())}
-        if (out / "run.json").is_file():
-            there = records.read_record(out / "run.json", records.RunRecord)
-            if there.method != FOREIGN or there.hashes["weights"] != hashes["weights"]:
-                raise UserError(f"{out} holds another network: choose another directory with --out")
+        weights = provenance.digest_tensors(subject.model.state_dict())
+        if weights != provenance.digest_tensors(self._network(subject.x).model.state_dict()):
+            raise UserError(f"{self.source} makes other weights each time: give a file of them with --weights, or set a seed in it")
+        _check_place(out, weights)
         frame = conditioning.spectra(subject.model)
         frame.insert(0, "epoch", 0)
-        records.write_frame(out / "metrics.parquet", pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"))
-        records.write_frame(out / "spectra.parquet", frame)
         record = records.RunRecord(
             label=label or self.source,
             method=FOREIGN,
@@ -98,27 +95,31 @@ class Foreign:
             config=described,
             versions=provenance.versions(),
             machine=provenance.machine(_device()),
-            hashes=hashes,
+            hashes={"weights": weights},
             parameters=count_parameters(subject.model),
         )
         records.write_record(out / "run.json", record)
+        records.write_frame(out / "metrics.parquet", pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"))
+        records.write_frame(out / "spectra.parquet", frame)
 
     def _loaded(self) -> tuple[Subject, dict[str, str]]:
         x, y, note = load_examples(self.data, data_dir=self.data_dir, download=self.download)
+        foreign = self._network(x)
+        with torch.no_grad():
+            evaluation.check_logits(foreign.model(x[: evaluation.BATCH].to(_device())))
+        return Subject(foreign.model, x, y, foreign.gradients), foreign.description | {"examples": note}
+
+    def _network(self, x: Tensor) -> models.Foreign:
         known = data.DATASETS.get(self.data)
-        classes = self.classes or (known.num_classes if known else None)
-        foreign = models.load_foreign(
+        return models.load_foreign(
             self.source,
             weights=self.weights,
             input_shape=tuple(x.shape[1:]),
-            num_classes=classes,
+            num_classes=self.classes or (known.num_classes if known else None),
             mean=self.mean,
             std=self.std,
             device=_device(),
         )
-        with torch.no_grad():
-            evaluation.check_logits(foreign.model(x[: evaluation.BATCH].to(_device())))
-        return Subject(foreign.model, x, y, foreign.gradients), foreign.description | {"examples": note}
 
 
 def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
@@ -133,6 +134,17 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UserError(f"{option} {text!r} is not a list of numbers: write one a channel, such as 0.49,0.48,0.45") from error
+
+
+def _check_place(out: Path, weights: str) -> None:
+    """Require a directory that is empty, not there, or of the network with these weights."""
+    if not (out / "run.json").is_file():
+        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+            raise UserError(f"{out} is not empty and not a run directory: choose another one with --out")
+        return
+    there = records.read_record(out / "run.json", records.RunRecord)
+    if there.method != FOREIGN or there.hashes["weights"] != weights:
+        raise UserError(f"{out} holds another network: choose another directory with --out")
 
 
 def _device() -> torch.device:

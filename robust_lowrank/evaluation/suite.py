@@ -103,7 +103,7 @@ def _directory() -> Path:
 
 
 def _readable(path: Path, error: ValidationError) -> UserError:
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")  # a wrong key is why the right one is missing
     kind, place = first["type"], [part for part in first["loc"] if part not in ATTACKS]
     where = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place)))
     if kind == "extra_forbidden":
@@ -112,6 +112,12 @@ def _readable(path: Path, error: ValidationError) -> UserError:
         return UserError(f"{path}: {unknown_name('key', str(first['loc'][-1]), known)} (at {where})")
     if kind == "union_tag_invalid":
         return UserError(f"{path}: {unknown_name('attack', first.get('ctx', {})['tag'], ATTACKS)} (at {where})")
+    if kind == "union_tag_not_found":
+        return UserError(f"{path}: {where} does not say which attack it is: set attack to one of {', '.join(ATTACKS)}")
+    if kind == "missing":
+        return UserError(f"{path}: {where} is missing" + (": begin each attack with [[attacks]]" if where == "attacks" else ""))
+    if kind == "tuple_type" and where == "attacks":
+        return UserError(f"{path}: attacks is a list: begin each attack with [[attacks]]")
     if kind == "literal_error" and where == "norm" and isinstance(first["input"], str):
         return UserError(f"{path}: {unknown_name('norm', first['input'], THREATS)}")
     message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list")

@@ -44,8 +44,8 @@ def attacks(trial: Trial) -> Figure | None:
     )
 
 
-def efficiency(trial: Trial) -> Figure:
-    """Worst-case accuracy at the headline eps against the parameters, a point a run."""
+def efficiency(trial: Trial) -> Figure | None:
+    """Worst-case accuracy at the headline eps against the parameters, a point a run that shows them; None without any."""
     eps = trial.headline_eps
     rows = [
         {
@@ -57,8 +57,10 @@ def efficiency(trial: Trial) -> Figure:
             "high": accuracy.high,
         }
         for entry in trial.entries
-        if (accuracy := trial.accuracy(entry, WORST, eps))
+        if entry.run.record.parameters.total and (accuracy := trial.accuracy(entry, WORST, eps))
     ]
+    if not rows:
+        return None
     frame = pd.DataFrame(rows)
     shift = 7 if frame["parameters"].duplicated().any() else 0
     layers = []

@@ -86,10 +86,12 @@ def _tests(trial: Trial) -> Tests:
 
 
 def _section(entries: Sequence[Entry], trial: Trial, tests: Tests, drawn: list[Drawing]) -> dict[str, Any]:
+    attacked = [entry.name for entry in trial.entries]
+    listed = [entry for entry in entries if entry.name in attacked or entry.run.record.data == trial.data]
     return {
         "title": f"Comparison: {trial.title}",
         "slug": trial.slug,
-        "overview": comparison_tables.overview([e for e in entries if e.run.record.data == trial.data], trial, tests),
+        "overview": comparison_tables.overview(listed, trial, tests),
         "drawings": drawn,
         "by_attack": comparison_tables.by_attack(trial),
         "tests": [comparison_tables.paired_tests(trial, eps, found) for eps, found in tests.items() if found],

@@ -143,11 +143,12 @@ def _spread_cell(trial: Trial, series: str, attack: str, eps: float = 0.0) -> Ce
 def _overview_row(entry: Entry, trial: Trial | None, best: dict[float, set[str]]) -> tuple[Cell, ...]:
     parameters = entry.run.record.parameters
     found = conditioning(entry)
-    row = [
-        _heading(entry),
-        Cell(formats.count(parameters.inference), f"{formats.percent(parameters.inference / parameters.dense)} % of dense"),
-        Cell(formats.percent(parameters.removed)),
-    ]
+    row = [_heading(entry)]
+    if parameters.total:
+        share = f"{formats.percent(parameters.inference / parameters.dense)} % of dense"
+        row += [Cell(formats.count(parameters.inference), share), Cell(formats.percent(parameters.removed))]
+    else:
+        row += [Cell("–"), Cell("–")]
     if trial is None:
         tested = entry.run.record.test_accuracy
         row.append(Cell("–" if tested is None else formats.percent(tested)))
@@ -179,10 +180,13 @@ def _overview_caption(trial: Trial | None) -> str:
 def _size_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
     compressed = any(entry.run.record.parameters.removed for entry in entries)
     size = "Parameters: as stored for inference. Removed: share of the compressed layers' weights, 1 − (r(n+m) + r²) / nm."
+    closed = [entry.name for entry in entries if not entry.run.record.parameters.total]
     conditioned = any(conditioning(entry) for entry in entries)
     infinite = any((c := conditioning(entry)) and math.isinf(c.product) for entry in entries)
     return (
         *((size,) if compressed else ()),
+        *((f"–: {formats.listing(closed)} shows neither its layers nor its parameters.",) if len(closed) == 1 else ()),
+        *((f"–: {formats.listing(closed)} show neither their layers nor their parameters.",) if len(closed) > 1 else ()),
         *((_CONDITIONING,) if conditioned else ()),
         *(("∞: a layer has a singular value of zero.",) if infinite else ()),
     )

@@ -31,7 +31,7 @@ def condition_report(runs: Sequence[Run], out: Path, *, title: str, command: str
     """
     entries = tuple(entry for entry in arrange(runs) if len(entry.run.spectra))
     if not entries:
-        raise UserError(f"{runs[0].path}/spectra.parquet is empty: train for at least one epoch to record spectra")
+        raise UserError(f"{runs[0].path}/spectra.parquet is empty: its network shows no layers, or was not trained for an epoch")
     layers = spectra.worst_layers(entries, limit=len(spectra.table(entries)))
     figures = [
         conditioning_charts.by_layer(entries, prefix=_PREFIX),

@@ -1,11 +1,13 @@
 """Running the command in this process, in an empty directory."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from robust_lowrank import training
 from robust_lowrank.cli.app import app
 
 Command = Callable[..., Result]
@@ -50,3 +52,21 @@ def experiment(here: Path) -> Path:
     path = here / "tiny.toml"
     path.write_text(EXPERIMENT)
     return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small networks, a directory each: LOW, of low rank, and DENSE."""
+    place = tmp_path_factory.mktemp("trained")
+    common = {"data": {"name": "digits"}, "model": {"name": "cnn"}, "training": {"epochs": 2, "batch_size": 64}}
+    for name, method in {"LOW": {"name": "condlr", "rank": 0.25, "tau": 0.1}, "DENSE": {"name": "dense"}}.items():
+        training.train(training.TrainConfig.model_validate(common | {"method": method}), place / name)
+    return place
+
+
+@pytest.fixture
+def runs(here: Path, trained: Path) -> Path:
+    """An empty directory with copies of the networks, in which the command runs."""
+    for run in trained.iterdir():
+        shutil.copytree(run, here / run.name)
+    return here

@@ -23,7 +23,7 @@ def test_help_of_every_command_shows_an_example(rlr_eval: Command, name: str) ->
 
 
 def test_the_contract_names_these_commands() -> None:
-    assert set(COMMANDS) == {"demo", "train", "attack", "condition", "report", "bench", "list", "doctor"}
+    assert set(COMMANDS) == {"demo", "train", "attack", "verify", "plan", "condition", "report", "bench", "list", "doctor"}
 
 
 def test_version(rlr_eval: Command) -> None:

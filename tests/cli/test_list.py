@@ -29,6 +29,18 @@ def test_all_names_as_json(rlr_eval: Command) -> None:
     assert condlr["options"]["tau"] == 0.1
 
 
+def test_suites_say_their_attacks_norm_and_budgets(rlr_eval: Command) -> None:
+    suites = {entry["name"]: entry for entry in json.loads(rlr_eval("list", "suites", "--json").stdout)["suites"]}
+    assert suites["condlr-paper-l2"]["norm"] == "L2"
+    assert suites["demo"]["attacks"] == [
+        {"name": "fgsm", "attack": "fgsm", "eps": [0.05, 0.1, 0.15]},
+        {"name": "pgd-20", "attack": "pgd", "eps": [0.05, 0.1, 0.15]},
+    ]
+    lines = {line.split()[0]: line for line in rlr_eval("list", "suites").stdout.splitlines()}
+    assert "fgsm, pgd-20 at Linf 0.05 to 0.15 (3)" in lines["demo"]
+    assert "fgsm at Linf 0.002 to 0.006 (3), torchattacks-jitter at Linf 0.035 to 0.045 (2)" in lines["robustdlrt-paper"]
+
+
 @pytest.mark.parametrize("kind", NAMES)
 def test_one_kind_for_people(rlr_eval: Command, kind: str) -> None:
     result = rlr_eval("list", kind)

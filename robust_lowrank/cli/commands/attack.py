@@ -80,13 +80,18 @@ def attack(
     A stored result with the same weights, images and attack is kept, and an evaluation that was stopped goes on where it was.
     """
     from robust_lowrank.cli import examination
-    from robust_lowrank.cli.parallel import perform_all
+    from robust_lowrank.cli.parallel import check_workers, perform_all
     from robust_lowrank.cli.pipeline import Attack, foreign_job, stored_job, with_data
     from robust_lowrank.cli.progress import Board
     from robust_lowrank.cli.results import say_matrix, say_results
     from robust_lowrank.cli.subjects import Foreign, numbers
     from robust_lowrank.records import read_run
 
+    check_workers(workers)
+    if matrix and len(runs or ()) < 2:
+        raise UserError("--matrix compares networks: give two run directories or more")
+    if repeated := [run for number, run in enumerate(runs or ()) if run.resolve() in [other.resolve() for other in runs[:number]]]:
+        raise UserError(f"{repeated[0]} is given twice: name each run directory once")
     settled = Attack.settle(
         suite,
         eps=eps,
@@ -99,7 +104,8 @@ def attack(
         max_seconds=max_seconds,
     )
     if model is None:
-        own = {"--weights": weights, "--data": data, "--out": out, "--label": label, "--classes": classes, "--mean": mean}
+        own = {"--weights": weights, "--data": data, "--out": out, "--label": label}
+        own |= {"--classes": classes, "--mean": mean, "--std": std}
         if lone := [name for name, value in own.items() if value is not None]:
             raise UserError(f"{lone[0]} belongs to a network from elsewhere: name it with --model")
         if not runs:
@@ -112,8 +118,6 @@ def attack(
         foreign = Foreign(model, weights, data, data_dir, classes=classes, mean=place[0], std=place[1])
         jobs = [foreign_job(foreign, out, [settled], command=command_line())]
         foreign.record(out, label=label, command=command_line())
-    if matrix and len(jobs) < 2:
-        raise UserError("--matrix compares networks: give two run directories or more")
     with Board() as board:
         perform_all(jobs, workers=workers, report=board)
     done = [read_run(job.out) for job in jobs]

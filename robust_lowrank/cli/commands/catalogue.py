@@ -3,13 +3,16 @@
 import dataclasses
 import inspect
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from robust_lowrank.cli import console
+
+if TYPE_CHECKING:
+    from robust_lowrank.evaluation import Suite
 
 
 class Kind(StrEnum):
@@ -34,7 +37,8 @@ def list_names(
     for title, entries in listed.items():
         table = Table(title, "", "", box=None, pad_edge=False)
         for entry in entries:
-            options = ", ".join(f"{key} {value}" for key, value in entry.get("options", {}).items())
+            told = _told(entry) if "attacks" in entry else entry.get("options", {})
+            options = ", ".join(f"{key} {value}" for key, value in told.items())
             table.add_row(entry["name"], escape(entry["summary"]), escape(options))
         console.print_table(table)
 
@@ -68,7 +72,25 @@ def _data() -> list[dict[str, Any]]:
 def _suites() -> list[dict[str, Any]]:
     from robust_lowrank.evaluation import load_suite, suite_names
 
-    return [{"name": name, "summary": load_suite(name).description} for name in suite_names()]
+    return [_suite(load_suite(name)) for name in suite_names()]
+
+
+def _suite(suite: "Suite") -> dict[str, Any]:
+    attacks = [{"name": spec.label, "attack": spec.attack, "eps": list(suite.radii(spec))} for spec in suite.attacks]
+    return {"name": suite.name, "summary": suite.description, "norm": suite.norm, "attacks": attacks}
+
+
+def _told(suite: dict[str, Any]) -> dict[str, str]:
+    """Return what a suite's line says beside its description: its attacks with their budgets, those in common once."""
+    attacks, norm = suite["attacks"], suite["norm"]
+    if all(attack["eps"] == attacks[0]["eps"] for attack in attacks):
+        return {", ".join(attack["name"] for attack in attacks): f"at {norm} {_span(attacks[0]['eps'])}"}
+    return {attack["name"]: f"at {norm} {_span(attack['eps'])}" for attack in attacks}
+
+
+def _span(radii: list[float]) -> str:
+    low, high = f"{radii[0]:.4g}", f"{radii[-1]:.4g}"
+    return low if len(radii) == 1 else f"{low} to {high} ({len(radii)})"
 
 
 ENTRIES = {Kind.methods: _methods, Kind.models: _models, Kind.data: _data, Kind.suites: _suites}

@@ -1,0 +1,215 @@
+"""`attack` on run directories: every suite, budgets that end early, what is kept, and processes that share the work."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+from typer.testing import Result
+
+from robust_lowrank import records
+from robust_lowrank.evaluation import load_suite, read_adversarial, suite_names
+
+Command = Callable[..., Result]
+
+# what makes a suite that takes long take seconds, with all its attacks
+SHORT = {
+    "aa-native": ("--eps", "0.5", "--n", 6),  # the first attack breaks them all
+    "blackbox": ("queries = 5000", "queries = 50"),
+    "curve": ("steps = 100", "steps = 5"),
+    "minimal-norm": ("steps = 100", "steps = 5"),
+    "plus": ("--eps", "0.5", "--n", 6),
+    "rand": ("--eps", "0.5", "--n", 2),
+    "standard": ("--eps", "0.5", "--n", 6),
+}
+
+
+def attacked(rlr_eval: Command, *args: object) -> Result:
+    result = rlr_eval("attack", *args)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def verdicts(run: str, suite: str) -> pd.DataFrame:
+    return records.read_run(Path(run)).results[suite].verdicts
+
+
+def assert_same_verdicts(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"))
+
+
+def assert_complete(run: str, suite: str, stdout: str) -> None:
+    """Check the files of a result, and that what was printed is what they hold."""
+    stored = records.read_run(Path(run)).results[suite]
+    (printed,) = json.loads(stdout)
+    assert printed["result"] == stored.record.model_dump()
+    assert printed["run"] == run
+    spec = load_suite(suite)
+    told = {name.removesuffix("-on-survivors") for name in stored.verdicts["attack"]}
+    assert len(told) == sum(attack.attack != "transfer" for attack in spec.attacks)
+    broken = stored.verdicts[stored.verdicts["verdict"] == "broken"]
+    inputs = read_adversarial(Path(run) / "results" / suite / "adversarial.safetensors")
+    assert sum(len(part.examples) for part in inputs.values()) == len(broken)
+    assert stored.record.audit
+    assert not [entry for entry in stored.record.accuracies if entry.unresolved]
+
+
+@pytest.mark.parametrize("suite", suite_names())
+def test_every_suite_runs(rlr_eval: Command, runs: Path, suite: str) -> None:
+    change = SHORT.get(suite, ())
+    if change and not str(change[0]).startswith("--"):
+        full, short = map(str, change)
+        text = (Path(__file__).parents[2] / "attacks" / f"{suite}.toml").read_text(encoding="utf-8")
+        assert full in text
+        (runs / f"{suite}.toml").write_text(text.replace(full, short), encoding="utf-8")
+        options: tuple[object, ...] = ("--suite", f"{suite}.toml", "--n", 12)
+    else:
+        options = ("--suite", suite, *(change or ("--n", 12)))
+    assert_complete("LOW", suite, attacked(rlr_eval, "LOW", *options, "--json").stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", SHORT)
+def test_every_long_suite_runs_in_full(rlr_eval: Command, runs: Path, suite: str) -> None:
+    assert_complete("LOW", suite, attacked(rlr_eval, "LOW", "--suite", suite, "--n", 12, "--json").stdout)
+
+
+def test_what_the_audit_says_is_printed(rlr_eval: Command, runs: Path) -> None:
+    (runs / "short.toml").write_text("eps = [0.1]\n[[attacks]]\nattack = 'pgd'\nsteps = 1\nrelative_step = 1e-6\n")
+    result = attacked(rlr_eval, "LOW", "--suite", "short.toml", "--n", 12)
+    audit = records.read_run(Path("LOW")).results["short"].record.audit
+    passed = [finding for finding in audit if finding.status == "pass"]
+    assert f"audit: {len(passed)} of {len(audit)} checks pass" in result.stdout
+    assert len(passed) < len(audit)
+    for finding in audit:
+        if finding.status != "pass":
+            assert f"audit {finding.status}: {finding.check}: {finding.message} {finding.remedy}".strip() in result.stdout
+
+
+def test_transfer_needs_a_source(rlr_eval: Command, runs: Path) -> None:
+    text = "eps = [0.2]\n[[attacks]]\nattack = 'transfer'\nsteps = 10\n[[attacks]]\nattack = 'random-noise'\ndraws = 3\n"
+    (runs / "mine.toml").write_text(text)
+    attacked(rlr_eval, "LOW", "--suite", "mine.toml", "--n", 12)
+    assert set(verdicts("LOW", "mine")["attack"]) == {"random-noise-3"}
+    attacked(rlr_eval, "LOW", "--suite", "mine.toml", "--n", 12, "--source", "DENSE")
+    found = verdicts("LOW", "mine")
+    transferred = found[found["attack"] == "transfer"]
+    assert (transferred["verdict"] == "broken").any()
+    assert rlr_eval("verify", "LOW").exit_code == 0
+
+
+def test_the_matrix_tries_what_breaks_each_network_on_the_other(rlr_eval: Command, runs: Path) -> None:
+    options = ("LOW", "DENSE", "--suite", "quick", "--eps", "0.2", "--n", 12, "--matrix", "--workers", 1)
+    printed = json.loads(attacked(rlr_eval, *options, "--json").stdout)
+    assert [entry["run"] for entry in printed["results"]] == ["LOW", "DENSE"]
+    rows = {(row["source"], row["target"], row["attack"]): row for row in printed["transfer"]}
+    assert set(rows) == {(a, b, attack) for a, b in (("LOW", "DENSE"), ("DENSE", "LOW")) for attack in ("fgsm", "pgd-20")}
+    for (source, target, attack), row in rows.items():
+        right = verdicts(target, "quick")[lambda frame: frame["verdict"] != "misclassified"]["example"]
+        made = verdicts(source, "quick")[lambda frame, a=attack: (frame["attack"] == a) & (frame["verdict"] == "broken")]["example"]
+        assert row["tried"] == len(set(right) & set(made))
+        assert 0 <= row["fooled"] <= row["tried"]
+    assert "pgd-20 at 0.2, made on" in attacked(rlr_eval, *options).stdout
+
+
+@pytest.mark.parametrize("budget", [("--max-passes", 60), ("--max-seconds", "1e-9")])
+def test_an_attack_that_ends_early_goes_on_where_it_was(rlr_eval: Command, runs: Path, budget: tuple[object, ...]) -> None:
+    options = ("--suite", "quick", "--eps", "0.1", "--n", 12, "--batch-size", 4)
+    attacked(rlr_eval, "LOW", *options)
+    expected = verdicts("LOW", "quick")
+    for file in Path("LOW/results/quick").rglob("*.*"):
+        file.unlink()
+
+    result = attacked(rlr_eval, "LOW", *options, *budget, "--workers", 3)
+    early = records.read_run(Path("LOW")).results["quick"]
+    open_ones = early.verdicts["verdict"] == "unresolved"
+    assert open_ones.any()
+    decided = early.verdicts[~open_ones].drop(columns="seconds")
+    assert_frame_equal(decided, expected[~open_ones].drop(columns="seconds"))
+    worst = early.record.accuracies[-1]
+    assert worst.unresolved
+    assert f"{worst.value:.1%} to {worst.most:.1%}, {worst.unresolved} unresolved" in result.stdout
+    assert worst.low <= worst.value <= worst.most <= worst.high
+
+    units = {path: path.stat().st_mtime_ns for path in Path("LOW/results/quick/units").glob("*.safetensors")}
+    assert bool(units) == (budget[0] == "--max-passes")
+    attacked(rlr_eval, "LOW", *options)
+    assert_same_verdicts(verdicts("LOW", "quick"), expected)
+    assert {path: path.stat().st_mtime_ns for path in units} == units
+
+
+def test_a_stored_result_is_kept(rlr_eval: Command, runs: Path) -> None:
+    options = ("LOW", "--suite", "condlr-paper", "--n", 12)
+    attacked(rlr_eval, *options)
+    before = {path: path.stat().st_mtime_ns for path in Path("LOW").rglob("*")}
+    attacked(rlr_eval, *options)
+    assert {path: path.stat().st_mtime_ns for path in Path("LOW").rglob("*")} == before
+
+
+def mixed(place: Path) -> tuple[object, ...]:
+    """Return the options of an attack of several kinds and many units, some of which cannot be shared."""
+    texts = [
+        "norm = 'Linf'\neps = [0.05, 0.1]",
+        "attack = 'fgsm'",
+        "attack = 'pgd'\nsteps = 10\nrestarts = 2",
+        "attack = 'fab'\nsteps = 5\ntargets = 3",
+        "attack = 'square'\nqueries = 60\nexamples = 'survivors'",
+        "attack = 'torchattacks'\nalgorithm = 'MIFGSM'\nparameters = { steps = 3 }",
+    ]
+    (place / "mixed.toml").write_text("\n[[attacks]]\n".join(texts), encoding="utf-8")
+    return ("--suite", "mixed.toml", "--n", 30, "--batch-size", 4)
+
+
+def started(*args: object) -> "subprocess.Popen[str]":
+    """Start the command in a process of its own."""
+    code = "from robust_lowrank.cli import main; main()"
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_work_find_the_same(rlr_eval: Command, runs: Path) -> None:
+    options = mixed(runs)
+    attacked(rlr_eval, "LOW", *options, "--workers", 1)
+    expected = verdicts("LOW", "mixed")
+    for file in Path("LOW/results/mixed").rglob("*.*"):
+        file.unlink()
+    shared = started("attack", "LOW", *options, "--workers", 3)
+    _, errors = shared.communicate(timeout=300)
+    assert shared.returncode == 0, errors
+    assert_same_verdicts(verdicts("LOW", "mixed"), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_attack_that_is_killed_goes_on_and_finds_the_same(rlr_eval: Command, runs: Path, workers: int) -> None:
+    options = mixed(runs)
+    attacked(rlr_eval, "LOW", *options, "--workers", 1)
+    expected = verdicts("LOW", "mixed")
+    for file in Path("LOW/results/mixed").rglob("*.*"):
+        file.unlink()
+    units, result, dice = Path("LOW/results/mixed/units"), Path("LOW/results/mixed/result.json"), random.Random(workers)
+    for _ in range(4):
+        done = len(list(units.glob("*.safetensors")))
+        process = started("attack", "LOW", *options, "--workers", workers)
+        goal, end = done + dice.randint(1, 8), time.monotonic() + 120
+        while process.poll() is None and len(list(units.glob("*.safetensors"))) < goal and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(dice.random() * 0.2)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()  # ends with the last of its workers, which hold its pipes
+        if result.exists():
+            break
+        assert len(list(units.glob("*.safetensors"))) >= min(goal, done + 1)
+    attacked(rlr_eval, "LOW", *options)
+    assert_same_verdicts(verdicts("LOW", "mixed"), expected)

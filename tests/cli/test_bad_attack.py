@@ -1,0 +1,95 @@
+"""Whatever is wrong with an attack on a run: exit 2, one to three lines on stderr, nothing is written, and nothing attacked."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from robust_lowrank import evaluation, records
+
+Command = Callable[..., Result]
+
+SUITE = """
+norm = "Linf"
+eps = ["8/255"]
+[[attacks]]
+attack = "pgd"
+steps = 5
+"""
+TYPOS = {
+    "parameter": ("steps", "stesp", "did you mean 'steps'? Known: attack, "),
+    "key": ("\neps =", "\nesp =", "did you mean 'eps'"),
+    "table": ("[[attacks]]", "[[atacks]]", "did you mean 'attacks'"),
+    "single": ("[[attacks]]", "[attacks]", "begin each attack with [[attacks]]"),
+    "attack": ('"pgd"', '"pdg"', "did you mean 'pgd'"),
+    "nameless": ('attack = "pgd"', "", "attacks[0] does not say which attack it is"),
+    "norm": ('"Linf"', '"Lnif"', "did you mean 'Linf'"),
+    "zero": ("= 5", "= 0", "attacks[0].steps: Input should be greater"),
+    "text": ("= 5", "= '5'", "attacks[0].steps: Input should be a valid integer"),
+    "fraction": ("8/255", "8/0", "'8/0' is not a number"),
+    "wide": ("8/255", "1.5", "eps 1.5 is outside"),
+    "foreign": ('"pgd"', '"torchattacks"\nalgorithm = "MIFGSMM"', "attacks[0].steps"),
+    "algorithm": ('"pgd"\nsteps = 5', '"torchattacks"\nalgorithm = "MIFGSMM"', "MIFGSMM"),
+    "option": ('"pgd"\nsteps = 5', '"torchattacks"\nalgorithm = "MIFGSM"\nparameters = { stesp = 5 }', "stesp"),
+    "transfer": ('"pgd"', '"transfer"', "give a source network"),
+}
+WRONG = {
+    "unknown suite": (("LOW", "--suite", "qiuck"), "did you mean 'quick'"),
+    "no such file": (("LOW", "--suite", "none.toml"), "there is no suite file none.toml"),
+    "no workers": (("LOW", "--workers", "0"), "0 workers do nothing"),
+    "no batch": (("LOW", "--batch-size", "0"), "batch_size is at least 1"),
+    "no passes": (("LOW", "--max-passes", "0"), "max_passes is at least 1"),
+    "no time": (("LOW", "--max-seconds", "0"), "max_seconds is above 0"),
+    "no examples": (("LOW", "--n", "0"), "0 examples are none"),
+    "one network": (("LOW", "--matrix"), "two run directories"),
+    "a run twice": (("LOW", "./LOW", "--matrix"), "LOW is given twice"),
+    "no run": (("LOW", "none"), "none is not a run directory"),
+    "unfinished": (("LOW", "half"), "half is not complete"),
+    "no source": (("LOW", "--suite", "blackbox", "--source", "none"), "none is not a run directory"),
+    "unfinished source": (("LOW", "--suite", "blackbox", "--source", "half"), "half is not complete"),
+    "source for nothing": (("LOW", "--suite", "quick", "--source", "DENSE"), "no attack by transfer"),
+    "fraction": (("LOW", "--eps", "8/0"), "'8/0' is not a number"),
+    "wide eps": (("LOW", "DENSE", "--eps", "1.5"), "eps 1.5 is outside"),
+    "eps of another norm": (("LOW", "--norm", "L2"), "give an eps for L2"),
+}
+
+
+def assert_refused(result: Result, said: str, place: Path, before: dict[Path, int]) -> None:
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert 1 <= len(result.stderr.strip().splitlines()) <= 3
+    assert "Traceback" not in result.stderr
+    assert not result.stdout
+    assert times(place) == before
+
+
+def times(place: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+
+
+@pytest.fixture
+def place(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two trained runs and one that stopped; an attack fails the test."""
+    monkeypatch.setattr(evaluation, "evaluate", lambda *args, **options: pytest.fail("attacked"))
+    record = records.read_run(runs / "DENSE").record.model_copy(update={"status": "running"})
+    records.write_record(runs / "half/run.json", record)
+    for name in ("metrics.parquet", "spectra.parquet"):
+        (runs / "half" / name).write_bytes((runs / "DENSE" / name).read_bytes())
+    return runs
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_options(rlr_eval: Command, place: Path, name: str) -> None:
+    options, said = WRONG[name]
+    before = times(place)
+    assert_refused(rlr_eval("attack", *options), said, place, before)
+
+
+@pytest.mark.parametrize("name", TYPOS)
+def test_wrong_suites(rlr_eval: Command, place: Path, name: str) -> None:
+    right, wrong, said = TYPOS[name]
+    assert right in SUITE
+    (place / "mine.toml").write_text(SUITE.replace(right, wrong), encoding="utf-8")
+    before = times(place)
+    assert_refused(rlr_eval("attack", "LOW", "--suite", "mine.toml"), said, place, before)
