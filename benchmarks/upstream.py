@@ -36,7 +36,7 @@ class Case:
     def config(self, data_dir: Path) -> training.TrainConfig:
         adversarial = None
         if self.adversarial is not None:
-            adversarial = training.AdversarialConfig(attack="pgd", eps=self.adversarial, steps=4)
+            adversarial = training.AdversarialConfig(attack="pgd", eps=self.adversarial, steps=2)
         return training.TrainConfig(
             data=training.DataConfig(name=self.data, data_dir=str(data_dir), train_examples=self.images),
             model=training.ModelConfig(name=self.model),
@@ -54,7 +54,7 @@ CASES = {
     ),
     "cifar10-dense": Case("cifar10", "cnn", {"name": "dense"}, eps=2 / 255, lr=0.01),
     "cifar10-condlr-adversarial": Case(
-        "cifar10", "cnn", {"name": "condlr", "tau": 0.1, "rank": 0.5}, eps=8 / 255, adversarial=4 / 255, lr=0.02
+        "cifar10", "cnn", {"name": "condlr", "tau": 0.1, "rank": 0.5}, eps=4 / 255, adversarial=2 / 255, lr=0.02, images=10_000
     ),
 }
 
