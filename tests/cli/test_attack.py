@@ -22,7 +22,7 @@ Command = Callable[..., Result]
 
 # what makes a suite that takes long take seconds, with all its attacks
 SHORT = {
-    "aa-native": ("--eps", "0.5", "--n", 6),  # the first attack breaks them all
+    "aa-native": ("--eps", "0.5", "--n", 2),  # the first attack breaks them all
     "blackbox": ("queries = 5000", "queries = 50"),
     "curve": ("steps = 100", "steps = 5"),
     "minimal-norm": ("steps = 100", "steps = 5"),
