@@ -55,7 +55,7 @@ CASES = [
     (("attack", "nothing", "--norm", "L2"), "eps for L2"),
     (("attack", "nothing", "--n", "0"), "0 examples"),
     (("attack", "nothing", "--executor", "cloud"), "cloud"),
-    (("attack",), "RUN"),
+    (("attack",), "nothing to attack"),
     (("report", "nothing"), "not a run directory"),
     (("condition", "nothing"), "not a run directory"),
     (("bench", "none.toml"), "none.toml"),

@@ -88,9 +88,11 @@ def attack(
     from robust_lowrank.records import read_run
 
     check_workers(workers)
-    if matrix and len(runs or ()) < 2:
+    runs = runs or []
+    if matrix and len(runs) < 2:
         raise UserError("--matrix compares networks: give two run directories or more")
-    if repeated := [run for number, run in enumerate(runs or ()) if run.resolve() in [other.resolve() for other in runs[:number]]]:
+    places = [run.resolve() for run in runs]
+    if repeated := [run for run in runs if places.count(run.resolve()) > 1]:
         raise UserError(f"{repeated[0]} is given twice: name each run directory once")
     settled = Attack.settle(
         suite,
