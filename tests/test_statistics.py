@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import NormalIndPower
@@ -231,6 +231,7 @@ def test_every_pair_is_compared_and_corrected_together():
     assert pairwise({"a": right < 80}) == []
 
 
+@settings(max_examples=20)
 @given(st.lists(st.tuples(*[st.booleans()] * 4), min_size=1, max_size=9))
 def test_undecided_examples_count_against_a_difference(examples):
     a_least, a_open, b_least, b_open = (np.array(column) for column in zip(*examples, strict=True))

@@ -56,6 +56,7 @@ def test_bench_trains_attacks_and_reports_and_does_nothing_twice(rlr_eval: Comma
     assert {path.parent.name for path in touched if "dense-seed0" in path.parts} == {"quick"}
 
 
+@pytest.mark.slow
 def test_parallel_processes_give_the_verdicts_of_one(rlr_eval: Command, experiment: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(threads_each(2))

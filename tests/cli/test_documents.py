@@ -98,7 +98,7 @@ def test_the_evaluation_page_lists_every_suite_with_its_cost() -> None:
     assert list(told) and set(told) == set(suite_names())
     for name, passes in told.items():
         suite = load_suite(name)
-        due = sum(spec.cost(10) * (1 if spec.minimal else len(suite.radii(spec))) for spec in suite.attacks)
+        due = sum(spec.cost(10, suite.norm) * (1 if spec.minimal else len(suite.radii(spec))) for spec in suite.attacks)
         assert passes == f"{due:,}", name
 
 

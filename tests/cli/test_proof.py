@@ -67,14 +67,14 @@ def test_plan_says_what_an_attack_takes_and_writes_nothing(rlr_eval: Command, ru
     cost = json.loads(rlr_eval(*options, "--json").stdout)
     assert cost["examples"] == 20
     assert [(share["attack"], share["eps"], share["passes"]) for share in cost["shares"]] == [
-        (attack, eps, passes) for attack, passes in (("fgsm", 40), ("pgd-20", 820)) for eps in (0.05, 0.1, 0.15)
+        (attack, eps, passes) for attack, passes in (("fgsm", 60), ("pgd-20", 840)) for eps in (0.05, 0.1, 0.15)
     ]
     assert cost["passes"] == sum(share["passes"] for share in cost["shares"])
     assert cost["seconds"] > 0
     assert cost["memory"] > 0
     table = rlr_eval(*options)
     assert table.exit_code == 0, table.stderr
-    assert [line.split()[:3] for line in table.stdout.splitlines()[1:2]] == [["fgsm", "0.05", "40"]]
+    assert [line.split()[:3] for line in table.stdout.splitlines()[1:2]] == [["fgsm", "0.05", "60"]]
     assert "together" in table.stdout
     assert "on 20 examples" in table.stdout
     assert sorted(runs.rglob("*")) == before

@@ -44,6 +44,7 @@ def assert_same_as_by_hand(model, x, y, budget, *, seed, batch_size):
     return frame
 
 
+@pytest.mark.slow
 def test_verdicts_are_those_of_upstream_run_by_hand(mlp, digits):
     frame = assert_same_as_by_hand(mlp, digits.x[:24], digits.y[:24], Linf(0.07), seed=3, batch_size=250)
     assert not frame["flags"].str.contains("rejected").any()

@@ -118,6 +118,7 @@ def test_every_layer_but_the_classifier_can_be_factored(name: str, layers: int) 
     assert model(torch.rand(2, *SHAPES[name])).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_the_transformer_looks_at_positions_and_learns() -> None:
     torch.manual_seed(0)
     digits = load("digits").first(train=256, test=64)

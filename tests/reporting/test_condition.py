@@ -78,6 +78,6 @@ def test_ranks_are_drawn_where_they_change(make_run, tmp_path):
 
 
 def test_no_spectra_is_an_error(make_run, tmp_path):
-    with pytest.raises(UserError, match="train for at least one epoch"):
+    with pytest.raises(UserError, match="shows no layers, or was not trained"):
         condition_report([make_run("a")], tmp_path / "out", title="t", command="x")
     assert not (tmp_path / "out").exists()
