@@ -41,7 +41,7 @@ def threads_each(workers: int) -> int:
 def perform_all(jobs: Sequence[Job], *, workers: int | None, report: Report) -> list[str | None]:
     """Do all jobs, and return for each why its training failed, if it did: the others are done all the same.
 
-    Where there are more workers than jobs, they share the examples of each attack on a trained run. After any other failure none
+    Where there are two workers a job or more, they share the examples of each attack on a trained run. After any other failure none
     is begun, those under way are finished, and the failure is raised.
 
     Raises:

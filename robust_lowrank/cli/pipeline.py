@@ -219,7 +219,7 @@ class Part:
 
 
 def parts(jobs: Sequence[Job], workers: int) -> list[Part]:
-    """Return what several processes can do of attacks on runs that are trained, where there are more processes than runs.
+    """Return what several processes can do of attacks on runs that are trained, where each run has two or more.
 
     Attacks with a budget are left out: it is one for all examples, and spent in their order.
     """
@@ -237,9 +237,8 @@ def perform_part(part: Part, report: Report) -> None:
     if _kept(job, attack, subject) is not None:
         return
     batches = torch.arange(len(subject.x)).split(attack.batch_size)
-    rows = torch.cat([torch.arange(0), *batches[part.index :: part.of]])
     tell = _teller(f"{job.name}, part {part.index + 1} of {part.of}", f"{attack.suite.name} {attack.suite.norm}", report)
-    for batch in rows.split(attack.batch_size):
+    for batch in batches[part.index :: part.of]:
         question = question_of(subject, attack, first=int(batch[0]))
         store = job.out / "results" / attack.directory / UNITS
         x, y = subject.x[batch], subject.y[batch]
