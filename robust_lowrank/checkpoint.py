@@ -62,6 +62,17 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     return model
 
 
+def described(path: str | Path) -> dict[str, Any] | None:
+    """Return what a file says of its factored layers, by name; None if this package did not write it.
+
+    Raises:
+        UserError: another version of this package wrote it.
+    """
+    with safe_open(path, framework="pt") as file:
+        written_here = HEADER in (file.metadata() or {})
+    return _read(Path(path))[0]["layers"] if written_here else None
+
+
 def digest(model: nn.Module) -> str:
     """Return the SHA-256 over names, types, shapes and bytes of a network's state."""
     return digest_tensors(model.state_dict())

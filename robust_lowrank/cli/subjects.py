@@ -122,6 +122,35 @@ class Foreign:
         )
 
 
+def weights_run(path: Path) -> records.Run:
+    """Return a file of weights as a run without training or results, so that its layers can be reported on.
+
+    Raises:
+        UserError: it is not a file of weights, or holds none of a layer.
+    """
+    import pandas as pd
+
+    model = models.skeleton(path)
+    frame = conditioning.spectra(model)
+    frame.insert(0, "epoch", 0)
+    record = records.RunRecord(
+        label=path.name,
+        method=FOREIGN,
+        model=path.name,
+        data="–",
+        seed=0,
+        status="complete",
+        created=records.now(),
+        command="",
+        config={"weights": str(path)},
+        versions=provenance.versions(),
+        machine=provenance.machine(_device()),
+        hashes={"weights": provenance.digest_tensors(model.state_dict())},
+        parameters=count_parameters(model),
+    )
+    return records.Run(path, record, pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"), frame, {})
+
+
 def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     """Return the numbers of an option such as "0.49,0.48,0.45".
 

@@ -7,3 +7,4 @@ from robust_lowrank.models.foreign import Foreign as Foreign
 from robust_lowrank.models.foreign import load_foreign as load_foreign
 from robust_lowrank.models.normalize import Normalize as Normalize
 from robust_lowrank.models.resnet import ResNet20 as ResNet20
+from robust_lowrank.models.skeleton import skeleton as skeleton

@@ -61,9 +61,9 @@ def _run(entry: Entry) -> list[Finding]:
 def _course(entry: Entry) -> str:
     worst = entry.run.spectra.groupby("epoch")["cond"].max()
     first, last = float(worst.iloc[0]), float(worst.iloc[-1])
-    epochs = f"epoch {worst.index[0]} to {worst.index[-1]}"
     if len(worst) == 1:
-        return "one epoch recorded"
+        return f"epoch {worst.index[0]} alone recorded" if entry.run.record.epochs_done else spectra.moment([entry])
+    epochs = f"epoch {worst.index[0]} to {worst.index[-1]}"
     if math.isclose(first, last, rel_tol=0.05):
         return f"steady from {epochs}"
     return f"{'up' if last > first else 'down'} from {formats.quantity(first)} ({epochs})"

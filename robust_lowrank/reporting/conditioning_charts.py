@@ -36,8 +36,9 @@ def by_layer(entries: Sequence[Entry], *, prefix: str = "") -> Figure:
     return Figure(
         name=f"{prefix}condition-by-layer",
         title="Condition number of each layer",
-        description=f"Condition numbers after training of {formats.listing(order)}, a point each for {formats.listing(names)}.",
-        caption="After training, layers in the order of the network; 1 is perfect."
+        description=f"Condition numbers {spectra.moment(entries)} of {formats.listing(order)}, "
+        f"a point each for {formats.listing(names)}.",
+        caption=f"{spectra.moment(entries).capitalize()}, layers in the order of the network; 1 is perfect."
         + (f" Not drawn: {missing} infinite condition numbers (a singular value of zero)." if missing else ""),
         series=tuple(names),
         panels=(Panel(chart),),
@@ -132,8 +133,9 @@ def spectra_by_layer(entries: Sequence[Entry], layers: Sequence[str], *, prefix:
         title="Spectra",
         description=f"Singular values relative to the largest of {formats.listing(list(layers))}, a panel each, "
         f"for {formats.listing(names)}.",
-        caption="Singular values after training, divided by the layer's largest: a flat line is a well-conditioned layer; "
-        "a line that ends early is a layer of lower rank. Logarithmic, the same scale in every panel." + _seeds(entries),
+        caption=f"Singular values {spectra.moment(entries)}, divided by the layer's largest: "
+        "a flat line is a well-conditioned layer; a line that ends early is a layer of lower rank. "
+        "Logarithmic, the same scale in every panel." + _seeds(entries),
         series=tuple(names),
         panels=tuple(Panel(_spectrum(shown[shown["layer"] == layer], names, scale, axis), layer) for layer in layers),
         height=170,

@@ -12,9 +12,11 @@ from robust_lowrank.reporting.tables import Cell, Column, Table
 def layers(entry: Entry) -> Table:
     """Every layer of a run after training, worst first."""
     kept = entry.run.record.kept_dense
+    epoch = entry.run.spectra["epoch"].max()
+    when = f"after epoch {epoch}" if epoch else spectra.moment([entry])
     return Table(
         name=f"layers of {entry.name}",
-        caption=f"{entry.name}: layers after epoch {entry.run.spectra['epoch'].max()}, worst condition number first.",
+        caption=f"{entry.name}: layers {when}, worst condition number first.",
         columns=(
             Column("Layer", numeric=False),
             Column("Kind", numeric=False),
@@ -35,7 +37,7 @@ def totals(entries: Sequence[Entry]) -> Table:
     """Largest condition number and the product, a row a run."""
     return Table(
         name="totals",
-        caption="After training, over all layers with a weight matrix and over the compressed ones.",
+        caption=f"{spectra.moment(entries).capitalize()}, over all layers with a weight matrix and over the compressed ones.",
         columns=(
             Column("Run", numeric=False),
             Column("All", "Largest condition number"),

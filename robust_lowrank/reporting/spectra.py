@@ -33,6 +33,11 @@ class Conditioning:
     factored_layers: int
 
 
+def moment(entries: Sequence[Entry]) -> str:
+    """Return when the last spectra were taken, in words: networks from elsewhere were not trained before our eyes."""
+    return "after training" if any(entry.run.record.epochs_done for entry in entries) else "as given"
+
+
 def final(entry: Entry) -> pd.DataFrame:
     """Return the spectra after the last recorded epoch, in the order of the layers."""
     spectra = entry.run.spectra

@@ -58,6 +58,7 @@ CASES = [
     (("attack",), "nothing to attack"),
     (("report", "nothing"), "not a run directory"),
     (("condition", "nothing"), "not a run directory"),
+    (("condition", "tiny.toml"), "no file of weights by its name"),
     (("bench", "none.toml"), "none.toml"),
     (("bench", "wrong_key.toml"), "wrong_key.toml"),
     (("bench", "wrong_suite.toml"), "did you mean 'quick'"),

@@ -141,6 +141,11 @@ def test_condition_and_report_write_their_pages(rlr_eval: Command, run: Path) ->
     assert set(factored) == {"conv1", "conv2", "fc1"}
     assert all(1 <= cond <= 1.1 + 1e-4 for cond in factored.values())
     assert {"condition.html", "condition.md", "condition.csv"} <= {path.name for path in Path("C").iterdir()}
+    weights = rlr_eval("condition", run / "model.safetensors", "DENSE", "--out", "W", "--json")
+    assert weights.exit_code == 0, weights.stderr
+    alone, _ = json.loads(weights.stdout)
+    assert {layer["layer"]: layer["cond"] for layer in alone["layers"] if layer["factored"]} == factored
+    assert "layers as given" in Path("W/condition.md").read_text()
     report = rlr_eval("report", run, "DENSE", "--out", "R", "--title", "Two networks")
     assert report.exit_code == 0, report.stderr
     assert report.stdout.endswith("Report: R/report.html\n")

@@ -9,6 +9,7 @@ from robust_lowrank.cli import console
 from robust_lowrank.cli.invocation import command_line
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")]
+RunsOrWeights = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, or files of weights (.pth, ...).")]
 Title = Annotated[str | None, typer.Option(help="Heading of the report.")]
 
 
@@ -27,16 +28,22 @@ def report(
 
 
 def condition(
-    runs: Runs,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories, or files of weights (.safetensors, .pth).")
+    ],
     out: Annotated[Path, typer.Option(help="Directory of the report.")] = Path("reports/condition"),
     title: Title = None,
     json: Annotated[bool, typer.Option("--json", help="Print the layers' last values as JSON, beside writing the report.")] = False,
 ) -> None:
-    """Write the condition-number report: singular values, condition numbers and ranks of every layer over training."""
+    """Write the condition-number report: singular values, condition numbers and ranks of every layer over training.
+
+    A file of weights needs no architecture: the layers are read off its tensors.
+    """
+    from robust_lowrank.cli.subjects import weights_run
     from robust_lowrank.records import read_run
     from robust_lowrank.reporting import condition_report
 
-    read = [read_run(run) for run in runs]
+    read = [weights_run(run) if run.is_file() else read_run(run) for run in runs]
     page = condition_report(read, out, title=title or "Conditioning of the layers", command=command_line())
     if not json:
         console.say(f"Report: {page}")

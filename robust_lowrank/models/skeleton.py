@@ -1,0 +1,113 @@
+"""The layers of a network whose weights alone are at hand: enough to see their spectra, not to run it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank import checkpoint
+from robust_lowrank.compress import install
+from robust_lowrank.errors import UserError
+from robust_lowrank.models.weights import PREFIXES, read_weights
+
+
+def skeleton(path: Path) -> nn.Module:
+    """Return a module with the linear layers and convolutions of a file of weights, under their names, and all its other tensors.
+
+    Every floating-point `weight` of two dimensions is taken for a linear layer (an embedding too: a file does not tell them apart),
+    one of four for a convolution. In files that this package wrote, factored layers are what they were, a matricised kernel as the
+    matrix that it is.
+
+    Example:
+        >>> torch.save({"fc.weight": torch.eye(2), "fc.bias": torch.zeros(2)}, "/tmp/net.pth")
+        >>> skeleton(Path("/tmp/net.pth")).fc
+        Linear(in_features=2, out_features=2, bias=True)
+
+    Raises:
+        UserError: there is no such file, it is not one of weights alone, or it holds no such weight.
+    """
+    tensors = read_weights(path)
+    described = checkpoint.described(path) if path.suffix == ".safetensors" else None
+    for prefix in PREFIXES:
+        if described is None and all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    root = nn.Module()
+    try:
+        factored = _factored(tensors, described or {})
+        for name, layer in (_dense(tensors, set(factored)) | factored).items():
+            _place(root, name, layer)
+        for key in tensors.keys() - root.state_dict().keys():
+            if not any(key.startswith(f"{name}.") for name in factored):
+                parent, _, name = key.rpartition(".")
+                _reach(root, parent).register_buffer(name, tensors[key])
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} holds names that no network has, or factors that do not fit one another: {error}") from error
+    if not any(isinstance(module, nn.Linear | nn.Conv2d) for module in root.modules()):
+        raise UserError(f"{path} holds no weight of a linear layer or convolution: there is no spectrum to report")
+    return root if described is None else checkpoint.load(root, path)
+
+
+def _dense(tensors: Mapping[str, Tensor], factored: set[str]) -> dict[str, nn.Module]:
+    """Return the layers whose weights are whole, by name, with the tensors of the file."""
+    layers = {}
+    for key, tensor in tensors.items():
+        name, _, last = key.rpartition(".")
+        inside = any(f"{name}.".startswith(f"{place}.") for place in factored)
+        if last == "weight" and name and tensor.ndim in (2, 4) and tensor.is_floating_point() and not inside:
+            layers[name] = _layer(tensor, tensors.get(f"{name}.bias"))
+    return layers
+
+
+def _factored(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """Return dense layers of the shapes that the factors of a file multiply to, by name; `checkpoint.load` replaces them."""
+    layers = {}
+    for name, entry in described.items():
+        place = name.removesuffix(checkpoint.UPDATE) if "alpha" in entry else name
+        if "alpha" in entry:
+            layers[place] = _layer(tensors[f"{place}.base.weight"], tensors.get(f"{place}.base.bias"))
+        else:
+            layers[place] = _layer(_shape(tensors, name), tensors.get(f"{name}.bias"))
+    return layers
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return an empty weight of the shape that a layer's factors multiply to."""
+    own = {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+    if "weight" in own:
+        return own["weight"]
+    if "C" in own:
+        sizes = [own[f"U{mode}"].shape[0] if f"U{mode}" in own else size for mode, size in enumerate(own["C"].shape, start=1)]
+    else:
+        left, right = next(pair for pair in (("U", "V"), ("A", "B"), ("P", "Q")) if pair[0] in own)
+        sizes = [own[left].shape[0], own[right].shape[0]]
+    return torch.empty(sizes)
+
+
+def _layer(weight: Tensor, bias: Tensor | None) -> nn.Linear | nn.Conv2d:
+    bias = bias if bias is not None and bias.shape == weight.shape[:1] else None
+    if weight.ndim == 4:
+        height, width = weight.shape[2:]
+        layer = nn.Conv2d(weight.shape[1], weight.shape[0], (height, width), bias=bias is not None, device="meta")
+    else:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer
+
+
+def _place(root: nn.Module, name: str, layer: nn.Module) -> None:
+    _reach(root, name.rpartition(".")[0])
+    install(root, name, layer)
+
+
+def _reach(root: nn.Module, path: str) -> nn.Module:
+    """Return the module at a path, made where it is missing."""
+    module = root
+    for part in path.split(".") if path else []:
+        if part not in dict(module.named_children()):
+            module.add_module(part, nn.Module())
+        module = module.get_submodule(part)
+    return module
