@@ -50,6 +50,24 @@ SPECTRA = (
     "singular_values",  # list of float64, descending
 )
 
+MONITOR = (
+    "step",  # counted from 1
+    "layer",
+    "kind",  # as in SPECTRA, and so are the next ones
+    "factored",
+    "rank",
+    "sigma_max",
+    "sigma_min",
+    "cond",
+    "stable_rank",
+    "orthonormality",
+    "distance",  # to the nearest weight that the layer's bound on cond allows, relative, in the Frobenius norm; NaN without a bound
+    "rotation_u",  # largest principal angle, in radians, between the first basis and that of the record before; NaN without one
+    "rotation_v",  # the same for the second basis, or the largest of all others
+    "cond_product",  # over the factored layers of this step
+    "singular_values",
+)
+
 VERDICTS = (
     "example",  # index within the evaluated set
     "label",
