@@ -176,7 +176,7 @@ class Monitor:
         bases = layer.factors().bases
         before = self._bases.get(name, ())
         comparable = [len(basis) for basis in before] == [len(basis) for basis in bases]
-        turned = [overlap(*pair) for pair in zip(before, bases, strict=True)] if comparable else []
+        turned = [overlap(old.to(new.device), new) for old, new in zip(before, bases, strict=True)] if comparable else []
         return Sample(layer.compact(), [defect(linalg.at_least_float32(basis)) for basis in bases], turned)
 
 
