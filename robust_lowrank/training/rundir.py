@@ -102,7 +102,7 @@ class RunWriter:
         """
         done = record.epochs_done
         try:
-            metrics, spectra = (records.read_frame(out / name).query("epoch <= @done") for name in (METRICS_FILE, SPECTRA_FILE))
+            metrics, spectra = (_until(done, records.read_frame(out / name)) for name in (METRICS_FILE, SPECTRA_FILE))
         except (UserError, ValueError, KeyError):
             return None
         epochs = range(1, done + 1)
@@ -136,6 +136,10 @@ class RunWriter:
         records.write_frame(self.out / METRICS_FILE, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
         records.write_frame(self.out / SPECTRA_FILE, pd.concat(self.spectra, ignore_index=True))
         records.write_record(self.out / RECORD, self.record)
+
+
+def _until(epoch: int, history: pd.DataFrame) -> pd.DataFrame:
+    return history[history["epoch"] <= epoch]
 
 
 def difference(there: dict, wanted: dict, path: str = "") -> str:

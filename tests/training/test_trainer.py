@@ -124,7 +124,7 @@ def test_a_complete_run_is_returned_untouched(small: Small, tmp_path: Path) -> N
     assert not seen
 
 
-def test_an_interrupted_run_starts_over_and_loses_its_results(small: Small, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_and_loses_its_results(small: Small, tmp_path: Path) -> None:
     out = tmp_path / "run"
     whole = train(small(), tmp_path / "whole")
 
