@@ -4,6 +4,8 @@
     RUN/model.safetensors                     the trained weights (`rlr.save`)
     RUN/metrics.parquet                       METRICS, a row an epoch
     RUN/spectra.parquet                       SPECTRA, a row an epoch and layer, epoch 0 being the start
+    RUN/monitor.parquet                       MONITOR, a row a recorded step and layer, if the configuration has a monitor
+    RUN/resume/EPOCH/                         what a training that is interrupted goes on from (`training.resume`)
     RUN/results/SUITE/result.json             ResultRecord: threat model, hashes, engines, audit
     RUN/results/SUITE/verdicts.parquet        VERDICTS, a row an example, attack and eps
     RUN/results/SUITE/adversarial.safetensors the inputs that broke an example, keys "ATTACK/EPS/inputs" and "ATTACK/EPS/examples"

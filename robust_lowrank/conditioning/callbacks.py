@@ -16,7 +16,8 @@ def hugging_face(monitor: Monitor) -> "TrainerCallback":
     Example:
         >>> Trainer(model, callbacks=[hugging_face(Monitor(model, every=10))])  # doctest: +SKIP
 
-    A training that starts from a checkpoint goes on in the same history. Only the main process records.
+    A training that starts from a checkpoint goes on in the same history, and one that starts anew begins it anew. Only the main
+    process records.
 
     Raises:
         UserError: transformers is not installed.
@@ -48,7 +49,8 @@ def lightning(monitor: Monitor) -> "Callback":
     Example:
         >>> Trainer(callbacks=[lightning(Monitor(model, every=10))])  # doctest: +SKIP
 
-    A training that starts from a checkpoint goes on in the same history. Only the main process records.
+    A training that starts from a checkpoint goes on in the same history, and one that starts anew begins it anew. Only the main
+    process records.
 
     Raises:
         UserError: neither lightning nor pytorch-lightning is installed.

@@ -175,8 +175,6 @@ def resumed(plan: Plan, on_alert: Callable[[Alert], None]) -> Course | None:
     return course
 
 
-
-
 def factorise(model: nn.Module, method: MethodConfig) -> dict[str, str]:
     """Compress a network in place as a configuration says; return which layers stayed dense and why."""
     if method.name == DENSE:

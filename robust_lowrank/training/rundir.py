@@ -80,8 +80,8 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> reco
 class RunWriter:
     """Writes the files of a run, epoch by epoch; each is whole at any time, and `run.json` comes last.
 
-    What an earlier attempt has left is removed first: results of attacks, for they belong to other weights, the monitor's history, and
-    states to go on from.
+    What an earlier attempt has left is removed first: results of attacks, for they belong to other weights, the monitor's history,
+    and states to go on from.
     """
 
     def __init__(self, out: Path, record: RunRecord) -> None:

@@ -117,7 +117,9 @@ def test_the_trainer_of_transformers(tmp_path) -> None:
     from transformers import Trainer, TrainingArguments  # pyright: ignore
 
     model, memory = Network(), Closing()
-    args = TrainingArguments(str(tmp_path), max_steps=6, per_device_train_batch_size=4, report_to=[], use_cpu=True, save_strategy="no")
+    args = TrainingArguments(
+        str(tmp_path), max_steps=6, per_device_train_batch_size=4, report_to=[], use_cpu=True, save_strategy="no"
+    )
     optimizer = LowRankOptimizer(model, torch.optim.SGD, lr=0.1)
     callback = callbacks.hugging_face(Monitor(model, every=2, writers=[memory]))
     Trainer(model, args, train_dataset=examples(), optimizers=(optimizer, None), callbacks=[callback]).train()

@@ -60,7 +60,9 @@ def test_figures_are_those_of_the_merged_weights_by_numpy(method: str) -> None:
         assert np.allclose(row["singular_values"], sigma[: row["rank"]], rtol=0, atol=1e-5 * sigma[0])
         assert row["stable_rank"] == pytest.approx(np.linalg.norm(matrix) ** 2 / np.linalg.norm(matrix, 2) ** 2, rel=1e-5)
         for column in ("sigma_max", "sigma_min", "cond", "rank", "kind", "factored"):
-            assert row[column] == (expected[column] if isinstance(expected[column], str) else pytest.approx(expected[column], rel=1e-4))
+            assert row[column] == (
+                expected[column] if isinstance(expected[column], str) else pytest.approx(expected[column], rel=1e-4)
+            )
         assert row["orthonormality"] == pytest.approx(expected["orthonormality"], abs=1e-5, nan_ok=True)
     assert rows[0]["cond_product"] == pytest.approx(math.prod(row["cond"] for row in rows if row["factored"]))
 

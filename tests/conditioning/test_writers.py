@@ -6,6 +6,7 @@ import math
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -111,7 +112,7 @@ def test_tensorboard_reads_the_charts(tmp_path: Path) -> None:
 
 def test_every_quantity_but_nan_is_charted(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in that has the calls of torch's SummaryWriter, as TensorBoard itself need not be installed."""
-    made: list["Stand"] = []
+    made: list[Any] = []
 
     class Stand:
         def __init__(self, log_dir: str, purge_step: int | None = None) -> None:

@@ -195,7 +195,7 @@ def test_a_run_keeps_one_state_while_it_lasts_and_none_afterwards(small: Small, 
 def test_the_state_of_the_caller_is_left_as_found(interrupted: Interrupted) -> None:
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    interrupted.go_on()
+    train(interrupted.config, interrupted.out)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -230,7 +230,15 @@ def test_a_killed_process_goes_on(tmp_path: Path) -> None:
     options += ["--monitor-every", "5", "--batch-size", "64", "--momentum", "0.9", "--lr", "0.02"]
 
     def command(out: str) -> list[str]:
-        return [sys.executable, "-c", "from robust_lowrank.cli import main; main()", "train", *options, "--out", str(tmp_path / out)]
+        return [
+            sys.executable,
+            "-c",
+            "from robust_lowrank.cli import main; main()",
+            "train",
+            *options,
+            "--out",
+            str(tmp_path / out),
+        ]
 
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
