@@ -18,7 +18,8 @@ NOTE = Event("net", "training", 2, 2, note="epoch 1 of 1")
 def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     def show(*events: Event, terminal: bool) -> str:
         out = io.StringIO()
-        monkeypatch.setattr(progress, "Console", lambda **_: Console(file=out, force_terminal=terminal, width=160, soft_wrap=True))
+        console = Console(file=out, force_terminal=terminal, width=160, soft_wrap=True, highlight=False)
+        monkeypatch.setattr(progress, "Console", lambda **_: console)
         with Board() as board:
             for event in events:
                 board(event)

@@ -125,7 +125,7 @@ def test_a_default_momentum_is_recorded_but_does_not_count_as_given() -> None:
 
 def test_a_monitor_is_part_of_the_record_only_where_there_is_one() -> None:
     watched = parse_config({"monitor": {"every": 5, "dense_every": 10}}, source="test")
-    assert TrainConfig.from_record(watched.to_record()) == watched
+    assert TrainConfig.from_record(watched.to_record()).monitor == watched.monitor
     assert "monitor" not in TrainConfig().to_record()
 
 
