@@ -29,7 +29,6 @@ def run() -> pd.DataFrame:
         monitor.record()
 
     times = medians({"step": step, "step with record": watched, "record": monitor.record}, rounds=7, warmup=1)
-    pair = (times["step with record"] - times["step"]) / (EVERY * times["step"])
     row = {f"{name} ms": f"{1000 * seconds:.1f}" for name, seconds in times.items()}
     added = {"record": times["record"], "pair": times["step with record"] - times["step"]}
     return pd.DataFrame([row | {f"added, by the {name}": f"{each / (EVERY * times['step']):.2%}" for name, each in added.items()}])

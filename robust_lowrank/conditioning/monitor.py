@@ -167,8 +167,8 @@ class Monitor:
 
     def _layers(self) -> dict[str, Layer]:
         dense = self.dense_every is not None and self.steps % self.dense_every < self.every
-        kinds = Layer if dense else FactoredLayer
-        return {name: layer for name, layer in self.model.named_modules() if isinstance(layer, kinds)}
+        layers = {name: layer for name, layer in self.model.named_modules() if isinstance(layer, Layer)}
+        return {name: layer for name, layer in layers.items() if dense or isinstance(layer, FactoredLayer)}
 
     def _sample(self, name: str, layer: Layer) -> Sample:
         if not isinstance(layer, FactoredLayer):
