@@ -4,10 +4,10 @@ import argparse
 
 import torch
 
-from benchmarks import layers, precision, steps
+from benchmarks import layers, monitor, precision, steps
 from robust_lowrank.provenance import machine
 
-BENCHMARKS = {"layers": layers, "steps": steps, "precision": precision}
+BENCHMARKS = {"layers": layers, "steps": steps, "precision": precision, "monitor": monitor}
 
 
 def main() -> None:

@@ -4,6 +4,8 @@
     RUN/model.safetensors                     the trained weights (`rlr.save`)
     RUN/metrics.parquet                       METRICS, a row an epoch
     RUN/spectra.parquet                       SPECTRA, a row an epoch and layer, epoch 0 being the start
+    RUN/monitor.parquet                       MONITOR, a row a recorded step and layer, if the configuration has a monitor
+    RUN/resume/EPOCH/                         what a training that is interrupted goes on from (`training.resume`)
     RUN/results/SUITE/result.json             ResultRecord: threat model, hashes, engines, audit
     RUN/results/SUITE/verdicts.parquet        VERDICTS, a row an example, attack and eps
     RUN/results/SUITE/adversarial.safetensors the inputs that broke an example, keys "ATTACK/EPS/inputs" and "ATTACK/EPS/examples"
@@ -48,6 +50,24 @@ SPECTRA = (
     "params",
     "params_dense",
     "singular_values",  # list of float64, descending
+)
+
+MONITOR = (
+    "step",  # counted from 1
+    "layer",
+    "kind",  # as in SPECTRA, and so are the next ones
+    "factored",
+    "rank",
+    "sigma_max",
+    "sigma_min",
+    "cond",
+    "stable_rank",
+    "orthonormality",
+    "distance",  # to the nearest weight that the layer's bound on cond allows, relative, in the Frobenius norm; NaN without a bound
+    "rotation_u",  # largest principal angle, in radians, between the first basis and that of the record before; NaN without one
+    "rotation_v",  # the same for the second basis, or the largest of all others
+    "cond_product",  # over the factored layers of this step
+    "singular_values",
 )
 
 VERDICTS = (

@@ -165,10 +165,15 @@ def train_run(config: training.TrainConfig, out: Path, *, job: str, command: str
     def tell(progress: training.Progress) -> None:
         note = ""
         if (metrics := progress.metrics) is not None:
-            note = f"epoch {progress.epoch} of {progress.epochs}, loss {metrics['train_loss']:.4f}, " + (
-                f"training accuracy {metrics['train_accuracy']:.1%}, {metrics['seconds']:.1f} s"
-            )
-        report(Event(job, "training", progress.step, progress.steps, note))
+            parts = [
+                f"epoch {progress.epoch} of {progress.epochs}",
+                f"loss {metrics['train_loss']:.4f}",
+                f"training accuracy {metrics['train_accuracy']:.1%}",
+                progress.conditioning,
+                f"{metrics['seconds']:.1f} s",
+            ]
+            note = ", ".join(filter(None, parts))
+        report(Event(job, "training", progress.step, progress.steps, note, progress.conditioning, "\n".join(progress.alerts)))
 
     return training.train(config, out, progress=tell, command=command)
 

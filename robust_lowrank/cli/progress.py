@@ -12,13 +12,18 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 @dataclass(frozen=True)
 class Event:
-    """Where one job stands: `done` of `total` in a stage; `note` is what a log should keep of it, if anything."""
+    """Where one job stands: `done` of `total` in a stage; `note` is what a log should keep of it, if anything.
+
+    `warning` is to be seen in any case; `state` is what a live display shows beside the stage.
+    """
 
     job: str
     stage: str
     done: int
     total: int
     note: str = ""
+    state: str = ""
+    warning: str = ""
 
 
 Report = Callable[[Event], None]
@@ -36,7 +41,7 @@ class Board:
         console = Console(stderr=True, soft_wrap=True, highlight=False)
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TimeElapsedColumn(),
@@ -57,18 +62,18 @@ class Board:
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        for text in filter(None, (event.warning, "" if self._console.is_terminal else event.note)):
+            self._console.print(f"{event.job}: {text}", markup=False)
         if not self._console.is_terminal:
-            if event.note:
-                self._console.print(f"{event.job}: {event.note}", markup=False)
             return
         if event.job not in self._tasks:
             self._tasks[event.job] = self._bars.add_task(event.job, total=event.total)
-        description = f"{event.job}, {event.stage}"
+        description = ", ".join(filter(None, (event.job, event.stage, event.state)))
         self._bars.update(self._tasks[event.job], description=description, completed=event.done, total=event.total)
 
 
 class Throttled:
-    """Passes on events with a note or at the end of a stage, and of the others at most ten a second."""
+    """Passes on events with a note or warning or at the end of a stage, and of the others at most ten a second."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -77,6 +82,6 @@ class Throttled:
     def __call__(self, event: Event) -> None:
         """Pass the event on, or drop it."""
         now = time.monotonic()
-        if event.note or event.done >= event.total or now - self._last >= 0.1:
+        if event.note or event.warning or event.done >= event.total or now - self._last >= 0.1:
             self._last = now
             self._report(event)

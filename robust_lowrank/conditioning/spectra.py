@@ -1,6 +1,7 @@
 """Singular values of every layer's weight, and what follows from them."""
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor, nn
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import FactoredLayer
+from robust_lowrank.layers.linear import matrix_of
 from robust_lowrank.records import SPECTRA
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WITH_SPECTRUM = (FactoredLayer, nn.Linear, nn.Conv2d)
+Layer = FactoredLayer | nn.Linear | nn.Conv2d
 COLUMNS = tuple(column for column in SPECTRA if column != "epoch")
 
 
@@ -37,8 +39,8 @@ def spectra(model: nn.Module) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, WITH_SPECTRUM)]
-    return pd.DataFrame([_row(name, layer) for name, layer in layers], columns=pd.Index(COLUMNS))
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, Layer)]
+    return pd.DataFrame([_measured(name, layer) for name, layer in layers], columns=pd.Index(COLUMNS))
 
 
 def certificate_product(frame: "pd.DataFrame") -> float:
@@ -53,21 +55,15 @@ def certificate_product(frame: "pd.DataFrame") -> float:
     return math.prod(frame["cond"])
 
 
-def _row(name: str, layer: FactoredLayer | nn.Linear | nn.Conv2d) -> dict[str, Any]:
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in layer.parameters()):
-        raise UserError(f"layer {name!r} holds NaN or infinity: it has no spectrum")
+def row(name: str, layer: Layer, sigma: Tensor, defects: Iterable[float]) -> dict[str, Any]:
+    """Return what the singular values `sigma` (r,) of a layer and the defects of its bases say, in the columns of `spectra`."""
     if isinstance(layer, FactoredLayer):
         kind, (rows, columns) = layer.kind, layer.weight_shape
-        sigma = layer.singular_values().double().cpu()
-        orthonormality = max((_defect(basis) for basis in layer.bases()), default=math.nan)
         params, params_dense = layer.weight_parameters(), layer.dense_parameters()
     else:
         kind = "linear" if isinstance(layer, nn.Linear) else "conv"
-        matrix = layer.weight.flatten(1)
-        rows, columns = matrix.shape
-        sigma = linalg.svd(matrix.double().cpu()).sigma
-        orthonormality = math.nan
-        params = params_dense = matrix.numel()
+        rows, columns = matrix_of(layer).shape
+        params = params_dense = rows * columns
     largest, smallest = float(sigma[0]), float(sigma[-1])
     return {
         "layer": name,
@@ -78,15 +74,24 @@ def _row(name: str, layer: FactoredLayer | nn.Linear | nn.Conv2d) -> dict[str, A
         "rank": len(sigma),
         "sigma_max": largest,
         "sigma_min": smallest,
-        "cond": largest / smallest if smallest > 0 else math.inf,
-        "stable_rank": float(sigma.square().sum()) / largest**2 if largest > 0 else 0.0,
-        "orthonormality": orthonormality,
+        "cond": math.inf if smallest == 0 else largest / smallest,
+        "stable_rank": 0.0 if largest == 0 else float(sigma.square().sum()) / largest**2,
+        "orthonormality": max(defects, default=math.nan),
         "params": params,
         "params_dense": params_dense,
         "singular_values": sigma.tolist(),
     }
 
 
-def _defect(basis: Tensor) -> float:
-    wide = basis.double().cpu()
-    return float((wide.T @ wide - torch.eye(wide.shape[1], dtype=wide.dtype)).norm())
+def defect(basis: Tensor) -> Tensor:
+    """Return `||U^T U - I||_F`, a scalar on the basis' device."""
+    return (basis.T @ basis - torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)).norm()
+
+
+def _measured(name: str, layer: Layer) -> dict[str, Any]:
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in layer.parameters()):
+        raise UserError(f"layer {name!r} holds NaN or infinity: it has no spectrum")
+    if isinstance(layer, FactoredLayer):
+        bases = layer.factors().bases
+        return row(name, layer, layer.singular_values().double().cpu(), [float(defect(basis.double().cpu())) for basis in bases])
+    return row(name, layer, linalg.svd(matrix_of(layer).double().cpu()).sigma, [])

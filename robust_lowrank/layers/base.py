@@ -75,9 +75,13 @@ class FactoredLayer(nn.Module, ABC):
         """Return a chain of ordinary torch layers that computes the same without forming the weight."""
 
     @torch.no_grad()
+    def compact(self) -> Tensor:
+        """Return a small matrix with the singular values of the weight matrix: the core, unfolded along its first mode."""
+        return linalg.unfold(self.core, 0)
+
     def singular_values(self) -> Tensor:
         """Return the singular values of the weight matrix, descending, at the cost of the core."""
-        return linalg.svd(linalg.unfold(self.core, 0)).sigma
+        return linalg.svd(self.compact()).sigma
 
     def weight_parameters(self) -> int:
         """Return the number of stored weight parameters."""

@@ -41,10 +41,10 @@ class _Free(FactoredLayer):
         return sum(getattr(self, name).numel() for name in self.factor_names)
 
     @torch.no_grad()
-    def singular_values(self) -> Tensor:
-        """Return the singular values of the weight through the triangles of the QR factors."""
-        r_left, r_right = torch.linalg.qr(self.left()).R, torch.linalg.qr(self.right()).R
-        return linalg.svd(r_left @ r_right.T).sigma
+    def compact(self) -> Tensor:
+        """Return the product of the triangles of both halves' QR factors."""
+        r_left, r_right = (torch.linalg.qr(linalg.at_least_float32(half)).R for half in (self.left(), self.right()))
+        return r_left @ r_right.T
 
 
 class _Pair(_Free):

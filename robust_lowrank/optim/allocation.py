@@ -55,4 +55,7 @@ class Allocation:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the sensitivities that `state_dict` returned."""
-        self.sensitivity = {name: tuple(Sensitivity(*factor) for factor in factors) for name, factors in state.items()}
+        self.sensitivity = {
+            name: tuple(Sensitivity(*(part.to(self.layers[name].core.device) for part in factor)) for factor in factors)
+            for name, factors in state.items()
+        }

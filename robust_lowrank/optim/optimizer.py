@@ -95,6 +95,11 @@ class LowRankOptimizer(torch.optim.Optimizer):
             return 1
         return max((layer.method.evaluations for layer in self.layers.values()), default=1)
 
+    @property
+    def settled(self) -> bool:
+        """Whether no window of the amortised schedule is open, in which layers have more singular values than they will keep."""
+        return not self._open
+
     def state_dict(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the torch optimizer's state and the place in the window."""
         window = {"steps": self.steps, "position": self.position, "ranks": dict(self._open)}

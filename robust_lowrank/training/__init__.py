@@ -4,6 +4,7 @@ from robust_lowrank.training.adversarial_config import AdversarialConfig as Adve
 from robust_lowrank.training.config import DataConfig as DataConfig
 from robust_lowrank.training.config import MethodConfig as MethodConfig
 from robust_lowrank.training.config import ModelConfig as ModelConfig
+from robust_lowrank.training.config import MonitorConfig as MonitorConfig
 from robust_lowrank.training.config import TrainConfig as TrainConfig
 from robust_lowrank.training.config import TrainingConfig as TrainingConfig
 from robust_lowrank.training.experiment import AttackConfig as AttackConfig

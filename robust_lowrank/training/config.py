@@ -266,6 +266,19 @@ class TrainingConfig(Table):
         return device
 
 
+class MonitorConfig(Table):
+    """How often the conditioning is recorded while the network trains, in steps: `rlr.Monitor`."""
+
+    every: int = Field(default=10, ge=1)
+    dense_every: int | None = Field(default=None, ge=1)  # layers that stayed dense; None: never
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.dense_every is not None and self.dense_every % self.every:
+            raise UserError(f"dense_every = {self.dense_every} must be a multiple of every = {self.every}")
+        return self
+
+
 class TrainConfig(Table):
     """One training run.
 
@@ -282,6 +295,7 @@ class TrainConfig(Table):
     model: ModelConfig = ModelConfig()
     method: MethodConfig = MethodConfig()
     training: TrainingConfig = TrainingConfig()
+    monitor: MonitorConfig | None = None  # None: spectra once an epoch are all
 
     def to_record(self) -> dict[str, Any]:
         """Return the configuration for `run.json`: defaults of method and attack spelled out, infinity as the string "inf"."""
@@ -289,6 +303,8 @@ class TrainConfig(Table):
         record["training"]["momentum"] = self.training.steady_momentum
         if self.method.name != DENSE:
             record["method"] |= dataclasses.asdict(self.method.method())  # pyright: ignore[reportArgumentType]
+        if self.monitor is None:
+            del record["monitor"]
         if self.training.adversarial is None:
             del record["training"]["adversarial"]
         else:

@@ -12,6 +12,7 @@ from robust_lowrank.training.config import (
     DataConfig,
     MethodConfig,
     ModelConfig,
+    MonitorConfig,
     Rank,
     Seed,
     TrainConfig,
@@ -93,6 +94,7 @@ class Experiment(Table):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    monitor: MonitorConfig | None = None
     methods: tuple[ExperimentMethod, ...] = Field(strict=False)
     attacks: tuple[AttackConfig, ...] = Field(default=(), strict=False)
 
@@ -110,7 +112,9 @@ class Experiment(Table):
         return [
             (
                 f"{directory_name(method, self.training.adversarial)}-seed{seed}",
-                TrainConfig(seed=seed, data=self.data, model=self.model, method=method, training=self.training),
+                TrainConfig(
+                    seed=seed, data=self.data, model=self.model, method=method, training=self.training, monitor=self.monitor
+                ),
             )
             for entry in self.methods
             for method in entry.at_each_rank(self.training.adversarial)

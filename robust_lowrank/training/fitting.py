@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from robust_lowrank.training.config import MethodConfig, TrainingConfig
 from robust_lowrank.training.optimizers import PLAIN, make_optimizer, make_schedule
 
 EVALUATION_BATCH = 512
+SCHEDULE_STATE = ("last_epoch", "_step_count", "_last_lr")  # all else of a schedule follows from the configuration
 
 
 class Examples(NamedTuple):
@@ -53,6 +54,7 @@ class Fitting:
 
     Attributes:
         step: the number of steps taken.
+        optimizer: what steps.
         steps_per_epoch: the number of batches of an epoch.
     """
 
@@ -65,8 +67,8 @@ class Fitting:
         self.examples = Examples(*(tensor.to(self.device) for tensor in examples))
         self.step = 0
         self.steps_per_epoch = math.ceil(len(examples.labels) / config.batch_size)
-        self._optimizer = make_optimizer(model, config, method, steps_per_epoch=self.steps_per_epoch)
-        self._schedule = make_schedule(self._optimizer, config, steps_per_epoch=self.steps_per_epoch)
+        self.optimizer = make_optimizer(model, config, method, steps_per_epoch=self.steps_per_epoch)
+        self._schedule = make_schedule(self.optimizer, config, steps_per_epoch=self.steps_per_epoch)
         self._order = torch.Generator().manual_seed(seed)
         self._seed = seed
         self._adversarial = None if config.adversarial is None else config.adversarial.complete()
@@ -74,6 +76,23 @@ class Fitting:
         if self._adversarial is not None:
             features = math.prod(examples.images.shape[1:])
             self._threat = threat(self._adversarial.norm, self._adversarial.eps, features=features)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a fitting of the same network needs at the end of an epoch to go on as if nothing had happened."""
+        schedule = self._schedule.state_dict()
+        return {
+            "step": self.step,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {key: schedule[key] for key in SCHEDULE_STATE},
+            "order": self._order.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned, after the network's weights have been loaded."""
+        self.step = state["step"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        vars(self._schedule).update({key: state["schedule"][key] for key in SCHEDULE_STATE})
+        self._order.set_state(state["order"])
 
     def epoch(self, *, on_step: Callable[[], None]) -> Outcome:
         """Visit every example once.
@@ -89,7 +108,7 @@ class Fitting:
         images, labels = self.examples
         order = torch.randperm(len(labels), generator=self._order).to(self.device)
         for index in order.tensor_split(self.steps_per_epoch):
-            lr = self._optimizer.param_groups[0]["lr"]
+            lr = self.optimizer.param_groups[0]["lr"]
             inputs = self._inputs(unit_range(images[index]), labels[index], index)
             batch_loss, batch_correct = self._train_on(inputs, labels[index])
             loss += batch_loss * len(index)
@@ -98,7 +117,7 @@ class Fitting:
             self.step += 1
             on_step()
         with self._explained():
-            self._optimizer.finish()
+            self.optimizer.finish()
         mean_loss = float(loss) / len(labels)
         if not math.isfinite(mean_loss):
             raise TrainingError(f"{self._position()} the loss is {mean_loss}: try a smaller learning rate")
@@ -117,7 +136,7 @@ class Fitting:
         beta = None if self._adversarial is None else self._adversarial.beta
 
         def closure() -> Tensor:
-            self._optimizer.zero_grad()
+            self.optimizer.zero_grad()
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.short):
                 logits = self.model(inputs)
             correct.append((logits[: len(labels)].argmax(dim=1) == labels).sum())
@@ -126,7 +145,7 @@ class Fitting:
             return loss
 
         with self._explained():
-            loss = self._optimizer.step(closure)
+            loss = self.optimizer.step(closure)
         return loss.detach(), correct[0]
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 from pydantic import ValidationError
@@ -13,12 +14,14 @@ from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import METRICS, RunRecord
 from robust_lowrank.training.config import TrainConfig
+from robust_lowrank.training.resume import drop_states
 
-RECORD, WEIGHTS, METRICS_FILE, SPECTRA_FILE, RESULTS = (
+RECORD, WEIGHTS, METRICS_FILE, SPECTRA_FILE, MONITOR_FILE, RESULTS = (
     "run.json",
     "model.safetensors",
     "metrics.parquet",
     "spectra.parquet",
+    "monitor.parquet",
     "results",
 )
 PLACE_KEYS = ("data_dir", "download")  # of [data]: where the images lie does not make another run
@@ -66,8 +69,8 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> reco
     if not (out / RECORD).is_file():
         raise UserError(f"{out} is not empty and not a run directory: choose another one")
     record = records.read_record(out / RECORD, RunRecord)
-    if difference := _difference(record.config, config.to_record()):
-        raise UserError(f"{out} holds another run: {difference}\nChoose another directory, or delete this one")
+    if other := difference(record.config, config.to_record()):
+        raise UserError(f"{out} holds another run: {other}\nChoose another directory, or delete this one")
     if record.status != "complete" or any(record.hashes.get(key) != value for key, value in hashes.items()):
         return None
     network = load_network(out)
@@ -77,7 +80,8 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> reco
 class RunWriter:
     """Writes the files of a run, epoch by epoch; each is whole at any time, and `run.json` comes last.
 
-    Results of attacks on an earlier attempt are removed first, for they belong to other weights.
+    What an earlier attempt has left is removed first: results of attacks, for they belong to other weights, the monitor's history,
+    and states to go on from.
     """
 
     def __init__(self, out: Path, record: RunRecord) -> None:
@@ -85,8 +89,31 @@ class RunWriter:
         self.record = record
         self.metrics: list[dict[str, float]] = []
         self.spectra: list[pd.DataFrame] = []
+        drop_states(out)
+        (out / MONITOR_FILE).unlink(missing_ok=True)
         shutil.rmtree(out / RESULTS, ignore_errors=True)
         records.write_record(out / RECORD, record)
+
+    @classmethod
+    def resumed(cls, out: Path, record: RunRecord, model: nn.Module) -> Self | None:
+        """Return the writer that goes on after the last epoch of `record`, or None if the histories do not reach there.
+
+        The files are put back to that epoch, from which the last attempt may have gone on before it stopped.
+        """
+        done = record.epochs_done
+        try:
+            metrics, spectra = (_until(done, records.read_frame(out / name)) for name in (METRICS_FILE, SPECTRA_FILE))
+        except (UserError, ValueError, KeyError):
+            return None
+        epochs = range(1, done + 1)
+        if metrics["epoch"].tolist() != [*epochs] or sorted(set(spectra["epoch"])) != [0, *epochs]:
+            return None
+        writer = cls.__new__(cls)
+        writer.out, writer.record = out, record
+        writer.metrics, writer.spectra = metrics.to_dict("records"), [spectra]  # pyright: ignore[reportAttributeAccessIssue]
+        shutil.rmtree(out / RESULTS, ignore_errors=True)
+        writer._store(model)
+        return writer
 
     def write(self, model: nn.Module, metrics: dict[str, float] | None, **changes: object) -> None:
         """Write weights, histories and the record with `changes`; `metrics` is None before the first epoch."""
@@ -102,18 +129,25 @@ class RunWriter:
                 **changes,
             }
         )
+        self._store(model)
+
+    def _store(self, model: nn.Module) -> None:
         checkpoint.save(model, self.out / WEIGHTS)
         records.write_frame(self.out / METRICS_FILE, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
         records.write_frame(self.out / SPECTRA_FILE, pd.concat(self.spectra, ignore_index=True))
         records.write_record(self.out / RECORD, self.record)
 
 
-def _difference(there: dict, wanted: dict, path: str = "") -> str:
+def _until(epoch: int, history: pd.DataFrame) -> pd.DataFrame:
+    return history[history["epoch"] <= epoch]
+
+
+def difference(there: dict, wanted: dict, path: str = "") -> str:
     """Return the first difference of two configurations in words, or nothing."""
     for key in sorted(there.keys() | wanted.keys()):
         old, new = there.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            if nested := _difference(old, new, f"{path}{key}."):
+            if nested := difference(old, new, f"{path}{key}."):
                 return nested
         elif old != new and key not in PLACE_KEYS:
             return f"its {path}{key} is {old!r}, not {new!r}"

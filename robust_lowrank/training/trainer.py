@@ -1,30 +1,32 @@
 """One training run: seeds, batches, epochs, and the files that come of them."""
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from robust_lowrank import records
-from robust_lowrank.compress import compress, count_parameters
+from robust_lowrank.compress import count_parameters
+from robust_lowrank.conditioning import Alert
+from robust_lowrank.conditioning.alerts import log
 from robust_lowrank.data import Dataset, digest, load
 from robust_lowrank.errors import UserError
 from robust_lowrank.methods import SVD
-from robust_lowrank.models import classifier
-from robust_lowrank.provenance import machine, versions
-from robust_lowrank.training.config import DENSE, BudgetTable, MethodConfig, RankTable, TrainConfig
-from robust_lowrank.training.fitting import Examples, Fitting, accuracy
-from robust_lowrank.training.naming import describe
-from robust_lowrank.training.rundir import RunWriter, build_network, finished_run
+from robust_lowrank.training.config import TrainConfig
+from robust_lowrank.training.course import Course, Plan, begun, factorise, phases, resumed
+from robust_lowrank.training.fitting import Examples, accuracy
+from robust_lowrank.training.resume import drop_states
+from robust_lowrank.training.rundir import finished_run
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is: after every step, and after every epoch with its metrics (a row of `records.METRICS`)."""
+    """How far training is: after every step, and after every epoch with its metrics (a row of `records.METRICS`).
+
+    With a monitor also its line, and what it has warned of since the last time.
+    """
 
     label: str
     step: int
@@ -32,6 +34,8 @@ class Progress:
     epoch: int
     epochs: int
     metrics: dict[str, float] | None = None
+    conditioning: str = ""
+    alerts: tuple[str, ...] = ()
 
 
 def train(
@@ -46,9 +50,9 @@ def train(
     Example:
         >>> run = train(TrainConfig(method=MethodConfig(name="condlr", tau=0.1)), "runs/condlr")  # doctest: +SKIP
 
-    A complete run of the same configuration and data in `out` is returned as it is; one that was interrupted starts over. The
-    same seed gives the same weights bit for bit on the same machine with the same number of threads. Random states of the
-    caller are left as found.
+    A complete run of the same configuration and data in `out` is returned as it is; one that was interrupted goes on after its last
+    complete epoch. The same seed gives the same weights bit for bit on the same machine with the same number of threads,
+    interrupted or not. Random states of the caller are left as found.
 
     Args:
         config: what to train.
@@ -69,33 +73,13 @@ def train(
     if (run := finished_run(out, config, hashes)) is not None:
         return run
     device = _device(config.training.device)
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(config.seed)
-        model = build_network(config)
-        afterwards = config.method.name == SVD.name
-        kept_dense = {} if afterwards else _compress(model, config.method)
-        model.to(device)
-        examples = Examples(dataset.train_images, dataset.train_y)
-        fitting = Fitting(model, examples, config.training, config.method, seed=config.seed)
-        record = records.RunRecord(
-            label=describe(config.method, config.training.adversarial),
-            method=config.method.name,
-            model=config.model.name,
-            data=config.data.name,
-            seed=config.seed,
-            created=records.now(),
-            command=command,
-            config=config.to_record(),
-            versions=versions(),
-            machine=machine(device),
-            hashes=hashes,
-            parameters=count_parameters(model),
-            kept_dense=kept_dense,
-        )
-        writer = RunWriter(out, record)
-        writer.write(model, None)
-        _fit(fitting, config, dataset, validation, writer, progress)
+    examples = Examples(dataset.train_images, dataset.train_y)
+    plan = Plan(config, out, examples, hashes, device, command)
+    alerts: list[Alert] = []
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        on_alert = log if progress is None else alerts.append
+        course = resumed(plan, on_alert) or begun(plan, on_alert)
+        _follow(course, dataset, validation, progress, alerts)
     return records.read_run(out)
 
 
@@ -114,53 +98,39 @@ def _data(config: TrainConfig) -> tuple[Dataset, Examples | None]:
     return whole.first(train=wanted.train_examples or available, test=wanted.test_examples), validation
 
 
-def _compress(model: nn.Module, method: MethodConfig) -> dict[str, str]:
-    if method.name == DENSE:
-        return {}
-    assert method.start is not None
-    exclude = (re.escape(classifier(model)),) if method.exclude is None else method.exclude
-    rank = method.rank.made() if isinstance(method.rank, RankTable | BudgetTable) else method.rank
-    start = "weights" if method.name == SVD.name else method.start
-    report = compress(model, method=method.method(), rank=rank, exclude=exclude, start=start)
-    return report.kept_dense
-
-
 def _device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def _fit(
-    fitting: Fitting,
-    config: TrainConfig,
+def _follow(
+    course: Course,
     dataset: Dataset,
     validation: Examples | None,
-    writer: RunWriter,
     progress: Callable[[Progress], None] | None,
+    alerts: list[Alert],
 ) -> None:
-    model, examples = fitting.model, fitting.examples
-    method = config.method.method() if config.method.name != DENSE else None
-    finetune = method.finetune if isinstance(method, SVD) else 0
-    epochs = config.training.epochs + finetune
-    seconds, earlier = 0.0, 0
+    """Train to the end, and write every epoch as it is complete."""
+    config, model, writer = course.plan.config, course.model, course.writer
+    last_dense = config.training.epochs if config.method.name == SVD.name else None
+    epochs = phases(config)[-1].last
 
     def report(epoch: int, metrics: dict[str, float] | None = None) -> None:
         if progress is not None:
-            label = writer.record.label
-            progress(Progress(label, earlier + fitting.step, epochs * fitting.steps_per_epoch, epoch, epochs, metrics))
+            line = "" if course.monitor is None else course.monitor.line()
+            found = tuple(map(str, alerts))
+            alerts.clear()
+            steps = epochs * course.fitting.steps_per_epoch
+            progress(Progress(writer.record.label, course.step, steps, epoch, epochs, metrics, line, found))
 
-    for epoch in range(1, epochs + 1):
-        if epoch == config.training.epochs + 1:
-            earlier = fitting.step
-            tuning = config.training.model_copy(update={"epochs": finetune})
-            fitting = Fitting(model, examples, tuning, config.method, seed=config.seed + 1)
-        outcome = fitting.epoch(on_step=lambda: report(epoch))  # noqa: B023
-        seconds += outcome.seconds
-        changes: dict[str, object] = {"seconds": seconds}
-        if isinstance(method, SVD) and epoch == config.training.epochs:
-            changes["kept_dense"] = _compress(model, config.method)
+    for epoch in range(course.done + 1, epochs + 1):
+        course.enter(epoch)
+        outcome = course.fitting.epoch(on_step=lambda: report(epoch))  # noqa: B023
+        changes: dict[str, object] = {"seconds": writer.record.seconds + outcome.seconds}
+        if epoch == last_dense:
+            changes["kept_dense"] = factorise(model, config.method)
         metrics = {
             "epoch": epoch,
-            "step": earlier + fitting.step,
+            "step": course.step,
             "lr": outcome.lr,
             "train_loss": outcome.loss,
             "train_accuracy": outcome.accuracy,
@@ -171,5 +141,10 @@ def _fit(
         if epoch == epochs:
             tested = accuracy(model, Examples(dataset.test_images, dataset.test_y))
             changes |= {"status": "complete", "test_accuracy": tested}
+        if course.history is not None:
+            course.history.flush()
         writer.write(model, metrics, **changes)
+        if epoch < epochs:
+            course.keep()
         report(epoch, metrics)
+    drop_states(writer.out)

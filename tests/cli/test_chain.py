@@ -151,3 +151,12 @@ def test_condition_and_report_write_their_pages(rlr_eval: Command, run: Path) ->
     assert report.stdout.endswith("Report: R/report.html\n")
     assert {"report.html", "report.md", "results.csv", "figures"} <= {path.name for path in Path("R").iterdir()}
     assert "# Two networks" in Path("R/report.md").read_text()
+
+
+def test_a_monitored_training_shows_its_line_and_writes_its_history(rlr_eval: Command) -> None:
+    result = rlr_eval(*TRAIN, "--method", "condlr", "--monitor-every", 2, "--out", "RUN")
+    assert "training accuracy" in result.stderr and "%, cond ≤ 1." in result.stderr
+    assert sorted(set(records.read_frame(Path("RUN/monitor.parquet"))["step"])) == [2, 4]
+    again = rlr_eval(*TRAIN, "--method", "condlr", "--out", "RUN")
+    assert again.exit_code == 2
+    assert "its monitor is {'every': 2" in again.stderr

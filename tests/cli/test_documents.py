@@ -15,11 +15,13 @@ from typer.main import get_command
 from robust_lowrank.cli.app import app
 from robust_lowrank.evaluation import audit, load_suite, suite_names
 from robust_lowrank.evaluation.specs import ATTACKS, AttackSpec
+from robust_lowrank.records import MONITOR
 from robust_lowrank.training import parse_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/methods").glob("*.md"))
 EVALUATION = ROOT / "docs/evaluation.md"
+MONITOR_PAGE = ROOT / "docs/monitor.md"
 SUITES = ROOT / "attacks/README.md"
 DOCUMENTS = [
     ROOT / "README.md",
@@ -85,6 +87,18 @@ def test_the_python_of_the_evaluation_page_runs(tmp_path: Path, monkeypatch: pyt
     with torch.random.fork_rng():
         for code in codes:  # each goes on from those before it
             exec(compile(code, str(EVALUATION), "exec"), namespace)
+
+
+def test_the_monitors_page_runs_and_names_every_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        for code in blocks(MONITOR_PAGE, "python"):
+            exec(compile(code, str(MONITOR_PAGE), "exec"), {"__name__": "monitor"})
+    assert len((tmp_path / "monitor.jsonl").read_text().splitlines()) == 3 * 3
+    (text,) = blocks(MONITOR_PAGE, "toml")
+    assert parse_config(tomllib.loads(text), source=MONITOR_PAGE.name).monitor is not None
+    rows = re.findall(r"^\| (`[^|]*) \|", MONITOR_PAGE.read_text().split("| column |")[1].split("\n\n")[0], re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(MONITOR)
 
 
 def test_the_toml_of_the_evaluation_page_is_a_suite(tmp_path: Path) -> None:

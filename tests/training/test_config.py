@@ -121,3 +121,22 @@ def test_a_default_momentum_is_recorded_but_does_not_count_as_given() -> None:
     assert "momentum" not in config.model_dump(exclude_unset=True)["training"]
     assert TrainConfig.from_record(config.to_record()).to_record() == config.to_record()
     assert TrainConfig.model_validate({"training": {"optimizer": "adamw"}}).to_record()["training"]["momentum"] is None
+
+
+def test_a_monitor_is_part_of_the_record_only_where_there_is_one() -> None:
+    watched = parse_config({"monitor": {"every": 5, "dense_every": 10}}, source="test")
+    assert TrainConfig.from_record(watched.to_record()).monitor == watched.monitor
+    assert "monitor" not in TrainConfig().to_record()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"every": 0}, r"monitor\.every: .* not 0"),
+        ({"every": 10, "dense_every": 15}, "dense_every = 15 must be a multiple of every = 10"),
+        ({"evry": 10}, "unknown key 'evry': did you mean 'every'"),
+    ],
+)
+def test_a_wrong_monitor_is_named(table: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config({"monitor": table}, source="test")

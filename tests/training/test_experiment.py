@@ -123,3 +123,10 @@ def test_published_experiments_are_sound(path: Path) -> None:
     assert experiment.name == path.stem
     assert experiment.attacks
     assert path.name in (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_run_has_the_experiments_monitor() -> None:
+    experiment = Experiment.model_validate(
+        {"name": "trial", "methods": [{"name": "dense"}, {"name": "condlr"}], "monitor": {"every": 5}}
+    )
+    assert [config.monitor and config.monitor.every for _, config in experiment.runs()] == [5, 5]

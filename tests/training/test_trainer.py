@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from robust_lowrank import checkpoint, data, records
+from robust_lowrank import Monitor, checkpoint, data, records
 from robust_lowrank.data.catalogue import DATASETS
 from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.layers import named_factored_layers
@@ -124,7 +124,7 @@ def test_a_complete_run_is_returned_untouched(small: Small, tmp_path: Path) -> N
     assert not seen
 
 
-def test_an_interrupted_run_starts_over_and_loses_its_results(small: Small, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_and_loses_its_results(small: Small, tmp_path: Path) -> None:
     out = tmp_path / "run"
     whole = train(small(), tmp_path / "whole")
 
@@ -265,3 +265,36 @@ def test_resnet20_learns_from_real_photographs(small: Small, tmp_path: Path) -> 
     run = train(config, tmp_path / "run")
     assert run.record.test_accuracy is not None
     assert run.record.test_accuracy > 0.25
+
+
+def test_the_monitor_ends_an_epoch_with_its_spectra_and_changes_no_weight(small: Small, tmp_path: Path) -> None:
+    run = train(small(method=CONDLR, monitor={"every": 3, "dense_every": 3}), tmp_path / "run")
+    monitor = records.read_frame(tmp_path / "run" / "monitor.parquet")
+    assert tuple(monitor.columns) == records.MONITOR
+    spectra = run.spectra.query("epoch > 0")
+    assert monitor["step"].tolist() == (3 * spectra["epoch"]).tolist()
+    for column in ("layer", "kind", "factored", "rank"):
+        assert monitor[column].tolist() == spectra[column].tolist()
+    for column in ("sigma_max", "sigma_min", "cond", "stable_rank"):
+        assert monitor[column].tolist() == pytest.approx(spectra[column].tolist(), rel=1e-5)
+    plain = train(small(method=CONDLR), tmp_path / "plain")
+    assert run.record.hashes["weights"] == plain.record.hashes["weights"]
+    assert "monitor" not in plain.record.config
+    assert not (tmp_path / "plain" / "monitor.parquet").exists()
+
+
+def test_progress_carries_the_monitors_line(small: Small, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    train(small(method=CONDLR, monitor={"every": 2}), tmp_path / "run", progress=seen.append)
+    lines = [progress.conditioning for progress in seen if progress.metrics is None]
+    assert lines[0] == ""
+    assert all(line.startswith("cond ≤ ") for line in lines[1:])
+
+
+def test_alerts_reach_the_caller_once(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Progress] = []
+    monkeypatch.setattr(Monitor.__init__, "__kwdefaults__", Monitor.__init__.__kwdefaults__ | {"warn": {"cond": 1.0}})
+    train(small(method={"name": "dlrt"}, monitor={"every": 1}), tmp_path / "run", progress=seen.append)
+    told = [alert for progress in seen for alert in progress.alerts]
+    assert len(told) == 3
+    assert told[0].startswith("step 1: cond of layer 'conv1' is")

@@ -52,12 +52,15 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files lie.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if its files are missing.")] = False,
+    monitor_every: Annotated[
+        int | None, typer.Option(help="Record the conditioning of the factored layers every so many steps, in monitor.parquet.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and batches.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the run's record as JSON.")] = False,
 ) -> None:
     """Train one network into a run directory: from options, from a TOML file, or from both.
 
-    A directory that already holds this very run is left as it is.
+    A directory that already holds this very run is left as it is; one that was interrupted goes on after its last complete epoch.
     """
     from robust_lowrank.cli.pipeline import train_run
     from robust_lowrank.cli.progress import Board
@@ -102,6 +105,7 @@ def train(
             if adversarial is None and adversarial_eps is None
             else {"attack": adversarial, "eps": adversarial_eps},
         },
+        "monitor": None if monitor_every is None else {"every": monitor_every},
     }
     base = {} if config is None else load_config(config).model_dump(exclude_unset=True)
     parsed = parse_config(_overridden(base, given), source="options" if config is None else f"{config} with the options")

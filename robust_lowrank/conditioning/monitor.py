@@ -1,0 +1,228 @@
+"""The conditioning of a network while it is trained, by any loop, at the cost of the factors' small matrices."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank import linalg
+from robust_lowrank.conditioning.alerts import LIMITS, Alert, Watch, log
+from robust_lowrank.conditioning.rotation import Overlap, largest_angle, overlap
+from robust_lowrank.conditioning.spectra import Layer, defect, row
+from robust_lowrank.conditioning.writers import Row, Writer
+from robust_lowrank.errors import UserError
+from robust_lowrank.layers import FactoredLayer
+from robust_lowrank.layers.linear import matrix_of
+from robust_lowrank.records import MONITOR
+
+
+class Sample(NamedTuple):
+    """What a record takes of one layer: a matrix with its singular values, and of each basis its defect and how it turned."""
+
+    matrix: Tensor
+    defects: list[Tensor]
+    turned: list[Overlap]
+
+
+class Monitor:
+    """Records every layer's conditioning every so many steps: rows of `records.MONITOR`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 8))
+        >>> with Monitor(model, every=2, dense_every=2, writers=[memory := Memory()]) as monitor:
+        ...     for _ in range(4):  # optimizer.step(), then:
+        ...         monitor.step()
+        >>> memory.frame()[["step", "layer", "rank"]].to_numpy().tolist()
+        [[2, '0', 8], [4, '0', 8]]
+
+    A step without a record costs an addition. A record multiplies each basis with itself and with the one of the record before,
+    of which it keeps a copy, moves the results and the cores from the device at once, and decomposes these (r, r) matrices on
+    the CPU. Layers kept whole by their method and dense layers have no such small matrix: theirs is a full SVD of the weight.
+
+    Args:
+        model: the network; its layers may change their ranks, or be replaced.
+        every: steps between two records.
+        dense_every: steps between two records that include `nn.Linear` and `nn.Conv2d`, a multiple of `every`; None for never.
+        writers: where the rows go.
+        warn: limits by quantity; by default 1e4 for `cond` and 1e-4 for `orthonormality`.
+        on_alert: is told once when a layer goes beyond a limit, and again after it has recovered; by default it is logged.
+
+    Attributes:
+        steps: the number of steps seen.
+        latest: the rows of the last record.
+
+    Raises:
+        UserError: `every` is below 1, `dense_every` is not a multiple of it, or there is a limit on an unknown quantity.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        every: int = 10,
+        dense_every: int | None = None,
+        writers: Sequence[Writer] = (),
+        warn: Mapping[str, float] = LIMITS,
+        on_alert: Callable[[Alert], None] = log,
+    ) -> None:
+        if every < 1:
+            raise UserError(f"every = {every} is below 1: it is the number of steps between two records")
+        if dense_every is not None and (dense_every < 1 or dense_every % every):
+            raise UserError(f"dense_every = {dense_every} must be a multiple of every = {every}")
+        self.model = model
+        self.every, self.dense_every = every, dense_every
+        self.writers = tuple(writers)
+        self.steps = 0
+        self.latest: list[Row] = []
+        self._watch = Watch(warn)
+        self._on_alert = on_alert
+        self._due = False
+        self._bases: dict[str, tuple[Tensor, ...]] = {}  # at the last record
+
+    def step(self, number: int | None = None, *, settled: bool = True) -> None:
+        """Count a step that the optimizer has taken, and record if it is time.
+
+        Args:
+            number: which step it was, for loops that go on where another left off; one that has been seen is ignored.
+            settled: False puts a record off to the next step; see `attach`.
+        """
+        number = self.steps + 1 if number is None else number
+        if number <= self.steps:
+            return
+        self.steps = number
+        self._due = self._due or number % self.every == 0
+        if self._due and settled:
+            self.record()
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> Self:
+        """Have an optimizer call `step` after each of its own.
+
+        While a window of `LowRankOptimizer`'s amortised schedule is open, layers have more singular values than they will keep;
+        records then wait until it has closed.
+        """
+        optimizer.register_step_post_hook(lambda stepped, *_: self.step(settled=getattr(stepped, "settled", True)))
+        return self
+
+    @torch.no_grad()
+    def record(self) -> list[Row]:
+        """Record now, whatever the step, and return the rows."""
+        layers = self._layers()
+        samples = [self._sample(name, layer) for name, layer in layers.items()]
+        rows = [_row(name, layer, sample) for (name, layer), sample in zip(layers.items(), fetched(samples), strict=True)]
+        product = math.prod(row["cond"] for row in rows if row["factored"])
+        for each in rows:
+            each |= {"step": self.steps, "cond_product": product}
+        self.latest = [{column: each[column] for column in MONITOR} for each in rows]
+        self._due = False
+        self._bases = {
+            name: tuple(basis.detach().clone() for basis in layer.bases())
+            for name, layer in layers.items()
+            if isinstance(layer, FactoredLayer)
+        }
+        for writer in self.writers:
+            writer.write(self.latest)
+        for alert in self._watch(self.latest):
+            self._on_alert(alert)
+        return self.latest
+
+    def line(self) -> str:
+        """Return the last record in short, such as "cond ≤ 1.10 (conv2), orth 3e-07", or nothing before the first."""
+        rows = [row for row in self.latest if row["factored"]] or self.latest
+        if not rows:
+            return ""
+        worst = max(rows, key=lambda row: math.inf if math.isnan(row["cond"]) else row["cond"])
+        text = f"cond ≤ {worst['cond']:.3g} ({worst['layer']})"
+        defects = [row["orthonormality"] for row in rows if not math.isnan(row["orthonormality"])]
+        return f"{text}, orth {max(defects):.0e}" if defects else text
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a monitor needs to go on as if nothing had happened."""
+        return {"steps": self.steps, "due": self._due, "bases": dict(self._bases), "beyond": sorted(self._watch.beyond)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; writers drop what they had written after it."""
+        self.rewind(state["steps"])
+        self._due = state["due"]
+        self._bases = {name: tuple(bases) for name, bases in state["bases"].items()}
+        self._watch.beyond = {(layer, quantity) for layer, quantity in state["beyond"]}
+
+    def rewind(self, step: int) -> None:
+        """Go on after a step, and have the writers drop what they had written after it."""
+        self.steps = step
+        for writer in self.writers:
+            writer.rewind(step)
+
+    def close(self) -> None:
+        """Close the writers."""
+        for writer in self.writers:
+            writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _layers(self) -> dict[str, Layer]:
+        dense = self.dense_every is not None and self.steps % self.dense_every < self.every
+        layers = {name: layer for name, layer in self.model.named_modules() if isinstance(layer, Layer)}
+        return {name: layer for name, layer in layers.items() if dense or isinstance(layer, FactoredLayer)}
+
+    def _sample(self, name: str, layer: Layer) -> Sample:
+        if not isinstance(layer, FactoredLayer):
+            return Sample(matrix_of(layer), [], [])
+        bases = layer.factors().bases
+        before = self._bases.get(name, ())
+        comparable = [len(basis) for basis in before] == [len(basis) for basis in bases]
+        turned = [overlap(old.to(new.device), new) for old, new in zip(before, bases, strict=True)] if comparable else []
+        return Sample(layer.compact(), [defect(linalg.at_least_float32(basis)) for basis in bases], turned)
+
+
+def fetched(samples: Sequence[Sample]) -> list[Sample]:
+    """Return samples with all their tensors on the CPU, in float32 or better, by one transfer a device."""
+    tensors = [tensor for sample in samples for tensor in _tensors(sample)]
+    moved: dict[int, Tensor] = {}
+    for device in {tensor.device for tensor in tensors}:
+        there = [tensor for tensor in tensors if tensor.device == device]
+        flat = torch.cat([linalg.at_least_float32(tensor).reshape(-1) for tensor in there]).cpu()
+        parts = flat.split([tensor.numel() for tensor in there])
+        moved |= {id(tensor): part.reshape(tensor.shape) for tensor, part in zip(there, parts, strict=True)}
+    return [
+        Sample(
+            moved[id(sample.matrix)],
+            [moved[id(each)] for each in sample.defects],
+            [Overlap(*(moved[id(part)] for part in each)) for each in sample.turned],
+        )
+        for sample in samples
+    ]
+
+
+def _tensors(sample: Sample) -> Iterable[Tensor]:
+    return (sample.matrix, *sample.defects, *(part for each in sample.turned for part in each))
+
+
+def _row(name: str, layer: Layer, sample: Sample) -> Row:
+    sigma = _singular_values(sample.matrix)
+    angles = [largest_angle(turned) for turned in sample.turned]
+    return row(name, layer, sigma, [float(each) for each in sample.defects]) | {
+        "distance": _distance(sigma, layer.method) if isinstance(layer, FactoredLayer) else math.nan,
+        "rotation_u": angles[0] if angles else math.nan,
+        "rotation_v": max(angles[1:], default=math.nan),
+    }
+
+
+def _singular_values(matrix: Tensor) -> Tensor:
+    if not bool(torch.isfinite(matrix).all()):
+        return torch.full((min(matrix.shape),), math.nan, dtype=torch.float64)
+    return linalg.svd(matrix.double()).sigma
+
+
+def _distance(sigma: Tensor, method: Any) -> float:
+    """Return how far the nearest weight of the same rank is that the method's bound on cond allows, relative (methods (17))."""
+    bound = math.inf if method is None else method.cond_bound
+    if math.isinf(bound) or not bool(sigma[0] > 0):
+        return math.nan
+    nearest = linalg.clamp_values(sigma, bound - 1, "exact")
+    return float((sigma - nearest).norm() / sigma.norm())

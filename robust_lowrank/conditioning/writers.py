@@ -1,0 +1,181 @@
+"""Where the rows of a monitor go: lines of JSON, a Parquet table, TensorBoard, or memory."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.records import MONITOR, read_frame, replacing, write_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+NOT_CHARTED = ("step", "layer", "kind", "factored", "singular_values")
+
+
+class Writer(Protocol):
+    """What a monitor asks of a writer; rows have the columns of `records.MONITOR` and ascending steps."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Take the rows of one step."""
+
+    def rewind(self, step: int) -> None:
+        """Forget all rows after a step, from which training goes on."""
+
+    def close(self) -> None:
+        """Write what is not yet written."""
+
+
+class Memory:
+    """Keeps all rows.
+
+    Example:
+        >>> memory = Memory()
+        >>> memory.frame()["layer"].tolist()
+        []
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Keep rows."""
+        self.rows += rows
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after a step."""
+        self.rows = [row for row in self.rows if row["step"] <= step]
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def frame(self) -> "pd.DataFrame":
+        """Return the rows as a table with the columns of `records.MONITOR`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=pd.Index(MONITOR))
+
+
+class Parquet(Memory):
+    """Keeps all rows and writes them as one table at `flush` and at the end, whole at any time; a file that is there is continued.
+
+    Example:
+        >>> Parquet("/tmp/monitor-example.parquet").close()
+
+    Raises:
+        UserError: the file that is there is not such a table.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__()
+        self.path = Path(path)
+        if self.path.exists():
+            frame = read_frame(self.path)
+            if tuple(frame.columns) != MONITOR:
+                raise UserError(f"{self.path} is not a table of a monitor: choose another name")
+            frame["singular_values"] = [[float(value) for value in values] for values in frame["singular_values"]]
+            self.rows = frame.to_dict("records")  # pyright: ignore[reportAttributeAccessIssue]
+
+    def flush(self) -> None:
+        """Write the table."""
+        write_frame(self.path, self.frame())
+
+    def close(self) -> None:
+        """Write the table."""
+        self.flush()
+
+
+class JSONL:
+    """Appends a line of JSON a row, and loses none to a kill: what a kill tore is dropped when the file is opened again.
+
+    NaN is written as null and infinity as the string "inf", as strict JSON has neither.
+
+    Example:
+        >>> JSONL("/tmp/monitor-example.jsonl").close()
+
+    Raises:
+        UserError: the file that is there does not consist of such lines.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._keep(math.inf)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append rows and hand them to the operating system."""
+        self._file.writelines(json.dumps({name: _strict(value) for name, value in row.items()}) + "\n" for row in rows)
+        self._file.flush()
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines after a step."""
+        self._file.close()
+        self._keep(step)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _keep(self, step: float) -> None:
+        """Rewrite the file without lines after a step and without a last one that has no end, if there are such."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and self._step(line) <= step]
+        if len(kept) < len(lines):
+            with replacing(self.path) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
+
+    def _step(self, line: str) -> int:
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path} has a line that no monitor wrote: choose another name") from error
+
+
+class TensorBoard:
+    """Charts every quantity of every layer as "LAYER/QUANTITY"; needs the extra `tensorboard`.
+
+    Example:
+        >>> TensorBoard("runs/condlr/tensorboard")  # doctest: +SKIP
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            raise UserError("TensorBoard is not installed: pip install 'robust-lowrank[tensorboard]'") from error
+        self._open = lambda purge=None: SummaryWriter(str(directory), purge_step=purge)
+        self._summaries = self._open()
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Add a point to every chart; quantities that are NaN have none."""
+        for row in rows:
+            for name in MONITOR:
+                if name not in NOT_CHARTED and not math.isnan(row[name]):
+                    self._summaries.add_scalar(f"{row['layer']}/{name}", row[name], row["step"])
+
+    def rewind(self, step: int) -> None:
+        """Have TensorBoard hide the points after a step."""
+        self._summaries.close()
+        self._summaries = self._open(step + 1)
+
+    def close(self) -> None:
+        """Write the last points."""
+        self._summaries.close()
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
