@@ -75,7 +75,7 @@ class Figure:
         return [look for look in looks if look.series in self.series]
 
     def paper(self, looks: Sequence[Look]) -> Paper:
-        """Return the figure for print: as wide as a column (3.3 inches), or as the text (6.9 inches) where it has several panels."""
+        """Return the figure for print: a column (3.3 inches) wide, or the text (6.9 inches) where it has several panels."""
         inches = COLUMN if len(self.panels) == 1 else TEXT
         goal = round(inches * _DENSITY)
         svg = self._print(goal, looks, goal)

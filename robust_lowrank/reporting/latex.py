@@ -28,7 +28,7 @@ _MATH = {
 _TEXT = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"{\char34}", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}", "[": "{[}", "]": "{]}",
+    '"': r"{\char34}", "`": r"\`{}", "[": "{[}", "]": "{]}",
     "*": "{*}", "−": "$-$", "–": "--", "—": "---", "…": r"\dots{}", "‘": "`{}", "’": "'{}", "“": "``{}", "”": "''{}",
     "⚠": "(!)", "µ": r"$\mu$", "°": r"$^\circ$",
 }  # fmt: skip
@@ -40,24 +40,22 @@ _SYMBOLS = {
 }
 _ACCENTS = {
     "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r", "\u030c": "v", "\u0327": "c",
-    "\u0304": "=", "\u0306": "u", "\u0307": ".", "\u030b": "H", "\u0328": "k",
+    "\u0304": "=", "\u0306": "u", "\u0307": ".", "\u030b": "H",
 }  # fmt: skip
 
 
 def escape(text: str) -> str:
     r"""Return text that LaTeX typesets as it stands, with any engine and nothing but its own packages.
 
-    Greek letters and mathematical signs become formulas, letters with one accent stay letters; a character that LaTeX may not know is
-    shown by its number.
+    Greek letters and mathematical signs become formulas, letters with one accent stay letters; a character that LaTeX may not
+    know is shown by its number.
 
     Example:
         >>> print(escape(r"τ ≤ 50% of \input{x}"), escape("漢"))
         $\tau$ $\leq$ 50\% of \textbackslash{}input\{x\} {[}U+6F22{]}
     """
-    line = _one_line(unicodedata.normalize("NFC", text))
-    return "".join(
-        ("{}" if character == before in "-," else "") + _character(character) for before, character in pairwise(" " + line)
-    )
+    line = " " + _one_line(unicodedata.normalize("NFC", text))
+    return "".join(("{}" if now == before in "-,'" else "") + _character(now) for before, now in pairwise(line))
 
 
 def render(context: Mapping[str, Any]) -> str:
@@ -119,6 +117,6 @@ def _character(character: str) -> str:
         return character if character.isprintable() else f"{{[}}U+{ord(character):04X}{{]}}"
     base, *marks = unicodedata.normalize("NFD", character)
     if base.isascii() and base.isalpha() and len(marks) == 1 and marks[0] in _ACCENTS:
-        letter = rf"\{base}{{}}" if base in "ij" and marks[0] not in "\u0327\u0328" else base
+        letter = rf"\{base}{{}}" if base in "ij" and marks[0] != "\u0327" else base
         return rf"{{\{_ACCENTS[marks[0]]}{{{letter}}}}}"
     return f"{{[}}U+{ord(character):04X}{{]}}"
