@@ -46,7 +46,7 @@ def write_report(
     write_frame(out / f"{table_name}.parquet", table)
     write_text(out / f"{name}.json", document.render(name, table, context, [file.path for file in files]))
     write_text(out / f"{name}.tex", latex.render(context))
-    write_text(out / f"{name}.md", page.markdown(f"{name}.md", drawings=drawings, files=files, **context))
+    write_text(out / f"{name}.md", page.markdown(f"{name}.md", drawings=drawings, **context))
     write_text(out / f"{name}.html", page.html(f"{name}.html", entries, drawings=drawings, files=files, **context))
     return out / f"{name}.html"
 

@@ -173,7 +173,7 @@ def test_json_numbers_are_exact():
         ("10⁻⁷ x₂", r"10$^{-}$$^{7}$ x$_{2}$"),
         ("--out", "-{}-out"),
         ("[0.1] *", "{[}0.1{]} {*}"),
-        ("Müller, Č", r'M{\"{u}}ller, {\v{C}}'),
+        ("Müller, Č", r"M{\"{u}}ller, {\v{C}}"),
         ("漢\u202e\x07", "{[}U+6F22{]}{[}U+202E{]}{[}U+0007{]}"),
         ("a\n\n\\end{table}", r"a \textbackslash{}end\{table\}"),
     ],

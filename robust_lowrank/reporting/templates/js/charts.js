@@ -18,6 +18,7 @@ function drawCharts(theme, hidden) {
         tooltip: { theme },
       });
       panels.parentElement.classList.add("live");
+      chart.view.logLevel(vegaEmbed.vega.Error); // a mark whose series is hidden warns that it has no extent
       views.push(chart);
     }
   });

@@ -27,7 +27,7 @@ function makeSortable(table) {
   const rows = [...body.rows];
   const headings = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
   let order = null;
-  const show = () => body.append(...(order && !paper.matches ? sorted(rows, order.column, order.direction) : rows));
+  const show = () => body.append(...(order && !onPaper ? sorted(rows, order.column, order.direction) : rows));
   headings.forEach((heading, column) => {
     const button = element("button", { type: "button", className: "sort" }, ...heading.childNodes);
     heading.append(button);
@@ -39,7 +39,7 @@ function makeSortable(table) {
       show();
     });
   });
-  paper.addEventListener("change", show);
+  document.addEventListener("paper", show);
 }
 
 function makeFilterable(table) {
