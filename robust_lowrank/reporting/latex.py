@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -94,11 +95,11 @@ def _tables(value: Any) -> Iterator[Table]:
     elif isinstance(value, Mapping):
         for inner in value.values():
             yield from _tables(inner)
-    elif isinstance(value, Sequence) and not isinstance(value, str):
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for inner in value:
             yield from _tables(inner)
-    elif hasattr(value, "tables"):
-        yield from _tables(value.tables)
+    elif is_dataclass(value):
+        yield from _tables(vars(value))
 
 
 def _spans(table: Table) -> list[tuple[str, int, int, int]]:

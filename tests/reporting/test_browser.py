@@ -21,7 +21,10 @@ TEXTS = (
     "summary, a, button, input, .filter, .legend li, figcaption, pre, footer"
 )
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium): no page was tried in a browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium): no page was tried in a browser"),
+]
 
 
 @pytest.fixture(scope="module")

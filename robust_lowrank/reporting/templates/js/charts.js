@@ -1,5 +1,6 @@
 // Charts: the Vega-Lite specifications of the page, drawn in a theme; their parameter `hidden` lists series that are left out.
 const charts = JSON.parse(document.getElementById("charts").textContent);
+const ERRORS = 1; // Vega's log level without warnings
 let views = [];
 let drawing = Promise.resolve();
 
@@ -18,7 +19,7 @@ function drawCharts(theme, hidden) {
         tooltip: { theme },
       });
       panels.parentElement.classList.add("live");
-      chart.view.logLevel(vegaEmbed.vega.Error); // a mark whose series is hidden warns that it has no extent
+      chart.view.logLevel(ERRORS); // a mark whose series is hidden would warn that it has no extent
       views.push(chart);
     }
   });
