@@ -9,7 +9,7 @@ DOCS_STAMP := $(DOCS_VENV)/.installed
 # Parallel test workers bring their own parallelism; a thread pool in each only makes them wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
-.PHONY: demo test test-slow test-all check format bench evaluation conformance mutations docs clean
+.PHONY: demo test test-slow test-all check format bench evaluation conformance mutations reports-index docs clean
 
 # torchattacks and robustbench are pure Python; pip would pin requests, timm and others back to please them, so they
 # come last, alone, and in this order: both bring a top-level package `robustbench`, and the one installed last wins.
@@ -57,6 +57,10 @@ evaluation: $(STAMP)
 # One deliberate defect after another, each of which the tests must notice.
 mutations: $(STAMP)
 	$(BIN)/python -m tests.mutations
+
+# reports/README.md from the JSON files of the reports beside it.
+reports-index: $(STAMP)
+	$(BIN)/python -m robust_lowrank.reporting.index reports
 
 # The documentation tools read the source without importing it, so their environment needs neither torch nor the package.
 $(DOCS_STAMP): docs/requirements.txt

@@ -18,7 +18,7 @@ def report(
     out: Annotated[Path, typer.Option(help="Directory of the report.")] = Path("reports/comparison"),
     title: Title = None,
 ) -> None:
-    """Write the comparison report of several runs: report.html, report.md, results.csv and figures."""
+    """Write the comparison report of several runs: a page, its numbers in other formats, and figures."""
     from robust_lowrank.records import read_run
     from robust_lowrank.reporting import comparison_report, summary
 
