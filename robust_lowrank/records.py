@@ -50,6 +50,22 @@ SPECTRA = (
     "singular_values",  # list of float64, descending
 )
 
+OPERATORS = (
+    "layer",  # module name
+    "kind",  # as in SPECTRA
+    "height",  # of the images that reach a convolution; 1 for a linear layer
+    "width",
+    "sigma_max",  # of the matrix of filters, as in SPECTRA
+    "operator_norm",  # of the map with its real stride and padding: an estimate from below
+    "residual",  # of that estimate
+    "operator_bound",  # a rigorous upper bound of the same norm
+    "circular_max",  # largest and smallest singular value of the periodic convolution at stride 1
+    "circular_min",
+    "circular_cond",  # their ratio
+    "folded_bound",  # operator_bound with the batch normalisation that follows folded in; the same without one
+    "contribution",  # log10 of folded_bound: what the layer adds to that of the product over the layers
+)
+
 VERDICTS = (
     "example",  # index within the evaluated set
     "label",

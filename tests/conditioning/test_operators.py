@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from robust_lowrank import adapt
 from robust_lowrank.compress import compress
-from robust_lowrank.conditioning.operators import circular_singular_values, conv_bound, conv_norm, convolution
+from robust_lowrank.conditioning import spectra
+from robust_lowrank.conditioning.operators import circular_singular_values, conv_bound, conv_norm, convolution, operators
 from robust_lowrank.conditioning.operators.convolution import apply, apply_adjoint
 from robust_lowrank.conditioning.operators.symbol import fourier_bound
 from robust_lowrank.errors import UserError
 from robust_lowrank.methods import METHODS
+from robust_lowrank.records import OPERATORS
 
 SHAPES = {
     "plain": ({"kernel_size": 3}, (6, 6)),
@@ -164,3 +166,28 @@ def test_other_paddings_and_broken_weights_are_refused() -> None:
     layer.weight.data[0] = math.nan
     with pytest.raises(UserError, match="NaN"):
         convolution(layer)
+
+
+def test_the_table_has_every_layer_as_it_is_reached() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1), nn.Flatten(), nn.Linear(36, 5)
+    ).double()
+    norm = model[1]
+    norm.weight.data.uniform_(0.5, 2)
+    norm.running_var.uniform_(0.5, 2)
+    compress(model, method="condlr", rank=2, exclude=["0"])
+    frame = operators(model, (2, 6, 6)).set_index("layer")
+    assert tuple(frame.reset_index().columns) == OPERATORS
+    assert frame.index.tolist() == ["0", "3", "5"]
+    assert frame["kind"].tolist() == ["conv", "conv", "linear"]
+    assert frame[["height", "width"]].to_numpy().tolist() == [[6, 6], [6, 6], [1, 1]]
+    matrices = {"0": matrix_of(model[0], 2, (6, 6)), "3": matrix_of(model[3], 4, (6, 6)), "5": model[5].dense_weight()}
+    for name, matrix in matrices.items():
+        assert frame.loc[name, "operator_norm"] == pytest.approx(norm_of(matrix), rel=1e-6)
+        assert norm_of(matrix) <= frame.loc[name, "operator_bound"] == pytest.approx(norm_of(matrix), rel=1e-8)
+    assert frame["sigma_max"].tolist() == pytest.approx(spectra(model)["sigma_max"].tolist())
+    folded = norm_of(matrix_of(model[:2].eval(), 2, (6, 6)))
+    assert frame.loc["0", "folded_bound"] == pytest.approx(folded, rel=1e-8)
+    assert frame["contribution"].tolist() == pytest.approx([math.log10(value) for value in frame["folded_bound"]])
+    assert frame.loc["5", "circular_min"] == pytest.approx(float(model[5].singular_values()[-1]))
+    assert model[0]._forward_hooks == {}

@@ -6,3 +6,4 @@ from robust_lowrank.conditioning.operators.lanczos import Estimate as Estimate
 from robust_lowrank.conditioning.operators.lanczos import conv_norm as conv_norm
 from robust_lowrank.conditioning.operators.symbol import circular_singular_values as circular_singular_values
 from robust_lowrank.conditioning.operators.symbol import conv_bound as conv_bound
+from robust_lowrank.conditioning.operators.table import operators as operators

@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
 
 @torch.no_grad()
 def conv_norm(
-    layer: LinearLayer | Convolution, size: tuple[int, int], *, steps: int = 100, tolerance: float = 1e-7, seed: int = 0
+    layer: LinearLayer | Convolution, size: tuple[int, int], *, steps: int = 100, tolerance: float = 1e-5, seed: int = 0
 ) -> Estimate:
     """Return an estimate of the norm of a convolution on images of one size.
 
@@ -37,7 +37,7 @@ def conv_norm(
         layer: the layer, or its map.
         size: height and width of its input; (1, 1) of a linear layer.
         steps: the most applications of `A^T A`.
-        tolerance: the residual that is small enough.
+        tolerance: the residual that is small enough; the value's own error is about its square over the gap to the next one.
         seed: of the start.
 
     Source: Golub and Van Loan, Matrix Computations, 4th edition, section 10.1.
@@ -45,14 +45,16 @@ def conv_norm(
     conv = convolution(layer)
     shape = (conv.channels, *size)
     start = torch.randn(math.prod(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    basis = [start / start.norm()]
+    steps = min(steps, len(start))
+    basis = start.new_empty(steps + 1, len(start))
+    basis[0] = start / start.norm()
     diagonal: list[float] = []
     beside: list[float] = []
     vector = start
-    for _ in range(min(steps, len(start))):
-        image = _gram(conv, basis[-1], shape)
-        diagonal.append(float(basis[-1] @ image))
-        known = torch.stack(basis)
+    for step in range(steps):
+        image = _gram(conv, basis[step], shape)
+        diagonal.append(float(basis[step] @ image))
+        known = basis[: step + 1]
         for _ in range(2):
             image = image - known.T @ (known @ image)
         tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
@@ -64,7 +66,7 @@ def conv_norm(
         if length * abs(float(vectors[-1, -1])) <= tolerance * largest or length <= SPENT * largest:
             break
         beside.append(length)
-        basis.append(image / length)
+        basis[step + 1] = image / length
     vector = vector / vector.norm()
     value = float(apply(conv, vector.reshape(1, *shape)).norm())
     defect = float((_gram(conv, vector, shape) - value**2 * vector).norm())

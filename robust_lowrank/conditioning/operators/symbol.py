@@ -8,7 +8,7 @@ from torch import Tensor
 from robust_lowrank.conditioning.operators.convolution import Convolution, LinearLayer, apply, convolution
 
 SLACK = 1e-9  # relative; FFT and eigenvalues in float64 are off by less than 1e-12 of the largest one
-EXACT = 1024  # entries of an image up to which the matrix is made
+EXACT = 256  # entries of an image up to which the matrix is made
 CHUNK = 2**24  # entries of matrices that are decomposed at a time
 
 
@@ -20,7 +20,7 @@ def conv_bound(layer: LinearLayer | Convolution, size: tuple[int, int]) -> float
         >>> conv_bound(Convolution(torch.eye(2, dtype=torch.float64)[:, :, None, None]), (8, 8))
         1.000000001
 
-    It is the norm itself for linear layers, and where an image has at most 1024 entries: that of the matrix made column by column.
+    It is the norm itself for linear layers, and where an image has at most 256 entries: that of the matrix made column by column.
     Elsewhere it is `fourier_bound`. Computed in float64 and raised by 1e-9 of itself: far beyond the rounding of an FFT and of
     Hermitian eigenvalues, though no proof by interval arithmetic.
 
