@@ -66,6 +66,17 @@ OPERATORS = (
     "contribution",  # log10 of folded_bound: what the layer adds to that of the product over the layers
 )
 
+CERTIFICATE = (
+    "example",  # index within the certified set
+    "label",
+    "prediction",  # of the network; of smoothing: the class that noise finds most often
+    "margin",  # z_label - max of the other logits; of smoothing: the lower limit of the probability of `prediction`, less 1/2
+    "radius",  # L2, in the inputs' units: no input within it is of another class; 0 where the prediction is wrong or not sure
+    "abstained",  # smoothing alone: the samples do not say which class it is
+)
+
+CURVE = ("radius", "certified", "total", "value", "low", "high")  # the share of examples with at least this radius
+
 VERDICTS = (
     "example",  # index within the evaluated set
     "label",

@@ -29,9 +29,9 @@ def conv_norm(
         >>> conv_norm(nn.Conv2d(3, 8, 3, padding=1), (8, 8)).residual < 1e-6
         True
 
-    Lanczos' method on `A^T A` with full reorthogonalisation, in float64. The value is `|A v|` of a unit vector, so it is never above
-    the norm, but for rounding. A small residual says that `value^2` is near *an* eigenvalue; that it is the largest one is likely,
-    for the start is random, but not proved: for a proof take `conv_bound`.
+    Lanczos' method on `A^T A` with full reorthogonalisation, in float64. The value is `|A v|` of a unit vector, so it is never
+    above the norm, but for rounding. A small residual says that `value^2` is near *an* eigenvalue; that it is the largest one is
+    likely, for the start is random, but not proved: for a proof take `conv_bound`.
 
     Args:
         layer: the layer, or its map.
