@@ -74,8 +74,7 @@ def smooth_certify(
     """
     import pandas as pd
 
-    if not 0 < sigma < math.inf or n0 < 1 or n < 1 or not 0 < alpha < 0.5:
-        raise UserError(f"smoothing needs sigma > 0, n0 and n from 1 and alpha in (0, 0.5), not {sigma}, {n0}, {n} and {alpha}")
+    check_smoothing(sigma, n0, n, alpha)
     if y.shape != x.shape[:1]:
         raise UserError(f"certificates need a label an example, not {tuple(y.shape)} for {len(x)} examples")
     quiet = copy.deepcopy(model).eval()
@@ -91,6 +90,16 @@ def smooth_certify(
         if progress is not None:
             progress(example + 1)
     return pd.DataFrame(rows, columns=pd.Index(CERTIFICATE))
+
+
+def check_smoothing(sigma: float, n0: int, n: int, alpha: float) -> None:
+    """Require parameters that smoothing can work with.
+
+    Raises:
+        UserError: one is out of range.
+    """
+    if not 0 < sigma < math.inf or n0 < 1 or n < 1 or not 0 < alpha < 0.5:
+        raise UserError(f"smoothing needs sigma > 0, n0 and n from 1 and alpha in (0, 0.5), not {sigma}, {n0}, {n} and {alpha}")
 
 
 def _vote(prediction: int, counts: Tensor, sigma: float, alpha: float) -> Vote:

@@ -42,15 +42,19 @@ def operators(model: nn.Module, input_shape: Sequence[int]) -> "pd.DataFrame":
         True
 
     Columns: those of `records.OPERATORS`. A layer that is called several times is seen as in its first call. Convolutions that
-    have no norm here, for they do not pad with zeros, are left out.
+    do not pad with zeros have no norm here and are left out.
 
     Args:
         model: the network, which stays as it is; it is seen in evaluation mode.
         input_shape: of one input, such as (channels, height, width).
+
+    Raises:
+        UserError: a weight holds NaN or infinity.
     """
     import pandas as pd
 
-    return pd.DataFrame([_row(call) for call in calls(model, input_shape)], columns=pd.Index(OPERATORS))
+    known = [call for call in calls(model, input_shape) if getattr(call.layer, "padding_mode", "zeros") == "zeros"]
+    return pd.DataFrame([_row(call) for call in known], columns=pd.Index(OPERATORS))
 
 
 @torch.no_grad()
