@@ -24,7 +24,7 @@ SMOOTHING = (
     "L2 distances of inputs, as the network takes them (images in [0, 1])",
     "it is of the smoothed network, the class found most often under Gaussian noise, not of the network itself",
     "each example's certificate is wrong with a probability of at most alpha",
-    "evaluation mode; an example's logits depend on no other example of its batch",
+    "evaluation mode; the same input always gives the same logits, whatever else is in its batch",
 )
 
 

@@ -25,7 +25,7 @@ LAYERS = ("layer", "operation", "constant", "bound", "note")
 ASSUMPTIONS = (
     "L2 distances of inputs, as the network takes them (images in [0, 1])",
     "evaluation mode: dropout is off, batch normalisation uses its running statistics",
-    "an example's logits depend on no other example of its batch",
+    "the same input always gives the same logits, whatever else is in its batch",
     "exact arithmetic with the stored weights: norms are computed in float64 and raised by 1e-9 of themselves",
 )
 ISOMETRIES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ZeroPad2d, nn.ConstantPad2d)
@@ -85,13 +85,18 @@ def lipschitz(model: nn.Module, input_shape: Sequence[int]) -> Lipschitz:
         return Lipschitz(math.inf, pd.DataFrame(columns=pd.Index(LAYERS)), (reason,))
 
     try:
-        walk = _Walk(traced(copy.deepcopy(model).double().cpu().eval()))
+        wide = copy.deepcopy(model).double().cpu().eval()
+        state = [*wide.parameters(), *wide.buffers()]
+        before = [tensor._version for tensor in state]
+        walk = _Walk(traced(wide))
     except Exception as error:  # the network's own, when it is given a symbol
         return failed(f"its forward cannot be traced: {_line(error)}")
     try:
         logits = walk.run(torch.zeros(1, *input_shape, dtype=torch.float64))
     except Exception as error:  # the network's own, on an input of this shape
         return failed(f"its traced forward fails on an input of shape {(1, *input_shape)}: {_line(error)}")
+    if [tensor._version for tensor in state] != before:
+        return failed("its forward changes its own parameters or buffers")
     if not isinstance(logits, Tensor):
         return failed("it returns something else than one tensor")
     frame = pd.DataFrame(walk.rows, columns=pd.Index(LAYERS))

@@ -54,7 +54,7 @@ def smooth_certify(
     `sigma * Phi^-1(p)` if p > 1/2; otherwise the example is abstained from. With probability 1 - alpha an example, no input within
     the radius has another class *of the smoothed network*; it says nothing of the network itself.
 
-    Noise belongs to seed and example, whatever else is certified with it. Samples with logits that are not finite count for no class.
+    Noise belongs to seed and example, whatever else is certified with it. Logits that are not finite count for no class.
 
     Args:
         model: the network, which stays as it is; it is seen in evaluation mode. Its own type and device are used.

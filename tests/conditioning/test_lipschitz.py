@@ -114,6 +114,14 @@ def test_a_change_in_place_of_what_is_used_again_has_no_bound() -> None:
         assert "changed in place" in reason or "no Lipschitz constant" in reason
 
 
+def test_a_network_with_a_memory_has_no_bound() -> None:
+    def remembered(net: Any, x: Tensor) -> Tensor:
+        net.shift.copy_(100 * net.layer(x)[0])
+        return net.shift + x
+
+    assert not lipschitz(Function(remembered), (4,)).certified
+
+
 class Tenfold(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         return 10 * super().forward(input)

@@ -41,7 +41,11 @@ def certified(model: nn.Module, examples: int) -> tuple[Tensor, Tensor, Tensor]:
 def attempts_within(model: nn.Module, examples: int, *, restarts: int, groups: int) -> int:
     """Attack examples in groups of similar radii, each with the smallest of its group; require that none is broken."""
     attempts = 0
-    attacks = [PGD(steps=20, restarts=3 * restarts), APGD(steps=20, restarts=restarts), APGD(steps=20, restarts=restarts, loss="dlr")]
+    attacks = [
+        PGD(steps=20, restarts=3 * restarts),
+        APGD(steps=20, restarts=restarts),
+        APGD(steps=20, restarts=restarts, loss="dlr"),
+    ]
     x, y, radii = certified(model, examples)
     assert len(y) > 0.8 * examples
     for rows in torch.arange(len(y)).tensor_split(groups):
