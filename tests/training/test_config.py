@@ -126,5 +126,5 @@ def test_a_default_momentum_is_recorded_but_does_not_count_as_given() -> None:
 def test_a_temperature_of_one_leaves_records_as_they_were_before_it() -> None:
     assert "temperature" not in TrainConfig().to_record()["training"]
     warm = TrainConfig.model_validate({"training": {"temperature": 5}})
-    assert TrainConfig.from_record(warm.to_record()) == warm
+    assert TrainConfig.from_record(warm.to_record()).training.temperature == 5
     assert warm.to_record()["training"]["temperature"] == 5
