@@ -1,8 +1,15 @@
-"""How well conditioned a network's layers are: spectra, condition numbers, ranks, and a monitor of them while it is trained."""
+"""How well conditioned a network's layers are, how much they stretch, and what that proves; while it trains and after."""
 
 from robust_lowrank.conditioning import callbacks as callbacks
 from robust_lowrank.conditioning.alerts import Alert as Alert
+from robust_lowrank.conditioning.certificates import certified_curve as certified_curve
+from robust_lowrank.conditioning.certificates import certify as certify
+from robust_lowrank.conditioning.lipschitz import Lipschitz as Lipschitz
+from robust_lowrank.conditioning.lipschitz import lipschitz as lipschitz
 from robust_lowrank.conditioning.monitor import Monitor as Monitor
+from robust_lowrank.conditioning.operators import operators as operators
+from robust_lowrank.conditioning.smoothing import check_smoothing as check_smoothing
+from robust_lowrank.conditioning.smoothing import smooth_certify as smooth_certify
 from robust_lowrank.conditioning.spectra import certificate_product as certificate_product
 from robust_lowrank.conditioning.spectra import spectra as spectra
 from robust_lowrank.conditioning.writers import JSONL as JSONL

@@ -227,6 +227,7 @@ class TrainingConfig(Table):
     schedule: Literal["constant", "one-cycle", "cosine", "multistep"] = "one-cycle"
     milestones: tuple[int, ...] = Field(default=(), strict=False)  # epochs after which lr is multiplied by gamma
     gamma: float = Field(default=0.1, gt=0, lt=1)
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # divides the logits in the loss; above 1 margins grow
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast; weights and factors stay float32
     device: str = "auto"  # "auto": CUDA where there is one
     adversarial: AdversarialConfig | None = None  # None: ordinary training, on clean images
@@ -305,6 +306,8 @@ class TrainConfig(Table):
             record["method"] |= dataclasses.asdict(self.method.method())  # pyright: ignore[reportArgumentType]
         if self.monitor is None:
             del record["monitor"]
+        if self.training.temperature == 1:
+            del record["training"]["temperature"]
         if self.training.adversarial is None:
             del record["training"]["adversarial"]
         else:

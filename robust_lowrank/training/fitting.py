@@ -71,6 +71,7 @@ class Fitting:
         self._schedule = make_schedule(self.optimizer, config, steps_per_epoch=self.steps_per_epoch)
         self._order = torch.Generator().manual_seed(seed)
         self._seed = seed
+        self._temperature = config.temperature
         self._adversarial = None if config.adversarial is None else config.adversarial.complete()
         self._threat = None
         if self._adversarial is not None:
@@ -140,7 +141,7 @@ class Fitting:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.short):
                 logits = self.model(inputs)
             correct.append((logits[: len(labels)].argmax(dim=1) == labels).sum())
-            loss = training_loss(logits.float(), labels, beta=beta)
+            loss = training_loss(logits.float() / self._temperature, labels, beta=beta)
             loss.backward()
             return loss
 

@@ -9,20 +9,22 @@ from pydantic import ValidationError
 from torch import nn
 
 from robust_lowrank import checkpoint, models, records
-from robust_lowrank.conditioning import spectra
+from robust_lowrank.conditioning import operators, spectra
 from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import METRICS, RunRecord
 from robust_lowrank.training.config import TrainConfig
 from robust_lowrank.training.resume import drop_states
 
-RECORD, WEIGHTS, METRICS_FILE, SPECTRA_FILE, MONITOR_FILE, RESULTS = (
+RECORD, WEIGHTS, METRICS_FILE, SPECTRA_FILE, MONITOR_FILE, OPERATORS_FILE, RESULTS, CERTIFICATES = (
     "run.json",
     "model.safetensors",
     "metrics.parquet",
     "spectra.parquet",
     "monitor.parquet",
+    "operators.parquet",
     "results",
+    "certificates",
 )
 PLACE_KEYS = ("data_dir", "download")  # of [data]: where the images lie does not make another run
 
@@ -80,8 +82,8 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> reco
 class RunWriter:
     """Writes the files of a run, epoch by epoch; each is whole at any time, and `run.json` comes last.
 
-    What an earlier attempt has left is removed first: results of attacks, for they belong to other weights, the monitor's history,
-    and states to go on from.
+    What an earlier attempt has left is removed first: results, certificates and norms, for they belong to other weights, the
+    monitor's history, and states to go on from.
     """
 
     def __init__(self, out: Path, record: RunRecord) -> None:
@@ -90,8 +92,8 @@ class RunWriter:
         self.metrics: list[dict[str, float]] = []
         self.spectra: list[pd.DataFrame] = []
         drop_states(out)
+        _drop_proofs(out)
         (out / MONITOR_FILE).unlink(missing_ok=True)
-        shutil.rmtree(out / RESULTS, ignore_errors=True)
         records.write_record(out / RECORD, record)
 
     @classmethod
@@ -111,12 +113,15 @@ class RunWriter:
         writer = cls.__new__(cls)
         writer.out, writer.record = out, record
         writer.metrics, writer.spectra = metrics.to_dict("records"), [spectra]  # pyright: ignore[reportAttributeAccessIssue]
-        shutil.rmtree(out / RESULTS, ignore_errors=True)
+        _drop_proofs(out)
         writer._store(model)
         return writer
 
     def write(self, model: nn.Module, metrics: dict[str, float] | None, **changes: object) -> None:
-        """Write weights, histories and the record with `changes`; `metrics` is None before the first epoch."""
+        """Write weights, histories and the record with `changes`; `metrics` is None before the first epoch.
+
+        With the status "complete" the norms of the layers as operators are written too.
+        """
         if metrics is not None:
             self.metrics.append(metrics)
         frame = spectra(model)
@@ -135,7 +140,17 @@ class RunWriter:
         checkpoint.save(model, self.out / WEIGHTS)
         records.write_frame(self.out / METRICS_FILE, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
         records.write_frame(self.out / SPECTRA_FILE, pd.concat(self.spectra, ignore_index=True))
+        if self.record.status == "complete":
+            norms = operators(model, DATASETS[self.record.data].input_shape)
+            records.write_frame(self.out / OPERATORS_FILE, norms)
         records.write_record(self.out / RECORD, self.record)
+
+
+def _drop_proofs(out: Path) -> None:
+    """Remove what was found out about other weights: results, certificates and norms."""
+    for directory in (RESULTS, CERTIFICATES):
+        shutil.rmtree(out / directory, ignore_errors=True)
+    (out / OPERATORS_FILE).unlink(missing_ok=True)
 
 
 def _until(epoch: int, history: pd.DataFrame) -> pd.DataFrame:

@@ -140,3 +140,10 @@ def test_a_monitor_is_part_of_the_record_only_where_there_is_one() -> None:
 def test_a_wrong_monitor_is_named(table: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_config({"monitor": table}, source="test")
+
+
+def test_a_temperature_of_one_leaves_records_as_they_were_before_it() -> None:
+    assert "temperature" not in TrainConfig().to_record()["training"]
+    warm = TrainConfig.model_validate({"training": {"temperature": 5}})
+    assert TrainConfig.from_record(warm.to_record()).training.temperature == 5
+    assert warm.to_record()["training"]["temperature"] == 5

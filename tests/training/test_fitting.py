@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from robust_lowrank.compress import compress
-from robust_lowrank.data import load
+from robust_lowrank.data import load, unit_range
 from robust_lowrank.errors import TrainingError
 from robust_lowrank.layers import FactoredLayer, named_factored_layers
 from robust_lowrank.methods import METHODS, CondLR, RobustDLRT
@@ -186,3 +186,14 @@ def test_an_epoch_ends_with_a_truncation() -> None:
     method = MethodConfig(name="robust-dlrt", core_steps=50, max_rank=4, integration="amortised")
     Fitting(model, digits(200), TrainingConfig(epochs=1, batch_size=25), method, seed=0).epoch(on_step=nothing)
     assert max(layer.rank for _, layer in named_factored_layers(model)) <= 4
+
+
+def test_the_temperature_divides_the_logits_in_the_loss_alone() -> None:
+    examples = digits(60)
+    model = build("mlp", input_shape=(1, 8, 8), num_classes=10)
+    with torch.no_grad():
+        logits = model(unit_range(examples.images))
+    config = TrainingConfig(epochs=1, batch_size=60, lr=0.1, schedule="constant", temperature=5.0)
+    outcome = Fitting(model, examples, config, seed=0).epoch(on_step=nothing)
+    assert outcome.loss == pytest.approx(float(nn.functional.cross_entropy(logits / 5, examples.labels)), rel=1e-5)
+    assert outcome.accuracy == pytest.approx(float((logits.argmax(dim=1) == examples.labels).double().mean()))
