@@ -11,12 +11,13 @@ from torch import nn
 
 from robust_lowrank import records
 from robust_lowrank.compress import compress, count_parameters
-from robust_lowrank.data import Dataset, digest, load
+from robust_lowrank.data import DATASETS, Dataset, digest, load
 from robust_lowrank.errors import UserError
 from robust_lowrank.methods import SVD
 from robust_lowrank.models import classifier
 from robust_lowrank.provenance import machine, versions
 from robust_lowrank.training.config import DENSE, BudgetTable, MethodConfig, RankTable, TrainConfig
+from robust_lowrank.training.costs import measure_costs
 from robust_lowrank.training.fitting import Examples, Fitting, accuracy
 from robust_lowrank.training.naming import describe
 from robust_lowrank.training.rundir import RunWriter, build_network, finished_run
@@ -91,6 +92,7 @@ def train(
             machine=machine(device),
             hashes=hashes,
             parameters=count_parameters(model),
+            classes=list(DATASETS[config.data.name].classes),
             kept_dense=kept_dense,
         )
         writer = RunWriter(out, record)
@@ -170,6 +172,7 @@ def _fit(
         changes["parameters"] = count_parameters(model)
         if epoch == epochs:
             tested = accuracy(model, Examples(dataset.test_images, dataset.test_y))
-            changes |= {"status": "complete", "test_accuracy": tested}
+            costs = measure_costs(model, dataset.input_shape)
+            changes |= {"status": "complete", "test_accuracy": tested, "costs": costs}
         writer.write(model, metrics, **changes)
         report(epoch, metrics)
