@@ -75,6 +75,7 @@ VERDICTS = (
 TRANSFER = (
     "source",  # label of the network on which the inputs were made
     "source_seed",
+    "source_created",  # when its result was
     "source_weights",  # hashes, as in both networks' results
     "target_weights",
     "data",
