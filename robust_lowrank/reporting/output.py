@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from robust_lowrank.records import replacing, write_text
+from robust_lowrank.reporting.gallery import Picture
 from robust_lowrank.reporting.page import Drawing
 
 
@@ -22,3 +23,10 @@ def write_report(
     write_text(out / f"{name}.md", text)
     write_text(out / f"{name}.html", page)
     return out / f"{name}.html"
+
+
+def write_pictures(out: Path, pictures: Iterable[Picture]) -> None:
+    """Write the pictures of galleries as PNG beside the figures."""
+    for picture in pictures:
+        with replacing(out / "figures" / f"{picture.name}.png") as temporary:
+            temporary.write_bytes(picture.png)
