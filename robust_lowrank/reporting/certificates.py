@@ -120,8 +120,8 @@ def figure(brackets: Sequence[Bracket], trial: Trial) -> Figure | None:
         title="Proved and attacked: between which bounds the accuracy lies",
         description=f"Certified accuracy and accuracy under {trial.coverage} against the L2 radius for {formats.listing(names)}. "
         + statement(brackets, trial),
-        caption=f"n = {examples} examples, certified and attacked. Solid: proved, no input within the radius does worse. "
-        f"Dashed: what {trial.coverage} left, no network does better. The truth lies between, in the tinted area."
+        caption=f"n = {examples} examples, certified and attacked. Solid: proved, the true accuracy is not lower. "
+        f"Dashed: what {trial.coverage} left, the true accuracy is not higher. It lies in the tinted area between."
         + (_SMOOTHED if smoothed else ""),
         series=tuple(names),
         panels=tuple(

@@ -10,7 +10,7 @@ from robust_lowrank.reporting.pareto import Fronts, Objective, Point, statement
 from robust_lowrank.reporting.tables import Cell, Column, Table
 from robust_lowrank.reporting.trials import CLEAN, WORST, Trial
 
-_PERCENT = alt.Axis(format=".0%")
+_PERCENT = alt.Axis(format=".0%", tickCount=5)
 _COUNTS = alt.Axis(labelExpr="datum.value ? format(datum.value, '~s') : '0'", tickCount=5)
 _TIMES = alt.Axis(format="~g", tickCount=5)
 _DIMMED = 0.35

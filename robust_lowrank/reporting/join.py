@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from robust_lowrank.reporting import formats, spectra
+from robust_lowrank.reporting.conditioning_charts import log_axis
 from robust_lowrank.reporting.entries import Entry
 from robust_lowrank.reporting.figures import Figure, Panel
 from robust_lowrank.reporting.tables import Cell, Column, Table
@@ -222,7 +223,7 @@ def _scatter(frame: pd.DataFrame, field: str, title: str, names: list[str]) -> a
             f"{field}:Q",
             title=f"{title} (log scale)",
             scale=alt.Scale(type="log", padding=14),
-            axis=alt.Axis(format="~g", tickCount=5),
+            axis=log_axis(frame[field]),
         ),
         color=alt.Color("series:N", title=None, scale=alt.Scale(domain=names)),
         tooltip=[

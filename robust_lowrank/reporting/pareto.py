@@ -37,14 +37,15 @@ class Objective:
     name: str  # such as "parameters"
     title: str
     gain: bool = False
+    goal: str = ""  # what less of it is good for, such as "size"
     adjective: str = ""  # what a network with less of it is, such as "smaller"
 
 
 OBJECTIVES = (
-    Objective("clean", "Clean accuracy", gain=True, adjective="more accurate on clean examples"),
-    Objective("parameters", "Parameters stored for inference", adjective="smaller"),
-    Objective("flops", "FLOPs of one example", adjective="cheaper"),
-    Objective("latency", "Latency of one example, ms", adjective="faster"),
+    Objective("clean", "Clean accuracy", gain=True, goal="clean accuracy", adjective="more accurate on clean examples"),
+    Objective("parameters", "Parameters stored for inference", goal="size", adjective="smaller"),
+    Objective("flops", "FLOPs of one example", goal="FLOPs", adjective="cheaper"),
+    Objective("latency", "Latency of one example, ms", goal="latency", adjective="faster"),
 )
 
 
@@ -116,7 +117,10 @@ def statement(fronts: Fronts, name: str) -> str | None:
     names = fronts.on(objective)
     if len(names) == 1:
         return f"No network here is {objective.adjective} or more robust than {names[0]}."
-    return f"No network here is both {objective.adjective} and more robust than one of {formats.listing(names)}."
+    return (
+        f"On the front of robustness and {objective.goal} are {formats.listing(names)}: "
+        f"no network here is both {objective.adjective} and more robust than one of them."
+    )
 
 
 def _cost(record: RunRecord, name: str) -> float | None:
