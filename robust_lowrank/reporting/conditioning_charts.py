@@ -168,7 +168,7 @@ def _epochs(frame: pd.DataFrame, field: str, title: str, names: list[str], scale
 
 
 def log_axis(values: pd.Series) -> alt.Axis:
-    """Return an axis with ticks at 1, 3, 10, 30, ...; at powers of ten alone over more than four decades; at finer steps within one."""
+    """Return an axis with ticks at 1, 3, 10, 30, ...; powers of ten alone over more than four decades; finer ones within one."""
     low, high = values.min(), max(values.max(), 1.0)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 3) if high / low > 10 else (1, 1.2, 1.5, 2, 3, 5, 7)

@@ -7,6 +7,7 @@ from itertools import product
 import altair as alt
 import pandas as pd
 
+from robust_lowrank.records import TRANSFER
 from robust_lowrank.reporting import formats
 from robust_lowrank.reporting.entries import Entry
 from robust_lowrank.reporting.figures import Figure, Panel
@@ -173,7 +174,7 @@ def _made(transfers: Transfers) -> str:
 def _fresh(trial: Trial, entry: Entry) -> pd.DataFrame | None:
     """Return a run's stored transfers that belong to the trial."""
     result = trial.results[entry.name]
-    if result.transfer is None:
+    if result.transfer is None or not set(TRANSFER) <= set(result.transfer.columns):
         return None
     frame, hashes = result.transfer, result.record.hashes
     own = (frame["target_weights"] == hashes["weights"]) & (frame["data"] == hashes["data"])
