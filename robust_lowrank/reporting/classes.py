@@ -8,7 +8,7 @@ import pandas as pd
 from robust_lowrank.reporting import formats
 from robust_lowrank.reporting.entries import Entry
 from robust_lowrank.reporting.figures import Figure, Panel
-from robust_lowrank.reporting.tables import Cell, Column, Table
+from robust_lowrank.reporting.tables import Cell, Column, Table, count_cell
 from robust_lowrank.reporting.trials import Trial
 from robust_lowrank.statistics import bounded
 
@@ -115,11 +115,11 @@ def _table(classes: Classes, kind: str, what: str) -> Table:
     return Table(
         name=f"classes-{kind}-{trial.slug}",
         caption=f"Class by class: {what}, {trial.title}; {trial.interval} intervals below.",
-        columns=(Column("Class", numeric=False), Column("n"), *(Column(name) for name in trial.series)),
+        columns=(Column("Class", numeric=False), Column("n"), *(Column(name, series=name) for name in trial.series)),
         rows=tuple(
             (
                 Cell(classes.name(label)),
-                Cell(formats.count(classes.sizes[label])),
+                count_cell(classes.sizes[label]),
                 *(_cell(found.get((label, name))) for name in trial.series),
             )
             for label in classes.order
@@ -131,7 +131,7 @@ def _table(classes: Classes, kind: str, what: str) -> Table:
 def _cell(row: dict | None) -> Cell:
     if row is None:
         return Cell("–")
-    return Cell(formats.accuracy(row["value"], row["most"]), formats.interval(row["low"], row["high"]))
+    return Cell(formats.accuracy(row["value"], row["most"]), formats.interval(row["low"], row["high"]), value=row["value"])
 
 
 def _panel(frame: pd.DataFrame, order: list[str], names: list[str]) -> alt.LayerChart:

@@ -23,7 +23,7 @@ _PANELS = 6  # layers drawn; the condition-number report has no limit
 
 
 def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: str) -> Path:
-    """Write `report.html`, `report.md`, `results.csv` and `figures/` under `out` and return the path of the page.
+    """Write `report.html` with its other formats and `figures/` under `out` and return the path of the page.
 
     A run without evaluations, or one run alone, makes a report too; it says what is missing. Runs of one label with
     different seeds are one method: a row a run in the tables, their mean in the charts. Only runs that were put to the same suite
@@ -66,11 +66,11 @@ def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: st
     return write_report(
         out,
         "report",
-        page=page.html("report.html", entries, list(drawings.values()), **context),
-        text=page.markdown("report.md", **context),
+        entries=entries,
+        drawings=list(drawings.values()),
         table_name="results",
         table=results_frame(entries),
-        drawings=drawings.values(),
+        context=context,
     )
 
 

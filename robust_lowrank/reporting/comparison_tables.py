@@ -9,7 +9,7 @@ from robust_lowrank.reporting import formats
 from robust_lowrank.reporting.comparisons import Comparison, leaders
 from robust_lowrank.reporting.entries import Entry
 from robust_lowrank.reporting.spectra import conditioning
-from robust_lowrank.reporting.tables import Cell, Column, Table, accuracy_cell
+from robust_lowrank.reporting.tables import Cell, Column, Table, accuracy_cell, count_cell, percent_cell, quantity_cell
 from robust_lowrank.reporting.trials import CLEAN, WORST, Trial
 
 Tests = dict[float, tuple[Comparison, ...]]  # by eps, 0 for clean accuracy
@@ -103,7 +103,10 @@ def audit(trial: Trial) -> Table:
     return Table(
         name=f"audit-{trial.slug}",
         caption=f"Audit of the evaluation with {trial.title}: ✓ pass, ! warning, ✕ failure.",
-        columns=(Column("Check", numeric=False), *(Column(entry.name, numeric=False) for entry in trial.entries)),
+        columns=(
+            Column("Check", numeric=False),
+            *(Column(entry.name, numeric=False, series=entry.series) for entry in trial.entries),
+        ),
         rows=tuple((Cell(check), *(_audit_cell(found[entry.name].get(check)) for entry in trial.entries)) for check in checks),
     )
 
@@ -137,7 +140,7 @@ def _spread_cell(trial: Trial, series: str, attack: str, eps: float = 0.0) -> Ce
     if mean is None or spread is None or spread.deviation is None or spread.interval is None:
         return Cell("–")
     text = f"{formats.accuracy(mean.value, mean.most)} ± {formats.percent(spread.deviation)}"
-    return Cell(text, formats.interval(max(spread.interval.low, 0), min(spread.interval.high, 1)))
+    return Cell(text, formats.interval(max(spread.interval.low, 0), min(spread.interval.high, 1)), value=mean.value)
 
 
 def _overview_row(entry: Entry, trial: Trial | None, best: dict[float, set[str]]) -> tuple[Cell, ...]:
@@ -146,12 +149,11 @@ def _overview_row(entry: Entry, trial: Trial | None, best: dict[float, set[str]]
     row = [_heading(entry)]
     if parameters.total:
         share = f"{formats.percent(parameters.inference / parameters.dense)} % of dense"
-        row += [Cell(formats.count(parameters.inference), share), Cell(formats.percent(parameters.removed))]
+        row += [count_cell(parameters.inference, share), percent_cell(parameters.removed)]
     else:
         row += [Cell("–"), Cell("–")]
     if trial is None:
-        tested = entry.run.record.test_accuracy
-        row.append(Cell("–" if tested is None else formats.percent(tested)))
+        row.append(percent_cell(entry.run.record.test_accuracy))
     else:
         row.append(accuracy_cell(trial.accuracy(entry, CLEAN), leads=entry.series in best.get(0, ()), missing="not attacked"))
         row += [
@@ -163,8 +165,8 @@ def _overview_row(entry: Entry, trial: Trial | None, best: dict[float, set[str]]
     compressed = found.factored_layers and found.factored_layers < found.layers
     return (
         *row,
-        Cell(formats.quantity(found.worst), f"compressed {formats.quantity(found.factored_worst)}" if compressed else ""),
-        Cell(formats.quantity(found.product), f"compressed {formats.quantity(found.factored_product)}" if compressed else ""),
+        quantity_cell(found.worst, f"compressed {formats.quantity(found.factored_worst)}" if compressed else ""),
+        quantity_cell(found.product, f"compressed {formats.quantity(found.factored_product)}" if compressed else ""),
     )
 
 
@@ -195,12 +197,16 @@ def _size_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
 def _test_row(comparison: Comparison) -> tuple[Cell, ...]:
     better, difference = comparison.better, comparison.difference
     return (
-        Cell(f"{comparison.first.name} – {comparison.second.name}"),
-        Cell(formats.signed(difference.value), f"[{formats.signed(difference.low)}, {formats.signed(difference.high)}]"),
-        Cell(formats.count(comparison.only_first)),
-        Cell(formats.count(comparison.only_second)),
-        Cell(formats.p_value(comparison.p).removeprefix("= ")),
-        Cell(formats.p_value(comparison.adjusted).removeprefix("= ")),
+        Cell(f"{comparison.first.name} – {comparison.second.name}", concerns=(comparison.first.series, comparison.second.series)),
+        Cell(
+            formats.signed(difference.value),
+            f"[{formats.signed(difference.low)}, {formats.signed(difference.high)}]",
+            value=difference.value,
+        ),
+        count_cell(comparison.only_first),
+        count_cell(comparison.only_second),
+        Cell(formats.p_value(comparison.p).removeprefix("= "), value=comparison.p),
+        Cell(formats.p_value(comparison.adjusted).removeprefix("= "), value=comparison.adjusted),
         Cell(f"{better.name} is better" if better else "not distinguishable", leads=better is not None),
     )
 

@@ -16,7 +16,7 @@ _PREFIX = "condition-"
 
 
 def condition_report(runs: Sequence[Run], out: Path, *, title: str, command: str) -> Path:
-    """Write `condition.html`, `condition.md`, `condition.csv` and `figures/` under `out` and return the path of the page.
+    """Write `condition.html` with its other formats and `figures/` under `out` and return the path of the page.
 
     Every layer of every run: condition number, singular values, ranks, worst layers first, and their history over training.
 
@@ -53,9 +53,9 @@ def condition_report(runs: Sequence[Run], out: Path, *, title: str, command: str
     return write_report(
         out,
         "condition",
-        page=page.html("condition.html", entries, list(drawings.values()), **context),
-        text=page.markdown("condition.md", drawings=list(drawings.values()), **context),
+        entries=entries,
+        drawings=list(drawings.values()),
         table_name="condition",
         table=layers_frame(entries),
-        drawings=drawings.values(),
+        context=context,
     )

@@ -14,11 +14,13 @@ from robust_lowrank.reporting.figures import Figure, Panel
 _FLOOR = 1e-6  # relative singular values below are drawn there: float32 knows nothing smaller
 
 
-def by_layer(entries: Sequence[Entry], *, prefix: str = "") -> Figure:
-    """Condition number of every layer after training, a point a run, on a logarithmic scale."""
+def by_layer(entries: Sequence[Entry], *, prefix: str = "") -> Figure | None:
+    """Condition number of every layer after training, a point a run, on a logarithmic scale; None where all are infinite."""
     names = series_names(entries)
     frame = spectra.table(entries)
     finite = frame[np.isfinite(frame["cond"])]
+    if finite.empty:
+        return None
     missing = len(frame) - len(finite)
     order = list(dict.fromkeys(layer for entry in entries for layer in spectra.final(entry)["layer"]))
     chart = (
@@ -48,10 +50,9 @@ def by_layer(entries: Sequence[Entry], *, prefix: str = "") -> Figure:
 def over_training(entries: Sequence[Entry], layers: Sequence[str], *, prefix: str = "") -> Figure | None:
     """Condition number of each layer by epoch, a panel a layer; None where only one epoch was recorded."""
     frame = spectra.history(entries)
-    frame = frame[np.isfinite(frame["cond"])]
-    if frame["epoch"].nunique() < 2:
+    shown = frame[np.isfinite(frame["cond"]) & frame["layer"].isin(layers)]
+    if shown["epoch"].nunique() < 2:
         return None
-    shown = frame[frame["layer"].isin(layers)]
     scale = alt.Scale(type="log", domain=[1, max(shown["cond"].max(), 1.5)])
     names = series_names(entries)
     return Figure(

@@ -7,7 +7,7 @@ from robust_lowrank.records import Costs
 from robust_lowrank.reporting import formats
 from robust_lowrank.reporting.figures import Figure, Panel
 from robust_lowrank.reporting.pareto import Fronts, Objective, Point, statement
-from robust_lowrank.reporting.tables import Cell, Column, Table
+from robust_lowrank.reporting.tables import Cell, Column, Table, count_cell, quantity_cell
 from robust_lowrank.reporting.trials import CLEAN, WORST, Trial
 
 _PERCENT = alt.Axis(format=".0%", tickCount=5)
@@ -122,10 +122,10 @@ def _row(fronts: Fronts, series: str, costs: Costs | None, batches: list[int], f
         Cell(series, series=series),
         _mean_cell(trial, series, WORST),
         _mean_cell(trial, series, CLEAN),
-        Cell(formats.count(parameters.inference) if parameters.total else "–"),
+        count_cell(parameters.inference) if parameters.total else Cell("–"),
         *([_flops_cell(costs)] if flops else []),
         *(
-            Cell(formats.quantity(times[batch].milliseconds), f"dense {formats.quantity(times[batch].dense_milliseconds)}")
+            quantity_cell(times[batch].milliseconds, f"dense {formats.quantity(times[batch].dense_milliseconds)}")
             if batch in times
             else Cell("–")
             for batch in batches
@@ -136,13 +136,17 @@ def _row(fronts: Fronts, series: str, costs: Costs | None, batches: list[int], f
 
 def _mean_cell(trial: Trial, series: str, attack: str) -> Cell:
     mean = trial.mean(series, attack, trial.headline_eps)
-    return Cell(formats.accuracy(mean.value, mean.most), formats.interval(mean.low, mean.high)) if mean else Cell("–")
+    return (
+        Cell(formats.accuracy(mean.value, mean.most), formats.interval(mean.low, mean.high), value=mean.value)
+        if mean
+        else Cell("–")
+    )
 
 
 def _flops_cell(costs: Costs | None) -> Cell:
     if costs is None:
         return Cell("–")
-    return Cell(formats.count(costs.flops), f"{formats.percent(costs.flops / costs.dense_flops)} % of dense")
+    return count_cell(costs.flops, f"{formats.percent(costs.flops / costs.dense_flops)} % of dense")
 
 
 def _costs(trial: Trial, series: str) -> Costs | None:

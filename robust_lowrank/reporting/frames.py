@@ -21,7 +21,8 @@ def results_frame(entries: Sequence[Entry]) -> pd.DataFrame:
         ]
         rows += measured or [common]
     columns = [*_common(entries[0]), *_MEASURED]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_FRACTIONS, "float64"))
 
 
 def layers_frame(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -47,6 +48,20 @@ _MEASURED = (
     "suite_seed",
     "data_hash",
     "attack_hash",
+)
+
+# What a run may lack keeps its type.
+_COUNTS = ("correct", "total", "unresolved", "suite_seed")
+_FRACTIONS = (
+    "test_accuracy",
+    "condition_worst",
+    "condition_product",
+    "condition_worst_compressed",
+    "condition_product_compressed",
+    "eps",
+    "accuracy",
+    "low",
+    "high",
 )
 
 

@@ -214,6 +214,7 @@ def _cell(relation: Relation | None) -> Cell:
         formats.coefficient(found.spearman),
         f"τ {formats.decimal(found.kendall.value)}, p {formats.p_value(found.p).removeprefix('= ')}",
         leads=relation.adjusted < 0.05,
+        value=found.spearman.value,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from robust_lowrank.reporting import formats, spectra
 from robust_lowrank.reporting.entries import Entry
-from robust_lowrank.reporting.tables import Cell, Column, Table
+from robust_lowrank.reporting.tables import Cell, Column, Table, count_cell, quantity_cell
 
 
 def layers(entry: Entry) -> Table:
@@ -28,6 +28,7 @@ def layers(entry: Entry) -> Table:
             Column("Parameters"),
         ),
         rows=tuple(_row(layer, kept.get(layer["layer"], "")) for layer in spectra.table([entry]).to_dict("records")),
+        series=entry.series,
     )
 
 
@@ -52,12 +53,12 @@ def totals(entries: Sequence[Entry]) -> Table:
 def _total(entry: Entry, found: spectra.Conditioning) -> tuple[Cell, ...]:
     return (
         Cell(entry.name, series=entry.series),
-        Cell(formats.quantity(found.worst), found.worst_layer),
-        Cell(formats.quantity(found.factored_worst)),
-        Cell(formats.quantity(found.product)),
-        Cell(formats.quantity(found.factored_product)),
-        Cell(str(found.layers)),
-        Cell(str(found.factored_layers)),
+        quantity_cell(found.worst, found.worst_layer),
+        quantity_cell(found.factored_worst),
+        quantity_cell(found.product),
+        quantity_cell(found.factored_product),
+        count_cell(found.layers),
+        count_cell(found.factored_layers),
     )
 
 
@@ -69,12 +70,12 @@ def _row(layer: dict[Hashable, Any], reason: str) -> tuple[Cell, ...]:
     return (
         Cell(layer["layer"]),
         Cell(layer["kind"], "compressed" if layer["factored"] else f"dense{f': {reason}' if reason else ''}"),
-        Cell(f"{layer['rows']} × {layer['columns']}"),
-        Cell(str(layer["rank"])),
-        Cell(formats.quantity(layer["cond"])),
-        Cell(formats.quantity(layer["sigma_max"])),
-        Cell(formats.quantity(layer["sigma_min"])),
-        Cell(formats.quantity(layer["stable_rank"])),
-        Cell("–" if math.isnan(defect) else f"{defect:.1e}"),
-        Cell(formats.count(layer["params"]), share),
+        Cell(f"{layer['rows']} × {layer['columns']}", value=layer["rows"] * layer["columns"]),
+        count_cell(layer["rank"]),
+        quantity_cell(layer["cond"]),
+        quantity_cell(layer["sigma_max"]),
+        quantity_cell(layer["sigma_min"]),
+        quantity_cell(layer["stable_rank"]),
+        Cell("–" if math.isnan(defect) else f"{defect:.1e}", value=defect),
+        count_cell(layer["params"], share),
     )

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from robust_lowrank.reporting.entries import Entry
-from robust_lowrank.reporting.figures import Figure, javascript
+from robust_lowrank.reporting.figures import Figure, Paper, javascript
 from robust_lowrank.reporting.style import Theme, looks, vega_config, vega_range
 
 _LOADER = PackageLoader("robust_lowrank.reporting")
@@ -23,26 +23,26 @@ class Drawing:
     """A figure with its files' contents."""
 
     figure: Figure
-    svg: str
-    pdf: bytes
+    paper: Paper
 
     @property
     def data_uri(self) -> str:
         """The SVG as an image address that needs no file."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
+        return "data:image/svg+xml;base64," + base64.b64encode(self.paper.svg.encode()).decode()
 
 
 def draw(figures: Sequence[Figure | None], entries: Sequence[Entry]) -> dict[str, Drawing]:
     """Draw the figures that have something to show; by name."""
     found = looks(entries)
-    return {figure.name: Drawing(figure, *figure.paper(found)) for figure in figures if figure}
+    return {figure.name: Drawing(figure, figure.paper(found)) for figure in figures if figure}
 
 
-def html(template: str, entries: Sequence[Entry], drawings: Sequence[Drawing], **context: Any) -> str:
-    """Render an HTML page with the drawings' interactive forms inside."""
+def html(template: str, entries: Sequence[Entry], **context: Any) -> str:
+    """Render an HTML page with the interactive forms of `drawings` inside."""
     environment = Environment(loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     series = looks(entries)
     themes: tuple[Theme, ...] = ("light", "dark")
+    drawings: Sequence[Drawing] = context["drawings"]
     charts = {
         "configs": {theme: vega_config(theme) for theme in themes},
         "ranges": {d.figure.name: {theme: vega_range(theme, d.figure.drawn(series)) for theme in themes} for d in drawings},
@@ -53,7 +53,6 @@ def html(template: str, entries: Sequence[Entry], drawings: Sequence[Drawing], *
         look={look.series: i for i, look in enumerate(series)},
         charts=charts,
         vega=Markup(javascript()),
-        drawings=drawings,
         **context,
     )
 

@@ -89,9 +89,9 @@ def _run_row(entry: Entry) -> tuple[Cell, ...]:
         Cell(entry.name, series=entry.series),
         Cell(record.model),
         Cell(record.data),
-        Cell(str(record.seed)),
-        Cell(str(record.epochs_done)),
-        Cell(f"{record.seconds:.1f}"),
+        Cell(str(record.seed), value=record.seed),
+        Cell(str(record.epochs_done), value=record.epochs_done),
+        Cell(f"{record.seconds:.1f}", value=record.seconds),
         *(Cell(_short(record.hashes.get(key, ""))) for key in ("weights", "train", "test")),
         Cell(", ".join(evaluated) or "–"),
     )

@@ -33,6 +33,9 @@ _INK: dict[Theme, dict[str, str]] = {
 }
 
 
+_SYMBOL, _LETTER = 30, 6  # pixels of a legend's symbol with the gaps beside it, and of a letter
+
+
 @dataclass(frozen=True)
 class Look:
     """How one series looks."""
@@ -65,13 +68,21 @@ def vega_range(theme: Theme, looks: Sequence[Look]) -> dict[str, list[str]]:
     }
 
 
-def vega_config(theme: Theme, *, paper: bool = False) -> dict[str, Any]:
-    """Return the Vega-Lite configuration of a theme; `paper` adds the legend and a font that PDF writers know."""
+def paper_config(looks: Sequence[Look], width: int) -> dict[str, Any]:
+    """Return the Vega-Lite configuration for print: with a legend that fits `width` pixels, and a font that PDF writers know."""
+    longest = max((len(look.series) for look in looks), default=0)
+    columns = max(1, min(4, width // (_SYMBOL + _LETTER * longest)))
+    legend = {"disable": False, "columns": columns, "labelLimit": width // columns - _SYMBOL}
+    config = vega_config("light")
+    return config | {"background": "white", "font": PAPER_FONT, "legend": config["legend"] | legend}
+
+
+def vega_config(theme: Theme) -> dict[str, Any]:
+    """Return the Vega-Lite configuration of a theme; the page has its own legends."""
     ink = _INK[theme]
-    font = PAPER_FONT if paper else FONT
     return {
-        "background": "white" if paper else "transparent",
-        "font": font,
+        "background": "transparent",
+        "font": FONT,
         "view": {"stroke": None},
         "axis": {
             "labelColor": ink["muted"],
@@ -88,14 +99,12 @@ def vega_config(theme: Theme, *, paper: bool = False) -> dict[str, Any]:
         "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
         "title": {"color": ink["text"], "fontSize": 12, "fontWeight": 600, "anchor": "start", "offset": 8},
         "legend": {
-            "disable": not paper,
+            "disable": True,
             "labelColor": ink["text"],
             "labelFontSize": 11,
-            "labelLimit": 260,
             "symbolSize": 70,
             "orient": "bottom",
             "symbolOpacity": 1,
-            "columns": 4,
         },
         "rule": {"color": ink["muted"]},
         "text": {"color": ink["text"]},

@@ -11,7 +11,7 @@ from robust_lowrank.records import TRANSFER
 from robust_lowrank.reporting import formats
 from robust_lowrank.reporting.entries import Entry
 from robust_lowrank.reporting.figures import Figure, Panel
-from robust_lowrank.reporting.tables import Cell, Column, Table
+from robust_lowrank.reporting.tables import Cell, Column, Table, percent_cell
 from robust_lowrank.reporting.trials import Trial
 from robust_lowrank.statistics import Interval, wilson
 
@@ -140,7 +140,7 @@ def table(transfers: Transfers) -> Table:
     return Table(
         name=f"transfer-{transfers.trial.slug}",
         caption=f"Accuracy, %, on what broke another network, {_made(transfers)}; below, 95 % intervals and how many inputs.",
-        columns=(Column("Made on", numeric=False), *(Column(name, "Tried on") for name in names)),
+        columns=(Column("Made on", numeric=False), *(Column(name, "Tried on", series=series[name]) for name in names)),
         rows=tuple(
             (Cell(source, series=series[source]), *(_cell(transfers, source, target) for target in names)) for source in names
         ),
@@ -156,7 +156,7 @@ def _cell(transfers: Transfers, source: str, target: str) -> Cell:
     if found is None:
         return Cell("–")
     tried = transfers.counts[source, target][0]
-    return Cell(formats.percent(found.value), f"{formats.interval(found.low, found.high)}, {formats.count(tried)}")
+    return percent_cell(found.value, f"{formats.interval(found.low, found.high)}, {formats.count(tried)}")
 
 
 def _means(accuracies: dict[tuple[str, str], float], place: int) -> dict[str, float]:

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.reporting import comparison_report
@@ -63,8 +64,11 @@ def page(report):
     return Page((report / "report.html").read_text(encoding="utf-8"))
 
 
-def test_the_page_loads_nothing(page):
+def test_the_page_loads_nothing(page, report):
     for tag, attributes in page.tags:
+        if tag == "a" and not attributes["href"].startswith("#"):
+            assert (report / attributes["href"]).is_file()
+            continue
         for name in ("src", "href", "data", "action", "poster", "srcset"):
             address = attributes.get(name) or ""
             assert address.startswith(("data:", "#")) or not address, (tag, address)
@@ -141,12 +145,22 @@ def test_markdown_tables_have_as_many_cells_as_columns(report):
         assert (report / picture).is_file()
 
 
-def test_figures_are_svg_and_pdf(report):
+def test_figures_are_as_wide_as_a_column_or_the_text(report):
+    starts = {".svg": b"<svg", ".pdf": b"%PDF", ".png": b"\x89PNG"}
     figures = sorted((report / "figures").iterdir())
-    assert len(figures) >= 10
-    assert {path.stem for path in figures if path.suffix == ".svg"} == {path.stem for path in figures if path.suffix == ".pdf"}
+    stems = [{path.stem for path in figures if path.suffix == suffix} for suffix in starts]
+    assert len(stems[0]) >= 5
+    assert stems[0] == stems[1] == stems[2]
     for path in figures:
-        assert path.read_bytes().startswith(b"<svg" if path.suffix == ".svg" else b"%PDF")
+        assert path.read_bytes().startswith(starts[path.suffix])
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+                assert min(abs(image.width / 300 - inches) for inches in (3.3, 6.9)) < 0.01
+            svg = path.with_suffix(".svg").read_text(encoding="utf-8")
+            assert re.search(r'width="(3.3|6.9)in"', svg)
+            points = float(re.search(rb"MediaBox \[0 0 ([0-9.]+)", path.with_suffix(".pdf").read_bytes())[1])
+            assert min(abs(points / 72 - inches) for inches in (3.3, 6.9)) < 0.01
 
 
 def test_a_method_has_one_colour_whoever_else_is_there(trained, tmp_path):

@@ -16,7 +16,10 @@ def report(trained, tmp_path_factory):
 
 
 def test_all_files_are_there(report):
-    assert {path.name for path in report.iterdir()} == {"condition.html", "condition.md", "condition.csv", "figures"}
+    assert {path.name for path in report.iterdir()} == {
+        *(f"condition.{suffix}" for suffix in ("html", "md", "tex", "csv", "parquet", "json")),
+        "figures",
+    }
     names = {path.stem for path in (report / "figures").iterdir()}
     assert names == {
         f"condition-{name}" for name in ("condition-by-layer", "condition-over-training", "spectra", "product-over-training")
