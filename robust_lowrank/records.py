@@ -4,6 +4,9 @@
     RUN/model.safetensors                     the trained weights (`rlr.save`)
     RUN/metrics.parquet                       METRICS, a row an epoch
     RUN/spectra.parquet                       SPECTRA, a row an epoch and layer, epoch 0 being the start
+    RUN/operators.parquet                     OPERATORS, a row a layer of the trained network; older runs have none
+    RUN/certificates/NAME.json                CertificateRecord: what was proved, on which assumptions, certified accuracies
+    RUN/certificates/NAME.parquet             CERTIFICATE, a row an example
     RUN/results/SUITE/result.json             ResultRecord: threat model, hashes, engines, audit
     RUN/results/SUITE/verdicts.parquet        VERDICTS, a row an example, attack and eps
     RUN/results/SUITE/adversarial.safetensors the inputs that broke an example, keys "ATTACK/EPS/inputs" and "ATTACK/EPS/examples"
@@ -18,7 +21,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -52,6 +55,33 @@ SPECTRA = (
     "params_dense",
     "singular_values",  # list of float64, descending
 )
+
+OPERATORS = (
+    "layer",  # module name
+    "kind",  # as in SPECTRA
+    "height",  # of the images that reach a convolution; 1 for a linear layer
+    "width",
+    "sigma_max",  # of the matrix of filters, as in SPECTRA
+    "operator_norm",  # of the map with its real stride and padding: an estimate from below
+    "residual",  # of that estimate
+    "operator_bound",  # a rigorous upper bound of the same norm
+    "circular_max",  # largest and smallest singular value of the periodic convolution at stride 1
+    "circular_min",
+    "circular_cond",  # their ratio
+    "folded_bound",  # operator_bound with the batch normalisation that follows folded in; the same without one
+    "contribution",  # log10 of folded_bound: what the layer adds to that of the product over the layers
+)
+
+CERTIFICATE = (
+    "example",  # index within the certified set
+    "label",
+    "prediction",  # of the network; of smoothing: the class that noise finds most often
+    "margin",  # z_label - max of the other logits; of smoothing: the lower limit of the probability of `prediction`, less 1/2
+    "radius",  # L2, in the inputs' units: no input within it is of another class; 0 where the prediction is wrong or not sure
+    "abstained",  # smoothing alone: the samples do not say which class it is
+)
+
+CURVE = ("radius", "certified", "total", "value", "low", "high")  # the share of examples with at least this radius
 
 VERDICTS = (
     "example",  # index within the evaluated set
@@ -197,6 +227,59 @@ class ResultRecord(BaseModel):
     seconds: float
 
 
+class CurvePoint(BaseModel):
+    """The share of examples that are proved right within a radius, with its interval: a row of CURVE."""
+
+    model_config = ConfigDict(extra="forbid")
+    radius: float
+    certified: int
+    total: int
+    value: float
+    low: float
+    high: float
+
+
+class LayerBound(BaseModel):
+    """What one call of a network adds to its Lipschitz bound; without a number it has none, and the note says why."""
+
+    model_config = ConfigDict(extra="forbid")
+    layer: str
+    operation: str
+    constant: float | None
+    bound: float | None  # from the input up to it
+    note: str
+
+
+class CertificateRecord(BaseModel):
+    """What `certificates/NAME.json` holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    kind: Literal["lipschitz", "smoothing"]
+    norm: Literal["L2"] = "L2"
+    created: str
+    versions: dict[str, str]
+    machine: str
+    hashes: dict[str, str]  # "weights", "data", as in ResultRecord
+    parameters: dict[str, float]  # of smoothing: sigma, n0, n, alpha, seed
+    assumptions: list[str]
+    reasons: list[str] = []  # why nothing is certified
+    bound: float | None = None  # Lipschitz bound of the logits; of smoothing none
+    layers: list[LayerBound] = []  # what it is made of
+    interval: str  # of the curve, such as "Clopper–Pearson 95 %"
+    curve: list[CurvePoint]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One certificate as read from a run directory."""
+
+    record: CertificateRecord
+    table: "pd.DataFrame"
+
+
 @dataclass(frozen=True)
 class Result:
     """One evaluation as read from a run directory."""
@@ -209,13 +292,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory as read: its record, histories and evaluations by suite name."""
+    """A run directory as read: its record, histories and evaluations by suite name, certificates by theirs."""
 
     path: Path
     record: RunRecord
     metrics: "pd.DataFrame"
     spectra: "pd.DataFrame"
     results: dict[str, Result]
+    operators: "pd.DataFrame | None" = None
+    certificates: dict[str, Certificate] = field(default_factory=dict)
 
 
 def now() -> str:
@@ -300,12 +385,19 @@ def read_run(path: Path) -> Run:
         for directory in sorted((path / "results").glob("*"))
         if (directory / "result.json").is_file()
     }
+    certificates = {
+        file.stem: Certificate(record=read_record(file, CertificateRecord), table=read_frame(file.with_suffix(".parquet")))
+        for file in sorted((path / "certificates").glob("*.json"))
+    }
+    operators = path / "operators.parquet"
     return Run(
         path=path,
         record=read_record(path / "run.json", RunRecord),
         metrics=read_frame(path / "metrics.parquet"),
         spectra=read_frame(path / "spectra.parquet"),
         results=results,
+        operators=read_frame(operators) if operators.is_file() else None,
+        certificates=certificates,
     )
 
 

@@ -8,6 +8,7 @@ import typer
 from robust_lowrank.cli.commands.attack import attack
 from robust_lowrank.cli.commands.bench import bench, demo
 from robust_lowrank.cli.commands.catalogue import list_names
+from robust_lowrank.cli.commands.certify import certify
 from robust_lowrank.cli.commands.doctor import doctor
 from robust_lowrank.cli.commands.proof import plan, verify
 from robust_lowrank.cli.commands.reports import condition, report
@@ -26,6 +27,7 @@ COMMANDS = {
     "demo": (demo, "rlr-eval demo --out reports/demo"),
     "train": (train, "rlr-eval train --data digits --model cnn --method condlr --rank 0.25 --tau 0.1 --epochs 5 --out RUN"),
     "attack": (attack, "rlr-eval attack RUN --suite quick --eps 0.1 --norm Linf --n 100"),
+    "certify": (certify, "rlr-eval certify RUN --method smoothing --sigma 0.25 --n 100"),
     "verify": (verify, "rlr-eval verify RUN"),
     "plan": (plan, "rlr-eval plan RUN --suite standard --n 500"),
     "condition": (condition, "rlr-eval condition RUN --out reports/condition"),

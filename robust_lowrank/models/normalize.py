@@ -46,6 +46,10 @@ class Normalize(nn.Module):
             raise UserError(f"the network was built for images of {self.input_shape}, not {tuple(x.shape[1:])}")
         return (x - self.mean) / self.std
 
+    def lipschitz_constant(self) -> float:
+        """Return the most by which distances grow: 1 over the smallest deviation."""
+        return float(1 / self.std.abs().min())
+
     def extra_repr(self) -> str:
         """Show the shape that the network was built for."""
         return f"input_shape={self.input_shape}"

@@ -73,5 +73,5 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images in [0, 1] to logits."""
         patches = self.patches(self.normalize(x)).flatten(2).mT
-        tokens = torch.cat([self.token.expand(len(x), -1, -1), patches], dim=1) + self.positions
+        tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), patches], dim=1) + self.positions
         return self.linear(self.norm(self.blocks(tokens))[:, 0])

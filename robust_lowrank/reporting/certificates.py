@@ -1,46 +1,23 @@
 """Certified robustness beside attacked: a proved lower bound and a found upper bound on one curve."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from robust_lowrank.errors import UserError
-from robust_lowrank.records import read_frame
+from robust_lowrank.records import Certificate
 from robust_lowrank.reporting import formats
 from robust_lowrank.reporting.entries import Entry
 from robust_lowrank.reporting.figures import Figure, Panel
 from robust_lowrank.reporting.trials import Trial
 
-COLUMNS = ("example", "label", "prediction", "margin", "radius")
 _NAMES = {"lipschitz": "certified", "smoothing": "certified, smoothed network"}
 _SMOOTHED = (
     " A smoothing certificate speaks of the smoothed network, which is another classifier than the attacked one: "
     "it is no lower bound of the attacked network's accuracy."
 )
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """Proved L2 radii of one run: no input nearer than an example's `radius` changes its prediction.
-
-    `frame` has the columns example, label, prediction, margin, radius.
-    """
-
-    name: str
-    kind: str  # "lipschitz" or "smoothing"
-    parameters: dict[str, Any]
-    frame: pd.DataFrame
-
-    @property
-    def bounds(self) -> bool:
-        """Whether it bounds the accuracy of the network itself; smoothing makes another classifier of it."""
-        return self.kind != "smoothing"
 
 
 @dataclass(frozen=True)
@@ -50,38 +27,23 @@ class Bracket:
     entry: Entry
     certificate: Certificate
     examples: int
-    curve: pd.DataFrame  # radius, certified, attacked (NaN beyond the largest eps); each holds up to the next radius
+    curve: pd.DataFrame  # columns radius, certified, attacked (NaN beyond the largest eps); each holds up to the next radius
 
-
-def read_certificates(run_dir: Path) -> list[Certificate]:
-    """Read RUN/certificates/NAME.json with NAME.parquet, in the order of their names; none where there are none.
-
-    Raises:
-        UserError: a file cannot be read, or its table lacks a column.
-    """
-    found = []
-    for path in sorted((run_dir / "certificates").glob("*.json")):
-        try:
-            head = json.loads(path.read_text(encoding="utf-8"))
-            kind, parameters = str(head["kind"]), dict(head.get("parameters", {}))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be read as a certificate: {str(error).splitlines()[0]}") from error
-        frame = read_frame(path.with_suffix(".parquet"))
-        if missing := [column for column in COLUMNS if column not in frame]:
-            raise UserError(f"{path.with_suffix('.parquet')} is no certificate: it has no column {missing[0]!r}")
-        found.append(Certificate(path.stem, kind, parameters, frame))
-    return found
+    @property
+    def bounds(self) -> bool:
+        """Whether the certificate is of the network itself; smoothing makes another classifier of it."""
+        return self.certificate.record.kind != "smoothing"
 
 
 def certified_accuracy(frame: pd.DataFrame, radius: float) -> float:
     """Return the share of examples that are right and stay so for every input nearer than `radius`.
 
     Example:
-        >>> frame = pd.DataFrame({"label": [1, 1], "prediction": [1, 0], "radius": [0.3, 0.5]})
+        >>> frame = pd.DataFrame({"label": [1, 1], "prediction": [1, 0], "radius": [0.3, 0.5], "abstained": False})
         >>> certified_accuracy(frame, 0.2), certified_accuracy(frame, 0.4)
         (0.5, 0.0)
     """
-    return float(((frame["prediction"] == frame["label"]) & (frame["radius"] >= radius)).mean())
+    return float((_right(frame) & (frame["radius"] >= radius)).mean())
 
 
 def find_brackets(trial: Trial) -> list[Bracket]:
@@ -90,7 +52,7 @@ def find_brackets(trial: Trial) -> list[Bracket]:
         return []
     found = []
     for entry in trial.entries:
-        for certificate in read_certificates(entry.run.path):
+        for certificate in entry.run.certificates.values():
             if bracket := _bracket(trial, entry, certificate):
                 found.append(bracket)
     return found
@@ -100,7 +62,7 @@ def statement(brackets: Sequence[Bracket], trial: Trial) -> str:
     """Say between which bounds each network's accuracy lies at the smallest eps."""
     eps = trial.eps[0]
     parts = []
-    for bracket in (bracket for bracket in brackets if bracket.certificate.bounds):
+    for bracket in (bracket for bracket in brackets if bracket.bounds):
         here = bracket.curve[bracket.curve["radius"] <= eps].iloc[-1]
         certified = certified_accuracy(_common(trial, bracket.entry, bracket.certificate), eps)
         parts.append(f"{bracket.entry.name} between {formats.percent(certified)} and {formats.percent(here['attacked'])} %")
@@ -112,9 +74,9 @@ def figure(brackets: Sequence[Bracket], trial: Trial) -> Figure | None:
     if not brackets:
         return None
     names = list(dict.fromkeys(bracket.entry.series for bracket in brackets))
-    smoothed = any(not bracket.certificate.bounds for bracket in brackets)
+    smoothed = any(not bracket.bounds for bracket in brackets)
     examples = formats.count(brackets[0].examples)
-    several = len({bracket.certificate.name for bracket in brackets}) > 1
+    several = len({bracket.certificate.record.name for bracket in brackets}) > 1
     return Figure(
         name=f"certified-{trial.slug}",
         title="Proved and attacked: between which bounds the accuracy lies",
@@ -127,7 +89,8 @@ def figure(brackets: Sequence[Bracket], trial: Trial) -> Figure | None:
         panels=tuple(
             Panel(
                 _panel(bracket, names, max(trial.eps)),
-                bracket.entry.name + (f", {_NAMES.get(bracket.certificate.kind, bracket.certificate.kind)}" if several else ""),
+                bracket.entry.name
+                + (f", {_NAMES.get(bracket.certificate.record.kind, bracket.certificate.record.kind)}" if several else ""),
             )
             for bracket in brackets
         ),
@@ -153,7 +116,7 @@ def _panel(bracket: Bracket, names: list[str], widest: float) -> alt.LayerChart:
         base.mark_line(interpolate="step-after", strokeWidth=2).encode(y=y),
         base.mark_line(interpolate="step-after", strokeWidth=2, strokeDash=[5, 3]).encode(y="attacked:Q"),
     ]
-    if bracket.certificate.bounds:
+    if bracket.bounds:
         lines.insert(0, base.mark_area(opacity=0.12, interpolate="step-after").encode(y=y, y2="attacked:Q"))
     return alt.LayerChart(layer=lines)
 
@@ -164,7 +127,7 @@ def _bracket(trial: Trial, entry: Entry, certificate: Certificate) -> Bracket | 
         return None
     attacked = {0.0: trial.held(entry, 0.0)} | {eps: held for eps in trial.eps if not (held := trial.held(entry, eps)).empty}
     upper = pd.Series({eps: float(held["most"].reindex(frame["example"]).mean()) for eps, held in attacked.items()}).sort_index()
-    right = frame[frame["prediction"] == frame["label"]]
+    right = frame[_right(frame)]
     grid = np.unique(np.concatenate([[0.0], right["radius"].to_numpy(dtype=float), upper.index.to_numpy(dtype=float)]))
     grid = grid[np.isfinite(grid)]
     curve = pd.DataFrame(
@@ -178,8 +141,16 @@ def _bracket(trial: Trial, entry: Entry, certificate: Certificate) -> Bracket | 
 
 
 def _common(trial: Trial, entry: Entry, certificate: Certificate) -> pd.DataFrame:
-    """Return the certificate's rows of examples that were attacked, or none where labels contradict: other examples then."""
-    labels = trial.results[entry.name].verdicts.drop_duplicates("example").set_index("example")["label"]
-    frame = certificate.frame[certificate.frame["example"].isin(labels.index)]
+    """Return the certificate's rows of examples that were attacked; none if it is of other weights, or of other examples.
+
+    A certificate may be of fewer examples than the attack or of more, so that labels tell whether they are the same.
+    """
+    result, table = trial.results[entry.name], certificate.table
+    labels = result.verdicts.drop_duplicates("example").set_index("example")["label"]
+    frame = table[table["example"].isin(labels.index)]
     same = (labels.reindex(frame["example"]).to_numpy() == frame["label"].to_numpy()).all()
-    return frame if same else frame.iloc[:0]
+    return frame if same and certificate.record.hashes["weights"] == result.record.hashes["weights"] else frame.iloc[:0]
+
+
+def _right(frame: pd.DataFrame) -> pd.Series:
+    return (frame["prediction"] == frame["label"]) & ~frame["abstained"].astype(bool)

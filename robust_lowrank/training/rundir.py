@@ -8,18 +8,20 @@ from pydantic import ValidationError
 from torch import nn
 
 from robust_lowrank import checkpoint, models, records
-from robust_lowrank.conditioning import spectra
+from robust_lowrank.conditioning import operators, spectra
 from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import METRICS, RunRecord
 from robust_lowrank.training.config import TrainConfig
 
-RECORD, WEIGHTS, METRICS_FILE, SPECTRA_FILE, RESULTS = (
+RECORD, WEIGHTS, METRICS_FILE, SPECTRA_FILE, OPERATORS_FILE, RESULTS, CERTIFICATES = (
     "run.json",
     "model.safetensors",
     "metrics.parquet",
     "spectra.parquet",
+    "operators.parquet",
     "results",
+    "certificates",
 )
 PLACE_KEYS = ("data_dir", "download")  # of [data]: where the images lie does not make another run
 
@@ -77,7 +79,7 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> reco
 class RunWriter:
     """Writes the files of a run, epoch by epoch; each is whole at any time, and `run.json` comes last.
 
-    Results of attacks on an earlier attempt are removed first, for they belong to other weights.
+    Results, certificates and norms of an earlier attempt are removed first, for they belong to other weights.
     """
 
     def __init__(self, out: Path, record: RunRecord) -> None:
@@ -85,11 +87,16 @@ class RunWriter:
         self.record = record
         self.metrics: list[dict[str, float]] = []
         self.spectra: list[pd.DataFrame] = []
-        shutil.rmtree(out / RESULTS, ignore_errors=True)
+        for earlier in (RESULTS, CERTIFICATES):
+            shutil.rmtree(out / earlier, ignore_errors=True)
+        (out / OPERATORS_FILE).unlink(missing_ok=True)
         records.write_record(out / RECORD, record)
 
     def write(self, model: nn.Module, metrics: dict[str, float] | None, **changes: object) -> None:
-        """Write weights, histories and the record with `changes`; `metrics` is None before the first epoch."""
+        """Write weights, histories and the record with `changes`; `metrics` is None before the first epoch.
+
+        With the status "complete" the norms of the layers as operators are written too.
+        """
         if metrics is not None:
             self.metrics.append(metrics)
         frame = spectra(model)
@@ -105,6 +112,9 @@ class RunWriter:
         checkpoint.save(model, self.out / WEIGHTS)
         records.write_frame(self.out / METRICS_FILE, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
         records.write_frame(self.out / SPECTRA_FILE, pd.concat(self.spectra, ignore_index=True))
+        if changes.get("status") == "complete":
+            norms = operators(model, DATASETS[self.record.data].input_shape)
+            records.write_frame(self.out / OPERATORS_FILE, norms)
         records.write_record(self.out / RECORD, self.record)
 
 

@@ -87,6 +87,13 @@ def test_the_python_of_the_evaluation_page_runs(tmp_path: Path, monkeypatch: pyt
             exec(compile(code, str(EVALUATION), "exec"), namespace)
 
 
+def test_the_python_of_the_certificates_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(ROOT / "docs/certificates.md", "python")
+    with torch.random.fork_rng():
+        exec(compile(code, "certificates.md", "exec"), {"__name__": "certificates"})
+
+
 def test_the_toml_of_the_evaluation_page_is_a_suite(tmp_path: Path) -> None:
     (text,) = blocks(EVALUATION, "toml")
     (tmp_path / "mine.toml").write_text(text)

@@ -27,7 +27,12 @@ def files(directory: Path) -> dict[str, bytes]:
 
 def test_a_run_directory_is_complete(small: Small, tmp_path: Path) -> None:
     run = train(small(method=CONDLR), tmp_path / "run", command="rlr-eval train")
-    assert sorted(files(tmp_path / "run")) == ["metrics.parquet", "model.safetensors", "run.json", "spectra.parquet"]
+    written = ["metrics.parquet", "model.safetensors", "operators.parquet", "run.json", "spectra.parquet"]
+    assert sorted(files(tmp_path / "run")) == written
+    assert run.operators is not None
+    assert tuple(run.operators.columns) == records.OPERATORS
+    assert run.operators["layer"].tolist() == ["conv1", "conv2", "fc1", "fc2"]
+    assert run.operators["sigma_max"].tolist() == pytest.approx(run.spectra.query("epoch == 2")["sigma_max"].tolist(), rel=1e-5)
     record = run.record
     assert (record.status, record.epochs_done, record.command, record.seed) == ("complete", 2, "rlr-eval train", 0)
     assert (record.label, record.method, record.model, record.data) == ("CondLR τ=0.1", "condlr", "cnn", "digits")

@@ -1,0 +1,162 @@
+"""Certificates of runs: what is asked, and the files that come of it."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from robust_lowrank import checkpoint, conditioning, provenance, records
+from robust_lowrank.cli.pipeline import stored_job, with_data
+from robust_lowrank.cli.progress import Event, Report
+from robust_lowrank.cli.subjects import Subject, trained
+from robust_lowrank.conditioning.lipschitz import Lipschitz
+from robust_lowrank.errors import UserError
+from robust_lowrank.records import CertificateRecord, CurvePoint, LayerBound
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RADII = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
+CHOICE = 100  # samples of smoothing that choose a class
+SMOOTHING = (
+    "L2 distances of inputs, as the network takes them (images in [0, 1])",
+    "it is of the smoothed network, the class found most often under Gaussian noise, not of the network itself",
+    "each example's certificate is wrong with a probability of at most alpha",
+    "evaluation mode; the same input always gives the same logits, whatever else is in its batch",
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which certificate, with its parameters settled."""
+
+    kind: Literal["lipschitz", "smoothing"]
+    name: str  # of its files below RUN/certificates
+    parameters: dict[str, float]
+    radii: tuple[float, ...]
+
+    @classmethod
+    def settle(
+        cls,
+        method: Literal["lipschitz", "smoothing"],
+        *,
+        sigma: float | None,
+        samples: int | None,
+        alpha: float | None,
+        seed: int | None,
+        radii: Sequence[float],
+    ) -> "Question":
+        """Give what was not given its default.
+
+        Raises:
+            UserError: a parameter is out of range, or of smoothing alone.
+        """
+        if bad := [radius for radius in radii if not 0 <= radius < math.inf]:
+            raise UserError(f"--radius {bad[0]:g} is no radius: give a number from 0")
+        given = {"--sigma": sigma, "--samples": samples, "--alpha": alpha, "--seed": seed}
+        chosen = tuple(sorted({0.0, *radii})) if radii else RADII
+        if method == "lipschitz":
+            if lone := [name for name, value in given.items() if value is not None]:
+                raise UserError(f"{lone[0]} belongs to --method smoothing; a Lipschitz bound has no such parameter")
+            return cls(method, method, {}, chosen)
+        settled = {
+            "sigma": 0.25 if sigma is None else sigma,
+            "n0": CHOICE,
+            "n": 1000 if samples is None else samples,
+            "alpha": 0.001 if alpha is None else alpha,
+            "seed": 0 if seed is None else seed,
+        }
+        conditioning.check_smoothing(settled["sigma"], CHOICE, int(settled["n"]), settled["alpha"])
+        return cls(method, f"smoothing-{settled['sigma']:g}", settled, chosen)
+
+
+def subject_to_certify(run_dir: Path, examples: int | None, data_dir: Path | None) -> Subject:
+    """Return a run's network with the first of its test images.
+
+    Raises:
+        UserError: it is not a complete run, its weights are not those of its record, or the images are others or too few.
+    """
+    job = with_data(stored_job(run_dir, []), data_dir, download=False)
+    subject = trained(run_dir, job.config.data)
+    recorded = records.read_record(run_dir / "run.json", records.RunRecord).hashes["weights"]
+    if checkpoint.digest(subject.model) != recorded:
+        raise UserError(f"{run_dir}: model.safetensors holds other weights than run.json names: train the run again")
+    if examples is not None and not 1 <= examples <= len(subject.y):
+        raise UserError(f"{run_dir} has {len(subject.y)} test images: {examples} cannot be taken from them")
+    return subject.first(examples)
+
+
+def certify_run(run_dir: Path, subject: Subject, question: Question, report: Report) -> CertificateRecord:
+    """Certify a run and store the certificate; one that is there for the same weights, images and parameters is kept."""
+    place = run_dir / "certificates" / f"{question.name}.json"
+    hashes = {
+        "weights": provenance.digest_tensors(subject.model.state_dict()),
+        "data": provenance.digest_tensors({"x": subject.x, "y": subject.y}),
+    }
+    if place.is_file():
+        stored = records.read_record(place, CertificateRecord)
+        if (stored.hashes, stored.parameters) == (hashes, question.parameters):
+            report(Event(run_dir.name, question.name, 1, 1, f"{question.name} is there already"))
+            curve = _curve(records.read_frame(place.with_suffix(".parquet")), question.radii)
+            again = stored.model_copy(update={"curve": curve})
+            records.write_record(place, again)
+            return again
+    started = time.perf_counter()
+    bound = conditioning.lipschitz(subject.model, subject.x.shape[1:]) if question.kind == "lipschitz" else None
+    table = _table(run_dir.name, subject, question, bound, report)
+    record = CertificateRecord(
+        name=question.name,
+        kind=question.kind,
+        created=records.now(),
+        versions=provenance.versions(),
+        machine=provenance.machine(next(subject.model.parameters()).device),
+        hashes=hashes,
+        parameters=question.parameters,
+        assumptions=list(SMOOTHING if bound is None else bound.assumptions),
+        reasons=[] if bound is None else list(bound.reasons),
+        bound=None if bound is None else _finite(bound.bound),
+        layers=[] if bound is None else _layers(bound),
+        interval="Clopper–Pearson 95 %",
+        curve=_curve(table, question.radii),
+        seconds=time.perf_counter() - started,
+    )
+    place.unlink(missing_ok=True)  # the record comes last: without it the table counts for nothing
+    records.write_frame(place.with_suffix(".parquet"), table)
+    records.write_record(place, record)
+    first = next(point for point in record.curve if point.radius > 0)
+    note = f"{question.name}: {first.value:.1%} of {first.total} examples certified at radius {first.radius:g}"
+    report(Event(run_dir.name, question.name, 1, 1, note))
+    return record
+
+
+def _table(job: str, subject: Subject, question: Question, bound: Lipschitz | None, report: Report) -> "pd.DataFrame":
+    if bound is not None:
+        return conditioning.certify(subject.model, subject.x, subject.y, bound=bound)
+    own = question.parameters
+    return conditioning.smooth_certify(
+        subject.model,
+        subject.x,
+        subject.y,
+        sigma=own["sigma"],
+        n0=int(own["n0"]),
+        n=int(own["n"]),
+        alpha=own["alpha"],
+        seed=int(own["seed"]),
+        progress=lambda done: report(Event(job, question.name, done, len(subject.y))),
+    )
+
+
+def _curve(table: "pd.DataFrame", radii: Sequence[float]) -> list[CurvePoint]:
+    rows = conditioning.certified_curve(table, radii).to_dict("records")
+    return [CurvePoint.model_validate(row) for row in rows]
+
+
+def _layers(bound: Lipschitz) -> list[LayerBound]:
+    rows = bound.layers.to_dict("records")
+    return [LayerBound.model_validate(row | {key: _finite(row[key]) for key in ("constant", "bound")}) for row in rows]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,67 @@
+"""`rlr-eval certify`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from robust_lowrank.cli import console
+from robust_lowrank.cli.commands.attack import DataDir, Json
+
+
+class Method(StrEnum):
+    """How radii are proved."""
+
+    lipschitz = "lipschitz"
+    smoothing = "smoothing"
+
+
+Smoothing = "Smoothing"
+
+
+def certify(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    method: Annotated[
+        Method, typer.Option(help="A Lipschitz bound of the network, or the class it gives most often under noise.")
+    ] = Method.lipschitz,
+    n: Annotated[int | None, typer.Option("--n", help="Certify the first so many test images; all without it.")] = None,
+    radius: Annotated[list[float] | None, typer.Option(help="L2 radius of the curve; may be given several times.")] = None,
+    sigma: Annotated[float | None, typer.Option(rich_help_panel=Smoothing, help="Deviation of the noise; 0.25 without it.")] = None,
+    samples: Annotated[int | None, typer.Option(rich_help_panel=Smoothing, help="Samples an example; 1000 without it.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(rich_help_panel=Smoothing, help="How often a certificate may be wrong; 0.001 without it.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(rich_help_panel=Smoothing, help="Seed of the noise; 0 without it.")] = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Prove L2 radii within which no prediction changes, and store them below RUN/certificates.
+
+    A certificate that is there for the same weights, images and parameters is kept.
+    """
+    from robust_lowrank.cli.certification import Question, certify_run, subject_to_certify
+    from robust_lowrank.cli.progress import Board
+    from robust_lowrank.records import read_run
+
+    question = Question.settle(method.value, sigma=sigma, samples=samples, alpha=alpha, seed=seed, radii=radius or ())
+    subjects = [subject_to_certify(run, n, data_dir) for run in runs]
+    with Board() as board:
+        found = [certify_run(run, subject, question, board) for run, subject in zip(runs, subjects, strict=True)]
+    labels = [read_run(run).record.label for run in runs]
+    if json:
+        rows = zip(runs, labels, found, strict=True)
+        console.print_json([{"run": str(run), "label": label, "certificate": record.model_dump()} for run, label, record in rows])
+        return
+    table = Table("network", "radius", "certified", "interval", box=None, pad_edge=False)
+    for label, record in zip(labels, found, strict=True):
+        for point in record.curve:
+            table.add_row(escape(label), f"{point.radius:g}", f"{point.value:.1%}", f"{point.low:.1%} to {point.high:.1%}")
+    console.print_table(table)
+    for label, record in zip(labels, found, strict=True):
+        if record.bound is not None:
+            console.say(f"{label}: Lipschitz bound {record.bound:.4g}")
+        for reason in record.reasons:
+            console.say(f"{label} is not certified: {reason}")

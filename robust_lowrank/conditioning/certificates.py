@@ -1,0 +1,103 @@
+"""Certified radii: how far an input may move in L2 before a network's prediction can change, proved from its margin."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank.conditioning.lipschitz import Lipschitz, lipschitz
+from robust_lowrank.errors import UserError
+from robust_lowrank.records import CERTIFICATE, CURVE
+from robust_lowrank.statistics import clopper_pearson
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BATCH = 256
+ROUNDING = 1e-9  # of the largest logit, taken off every margin: far beyond what float64 loses on the way to the logits
+
+
+@torch.no_grad()
+def certify(model: nn.Module, x: Tensor, y: Tensor, *, bound: Lipschitz | None = None, batch_size: int = BATCH) -> "pd.DataFrame":
+    """Return for each example a radius within which no input of another class lies, a row an example.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> certify(network, torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0])).columns.tolist()
+        ['example', 'label', 'prediction', 'margin', 'radius', 'abstained']
+
+    With z the logits, w_j the rows of the last linear layer and L the Lipschitz bound of what goes into it,
+
+        radius = min over j != y of (z_y - z_j) / (|w_y - w_j| L)
+
+    and sqrt(2) L |z| in the place of the denominator where the logits come out of something else. It is 0 for an example that the
+    network gets wrong, and for all if there is no bound. Logits are computed in float64, and 1e-9 of the largest is taken off.
+
+    Args:
+        model: the network, which stays as it is; it is seen in evaluation mode.
+        x: (N, ...) inputs; distances are in their units.
+        y: (N,) labels.
+        bound: what `lipschitz` returned for this network; computed if it is not given.
+        batch_size: examples at a time.
+
+    Raises:
+        UserError: a logit is not finite, or labels and inputs do not fit.
+
+    Source: Tsuzuku, Sato, Sugiyama 2018, arXiv 1802.04034, proposition 1 and its tighter form for the last layer.
+    """
+    import pandas as pd
+
+    if y.shape != x.shape[:1]:
+        raise UserError(f"certificates need a label an example, not {tuple(y.shape)} for {len(x)} examples")
+    known = lipschitz(model, x.shape[1:]) if bound is None else bound
+    wide = copy.deepcopy(model).double().eval()
+    device = next((parameter.device for parameter in wide.parameters()), x.device)
+    parts = [wide(part.to(device).double()).cpu() for part in x.split(batch_size)]
+    logits, labels = torch.cat(parts), y.cpu()
+    if not torch.isfinite(logits).all():
+        raise UserError("the network returns logits that are not finite: it has no certificate")
+    steps = _steepness(known, logits.shape[1])[labels]
+    gaps = logits.gather(1, labels[:, None]) - logits - ROUNDING * logits.abs().amax(dim=1, keepdim=True)
+    others = torch.arange(logits.shape[1]) != labels[:, None]
+    radii = torch.where(others, (gaps.clamp(min=0) / steps).nan_to_num(nan=0.0, posinf=math.inf), math.inf).amin(dim=1)
+    margin = torch.where(others, logits.gather(1, labels[:, None]) - logits, math.inf).amin(dim=1)
+    columns = (range(len(y)), labels.tolist(), logits.argmax(dim=1).tolist(), margin.tolist(), radii.tolist(), [False] * len(y))
+    return pd.DataFrame(dict(zip(CERTIFICATE, columns, strict=True)))
+
+
+def certified_curve(table: "pd.DataFrame", radii: Sequence[float], *, confidence: float = 0.95) -> "pd.DataFrame":
+    """Return the share of examples that are right and stay so within each radius, with its Clopper–Pearson interval.
+
+    Example:
+        >>> certified_curve(pd.DataFrame({"radius": [0.0, 0.3, 1.2], "abstained": False, ...}), [0, 0.5])  # doctest: +SKIP
+
+    At radius 0 it counts the examples that are right (of smoothing: right and sure).
+
+    Args:
+        table: what `certify` or `smooth_certify` returned.
+        radii: from 0.
+        confidence: of the intervals.
+
+    Raises:
+        UserError: a radius is negative, or there is no example.
+    """
+    import pandas as pd
+
+    if any(not radius >= 0 for radius in radii):
+        raise UserError(f"radii are numbers from 0, not {list(radii)}")
+    right = (table["prediction"] == table["label"]) & ~table["abstained"]
+    rows = []
+    for radius in radii:
+        certified = int((right & (table["radius"] >= radius)).sum())
+        rows.append((float(radius), certified, len(table), *clopper_pearson(certified, len(table), confidence)))
+    return pd.DataFrame(rows, columns=pd.Index(CURVE))
+
+
+def _steepness(bound: Lipschitz, classes: int) -> Tensor:
+    """Return how fast the difference of two logits can change, (classes, classes)."""
+    if bound.head is None:
+        return torch.full((classes, classes), math.sqrt(2) * bound.bound, dtype=torch.float64)
+    return torch.cdist(bound.head, bound.head, compute_mode="donot_use_mm_for_euclid_dist") * bound.features * (1 + ROUNDING)

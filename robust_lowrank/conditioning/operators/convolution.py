@@ -1,0 +1,122 @@
+"""What of a layer makes it a linear operator: a kernel, and how it slides over an image."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.layers import Adapter, FactoredLayer
+
+LinearLayer = nn.Linear | nn.Conv2d | FactoredLayer | Adapter
+LINEAR = (nn.Linear, nn.Conv2d, FactoredLayer, Adapter)
+
+
+class Convolution(NamedTuple):
+    """The linear map of a convolution with zero padding; a matrix is a kernel of 1 x 1, on images of 1 x 1."""
+
+    kernel: Tensor  # (F, Cin / groups, kh, kw), float64, on the CPU
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # left, right, top, bottom
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def channels(self) -> int:
+        """The number of input channels."""
+        return self.kernel.shape[1] * self.groups
+
+
+@torch.no_grad()
+def convolution(layer: LinearLayer | Convolution, *, scale: Tensor | None = None) -> Convolution:
+    """Return the linear map of a layer without its bias, its output channels multiplied by `scale`, in float64.
+
+    Example:
+        >>> convolution(nn.Conv2d(3, 8, 3, stride=2, padding=1)).padding
+        (1, 1, 1, 1)
+
+    Of factors the map has no more channels than the rank: with the QR decompositions `A = Q R` of the outer ones it is the
+    product without the `Q`, whose orthonormal columns change no singular value but zeros. The factors need not be orthonormal.
+
+    Args:
+        layer: a linear layer or convolution, dense, factored or adapted.
+        scale: (F,), such as the one of a batch normalisation that follows.
+
+    Raises:
+        UserError: the convolution pads with something else than zeros, or a weight holds NaN or infinity.
+    """
+    if isinstance(layer, Convolution):
+        return layer if scale is None else layer._replace(kernel=layer.kernel * scale.double().cpu()[:, None, None, None])
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in layer.parameters()):
+        raise UserError("a layer that holds NaN or infinity has no norm")
+    wide = copy.deepcopy(layer).double().cpu()
+    if isinstance(wide, FactoredLayer):
+        before, middle, after = _chain(wide)
+    else:
+        before, middle, after = None, wide.dense_layer() if isinstance(wide, Adapter) else wide, None
+    if isinstance(middle, nn.Conv2d) and middle.padding_mode != "zeros":
+        raise UserError(f"padding mode {middle.padding_mode!r} has no bound here: only zeros have")
+    kernel = _kernel(middle)
+    factor = torch.ones(1, dtype=torch.float64) if scale is None else scale.double().cpu()
+    if after is None:
+        kernel = kernel * factor[:, None, None, None]
+    else:
+        kernel = torch.einsum("fr,rchw->fchw", torch.linalg.qr(factor[:, None] * _matrix(after)).R, kernel)
+    if before is not None:
+        kernel = torch.einsum("frhw,cr->fchw", kernel, torch.linalg.qr(_matrix(before).T).R)
+    if isinstance(middle, nn.Linear):
+        return Convolution(kernel)
+    assert isinstance(middle, nn.Conv2d)
+    vertical, horizontal = _pair(middle.dilation)
+    left, right, top, bottom = middle._reversed_padding_repeated_twice
+    return Convolution(kernel, _pair(middle.stride), (left, right, top, bottom), (vertical, horizontal), middle.groups)
+
+
+def apply(conv: Convolution, x: Tensor) -> Tensor:
+    """Return the map of images (B, Cin, H, W)."""
+    return F.conv2d(F.pad(x, conv.padding), conv.kernel, None, conv.stride, 0, conv.dilation, conv.groups)
+
+
+def apply_adjoint(conv: Convolution, y: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the adjoint map of outputs (B, F, H', W') for images of one size."""
+    left, right, top, bottom = conv.padding
+    (height, width), kernel = size, conv.kernel.shape[2:]
+    padded = (height + top + bottom, width + left + right)
+    rest = [
+        extent - (out - 1) * s - d * (k - 1) - 1
+        for extent, out, s, d, k in zip(padded, y.shape[2:], conv.stride, conv.dilation, kernel, strict=True)
+    ]
+    x = F.conv_transpose2d(y, conv.kernel, None, conv.stride, 0, rest, conv.groups, conv.dilation)
+    return x[..., top : top + height, left : left + width]
+
+
+def _chain(layer: FactoredLayer) -> tuple[nn.Module | None, nn.Module, nn.Module | None]:
+    """Return what comes before, at and after the layer that slides."""
+    chain = list(layer.factored_layers())
+    if len(chain) == 1:
+        return None, chain[0], None
+    if len(chain) == 2:
+        return None, chain[0], chain[1]
+    before, middle, after = chain
+    return before, middle, after
+
+
+def _matrix(layer: nn.Module) -> Tensor:
+    return _weight(layer).flatten(1)
+
+
+def _kernel(layer: nn.Module) -> Tensor:
+    weight = _weight(layer)
+    return weight if weight.dim() == 4 else weight[:, :, None, None]
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    return layer.weight.detach()
+
+
+def _pair(values: tuple[int, ...]) -> tuple[int, int]:
+    first, second = values
+    return first, second

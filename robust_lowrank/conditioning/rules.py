@@ -1,0 +1,165 @@
+"""How the calls between modules change distances: a rule a function, from the constants of its arguments to that of its result."""
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from robust_lowrank.conditioning.constants import GELU, SILU
+
+
+class Unbounded(Exception):
+    """There is no constant, and the message says why."""
+
+
+class Call:
+    """A call in the graph: its arguments' constants with respect to the network's input, their values, and its result."""
+
+    def __init__(
+        self, node: fx.Node, bounds: dict[fx.Node, float], args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
+    ) -> None:
+        self.args, self.kwargs, self.value = args, kwargs, value
+        self._nodes, self._bounds = node.args, bounds
+
+    def bound(self, position: int = 0) -> float:
+        """Return the constant of an argument: 0 if it does not depend on the input."""
+        return self._of(self._nodes[position])
+
+    def spread(self, position: int) -> float:
+        """Return the constant of an argument after it was repeated to the shape of the result."""
+        bound, argument = self.bound(position), self.args[position]
+        return bound * math.sqrt(self.value.numel() / argument.numel()) if bound else 0.0
+
+    def parts(self) -> list[float]:
+        """Return the constants of a list of tensors, the first argument."""
+        nodes = self._nodes[0]
+        assert isinstance(nodes, Sequence)
+        return [self._of(node) for node in nodes]
+
+    def option(self, position: int, name: str, default: Any = None) -> Any:
+        """Return the value of an argument that may be given by position or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def _of(self, node: Any) -> float:
+        return self._bounds[node] if isinstance(node, fx.Node) else 0.0
+
+
+Rule = Callable[[Call], float]
+
+
+def _times(constant: float) -> Rule:
+    return lambda call: constant * call.bound() if constant else 0.0
+
+
+def _slope(call: Call) -> float:
+    return max(1.0, abs(call.option(1, "negative_slope", 0.01))) * call.bound()
+
+
+def _sum(call: Call) -> float:
+    if call.kwargs.get("alpha", 1) != 1:
+        raise Unbounded("a sum with a factor alpha")
+    return call.spread(0) + call.spread(1)
+
+
+def _product(call: Call) -> float:
+    if call.bound(0) and call.bound(1):
+        raise Unbounded("a product of two values that both depend on the input")
+    varying = 0 if call.bound(0) else 1
+    return _magnitude(call.args[1 - varying]) * call.spread(varying)
+
+
+def _quotient(call: Call) -> float:
+    if call.bound(1):
+        raise Unbounded("a division by a value that depends on the input")
+    return call.spread(0) / _magnitude(call.args[1], least=True)
+
+
+def _mean(call: Call) -> float:
+    shape, dims = call.args[0].shape, call.option(1, "dim")
+    chosen = {dim % len(shape) for dim in ((dims,) if isinstance(dims, int) else dims or range(len(shape)))}
+    if 0 in chosen:
+        raise Unbounded("a mean over the examples")
+    return call.bound() / math.sqrt(math.prod(shape[dim] for dim in chosen))
+
+
+def _join(call: Call) -> float:
+    return math.hypot(*call.parts())
+
+
+def _slice(call: Call) -> float:
+    index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
+    if not all(item is None or item is Ellipsis or isinstance(item, int | slice) for item in index):
+        raise Unbounded("an index that may take an entry twice")
+    return call.bound()
+
+
+def _attribute(call: Call) -> float:
+    if call.args[1] in ("T", "mT"):
+        return call.bound()
+    if call.args[1] not in ("shape", "dtype", "device", "ndim"):
+        raise Unbounded(f"the attribute {call.args[1]!r}")
+    return 0.0
+
+
+def _dropout(call: Call) -> float:
+    if call.option(2, "training", True):
+        raise Unbounded("dropout that is on in evaluation mode")
+    return call.bound()
+
+
+def _pad(call: Call) -> float:
+    if call.option(2, "mode", "constant") != "constant":
+        raise Unbounded(f"padding mode {call.option(2, 'mode')!r}")
+    return call.bound()
+
+
+def _magnitude(value: Any, *, least: bool = False) -> float:
+    sizes = torch.as_tensor(value, dtype=torch.float64).abs()
+    size = float(sizes.min() if least else sizes.max())
+    if not math.isfinite(size) or (least and size == 0):
+        raise Unbounded("a factor that is not finite, or a division by zero")
+    return size
+
+
+_SAME = _times(1.0)
+FUNCTIONS: dict[Any, Rule] = {
+    **dict.fromkeys((torch.relu, F.relu, F.relu6, torch.tanh, F.tanh, F.softplus), _SAME),
+    **dict.fromkeys((torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze), _SAME),
+    **dict.fromkeys((torch.sigmoid, F.sigmoid), _times(0.25)),
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, operator.sub, operator.isub, torch.sub), _sum),
+    **dict.fromkeys((operator.mul, operator.imul, torch.mul), _product),
+    **dict.fromkeys((operator.truediv, operator.itruediv, torch.div), _quotient),
+    F.leaky_relu: _slope,
+    F.gelu: _times(GELU),
+    F.silu: _times(SILU),
+    F.dropout: _dropout,
+    F.pad: _pad,
+    operator.neg: _SAME,
+    getattr: _attribute,
+    operator.getitem: _slice,
+    torch.cat: _join,
+    torch.stack: _join,
+    torch.mean: _mean,
+}
+METHODS: dict[str, Rule] = {
+    **dict.fromkeys(("relu", "relu_", "tanh"), _SAME),
+    **dict.fromkeys(
+        ("view", "reshape", "flatten", "unflatten", "permute", "transpose", "squeeze", "unsqueeze", "contiguous"), _SAME
+    ),
+    **dict.fromkeys(("size", "dim", "numel"), _times(0.0)),
+    "sigmoid": _times(0.25),
+    "mean": _mean,
+    **dict.fromkeys(("add", "add_", "sub"), _sum),
+    **dict.fromkeys(("mul", "mul_"), _product),
+    "div": _quotient,
+}
+POOLING: dict[Any, type[nn.Module]] = {
+    F.max_pool2d: nn.MaxPool2d,
+    F.avg_pool2d: nn.AvgPool2d,
+    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+    F.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
+}
