@@ -50,11 +50,11 @@ class Case:
 CASES = {
     "mnist-dense": Case("mnist", "lenet5", {"name": "dense"}, eps=0.15),
     "mnist-condlr-adversarial": Case(
-        "mnist", "lenet5", {"name": "condlr", "tau": 0.1, "rank": 0.5}, eps=0.25, adversarial=0.2, epochs=3
+        "mnist", "lenet5", {"name": "condlr", "tau": 0.1, "rank": 0.5}, eps=0.3, adversarial=0.2, epochs=3
     ),
     "cifar10-dense": Case("cifar10", "cnn", {"name": "dense"}, eps=2 / 255, lr=0.01),
     "cifar10-condlr-adversarial": Case(
-        "cifar10", "cnn", {"name": "condlr", "tau": 0.1, "rank": 0.5}, eps=4 / 255, adversarial=2 / 255, lr=0.02, images=10_000
+        "cifar10", "cnn", {"name": "condlr", "tau": 0.1, "rank": 0.5}, eps=8 / 255, adversarial=2 / 255, lr=0.02, images=10_000
     ),
 }
 

@@ -12,6 +12,8 @@
     RUN/results/SUITE/result.json             ResultRecord: threat model, hashes, engines, audit
     RUN/results/SUITE/verdicts.parquet        VERDICTS, a row an example, attack and eps
     RUN/results/SUITE/adversarial.safetensors the inputs that broke an example, keys "ATTACK/EPS/inputs" and "ATTACK/EPS/examples"
+    RUN/results/SUITE/clean.safetensors       the first examples as they are, keys "inputs" and "examples"
+    RUN/results/SUITE/transfer.parquet        TRANSFER, what broke other networks tried on this one: a row a network, attack and eps
 
 Everything is written to a temporary name and renamed, so a reader never sees half a file.
 """
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_VERSION = 1
+TRANSFER_FILE, CLEAN_FILE = "transfer.parquet", "clean.safetensors"
 
 METRICS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "validation_accuracy", "seconds")
 
@@ -119,6 +122,21 @@ VERDICTS = (
     "flags",  # comma-separated remarks, such as "nonfinite-gradient"
 )
 
+TRANSFER = (
+    "source",  # label of the network on which the inputs were made
+    "source_seed",
+    "source_created",  # when its result was
+    "source_weights",  # hashes, as in both networks' results
+    "target_weights",
+    "data",
+    "attack_hash",
+    "attack",
+    "norm",
+    "eps",
+    "tried",  # examples that broke the source and that this network gets right
+    "fooled",  # of them, those that it gets wrong by a strict margin on the source's input
+)
+
 VERDICT = ("robust", "broken", "misclassified", "nonfinite", "unresolved")  # unresolved: the budget ran out before a verdict
 
 
@@ -131,6 +149,27 @@ class Parameters(BaseModel):
     inference: int  # with S merged into a factor where that is smaller, or the dense matrix where that is smallest
     removed: float  # 1 - (r(n+m) + r^2) / nm over the factored layers' weights; 0 without any
     rank_fraction: float  # mean of r / min(n, m) over the factored layers; 1 without any
+
+
+class Latency(BaseModel):
+    """How long a forward pass of a batch takes: the median over several passes."""
+
+    model_config = ConfigDict(extra="forbid")
+    batch: int
+    milliseconds: float
+    dense_milliseconds: float  # of the dense network
+    passes: int  # the fewer of the two
+
+
+class Costs(BaseModel):
+    """What inference costs, with S merged into a factor where that is smaller, or the dense matrix where that is smallest."""
+
+    model_config = ConfigDict(extra="forbid")
+    flops: int  # of one example's forward pass, 2 a multiplication and addition; matrix products and convolutions alone
+    dense_flops: int  # of the dense network
+    latencies: list[Latency]
+    threads: int
+    machine: str
 
 
 class RunRecord(BaseModel):
@@ -153,6 +192,8 @@ class RunRecord(BaseModel):
     machine: str
     hashes: dict[str, str]  # "weights", "train", "test"
     parameters: Parameters
+    costs: Costs | None = None  # None before training ends, and in runs older than the measurement
+    classes: list[str] = []  # the classes' names; empty where they have none but their numbers
     kept_dense: dict[str, str] = {}  # layer name: reason
     seconds: float = 0.0  # training time
 
@@ -265,6 +306,8 @@ class Result:
 
     record: ResultRecord
     verdicts: "pd.DataFrame"
+    transfer: "pd.DataFrame | None" = None
+    path: Path | None = None  # its directory
 
 
 @dataclass(frozen=True)
@@ -356,6 +399,8 @@ def read_run(path: Path) -> Run:
         directory.name: Result(
             record=read_record(directory / "result.json", ResultRecord),
             verdicts=read_frame(directory / "verdicts.parquet"),
+            transfer=read_frame(directory / TRANSFER_FILE) if (directory / TRANSFER_FILE).is_file() else None,
+            path=directory,
         )
         for directory in sorted((path / "results").glob("*"))
         if (directory / "result.json").is_file()

@@ -97,6 +97,7 @@ class Foreign:
             machine=provenance.machine(_device()),
             hashes={"weights": weights},
             parameters=count_parameters(subject.model),
+            classes=list(data.DATASETS[self.data].classes) if self.data in data.DATASETS else [],
         )
         records.write_record(out / "run.json", record)
         records.write_frame(out / "metrics.parquet", pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"))

@@ -30,13 +30,18 @@ class Entry:
     input_shape: tuple[int, int, int]
     num_classes: int
     summary: str
+    classes: tuple[str, ...]  # their names
 
+
+DIGITS = tuple("0123456789")
+GARMENTS = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 DATASETS = {
-    "digits": Entry(load_digits, (1, 8, 8), 10, "1,797 digits of 8 x 8 that scikit-learn ships; no download"),
-    "mnist": Entry(MNIST, (1, 28, 28), 10, "60,000 + 10,000 digits of 28 x 28"),
-    "fashion-mnist": Entry(FASHION_MNIST, (1, 28, 28), 10, "60,000 + 10,000 garments of 28 x 28"),
-    "cifar10": Entry(load_cifar10, (3, 32, 32), 10, "50,000 + 10,000 colour photographs of 32 x 32"),
+    "digits": Entry(load_digits, (1, 8, 8), 10, "1,797 digits of 8 x 8 that scikit-learn ships; no download", DIGITS),
+    "mnist": Entry(MNIST, (1, 28, 28), 10, "60,000 + 10,000 digits of 28 x 28", DIGITS),
+    "fashion-mnist": Entry(FASHION_MNIST, (1, 28, 28), 10, "60,000 + 10,000 garments of 28 x 28", GARMENTS),
+    "cifar10": Entry(load_cifar10, (3, 32, 32), 10, "50,000 + 10,000 colour photographs of 32 x 32", THINGS),
 }
 
 

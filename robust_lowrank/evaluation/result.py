@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from robust_lowrank.records import AccuracyRecord, AuditFinding, ResultRecord
 
 INTERVAL = "Wilson 95 %"
+KEPT_EXAMPLES, KEPT_BYTES = 64, 2**20  # of the clean examples, at most
 CLEAN, WORST = "clean", "worst"
 
 
 class Adversarial(NamedTuple):
-    """The inputs that broke examples under one attack at one eps."""
+    """Inputs with their examples' numbers, such as those that broke examples under one attack at one eps."""
 
     inputs: Tensor  # (K, ...)
     examples: Tensor  # (K,) int64, their numbers within the evaluated set
@@ -41,6 +42,7 @@ class Evaluation:
     record: "ResultRecord"
     verdicts: "pd.DataFrame"  # a row an example, attack and eps; columns `records.VERDICTS`
     adversarial: dict[str, Adversarial]  # by "ATTACK/EPS", such as "pgd-20/0.1"
+    clean: Adversarial  # the first examples as they are, to set beside those
 
     @property
     def clean_accuracy(self) -> Interval:
@@ -70,13 +72,13 @@ class Evaluation:
         raise UserError(f"no accuracy under {attack!r} at eps {eps:g}; known: {known}")
 
     def save(self, directory: str | Path) -> None:
-        """Write result.json, verdicts.parquet and adversarial.safetensors into a directory such as RUN/results/SUITE.
+        """Write result.json, verdicts.parquet and the inputs into a directory such as RUN/results/SUITE.
 
         An older result.json there goes first and the new one comes last: whoever finds one finds the files that belong to it.
         """
         from safetensors.torch import save_file
 
-        from robust_lowrank.records import replacing, write_frame, write_record
+        from robust_lowrank.records import CLEAN_FILE, replacing, write_frame, write_record
 
         directory = Path(directory)
         (directory / "result.json").unlink(missing_ok=True)
@@ -87,6 +89,8 @@ class Evaluation:
         }
         with replacing(directory / "adversarial.safetensors") as temporary:
             save_file(tensors, temporary)
+        with replacing(directory / CLEAN_FILE) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in self.clean._asdict().items()}, temporary)
         write_frame(directory / "verdicts.parquet", self.verdicts)
         write_record(directory / "result.json", self.record)
 
@@ -111,6 +115,12 @@ def adversarial_inputs(ledgers: Sequence[Ledger], x: Tensor, first: int) -> dict
         inputs = torch.stack([ledger.inputs[row] for row in examples]) if examples else x[:0].cpu()
         found[f"{ledger.attack}/{ledger.eps!r}"] = Adversarial(inputs, torch.tensor(examples, dtype=torch.int64) + first)
     return found
+
+
+def clean_inputs(x: Tensor, first: int) -> Adversarial:
+    """Return the first examples, so many as are kept, numbered from `first`."""
+    count = min(len(x), KEPT_EXAMPLES, max(1, KEPT_BYTES // (x[0].numel() * x.element_size())))
+    return Adversarial(x[:count].cpu().clone(), torch.arange(first, first + count))
 
 
 def _entry(attack: str, eps: float, correct: Tensor, undecided: Tensor) -> "AccuracyRecord":

@@ -18,7 +18,7 @@ from robust_lowrank.evaluation.memory import in_halves, in_smaller_batches
 from robust_lowrank.evaluation.meter import Exhausted, Meter
 from robust_lowrank.evaluation.noise import KeyedNoise
 from robust_lowrank.evaluation.question import Question
-from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs
+from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs, clean_inputs
 from robust_lowrank.evaluation.specs import ATTACKS, Attack, JointSpec, NativeSpec, Transfer
 from robust_lowrank.evaluation.steady import Steady
 from robust_lowrank.evaluation.store import Store, unit_key
@@ -122,7 +122,8 @@ class Work:
             seconds=time.perf_counter() - started,
         )
         verdicts = pd.concat([ledger.frame(suite.norm, seed, self.question.first) for ledger in self.ledgers], ignore_index=True)
-        return Evaluation(record, verdicts, adversarial_inputs(self.ledgers, self.x, self.question.first))
+        first = self.question.first
+        return Evaluation(record, verdicts, adversarial_inputs(self.ledgers, self.x, first), clean_inputs(self.x, first))
 
     def _probes(self) -> Probes | None:
         """Run the audit's own attacks, and those of the suite on examples whose answer is known."""

@@ -1,4 +1,4 @@
-"""The charts of accuracy: against the budget, under each attack, against the parameters."""
+"""The charts of accuracy: against the budget, and under each attack."""
 
 import altair as alt
 import pandas as pd
@@ -8,7 +8,6 @@ from robust_lowrank.reporting.figures import Figure, Panel
 from robust_lowrank.reporting.trials import CLEAN, WORST, Trial
 
 _PERCENT = alt.Axis(format=".0%")
-_COUNTS = alt.Axis(labelExpr="datum.value ? format(datum.value, '~s') : '0'", tickCount=6)
 
 
 def robustness(trial: Trial) -> Figure:
@@ -41,54 +40,6 @@ def attacks(trial: Trial) -> Figure | None:
         series=tuple(trial.series),
         panels=tuple(Panel(draw(trial, attack), formats.attack(attack)) for attack in trial.attacks),
         height=200 if several else 26 * len(trial.series) + 20,
-    )
-
-
-def efficiency(trial: Trial) -> Figure | None:
-    """Worst-case accuracy at the headline eps against the parameters, a point a run that shows them; None without any."""
-    eps = trial.headline_eps
-    rows = [
-        {
-            "series": entry.series,
-            "run": entry.name,
-            "parameters": entry.run.record.parameters.inference,
-            "value": accuracy.value,
-            "low": accuracy.low,
-            "high": accuracy.high,
-        }
-        for entry in trial.entries
-        if entry.run.record.parameters.total and (accuracy := trial.accuracy(entry, WORST, eps))
-    ]
-    if not rows:
-        return None
-    frame = pd.DataFrame(rows)
-    shift = 7 if frame["parameters"].duplicated().any() else 0
-    layers = []
-    for place, name in enumerate(trial.series):
-        base = alt.Chart(frame[frame["series"] == name]).encode(
-            x=alt.X("parameters:Q", title="Parameters stored for inference", axis=_COUNTS),
-            color=_series(trial.series),
-            tooltip=[
-                alt.Tooltip("run:N", title="Run"),
-                alt.Tooltip("parameters:Q", title="Parameters", format=","),
-                *_accuracy_tips(),
-            ],
-        )
-        aside = shift * (place - (len(trial.series) - 1) / 2)
-        low = alt.Y("low:Q", title="Accuracy", axis=_PERCENT, scale=alt.Scale(zero=True))
-        layers.append(base.mark_rule(strokeWidth=1.5, xOffset=aside).encode(y=low, y2="high:Q"))
-        points = base.mark_point(filled=True, size=90, opacity=1, xOffset=aside)
-        layers.append(points.encode(y="value:Q", shape=_shape(trial.series)))
-    return Figure(
-        name=f"parameters-{trial.slug}",
-        title="Robustness against size",
-        description=f"Worst-case accuracy at eps {formats.budget(eps)} against the number of parameters, a point a run.",
-        caption=f"Worst-case accuracy at {formats.norm(trial.norm)} eps {formats.budget(eps)}, "
-        f"n = {formats.count(trial.examples)}; the best place is the top left corner. Bars: {trial.interval}.{_unresolved(trial)}"
-        + (" Points are set apart sideways, because networks of equal size would hide each other." if shift else ""),
-        series=tuple(trial.series),
-        panels=(Panel(alt.LayerChart(layer=layers)),),
-        height=300,
     )
 
 

@@ -13,10 +13,11 @@ from robust_lowrank.reporting.entries import Entry, arrange
 from robust_lowrank.reporting.figures import Figure
 from robust_lowrank.reporting.findings import Summary
 from robust_lowrank.reporting.frames import results_frame
-from robust_lowrank.reporting.output import write_report
+from robust_lowrank.reporting.output import write_pictures, write_report
 from robust_lowrank.reporting.page import Drawing
 from robust_lowrank.reporting.provenance import provenance
 from robust_lowrank.reporting.trials import Trial, find_trials
+from robust_lowrank.reporting.views import View, conditioning_view, find_views
 
 _PANELS = 6  # layers drawn; the condition-number report has no limit
 
@@ -40,13 +41,13 @@ def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: st
     entries = arrange(runs)
     trials = find_trials(entries)
     tests = {trial.slug: _tests(trial) for trial in trials}
-    figures = {
-        trial.slug: [accuracy_charts.robustness(trial), accuracy_charts.attacks(trial), accuracy_charts.efficiency(trial)]
-        for trial in trials
-    }
+    figures = {trial.slug: [accuracy_charts.robustness(trial), accuracy_charts.attacks(trial)] for trial in trials}
     measured = [entry for entry in entries if len(entry.run.spectra)]
     layers = spectra.worst_layers(measured, _PANELS) if measured else []
     figures["conditioning"] = _conditioning_figures(measured, layers) if measured else []
+    views, joined = find_views(trials), conditioning_view(trials)
+    for view in (*views, *([joined] if joined else [])):
+        figures[view.slug] = list(view.figures)
     drawings = page.draw([figure for group in figures.values() for figure in group], entries)
     drawn = {group: [drawings[f.name] for f in members if f] for group, members in figures.items()}
     context = {
@@ -55,10 +56,13 @@ def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: st
         "summary": summarise(entries, trials, tests[trials[0].slug] if trials else {}),
         "sections": [_section(entries, trial, tests[trial.slug], drawn[trial.slug]) for trial in trials]
         or [{"title": "Networks", "overview": comparison_tables.overview(entries, None, {})}],
+        "views": [_view(view, drawn[view.slug]) for view in views],
+        "joined": _view(joined, drawn[joined.slug]) if joined else None,
         "conditioning": drawn["conditioning"],
         "conditioning_notes": (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE, *_selection_note(measured, layers)),
         "provenance": provenance(entries, command),
     }
+    write_pictures(out, [picture for view in views if view.gallery for picture in view.gallery.pictures])
     return write_report(
         out,
         "report",
@@ -97,6 +101,17 @@ def _section(entries: Sequence[Entry], trial: Trial, tests: Tests, drawn: list[D
         "tests": [comparison_tables.paired_tests(trial, eps, found) for eps, found in tests.items() if found],
         "audit": comparison_tables.audit(trial),
         "remarks": comparison_tables.audit_remarks(trial),
+    }
+
+
+def _view(view: View, drawn: list[Drawing]) -> dict[str, Any]:
+    return {
+        "slug": view.slug,
+        "title": view.title,
+        "text": view.text,
+        "drawings": drawn,
+        "tables": view.tables,
+        "gallery": view.gallery,
     }
 
 

@@ -8,6 +8,7 @@ from robust_lowrank.reporting.comparison_tables import Tests
 from robust_lowrank.reporting.comparisons import Contrast, contrast
 from robust_lowrank.reporting.entries import Entry, series_names
 from robust_lowrank.reporting.findings import Finding, Summary
+from robust_lowrank.reporting.pareto import Fronts, statement
 from robust_lowrank.reporting.spectra import conditioning
 from robust_lowrank.reporting.trials import CLEAN, WORST, Mean, Trial
 
@@ -42,6 +43,7 @@ def summarise(entries: Sequence[Entry], trials: Sequence[Trial], tests: Tests) -
             *_clean(trial, best, rival, tests),
             *power(trial, (best, rival), tested),
             *_size(trial, best),
+            *_front(trial),
             *_conditioning(entries),
             *_remarks(entries, trials),
         ),
@@ -152,6 +154,11 @@ def _size(trial: Trial, best: str) -> list[Finding]:
             "are gone.",
         )
     ]
+
+
+def _front(trial: Trial) -> list[Finding]:
+    said = statement(Fronts(trial), "parameters")
+    return [Finding("note", said)] if said else []
 
 
 def _conditioning(entries: Sequence[Entry]) -> list[Finding]:

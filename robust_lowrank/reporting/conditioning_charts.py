@@ -27,7 +27,7 @@ def by_layer(entries: Sequence[Entry], *, prefix: str = "") -> Figure | None:
         alt.Chart(_plain(finite, "layer", "series", "run", "cond", "sigma_max", "sigma_min", "rank"))
         .mark_point(filled=True, size=70, opacity=1)
         .encode(
-            x=alt.X("cond:Q", title="Condition number (log scale)", scale=alt.Scale(type="log"), axis=_log_axis(finite["cond"])),
+            x=alt.X("cond:Q", title="Condition number (log scale)", scale=alt.Scale(type="log"), axis=log_axis(finite["cond"])),
             y=alt.Y("layer:N", sort=order, title=None, axis=alt.Axis(grid=True, bandPosition=0, labelLimit=140)),
             yOffset=alt.YOffset("series:N", scale=alt.Scale(domain=names)),
             color=_series(names),
@@ -63,9 +63,7 @@ def over_training(entries: Sequence[Entry], layers: Sequence[str], *, prefix: st
         caption="Epoch 0 is the network before training. Logarithmic, the same scale in every panel." + _seeds(entries),
         series=tuple(names),
         panels=tuple(
-            Panel(
-                _epochs(shown[shown["layer"] == layer], "cond", "Condition number", names, scale, _log_axis(shown["cond"])), layer
-            )
+            Panel(_epochs(shown[shown["layer"] == layer], "cond", "Condition number", names, scale, log_axis(shown["cond"])), layer)
             for layer in layers
         ),
         height=170,
@@ -79,7 +77,7 @@ def product_over_training(entries: Sequence[Entry], *, prefix: str = "") -> Figu
     if frame["epoch"].nunique() < 2:
         return None
     names = series_names(entries)
-    chart = _epochs(frame, "product", "Product over the layers", names, alt.Scale(type="log"), _log_axis(frame["product"]))
+    chart = _epochs(frame, "product", "Product over the layers", names, alt.Scale(type="log"), log_axis(frame["product"]))
     return Figure(
         name=f"{prefix}product-over-training",
         title="Product of the condition numbers over training (certificate quantity)",
@@ -128,7 +126,7 @@ def spectra_by_layer(entries: Sequence[Entry], layers: Sequence[str], *, prefix:
     names = series_names(entries)
     shown = frame[frame["layer"].isin(layers)]
     scale = alt.Scale(type="log", domain=[min(shown["relative"].min(), 0.5), 1])
-    axis = _log_axis(shown["relative"])
+    axis = log_axis(shown["relative"])
     return Figure(
         name=f"{prefix}spectra",
         title="Spectra",
@@ -172,8 +170,8 @@ def _epochs(frame: pd.DataFrame, field: str, title: str, names: list[str], scale
     )
 
 
-def _log_axis(values: pd.Series) -> alt.Axis:
-    """Ticks at 1, 3, 10, 30, ...; at powers of ten alone over more than four decades; at finer steps within one."""
+def log_axis(values: pd.Series) -> alt.Axis:
+    """Return an axis with ticks at 1, 3, 10, 30, ...; powers of ten alone over more than four decades; finer ones within one."""
     low, high = values.min(), max(values.max(), 1.0)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 3) if high / low > 10 else (1, 1.2, 1.5, 2, 3, 5, 7)

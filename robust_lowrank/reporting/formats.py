@@ -3,6 +3,8 @@
 import math
 from fractions import Fraction
 
+from robust_lowrank.statistics import Interval
+
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _NORMS = {"Linf": "L∞", "L2": "L2"}
 _ATTACKS = {"fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack", "apgd": "APGD", "fab": "FAB", "square": "Square"}
@@ -59,6 +61,21 @@ def signed(difference: float) -> str:
         ('+3.1', '−12.0')
     """
     return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def coefficient(found: Interval) -> str:
+    """Return a correlation with its interval.
+
+    Example:
+        >>> coefficient(Interval(-0.6, -0.92, 0.1))
+        '−0.60 [−0.92, 0.10]'
+    """
+    return f"{decimal(found.value)} [{decimal(found.low)}, {decimal(found.high)}]"
+
+
+def decimal(value: float) -> str:
+    """Return a number with two decimals and a true minus sign, such as `−0.60`."""
+    return f"{value:.2f}".replace("-", "−")
 
 
 def p_value(p: float) -> str:

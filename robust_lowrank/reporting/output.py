@@ -10,6 +10,7 @@ import pandas as pd
 from robust_lowrank.records import replacing, write_frame, write_text
 from robust_lowrank.reporting import document, latex, page
 from robust_lowrank.reporting.entries import Entry
+from robust_lowrank.reporting.gallery import Picture
 from robust_lowrank.reporting.page import Drawing
 
 
@@ -49,6 +50,13 @@ def write_report(
     write_text(out / f"{name}.md", page.markdown(f"{name}.md", drawings=drawings, **context))
     write_text(out / f"{name}.html", page.html(f"{name}.html", entries, drawings=drawings, files=files, **context))
     return out / f"{name}.html"
+
+
+def write_pictures(out: Path, pictures: Sequence[Picture]) -> None:
+    """Write the pictures of galleries as PNG beside the figures."""
+    for picture in pictures:
+        with replacing(out / "figures" / f"{picture.name}.png") as temporary:
+            temporary.write_bytes(picture.png)
 
 
 def _files(name: str, table_name: str, drawings: Sequence[Drawing]) -> list[Beside]:

@@ -48,7 +48,7 @@ def provenance(entries: Sequence[Entry], command: str) -> Provenance:
         created=now(),
         package=f"robust-lowrank {version('robust-lowrank')}",
         machines="; ".join(machines),
-        tables=(_runs(entries), _versions(entries)),
+        tables=(_runs(entries), *_evaluations(entries), _versions(entries)),
         documents=(
             *suites,
             *(Document(f"Configuration of {entry.name}", _configuration(entry)) for entry in entries),
@@ -95,6 +95,36 @@ def _run_row(entry: Entry) -> tuple[Cell, ...]:
         *(Cell(_short(record.hashes.get(key, ""))) for key in ("weights", "train", "test")),
         Cell(", ".join(evaluated) or "–"),
     )
+
+
+def _evaluations(entries: Sequence[Entry]) -> tuple[Table, ...]:
+    rows = tuple(
+        (
+            Cell(entry.name, series=entry.series),
+            Cell(f"{record.suite}, {formats.norm(record.norm)}"),
+            Cell(str(record.seed)),
+            Cell(record.created),
+            Cell(f"{record.seconds:.1f}"),
+            *(Cell(_short(record.hashes.get(key, ""))) for key in ("attack", "weights", "data")),
+            Cell("yes" if record.hashes.get("weights") == entry.run.record.hashes.get("weights") else "no: attack again"),
+        )
+        for entry in entries
+        for record in (result.record for result in entry.run.results.values())
+    )
+    if not rows:
+        return ()
+    columns = (
+        Column("Run", numeric=False),
+        Column("Suite", numeric=False),
+        Column("Seed"),
+        Column("Date", numeric=False),
+        Column("Evaluation, s"),
+        Column("Attack", "sha256", numeric=False),
+        Column("Weights", "sha256", numeric=False),
+        Column("Examples", "sha256", numeric=False),
+        Column("Of these weights", numeric=False),
+    )
+    return (Table("evaluations", "The evaluations and the sha256 of what went into them.", columns, rows),)
 
 
 def _versions(entries: Sequence[Entry]) -> Table:

@@ -1,5 +1,6 @@
 """Statistics of accuracies: intervals, paired comparisons, power, and the spread over seeds."""
 
+from robust_lowrank.statistics.correlation import LEAST_PAIRS, RankCorrelation, rank_correlation
 from robust_lowrank.statistics.intervals import Interval, bounded, clopper_pearson, wilson
 from robust_lowrank.statistics.multiple import holm
 from robust_lowrank.statistics.paired import mcnemar_exact, paired_difference
@@ -8,9 +9,11 @@ from robust_lowrank.statistics.power import detectable, examples_to_see, mcnemar
 from robust_lowrank.statistics.seeds import SeedSpread, over_seeds
 
 __all__ = [
+    "LEAST_PAIRS",
     "Bounds",
     "Comparison",
     "Interval",
+    "RankCorrelation",
     "SeedSpread",
     "bounded",
     "clopper_pearson",
@@ -22,5 +25,6 @@ __all__ = [
     "over_seeds",
     "paired_difference",
     "pairwise",
+    "rank_correlation",
     "wilson",
 ]

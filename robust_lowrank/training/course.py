@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robust_lowrank import records
 from robust_lowrank.compress import compress, count_parameters
 from robust_lowrank.conditioning import Alert, Monitor, Parquet
+from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError
 from robust_lowrank.methods import SVD
 from robust_lowrank.models import classifier
@@ -140,6 +141,7 @@ def begun(plan: Plan, on_alert: Callable[[Alert], None]) -> Course:
         machine=machine(plan.device),
         hashes=plan.hashes,
         parameters=count_parameters(model),
+        classes=list(DATASETS[config.data.name].classes),
         kept_dense=kept_dense,
     )
     writer = RunWriter(plan.out, record)

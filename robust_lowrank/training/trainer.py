@@ -15,6 +15,7 @@ from robust_lowrank.data import Dataset, digest, load
 from robust_lowrank.errors import UserError
 from robust_lowrank.methods import SVD
 from robust_lowrank.training.config import TrainConfig
+from robust_lowrank.training.costs import measure_costs
 from robust_lowrank.training.course import Course, Plan, begun, factorise, phases, resumed
 from robust_lowrank.training.fitting import Examples, accuracy
 from robust_lowrank.training.resume import drop_states
@@ -140,7 +141,8 @@ def _follow(
         changes["parameters"] = count_parameters(model)
         if epoch == epochs:
             tested = accuracy(model, Examples(dataset.test_images, dataset.test_y))
-            changes |= {"status": "complete", "test_accuracy": tested}
+            costs = measure_costs(model, dataset.input_shape)
+            changes |= {"status": "complete", "test_accuracy": tested, "costs": costs}
         if course.history is not None:
             course.history.flush()
         writer.write(model, metrics, **changes)

@@ -120,7 +120,17 @@ def test_the_matrix_tries_what_breaks_each_network_on_the_other(rlr_eval: Comman
         made = verdicts(source, "quick")[lambda frame, a=attack: (frame["attack"] == a) & (frame["verdict"] == "broken")]["example"]
         assert row["tried"] == len(set(right) & set(made))
         assert 0 <= row["fooled"] <= row["tried"]
+    kept = {name: Path(name, "results", "quick", records.TRANSFER_FILE) for name in ("LOW", "DENSE")}
+    times = {name: path.stat().st_mtime_ns for name, path in kept.items()}
+    for name, other in (("LOW", "DENSE"), ("DENSE", "LOW")):
+        stored, results = records.read_run(Path(name)).results["quick"], records.read_run(Path(other)).results["quick"]
+        assert stored.transfer is not None and list(stored.transfer.columns) == list(records.TRANSFER)
+        assert set(stored.transfer["target_weights"]) == {stored.record.hashes["weights"]}
+        assert set(stored.transfer["source_weights"]) == {results.record.hashes["weights"]}
+        for row in stored.transfer.to_dict("records"):
+            assert (row["tried"], row["fooled"]) == tuple(rows[other, name, row["attack"]][key] for key in ("tried", "fooled"))
     assert "pgd-20 at 0.2, made on" in attacked(rlr_eval, *options).stdout
+    assert times == {name: path.stat().st_mtime_ns for name, path in kept.items()}
 
 
 @pytest.mark.parametrize("budget", [("--max-passes", 60), pytest.param(("--max-seconds", "1e-9"), marks=pytest.mark.slow)])

@@ -13,6 +13,7 @@ from robust_lowrank import checkpoint, records
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation import FGSM, PGD, Linf, Suite, ask, check, evaluate, fingerprint
 from robust_lowrank.evaluation.audit import probe
+from robust_lowrank.evaluation.result import KEPT_EXAMPLES, clean_inputs
 from robust_lowrank.evaluation.steady import PIECE
 from robust_lowrank.statistics import wilson
 
@@ -147,6 +148,7 @@ def test_saved_files_are_what_was_returned(result, tmp_path):
     result.save(directory)
     assert sorted(path.name for path in directory.iterdir()) == [
         "adversarial.safetensors",
+        "clean.safetensors",
         "result.json",
         "verdicts.parquet",
     ]
@@ -157,6 +159,17 @@ def test_saved_files_are_what_was_returned(result, tmp_path):
     for key, found in result.adversarial.items():
         assert torch.equal(tensors[f"{key}/inputs"], found.inputs)
         assert torch.equal(tensors[f"{key}/examples"], found.examples)
+    kept = load_file(directory / "clean.safetensors")
+    assert torch.equal(kept["inputs"], result.clean.inputs) and torch.equal(kept["examples"], result.clean.examples)
+
+
+def test_the_first_clean_examples_are_kept_within_a_limit():
+    few = clean_inputs(torch.rand(5, 1, 2, 2), first=7)
+    assert few.inputs.shape == (5, 1, 2, 2) and few.examples.tolist() == [7, 8, 9, 10, 11]
+    assert len(clean_inputs(torch.zeros(100, 1, 2, 2), 0).examples) == KEPT_EXAMPLES
+    large = torch.zeros(3, 1, 512, 513)
+    assert len(clean_inputs(large, 0).examples) == 1
+    assert clean_inputs(large, 0).inputs.untyped_storage().nbytes() == large[0].numel() * 4
 
 
 def test_a_save_that_fails_leaves_no_result_behind(result, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ def attack(
 
     A stored result with the same weights, images and attack is kept, and an evaluation that was stopped goes on where it was.
     """
-    from robust_lowrank.cli import examination
+    from robust_lowrank.cli import transfer as transfers
     from robust_lowrank.cli.parallel import check_workers, perform_all
     from robust_lowrank.cli.pipeline import Attack, foreign_job, stored_job, with_data
     from robust_lowrank.cli.progress import Board
@@ -124,7 +124,7 @@ def attack(
         perform_all(jobs, workers=workers, report=board)
     done = [read_run(job.out) for job in jobs]
     results = [run.results[settled.directory].record for run in done]
-    transfer = examination.matrix(jobs, settled) if matrix else None
+    transfer = transfers.matrix(jobs, settled) if matrix else None
     if json:
         rows = zip(jobs, done, results, strict=True)
         listed = [{"run": str(job.out), "label": run.record.label, "result": result.model_dump()} for job, run, result in rows]

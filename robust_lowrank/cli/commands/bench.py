@@ -51,6 +51,7 @@ def _run(
     from robust_lowrank.cli.parallel import perform_all
     from robust_lowrank.cli.pipeline import experiment_jobs, with_data
     from robust_lowrank.cli.progress import Board
+    from robust_lowrank.cli.transfer import matrix
     from robust_lowrank.errors import TrainingError
     from robust_lowrank.records import read_run
     from robust_lowrank.reporting import comparison_report, summary
@@ -62,7 +63,10 @@ def _run(
         data.load(experiment.data.name, data_dir=jobs[0].config.data.data_dir, download=True)
     with Board() as board:
         failures = perform_all(jobs, workers=workers, report=board)
-    runs = [read_run(job.out) for job, failure in zip(jobs, failures, strict=True) if failure is None]
+    trained = [job for job, failure in zip(jobs, failures, strict=True) if failure is None]
+    for attack in jobs[0].attacks if len(trained) > 1 else ():
+        matrix(trained, attack)
+    runs = [read_run(job.out) for job in trained]
     failed = [f"{job.name}: {failure}" for job, failure in zip(jobs, failures, strict=True) if failure is not None]
     if not runs:
         raise TrainingError(f"no run of {experiment.name} came to an end; {failed[0]}")

@@ -1,0 +1,87 @@
+"""What breaks one network tried on the others, and the files that keep it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from robust_lowrank import evaluation, records
+from robust_lowrank.cli.pipeline import Attack, Job, subject_of
+from robust_lowrank.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class _Attacked(NamedTuple):
+    """A network with its stored result."""
+
+    job: Job
+    run: records.RunRecord
+    result: records.ResultRecord
+
+
+def matrix(jobs: Sequence[Job], attack: Attack) -> "pd.DataFrame":
+    """Return what breaks each network tried on each other one: a row a source, target, attack and eps, all on one set of examples.
+
+    Each target keeps its rows beside its result (`records.TRANSFER`). Those that are there, of the same weights, images and attack,
+    are not tried again.
+
+    Raises:
+        UserError: the networks were attacked on different examples.
+    """
+    import pandas as pd
+
+    attacked = [_attacked(job, attack) for job in jobs]
+    for one in attacked:
+        if one.result.hashes["data"] != attacked[0].result.hashes["data"]:
+            places = f"{attacked[0].job.out} and {one.job.out}"
+            raise UserError(f"{places} were attacked on different examples: their inputs do not transfer")
+    found = []
+    for target in attacked:
+        kept = _tried(target, [source for source in attacked if source is not target], attack)
+        for source in (source for source in attacked if source is not target):
+            mine = (kept[["source_weights", "attack_hash", "source_created"]] == list(_key(source))).all(axis=1)
+            found.append(kept[mine].assign(source=str(source.job.out), target=str(target.job.out)))
+    columns = ["source", "target", "attack", "eps", "tried", "fooled"]
+    return pd.concat(found, ignore_index=True)[columns]
+
+
+def _tried(target: _Attacked, sources: Sequence[_Attacked], attack: Attack) -> "pd.DataFrame":
+    """Return the rows of a target that are known, after trying what is missing and storing all of them."""
+    import pandas as pd
+
+    path = target.job.out / "results" / attack.directory / records.TRANSFER_FILE
+    kept = records.read_frame(path) if path.is_file() else pd.DataFrame(columns=pd.Index(records.TRANSFER))
+    common = {"target_weights": target.result.hashes["weights"], "data": target.result.hashes["data"]}
+    kept = kept[(kept[list(common)] == pd.Series(common)).all(axis=1)]
+    known = set(zip(kept["source_weights"], kept["attack_hash"], kept["source_created"], strict=True))
+    missing = {_key(source): source for source in sources if _key(source) not in known}
+    if not missing:
+        return kept
+    rows: list[dict[str, Any]] = []
+    subject = subject_of(target.job, attack)
+    for source in missing.values():
+        inputs = evaluation.read_adversarial(source.job.out / "results" / attack.directory / "adversarial.safetensors")
+        origin = {
+            "source": source.run.label,
+            "source_seed": source.run.seed,
+            "source_created": source.result.created,
+            "source_weights": source.result.hashes["weights"],
+            "attack_hash": source.result.hashes["attack"],
+            "norm": source.result.norm,
+        }
+        entries = evaluation.transferred(subject.model, subject.x, subject.y, inputs)
+        rows += [common | origin | entry._asdict() for entry in entries]
+    tried = pd.DataFrame(rows, columns=pd.Index(records.TRANSFER))
+    kept = tried if kept.empty else pd.concat([kept, tried], ignore_index=True)
+    records.write_frame(path, kept)
+    return kept
+
+
+def _attacked(job: Job, attack: Attack) -> _Attacked:
+    result = records.read_record(job.out / "results" / attack.directory / "result.json", records.ResultRecord)
+    return _Attacked(job, records.read_record(job.out / "run.json", records.RunRecord), result)
+
+
+def _key(source: _Attacked) -> tuple[str, str, str]:
+    """Name the inputs that broke a network; an evaluation that went on after it ran out of budget has more of them."""
+    return source.result.hashes["weights"], source.result.hashes["attack"], source.result.created

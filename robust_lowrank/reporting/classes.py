@@ -1,0 +1,160 @@
+"""Accuracy class by class: which classes are weakest, and for whom."""
+
+from dataclasses import dataclass
+
+import altair as alt
+import pandas as pd
+
+from robust_lowrank.reporting import formats
+from robust_lowrank.reporting.entries import Entry
+from robust_lowrank.reporting.figures import Figure, Panel
+from robust_lowrank.reporting.tables import Cell, Column, Table, count_cell
+from robust_lowrank.reporting.trials import Trial
+from robust_lowrank.statistics import bounded
+
+LEAST_EXAMPLES = 5  # a class, on average: with fewer the intervals cover almost everything
+SHOWN = 12  # classes in the chart
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Accuracies by class of one trial: on clean examples and in the worst case at the headline eps.
+
+    `frame` has a row a series, class and kind: series, label, kind ("clean" or "worst"), value, low, high, most, seeds. Over seeds
+    it holds the mean, and the span of the intervals.
+    """
+
+    trial: Trial
+    frame: pd.DataFrame
+    sizes: dict[int, int]  # examples, by label
+    order: tuple[int, ...]  # labels, the weakest in the worst case over the series' mean first
+
+    def name(self, label: int) -> str:
+        """Return a class's name, or its number where the record has none."""
+        return class_name(self.trial.entries[0], label)
+
+
+def class_name(entry: Entry, label: int) -> str:
+    """Return the name of a class, or its number where the run's record has none."""
+    names = entry.run.record.classes
+    return names[label] if 0 <= label < len(names) else str(label)
+
+
+def by_class(trial: Trial) -> Classes | None:
+    """Return the accuracies by class, or None where there are too few examples of a class or only one class."""
+    eps = trial.headline_eps
+    first = trial.results[trial.entries[0].name].verdicts
+    labels = first.drop_duplicates("example").set_index("example")["label"]
+    sizes = {int(label): int(count) for label, count in labels.value_counts().sort_index().items()}  # pyright: ignore[reportArgumentType]
+    if len(sizes) < 2 or len(labels) < LEAST_EXAMPLES * len(sizes):
+        return None
+    rows = []
+    for kind, budget in (("clean", 0.0), ("worst", eps)):
+        for entry in trial.entries:
+            held = trial.held(entry, budget)
+            if held.empty:
+                continue
+            for label, part in held.groupby(labels.reindex(held.index)):
+                right, most = int(part["least"].sum()), int(part["most"].sum())
+                found = bounded(right, most - right, len(part))._asdict()
+                rows.append({"series": entry.series, "label": int(label), "kind": kind, "most": most / len(part), **found})  # pyright: ignore[reportArgumentType]
+    if not rows:
+        return None
+    grouped = pd.DataFrame(rows).groupby(["series", "label", "kind"], sort=False)
+    frame = grouped.agg(
+        value=("value", "mean"), most=("most", "mean"), low=("low", "min"), high=("high", "max"), seeds=("value", "size")
+    ).reset_index()
+    worst = frame[frame["kind"] == "worst"].groupby("label")["value"].mean()
+    order = tuple(int(label) for label in worst.sort_values(kind="stable").index)
+    return Classes(trial, frame, sizes, order)
+
+
+def statement(classes: Classes) -> str:
+    """Name the weakest and the strongest class under attack."""
+    means = classes.frame[classes.frame["kind"] == "worst"].groupby("label")["value"].mean()
+    weakest, strongest = classes.order[0], classes.order[-1]
+    eps = formats.budget(classes.trial.headline_eps)
+    return (
+        f"Weakest at {formats.norm(classes.trial.norm)} eps {eps} is class {classes.name(weakest)} "
+        f"(mean over the methods {formats.percent(means[weakest])} %, n = {classes.sizes[weakest]}), strongest "
+        f"{classes.name(strongest)} ({formats.percent(means[strongest])} %, n = {classes.sizes[strongest]})."
+    )
+
+
+def figure(classes: Classes) -> Figure:
+    """Accuracy of each class, clean and in the worst case, a point a series, the weakest class on top."""
+    trial = classes.trial
+    shown = classes.order[:SHOWN]
+    names = [classes.name(label) for label in shown]
+    left_out = f" The {SHOWN} weakest of {len(classes.order)} classes." if len(shown) < len(classes.order) else ""
+    titles = {"clean": "Clean", "worst": f"Worst case at eps {formats.budget(trial.headline_eps)}"}
+    frame = classes.frame[classes.frame["label"].isin(shown)]
+    frame = frame.assign(label=[classes.name(label) for label in frame["label"]])
+    return Figure(
+        name=f"classes-{trial.slug}",
+        title="Accuracy class by class",
+        description=f"Accuracy of each class on clean examples and in the worst case for {formats.listing(trial.series)}. "
+        + statement(classes),
+        caption=f"Weakest class first (mean over the methods in the worst case). {_spread(trial)}{left_out}",
+        series=tuple(trial.series),
+        panels=tuple(Panel(_panel(frame[frame["kind"] == kind], names, trial.series), title) for kind, title in titles.items()),
+        height=max(160, len(shown) * (7 * len(trial.series) + 8)),
+    )
+
+
+def tables(classes: Classes) -> tuple[Table, Table]:
+    """The worst case at the headline eps, and clean accuracy: a row a class, weakest first, a column a series."""
+    eps = formats.budget(classes.trial.headline_eps)
+    return _table(classes, "worst", f"worst case, %, at eps {eps}"), _table(classes, "clean", "clean accuracy, %")
+
+
+def _table(classes: Classes, kind: str, what: str) -> Table:
+    trial = classes.trial
+    part = classes.frame[classes.frame["kind"] == kind].set_index(["label", "series"])
+    found = dict(zip(part.index, part.to_dict("records"), strict=True))
+    return Table(
+        name=f"classes-{kind}-{trial.slug}",
+        caption=f"Class by class: {what}, {trial.title}; {trial.interval} intervals below.",
+        columns=(Column("Class", numeric=False), Column("n"), *(Column(name, series=name) for name in trial.series)),
+        rows=tuple(
+            (
+                Cell(classes.name(label)),
+                count_cell(classes.sizes[label]),
+                *(_cell(found.get((label, name))) for name in trial.series),
+            )
+            for label in classes.order
+        ),
+        notes=("Many classes are looked at here: that the weakest is weak may be chance, which the intervals show.",),
+    )
+
+
+def _cell(row: dict | None) -> Cell:
+    if row is None:
+        return Cell("–")
+    return Cell(formats.accuracy(row["value"], row["most"]), formats.interval(row["low"], row["high"]), value=row["value"])
+
+
+def _panel(frame: pd.DataFrame, order: list[str], names: list[str]) -> alt.LayerChart:
+    base = alt.Chart(frame.reset_index(drop=True)).encode(
+        y=alt.Y("label:N", sort=order, title=None, axis=alt.Axis(grid=True, bandPosition=0, labelLimit=110)),
+        yOffset=alt.YOffset("series:N", scale=alt.Scale(domain=names)),
+        color=alt.Color("series:N", title=None, scale=alt.Scale(domain=names)),
+        tooltip=[
+            alt.Tooltip("series:N", title="Method"),
+            alt.Tooltip("label:N", title="Class"),
+            alt.Tooltip("value:Q", title="Accuracy", format=".1%"),
+            alt.Tooltip("low:Q", title="from", format=".1%"),
+            alt.Tooltip("high:Q", title="to", format=".1%"),
+        ],
+    )
+    scale = alt.Scale(domain=[0, 1])
+    x = alt.X("low:Q", title="Accuracy", axis=alt.Axis(format=".0%", tickCount=5), scale=scale)
+    shape = alt.Shape("series:N", title=None, scale=alt.Scale(domain=names))
+    bars = base.mark_rule(strokeWidth=1, opacity=0.6).encode(x=x, x2="high:Q")
+    return alt.LayerChart(layer=[bars, base.mark_point(filled=True, size=38, opacity=1).encode(x="value:Q", shape=shape)])
+
+
+def _spread(trial: Trial) -> str:
+    if len(trial.entries) > len(trial.series):
+        return f"Bars: the span of the seeds' {trial.interval} intervals."
+    return f"Bars: {trial.interval} intervals."

@@ -1,0 +1,174 @@
+"""Robust accuracy against what it costs: the Pareto fronts as a figure and as a table."""
+
+import altair as alt
+import pandas as pd
+
+from robust_lowrank.records import Costs
+from robust_lowrank.reporting import formats
+from robust_lowrank.reporting.figures import Figure, Panel
+from robust_lowrank.reporting.pareto import Fronts, Objective, Point, statement
+from robust_lowrank.reporting.tables import Cell, Column, Table, count_cell, quantity_cell
+from robust_lowrank.reporting.trials import CLEAN, WORST, Trial
+
+_PERCENT = alt.Axis(format=".0%", tickCount=5)
+_COUNTS = alt.Axis(labelExpr="datum.value ? format(datum.value, '~s') : '0'", tickCount=5)
+_TIMES = alt.Axis(format="~g", tickCount=5)
+_DIMMED = 0.35
+_ON_FRONT = "✓"
+
+
+def figure(fronts: Fronts) -> Figure | None:
+    """Robust accuracy at the headline eps against clean accuracy, parameters, FLOPs and latency, a panel each, a point a series."""
+    if not fronts.points:
+        return None
+    trial, names = fronts.trial, fronts.trial.series
+    several = len(trial.entries) > len(names)
+    spans = "the span of the seeds' intervals around their mean" if several else f"{trial.interval} intervals"
+    return Figure(
+        name=f"pareto-{trial.slug}",
+        title="Robustness against what it costs",
+        description=f"Worst-case accuracy at eps {formats.budget(trial.headline_eps)} against "
+        f"{formats.listing([_lowered(objective) for objective in fronts.points])}, a panel each, a point each for "
+        f"{formats.listing(names)}; points on the Pareto front stand out.",
+        caption=f"Worst-case accuracy at {formats.norm(trial.norm)} eps {formats.budget(trial.headline_eps)}, "
+        f"n = {formats.count(trial.examples)}. Ringed: on the Pareto front, no other point is at least as good in both and better "
+        f"in one; dimmed: off it. The line joins the front. Bars: {spans}; whether two points differ, the paired tests say."
+        + (" Times of different machines are not drawn." if fronts.mixed_machines else ""),
+        series=tuple(names),
+        panels=tuple(Panel(_panel(fronts, objective), objective.title) for objective in fronts.points),
+        height=240,
+    )
+
+
+def table(fronts: Fronts) -> Table:
+    """What every series costs, and on which fronts it is."""
+    trial = fronts.trial
+    costs = {name: _costs(trial, name) for name in trial.series}
+    known = [found for found in costs.values() if found]
+    batches = sorted({latency.batch for found in known for latency in found.latencies}) if not fronts.mixed_machines else []
+    columns = [
+        Column("Method", numeric=False),
+        Column(f"Robust accuracy, %, at eps {formats.budget(trial.headline_eps)}"),
+        Column("Clean accuracy, %"),
+        Column("Parameters"),
+        *([Column("FLOPs")] if known else []),
+        *(Column(f"batch of {batch}" if batch > 1 else "one example", "Latency, ms") for batch in batches),
+        *(Column(_lowered(objective), "On the front of robustness and", numeric=False) for objective in fronts.points),
+    ]
+    return Table(
+        name=f"pareto-{trial.slug}",
+        caption=f"What robustness costs, and who is on which Pareto front ({trial.title}).",
+        columns=tuple(columns),
+        rows=tuple(_row(fronts, name, costs[name], batches, bool(known)) for name in trial.series),
+        notes=tuple(_notes(fronts, known)),
+    )
+
+
+def _panel(fronts: Fronts, objective: Objective) -> alt.LayerChart:
+    names, points = fronts.trial.series, fronts.points[objective]
+    frame = pd.DataFrame([_as_row(point) for point in points])
+    axis = _PERCENT if objective.gain else _TIMES if objective.name == "latency" else _COUNTS
+    base = alt.Chart(frame).encode(
+        color=alt.Color("series:N", title=None, scale=alt.Scale(domain=names)),
+        opacity=alt.condition("datum.front", alt.value(1), alt.value(_DIMMED)),
+        tooltip=[
+            alt.Tooltip("series:N", title="Method"),
+            alt.Tooltip("value:Q", title="Robust accuracy", format=".1%"),
+            alt.Tooltip("low:Q", title="from", format=".1%"),
+            alt.Tooltip("high:Q", title="to", format=".1%"),
+            alt.Tooltip("cost:Q", title=objective.title, format=".1%" if objective.gain else ",.4~g"),
+            alt.Tooltip("front:N", title="On the front"),
+        ],
+    )
+    x = alt.X("cost:Q", title=objective.title, axis=axis, scale=alt.Scale(zero=False, padding=14))
+    y = alt.Y("value:Q", title="Robust accuracy", axis=_PERCENT, scale=alt.Scale(zero=False, padding=14))
+    step = "step-before" if objective.gain else "step-after"
+    line = (
+        alt.Chart(frame[frame["front"]].sort_values("cost").reset_index(drop=True))
+        .mark_line(interpolate=step, strokeWidth=1.5, strokeDash=[3, 3], color="#8b94a1")
+        .encode(x=x, y=y)
+    )
+    shape = alt.Shape("series:N", title=None, scale=alt.Scale(domain=names))
+    rings = base.transform_filter("datum.front").mark_point(size=260, strokeWidth=1.5, shape="circle", filled=False)
+    return alt.LayerChart(
+        layer=[
+            line,
+            base.mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("low:Q", title="Robust accuracy"), y2="high:Q"),
+            base.mark_rule(strokeWidth=1.5).encode(x=alt.X("cost_low:Q", title=objective.title), x2="cost_high:Q", y=y),
+            base.mark_point(filled=True, size=80).encode(x=x, y=y, shape=shape),
+            rings.encode(x=x, y=y),
+        ]
+    )
+
+
+def _as_row(point: Point) -> dict[str, object]:
+    return {
+        "series": point.series,
+        "value": point.robust.value,
+        "low": point.robust.low,
+        "high": point.robust.high,
+        "cost": point.cost,
+        "cost_low": point.low,
+        "cost_high": point.high,
+        "front": point.front,
+    }
+
+
+def _row(fronts: Fronts, series: str, costs: Costs | None, batches: list[int], flops: bool) -> tuple[Cell, ...]:
+    trial = fronts.trial
+    parameters = next(entry for entry in trial.entries if entry.series == series).run.record.parameters
+    times = {latency.batch: latency for latency in costs.latencies} if costs else {}
+    return (
+        Cell(series, series=series),
+        _mean_cell(trial, series, WORST),
+        _mean_cell(trial, series, CLEAN),
+        count_cell(parameters.inference) if parameters.total else Cell("–"),
+        *([_flops_cell(costs)] if flops else []),
+        *(
+            quantity_cell(times[batch].milliseconds, f"dense {formats.quantity(times[batch].dense_milliseconds)}")
+            if batch in times
+            else Cell("–")
+            for batch in batches
+        ),
+        *(Cell(_ON_FRONT if series in fronts.on(objective) else "") for objective in fronts.points),
+    )
+
+
+def _mean_cell(trial: Trial, series: str, attack: str) -> Cell:
+    mean = trial.mean(series, attack, trial.headline_eps)
+    return (
+        Cell(formats.accuracy(mean.value, mean.most), formats.interval(mean.low, mean.high), value=mean.value)
+        if mean
+        else Cell("–")
+    )
+
+
+def _flops_cell(costs: Costs | None) -> Cell:
+    if costs is None:
+        return Cell("–")
+    return count_cell(costs.flops, f"{formats.percent(costs.flops / costs.dense_flops)} % of dense")
+
+
+def _costs(trial: Trial, series: str) -> Costs | None:
+    return next((e.run.record.costs for e in trial.entries if e.series == series and e.run.record.costs), None)
+
+
+def _notes(fronts: Fronts, known: list[Costs]) -> list[str]:
+    notes = [said for objective in fronts.points if (said := statement(fronts, objective.name))]
+    notes.append("A front compares the measured values; it says nothing of whether their differences are more than chance.")
+    if known:
+        notes.append(
+            "FLOPs: of one example's forward pass, 2 a multiplication and addition, matrix products and convolutions alone "
+            "(torch.utils.flop_counter), of the network as stored for inference; below, against the dense network."
+        )
+        machines = formats.listing(list(dict.fromkeys(costs.machine for costs in known)))
+        why = "; measured on several machines, so not compared" if fronts.mixed_machines else ""
+        notes.append(
+            f"Latency: median of several forward passes at the end of training on {machines}{why}; below, the dense network."
+        )
+    return notes
+
+
+def _lowered(objective: Objective) -> str:
+    title = objective.title.partition(",")[0]
+    return title if title.startswith("FLOP") else title[0].lower() + title[1:]

@@ -1,0 +1,219 @@
+"""A gallery of adversarial examples: the clean input, what an attack added, and what came of it."""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from robust_lowrank.records import CLEAN_FILE
+from robust_lowrank.reporting import formats
+from robust_lowrank.reporting.classes import class_name
+from robust_lowrank.reporting.entries import Entry
+from robust_lowrank.reporting.inputs import read_images
+from robust_lowrank.reporting.trials import Trial
+
+_CARDS = 2  # of examples that several networks lost, and of those that only some lost
+_SHOTS = 2  # networks a card
+_SIDE = 96  # pixels; smaller images are enlarged pixel by pixel to about this size, larger ones reduced to it
+_LIMIT = 220_000  # bytes of all pictures; in the page they take a third more
+_NAMED = 6  # networks that a sentence lists
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG with its description for those who cannot see it."""
+
+    name: str  # of its file
+    png: bytes
+    alt: str
+    width: int
+    height: int
+
+    @property
+    def data_uri(self) -> str:
+        """The picture as an image address that needs no file."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What broke an example for one network."""
+
+    series: str
+    attack: str
+    taken_for: str
+    distance: str
+    perturbation: Picture
+    adversarial: Picture
+
+
+@dataclass(frozen=True)
+class Card:
+    """One example, with what broke it."""
+
+    title: str
+    remark: str
+    clean: Picture
+    shots: tuple[Shot, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The cards of one trial."""
+
+    cards: tuple[Card, ...]
+    caption: str
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """All pictures, in order."""
+        return [picture for card in self.cards for picture in (card.clean, *_of_shots(card.shots))]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An example with what broke it: the rows of the verdicts and the inputs, by series."""
+
+    example: int
+    clean: np.ndarray
+    inputs: dict[str, tuple[pd.Series, np.ndarray]]
+    lost: list[str]
+    held: list[str]
+
+
+def find_gallery(trial: Trial) -> Gallery | None:
+    """Choose examples at the headline eps that several networks lost and that only some lost; None without stored inputs.
+
+    One run a series takes part. The choice depends on the verdicts alone: the smallest example numbers that qualify.
+    """
+    entries = list({entry.series: entry for entry in reversed(trial.entries)}.values())[::-1]
+    found = [seen for example, lost, held in _chosen(trial, entries) if (seen := _load(trial, entries, example, lost, held))]
+    if not found:
+        return None
+    largest = max(float(np.abs(image - seen.clean).max()) for seen in found for _, image in seen.inputs.values())
+    factor = max(1, math.floor(0.5 / largest)) if largest > 0 else 1
+    cards: list[Card] = []
+    size = 0
+    for seen in found:
+        card = _card(trial, entries, seen, factor)
+        size += sum(len(picture.png) for picture in (card.clean, *_of_shots(card.shots)))
+        if size > _LIMIT:
+            break
+        cards.append(card)
+    if not cards:
+        return None
+    return Gallery(
+        cards=tuple(cards),
+        caption=f"At {formats.norm(trial.norm)} eps {formats.budget(trial.headline_eps)}. Perturbations are shown "
+        + (f"{factor} times as strong, " if factor > 1 else "")
+        + "around mid-grey. Where several attacks broke an example, the input with the most decided wrong answer is shown.",
+    )
+
+
+def _chosen(trial: Trial, entries: Sequence[Entry]) -> list[tuple[int, list[str], list[str]]]:
+    """Return examples with the series that lost and held them, first those that most lost, then those that fewest lost."""
+    eps = trial.headline_eps
+    right: dict[str, pd.Series] = {}
+    held: dict[str, pd.DataFrame] = {}
+    kept: set[int] = set()
+    for entry in entries:
+        right[entry.series] = trial.held(entry, 0.0)["least"]
+        held[entry.series] = trial.held(entry, eps)
+        path = trial.results[entry.name].path
+        if path is not None and not kept:
+            kept = set(read_images(path / CLEAN_FILE, "", range(2**31)))
+    candidates = []
+    for example in sorted(kept):
+        if all(bool(clean.get(example, False)) for clean in right.values()):
+            lost = [name for name, frame in held.items() if example in frame.index and not frame.loc[example, "most"]]
+            robust = [name for name, frame in held.items() if example in frame.index and frame.loc[example, "least"]]
+            candidates.append((example, lost, robust))
+    several = sorted((c for c in candidates if len(c[1]) > 1 or len(entries) == 1 == len(c[1])), key=lambda c: -len(c[1]))[:_CARDS]
+    some = sorted((c for c in candidates if c[1] and c[2] and c not in several), key=lambda c: len(c[1]))[:_CARDS]
+    return several + some
+
+
+def _load(trial: Trial, entries: Sequence[Entry], example: int, lost: list[str], held: list[str]) -> _Found | None:
+    clean = None
+    inputs: dict[str, tuple[pd.Series, np.ndarray]] = {}
+    for entry in entries:
+        result = trial.results[entry.name]
+        if result.path is None:
+            continue
+        if clean is None:
+            clean = read_images(result.path / CLEAN_FILE, "", [example]).get(example)
+        if entry.series not in lost or len(inputs) == _SHOTS:
+            continue
+        verdicts = result.verdicts
+        mine = (verdicts["example"] == example) & (verdicts["eps"] == trial.headline_eps) & (verdicts["verdict"] == "broken")
+        for _, row in verdicts[mine].sort_values("margin", kind="stable").iterrows():
+            key = f"{row['attack']}/{float(row['eps'])!r}"
+            image = read_images(result.path / "adversarial.safetensors", key, [example]).get(example)
+            if image is not None and clean is not None and image.shape == clean.shape:
+                inputs[entry.series] = (row, image)
+                break
+    return _Found(example, clean, inputs, lost, held) if clean is not None and inputs else None
+
+
+def _card(trial: Trial, entries: Sequence[Entry], found: _Found, factor: int) -> Card:
+    names = {entry.series: entry for entry in entries}
+    label = class_name(entries[0], int(next(iter(found.inputs.values()))[0]["label"]))
+    stem = f"gallery-{trial.slug}-{found.example}"
+    shots = []
+    for place, (series, (row, image)) in enumerate(found.inputs.items(), start=1):
+        attack, taken_for = formats.attack(str(row["attack"])), class_name(names[series], int(row["adversarial_prediction"]))
+        distance = f"{formats.norm(trial.norm)} {float(row['distance']):.3g}"
+        added = np.clip(0.5 + factor * (image - found.clean), 0, 1)
+        shots.append(
+            Shot(
+                series=series,
+                attack=attack,
+                taken_for=taken_for,
+                distance=distance,
+                perturbation=_picture(
+                    added, f"{stem}-{place}-perturbation", f"What {attack} adds to break it for {series}, {factor} times as strong"
+                ),
+                adversarial=_picture(image, f"{stem}-{place}-adversarial", f"The sum, which {series} takes for {taken_for}"),
+            )
+        )
+    return Card(
+        title=f"Example {found.example}: {label}",
+        remark=_remark(found),
+        clean=_picture(found.clean, f"{stem}-clean", f"Example {found.example} as it is, of class {label}"),
+        shots=tuple(shots),
+    )
+
+
+def _remark(found: _Found) -> str:
+    total = len(found.lost) + len(found.held)
+    lost = f"Lost by {len(found.lost)} of {total} networks"
+    if not found.held:
+        return f"{lost}."
+    if len(found.held) <= min(len(found.lost), _NAMED):
+        return f"{lost}; held by {formats.listing(found.held)}."
+    return f"{lost}: {formats.listing(found.lost)}."
+
+
+def _of_shots(shots: Sequence[Shot]) -> list[Picture]:
+    return [picture for shot in shots for picture in (shot.perturbation, shot.adversarial)]
+
+
+def _picture(pixels: np.ndarray, name: str, alt: str) -> Picture:
+    """Draw an image (channels, height, width) in [0, 1] as PNG: enlarged by a whole factor, or reduced where it is large."""
+    from PIL import Image
+
+    bytes_ = np.rint(255 * pixels).astype(np.uint8)
+    image = Image.fromarray(bytes_[0] if len(bytes_) == 1 else np.ascontiguousarray(bytes_.transpose(1, 2, 0)))
+    side = max(image.size)
+    if side <= _SIDE:
+        times = _SIDE // side
+        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    else:
+        image.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return Picture(name, buffer.getvalue(), alt, *image.size)

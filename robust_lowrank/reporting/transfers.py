@@ -1,0 +1,181 @@
+"""What breaks one network tried on the others: the transfer matrix."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import altair as alt
+import pandas as pd
+
+from robust_lowrank.records import TRANSFER
+from robust_lowrank.reporting import formats
+from robust_lowrank.reporting.entries import Entry
+from robust_lowrank.reporting.figures import Figure, Panel
+from robust_lowrank.reporting.tables import Cell, Column, Table, percent_cell
+from robust_lowrank.reporting.trials import Trial
+from robust_lowrank.statistics import Interval, wilson
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """The inputs of one attack at the headline eps: those made on each run, tried on each other."""
+
+    trial: Trial
+    attack: str
+    eps: float
+    counts: dict[tuple[str, str], tuple[int, int]]  # by names of source and target: tried, fooled
+
+    @property
+    def names(self) -> list[str]:
+        """The runs, in the order of the report."""
+        return [entry.name for entry in self.trial.entries]
+
+    def accuracy(self, source: str, target: str) -> Interval | None:
+        """Return the target's accuracy on what broke the source, of those that it gets right when clean; None without any."""
+        tried, fooled = self.counts.get((source, target), (0, 0))
+        return wilson(tried - fooled, tried) if tried else None
+
+    @cached_property
+    def others(self) -> dict[tuple[str, str], float]:
+        """The accuracies off the diagonal."""
+        pairs = [pair for pair in product(self.names, self.names) if pair[0] != pair[1]]
+        return {pair: found.value for pair in pairs if (found := self.accuracy(*pair))}
+
+
+def find_transfers(trial: Trial) -> Transfers | None:
+    """Return the stored transfers at the headline eps under the attack that breaks most; None where none were stored.
+
+    Only rows of the trial's own weights, examples and attack count.
+    """
+    eps = trial.headline_eps
+    stored = [(entry, frame) for entry in trial.entries if (frame := _fresh(trial, entry)) is not None]
+    frames = [frame[frame["eps"] == eps] for _, frame in stored]
+    attacks = [attack for attack in trial.attacks_at(eps) if any((frame["attack"] == attack).any() for frame in frames)]
+    if not attacks:
+        return None
+    attack = min(attacks, key=lambda name: sum(a.value for e in trial.entries if (a := trial.accuracy(e, name, eps))))
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
+    weights = {trial.results[entry.name].record.hashes["weights"]: entry.name for entry in trial.entries}
+    for (target, _), frame in zip(stored, frames, strict=True):
+        for row in frame[frame["attack"] == attack].itertuples():
+            if row.source_weights in weights:
+                counts[weights[str(row.source_weights)], target.name] = (int(row.tried), int(row.fooled))  # pyright: ignore[reportArgumentType]
+    for entry in trial.entries:
+        verdicts = trial.results[entry.name].verdicts
+        broken = int(((verdicts["attack"] == attack) & (verdicts["eps"] == eps) & (verdicts["verdict"] == "broken")).sum())
+        counts[entry.name, entry.name] = (broken, broken)
+    return Transfers(trial, attack, eps, counts) if any(source != target for source, target in counts) else None
+
+
+def statement(transfers: Transfers) -> str:
+    """Put into words whose inputs transfer best, and who withstands the others' best."""
+    others = transfers.others
+    if not others:
+        return "No input that broke a network here was tried on another one."
+    by_source = _means(others, 0)
+    by_target = _means(others, 1)
+    threat, shield = min(by_source, key=lambda name: by_source[name]), max(by_target, key=lambda name: by_target[name])
+    mean = sum(others.values()) / len(others)
+    text = (
+        f"On average a network stays right on {formats.percent(mean)} % of what broke another one under "
+        f"{formats.attack(transfers.attack)} at eps {formats.budget(transfers.eps)}."
+    )
+    if len(by_source) < 3:
+        return text
+    return (
+        f"{text} Inputs made on {threat} transfer best (the others stay right on {formats.percent(by_source[threat])} %); "
+        f"{shield} withstands the others' inputs best ({formats.percent(by_target[shield])} %)."
+    )
+
+
+def figure(transfers: Transfers) -> Figure:
+    """The matrix as a heat map: source by target."""
+    names, trial = transfers.names, transfers.trial
+    rows = [
+        {"source": source, "target": target, "value": found.value, "low": found.low, "high": found.high, "tried": tried}
+        for source in names
+        for target in names
+        if (found := transfers.accuracy(source, target)) and (tried := transfers.counts[source, target][0])
+    ]
+    base = alt.Chart(pd.DataFrame(rows)).encode(
+        x=alt.X("target:N", sort=names, title="Tried on", axis=alt.Axis(orient="top", labelAngle=-30, labelLimit=150, grid=False)),
+        y=alt.Y("source:N", sort=names, title="Made on", axis=alt.Axis(labelLimit=150)),
+        tooltip=[
+            alt.Tooltip("source:N", title="Made on"),
+            alt.Tooltip("target:N", title="Tried on"),
+            alt.Tooltip("value:Q", title="Accuracy", format=".1%"),
+            alt.Tooltip("low:Q", title="from", format=".1%"),
+            alt.Tooltip("high:Q", title="to", format=".1%"),
+            alt.Tooltip("tried:Q", title="Inputs"),
+        ],
+    )
+    shade = alt.Color("value:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None)
+    ink = alt.condition("datum.value > 0.55", alt.value("#ffffff"), alt.value("#1c2430"))
+    return Figure(
+        name=f"transfer-{trial.slug}",
+        title="What breaks one network, tried on the others",
+        description=f"Accuracy of each network (columns) on the inputs that broke each network (rows), {_made(transfers)}. "
+        + statement(transfers),
+        caption=f"Accuracy of the network in the column on the inputs that broke the one in the row, {_made(transfers)}; only "
+        "examples count that the column's network gets right when clean. On the diagonal every input breaks its own network.",
+        series=(),
+        panels=(
+            Panel(
+                alt.LayerChart(
+                    layer=[
+                        base.mark_rect(stroke="#8b94a1", strokeWidth=0.5).encode(color=shade),
+                        base.mark_text(fontSize=12).encode(text=alt.Text("value:Q", format=".0%"), color=ink),
+                    ]
+                )
+            ),
+        ),
+        height=34 * len(names),
+    )
+
+
+def table(transfers: Transfers) -> Table:
+    """The matrix as a table, with the number of inputs and intervals."""
+    names = transfers.names
+    series = {entry.name: entry.series for entry in transfers.trial.entries}
+    return Table(
+        name=f"transfer-{transfers.trial.slug}",
+        caption=f"Accuracy, %, on what broke another network, {_made(transfers)}; below, 95 % intervals and how many inputs.",
+        columns=(Column("Made on", numeric=False), *(Column(name, "Tried on", series=series[name]) for name in names)),
+        rows=tuple(
+            (Cell(source, series=series[source]), *(_cell(transfers, source, target) for target in names)) for source in names
+        ),
+        notes=(
+            "The column's network gets all of these examples right when they are clean. On the diagonal stand the inputs that "
+            "broke the network itself.",
+        ),
+    )
+
+
+def _cell(transfers: Transfers, source: str, target: str) -> Cell:
+    found = transfers.accuracy(source, target)
+    if found is None:
+        return Cell("–")
+    tried = transfers.counts[source, target][0]
+    return percent_cell(found.value, f"{formats.interval(found.low, found.high)}, {formats.count(tried)}")
+
+
+def _means(accuracies: dict[tuple[str, str], float], place: int) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for pair, value in accuracies.items():
+        values.setdefault(pair[place], []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _made(transfers: Transfers) -> str:
+    norm = formats.norm(transfers.trial.norm)
+    return f"made by {formats.attack(transfers.attack)} at {norm} eps {formats.budget(transfers.eps)}"
+
+
+def _fresh(trial: Trial, entry: Entry) -> pd.DataFrame | None:
+    """Return a run's stored transfers that belong to the trial."""
+    result = trial.results[entry.name]
+    if result.transfer is None or not set(TRANSFER) <= set(result.transfer.columns):
+        return None
+    frame, hashes = result.transfer, result.record.hashes
+    own = (frame["target_weights"] == hashes["weights"]) & (frame["data"] == hashes["data"])
+    return frame[own & (frame["attack_hash"] == hashes["attack"])]

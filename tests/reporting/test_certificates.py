@@ -1,0 +1,121 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robust_lowrank.records import Certificate, CertificateRecord
+from robust_lowrank.reporting import certificates
+from robust_lowrank.reporting.certificates import certified_accuracy, find_brackets
+from robust_lowrank.reporting.entries import arrange
+from robust_lowrank.reporting.trials import find_trials
+
+CLEAN = np.arange(10) < 9  # the ninth example on are wrong; `make_result` labels all of them 1
+RADII = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.0, 0.0, 0.1, 0.1, 0.9])
+
+
+def frame(**changes) -> pd.DataFrame:
+    columns = {
+        "example": np.arange(10),
+        "label": 1,
+        "prediction": np.where(CLEAN, 1, 0),
+        "margin": 1.0,
+        "radius": RADII,
+        "abstained": False,
+    }
+    return pd.DataFrame(columns | changes)
+
+
+def certificate(kind="lipschitz", table=None, weights="w") -> Certificate:
+    record = CertificateRecord(
+        name=kind,
+        kind=kind,
+        created="",
+        versions={},
+        machine="",
+        hashes={"weights": weights, "data": "d1"},
+        parameters={},
+        assumptions=[],
+        interval="Clopper–Pearson 95 %",
+        curve=[],
+        seconds=0.0,
+    )
+    return Certificate(record, frame() if table is None else table)
+
+
+@pytest.fixture
+def make_trial(make_run, make_result):
+    def make(*certificates, norm="L2"):
+        held = {("pgd", 0.1): CLEAN & (np.arange(10) < 8), ("pgd", 0.25): CLEAN & (np.arange(10) < 6)}
+        made = make_result(CLEAN, held)
+        made.record.norm = norm
+        run = replace(make_run("A", results=[made]), certificates={c.record.name: c for c in certificates})
+        return find_trials(arrange([run]))[0]
+
+    return make
+
+
+def test_certified_accuracy_counts_right_examples_within_their_radius():
+    assert certified_accuracy(frame(), 0.0) == 0.9
+    assert certified_accuracy(frame(), 0.1) == 0.6
+    assert certified_accuracy(frame(), 0.35) == 0.1
+    assert certified_accuracy(frame(), 0.5) == 0.0
+
+
+def test_an_example_without_a_sure_class_is_not_certified():
+    assert certified_accuracy(frame(abstained=True), 0.0) == 0.0
+
+
+def test_the_bracket_has_both_bounds_at_every_radius(make_trial):
+    trial = make_trial(certificate())
+    (bracket,) = find_brackets(trial)
+    assert bracket.examples == 10 and bracket.bounds
+    assert (bracket.curve["certified"] <= bracket.curve["attacked"]).all()
+    at = bracket.curve.set_index("radius")
+    assert at.loc[0.0, "attacked"] == 0.9 and at.loc[0.1, "attacked"] == 0.8 and at.loc[0.25, "attacked"] == 0.6
+    assert at.loc[0.2, "certified"] == 0.2  # holds just beyond 0.2
+    assert certificates.statement([bracket], trial) == "True accuracy at L2 eps 0.1: A between 60.0 and 80.0 %."
+    figure = certificates.figure([bracket], trial)
+    assert "another classifier" not in figure.caption
+    assert [mark["mark"]["type"] for mark in figure.page_specs()[0]["layer"]] == ["area", "line", "line"]
+
+
+def test_smoothing_bounds_another_classifier(make_trial):
+    trial = make_trial(certificate("smoothing"))
+    brackets = find_brackets(trial)
+    assert not brackets[0].bounds
+    assert certificates.statement(brackets, trial) == ""
+    figure = certificates.figure(brackets, trial)
+    assert "no lower bound of the attacked network's accuracy" in figure.caption
+    assert [mark["mark"]["type"] for mark in figure.page_specs()[0]["layer"]] == ["line", "line"]
+
+
+def test_only_what_was_certified_and_attacked_under_l2_is_drawn(make_trial):
+    assert find_brackets(make_trial()) == []
+    assert certificates.figure([], make_trial()) is None
+    assert find_brackets(make_trial(certificate(), norm="Linf")) == []
+    assert find_brackets(make_trial(certificate(table=frame().iloc[:4])))[0].examples == 4
+    both = make_trial(certificate(), certificate("smoothing"))
+    titles = [panel.title for panel in certificates.figure(find_brackets(both), both).panels]
+    assert titles == ["A, certified", "A, certified, smoothed network"]
+
+
+def test_certificates_of_other_weights_or_examples_are_left_out(make_trial):
+    assert find_brackets(make_trial(certificate(table=frame(label=7)))) == []
+    assert find_brackets(make_trial(certificate(weights="other"))) == []
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 5)), min_size=1, max_size=8), st.floats(0, 5), st.floats(0, 5))
+def test_certified_accuracy_falls_with_the_radius(examples, one, other):
+    table = pd.DataFrame(
+        {
+            "label": 1,
+            "prediction": [int(right) for right, _ in examples],
+            "radius": [radius for _, radius in examples],
+            "abstained": False,
+        }
+    )
+    small, large = sorted((one, other))
+    assert 0 <= certified_accuracy(table, large) <= certified_accuracy(table, small) <= 1

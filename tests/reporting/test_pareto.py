@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robust_lowrank.records import Costs, Latency, Parameters
+from robust_lowrank.reporting import efficiency
+from robust_lowrank.reporting.entries import arrange
+from robust_lowrank.reporting.pareto import Fronts, pareto_front, statement
+from robust_lowrank.reporting.trials import find_trials
+
+RIGHT = np.array([True] * 90 + [False] * 10)
+POINTS = st.integers(1, 3).flatmap(lambda size: st.lists(st.tuples(*[st.integers(0, 4)] * size), min_size=1, max_size=12))
+
+
+def dominates(a, b) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+
+@given(POINTS)
+def test_nothing_on_the_front_is_dominated_and_all_off_it_are_by_something_on_it(points):
+    front = pareto_front(points)
+    on = [point for point, kept in zip(points, front, strict=True) if kept]
+    assert on
+    for point, kept in zip(points, front, strict=True):
+        assert kept == (not any(dominates(other, point) for other in points))
+        assert kept or any(dominates(other, point) for other in on)
+
+
+@given(POINTS, st.randoms())
+def test_the_front_does_not_depend_on_the_order(points, random):
+    order = list(range(len(points)))
+    random.shuffle(order)
+    shuffled = pareto_front([points[i] for i in order])
+    assert [pareto_front(points)[i] for i in order] == shuffled
+
+
+def test_equal_points_are_on_the_front_together():
+    assert pareto_front([(1, 2), (1, 2), (2, 1), (2, 2)]) == [True, True, True, False]
+    assert pareto_front([(1, 2), (1, 3)]) == [True, False]
+    assert pareto_front([]) == []
+
+
+def costs(flops: int, milliseconds: float, machine: str = "m") -> Costs:
+    latencies = [Latency(batch=batch, milliseconds=milliseconds * batch, dense_milliseconds=9.0, passes=5) for batch in (1, 64)]
+    return Costs(flops=flops, dense_flops=1000, latencies=latencies, threads=1, machine=machine)
+
+
+@pytest.fixture
+def make_trial(make_run, make_result):
+    def make(networks, **changes):
+        runs = []
+        for label, (held, inference, cost, clean) in networks.items():
+            right = np.arange(100) < clean
+            runs.append(
+                make_run(
+                    label,
+                    results=[make_result(right, {("fgsm", 0.1): right & (np.arange(100) < held)})],
+                    parameters=Parameters(total=inference, dense=1000, inference=inference, removed=0.0, rank_fraction=1.0),
+                    costs=cost,
+                    **changes,
+                )
+            )
+        return find_trials(arrange(runs))[0]
+
+    return make
+
+
+def test_every_cost_has_its_own_front(make_trial):
+    trial = make_trial(
+        {
+            "Big": (60, 1000, costs(1000, 1.0), 95),
+            "Small": (50, 100, costs(500, 2.0), 90),
+            "Bad": (40, 500, costs(700, 3.0), 85),
+        }
+    )
+    fronts = Fronts(trial)
+    assert {objective.name: fronts.on(objective) for objective in fronts.points} == {
+        "clean": ["Big"],
+        "parameters": ["Big", "Small"],
+        "flops": ["Big", "Small"],
+        "latency": ["Big"],
+    }
+    assert statement(fronts, "parameters") == (
+        "On the front of robustness and size are Big and Small: no network here is both smaller and more robust than one of them."
+    )
+    assert statement(fronts, "latency") == "No network here is faster or more robust than Big."
+    figure = efficiency.figure(fronts)
+    assert [panel.title.split(" ")[0] for panel in figure.panels] == ["Clean", "Parameters", "FLOPs", "Latency"]
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in efficiency.table(fronts).rows}
+    assert rows["Small"] == ["50.0", "90.0", "100", "500", "2.00", "128", "", "✓", "✓", ""]
+    assert rows["Bad"][-4:] == [""] * 4
+
+
+def test_runs_without_costs_have_the_fronts_that_are_known(make_trial):
+    fronts = Fronts(make_trial({"A": (60, 1000, None, 95), "B": (50, 100, None, 95)}))
+    assert [objective.name for objective in fronts.points] == ["clean", "parameters"]
+    assert statement(fronts, "flops") is None
+    assert len(efficiency.table(fronts).columns) == 4 + 2
+
+
+def test_times_of_two_machines_are_not_compared(make_trial):
+    trial = make_trial({"A": (60, 1000, costs(1, 1.0), 95), "B": (50, 100, costs(2, 2.0, "other"), 95)})
+    fronts = Fronts(trial)
+    assert "latency" not in [objective.name for objective in fronts.points]
+    assert "Times of different machines are not drawn" in efficiency.figure(fronts).caption
+    assert not any("Latency" in column.group for column in efficiency.table(fronts).columns)
+
+
+def test_one_network_has_no_front(make_trial):
+    trial = make_trial({"A": (60, 1000, None, 95)})
+    assert Fronts(trial).points == {}
+    assert efficiency.figure(Fronts(trial)) is None
