@@ -1,15 +1,16 @@
 """A network as a graph of calls, traced as far as its modules allow."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import fx, nn
 
+from robust_lowrank.conditioning.operators.convolution import LinearLayer
 from robust_lowrank.layers import Adapter, FactoredLayer
 
 _LINEAR_FORWARDS = (nn.Linear.forward, nn.Conv2d.forward)
 
 
-def is_linear(layer: nn.Module) -> bool:
+def is_linear(layer: nn.Module) -> TypeGuard[LinearLayer]:
     """Return whether a module computes what its weight says, unlike a subclass of `nn.Linear` with a forward of its own."""
     return isinstance(layer, FactoredLayer | Adapter) or type(layer).forward in _LINEAR_FORWARDS
 

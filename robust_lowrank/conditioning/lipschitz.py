@@ -13,7 +13,7 @@ from robust_lowrank.conditioning.constants import ACTIVATIONS, POOLS, pool_const
 from robust_lowrank.conditioning.graph import is_linear, needed, traced
 from robust_lowrank.conditioning.operators.convolution import convolution
 from robust_lowrank.conditioning.operators.symbol import SLACK, conv_bound
-from robust_lowrank.conditioning.operators.table import BATCH_NORMS, is_matrix, scale_of, size_of
+from robust_lowrank.conditioning.operators.table import is_batch_norm, is_matrix, scale_of, size_of
 from robust_lowrank.conditioning.rules import FUNCTIONS, METHODS, POOLING, Call, Unbounded
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, FactoredLayer
@@ -121,7 +121,8 @@ class _Walk(fx.Interpreter):
         self.reasons: list[str] = []
         self.bound = self.features = math.inf
         self.head: Tensor | None = None
-        self._needed = needed(self.graph)
+        self._first = next(iter(module.graph.nodes))
+        self._needed = needed(module.graph)
         self._bounds: dict[fx.Node, float] = {}
         self._shapes: dict[fx.Node, torch.Size] = {}
         self._versions: dict[fx.Node, int] = {}
@@ -145,7 +146,7 @@ class _Walk(fx.Interpreter):
 
     def _bound(self, n: fx.Node, call: Call) -> float:
         if n.op == "placeholder":
-            return 1.0 if n is next(iter(self.graph.nodes)) else 0.0
+            return 1.0 if n is self._first else 0.0
         if n.op == "output":
             self._finish(n)
             return 0.0
@@ -175,7 +176,7 @@ class _Walk(fx.Interpreter):
             if self._norm_after(n) is not None:
                 return bound  # they count together, at the normalisation
             return self._times(n, conv_bound(layer, size_of(layer, shape)), bound)
-        if type(layer) not in BATCH_NORMS:
+        if not is_batch_norm(layer):
             return self._times(n, _constant(layer, shape), bound)
         scale = scale_of(layer)
         if scale is None:
@@ -184,6 +185,7 @@ class _Walk(fx.Interpreter):
         if self._norm_after(source) is not n:
             return self._times(n, float(scale.abs().max()), bound)
         folded = self.fetch_attr(str(source.target))
+        assert is_linear(folded)
         size = size_of(folded, self._shapes[source.all_input_nodes[0]])
         return self._times(n, conv_bound(convolution(folded, scale=scale), size), bound, note=f"{source.target} folded in")
 
@@ -192,7 +194,7 @@ class _Walk(fx.Interpreter):
         if n.op != "call_module" or not is_linear(self.fetch_attr(str(n.target))) or len(n.users) != 1:
             return None
         (user,) = n.users
-        normalises = user.op == "call_module" and type(self.fetch_attr(str(user.target))) in BATCH_NORMS
+        normalises = user.op == "call_module" and is_batch_norm(self.fetch_attr(str(user.target)))
         return user if normalises else None
 
     def _finish(self, n: fx.Node) -> None:

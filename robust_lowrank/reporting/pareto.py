@@ -27,7 +27,8 @@ def pareto_front(costs: Sequence[Sequence[float]] | np.ndarray) -> list[bool]:
         return []
     no_worse = (points[:, None] <= points[None, :]).all(axis=2)
     better = (points[:, None] < points[None, :]).any(axis=2)
-    return (~(no_worse & better).any(axis=0)).tolist()
+    dominated: np.ndarray = (no_worse & better).any(axis=0)
+    return (~dominated).tolist()
 
 
 @dataclass(frozen=True)

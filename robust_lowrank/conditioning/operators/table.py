@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4  # of residuals; the norms are then good to about 1e-6
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+
+def is_batch_norm(layer: nn.Module) -> TypeGuard[BatchNorm]:
+    """Return whether a module is torch's own batch normalisation, not a subclass that may compute something else."""
+    return type(layer) in BATCH_NORMS
 
 
 class Call(NamedTuple):
