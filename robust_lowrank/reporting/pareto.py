@@ -27,8 +27,7 @@ def pareto_front(costs: Sequence[Sequence[float]] | np.ndarray) -> list[bool]:
         return []
     no_worse = (points[:, None] <= points[None, :]).all(axis=2)
     better = (points[:, None] < points[None, :]).any(axis=2)
-    dominated: np.ndarray = (no_worse & better).any(axis=0)
-    return (~dominated).tolist()
+    return np.logical_not((no_worse & better).any(axis=0)).tolist()
 
 
 @dataclass(frozen=True)
