@@ -79,6 +79,7 @@ class FactoredLayer(nn.Module, ABC):
         """Return a small matrix with the singular values of the weight matrix: the core, unfolded along its first mode."""
         return linalg.unfold(self.core, 0)
 
+    @torch.no_grad()
     def singular_values(self) -> Tensor:
         """Return the singular values of the weight matrix, descending, at the cost of the core."""
         return linalg.svd(self.compact()).sigma
