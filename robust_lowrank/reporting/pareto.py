@@ -27,7 +27,7 @@ def pareto_front(costs: Sequence[Sequence[float]] | np.ndarray) -> list[bool]:
         return []
     no_worse = (points[:, None] <= points[None, :]).all(axis=2)
     better = (points[:, None] < points[None, :]).any(axis=2)
-    return (~(no_worse & better).any(axis=0)).tolist()
+    return [not beaten for beaten in (no_worse & better).any(axis=0)]
 
 
 @dataclass(frozen=True)
