@@ -13,12 +13,14 @@ from robust_lowrank.reporting.entries import Entry
 from robust_lowrank.reporting.gallery import Picture
 from robust_lowrank.reporting.page import Drawing
 
+FORMATS = ("pdf", "svg", "png")
+
 
 @dataclass(frozen=True)
 class Beside:
-    """A file beside the page, and what it holds."""
+    """Files beside the page, one content in several formats, and what they hold."""
 
-    path: str
+    paths: tuple[str, ...]
     holds: str
 
 
@@ -45,7 +47,7 @@ def write_report(
     with replacing(out / f"{table_name}.csv") as temporary:
         table.to_csv(temporary, index=False)
     write_frame(out / f"{table_name}.parquet", table)
-    write_text(out / f"{name}.json", document.render(name, table, context, [file.path for file in files]))
+    write_text(out / f"{name}.json", document.render(name, table, context, [path for file in files for path in file.paths]))
     write_text(out / f"{name}.tex", latex.render(context))
     write_text(out / f"{name}.md", page.markdown(f"{name}.md", drawings=drawings, **context))
     write_text(out / f"{name}.html", page.html(f"{name}.html", entries, drawings=drawings, files=files, **context))
@@ -61,10 +63,10 @@ def write_pictures(out: Path, pictures: Sequence[Picture]) -> None:
 
 def _files(name: str, table_name: str, drawings: Sequence[Drawing]) -> list[Beside]:
     return [
-        Beside(f"{name}.md", "this page as Markdown"),
-        Beside(f"{name}.tex", "its tables for LaTeX (booktabs)"),
-        Beside(f"{table_name}.csv", "every number in full precision, a row an observation"),
-        Beside(f"{table_name}.parquet", "the same with its types"),
-        Beside(f"{name}.json", "the same with the statements on top of this page"),
-        *(Beside(f"figures/{d.figure.name}.{suffix}", d.figure.title) for d in drawings for suffix in ("pdf", "svg", "png")),
+        Beside((f"{name}.md",), "this page as Markdown"),
+        Beside((f"{name}.tex",), "its tables for LaTeX (booktabs)"),
+        Beside((f"{table_name}.csv",), "every number in full precision, a row an observation"),
+        Beside((f"{table_name}.parquet",), "the same with its types"),
+        Beside((f"{name}.json",), "the same with the statements on top of this page"),
+        *(Beside(tuple(f"figures/{d.figure.name}.{suffix}" for suffix in FORMATS), d.figure.title) for d in drawings),
     ]
