@@ -98,7 +98,7 @@ def figure(transfers: Transfers) -> Figure:
         if (found := transfers.accuracy(source, target)) and (tried := transfers.counts[source, target][0])
     ]
     base = alt.Chart(pd.DataFrame(rows)).encode(
-        x=alt.X("target:N", sort=names, title="Tried on", axis=alt.Axis(orient="top", labelAngle=-30, labelLimit=150, grid=False)),
+        x=alt.X("target:N", sort=names, title="Tried on", axis=alt.Axis(orient="top", labelAngle=-60, labelLimit=150, grid=False)),
         y=alt.Y("source:N", sort=names, title="Made on", axis=alt.Axis(labelLimit=150)),
         tooltip=[
             alt.Tooltip("source:N", title="Made on"),
@@ -124,7 +124,7 @@ def figure(transfers: Transfers) -> Figure:
                 alt.LayerChart(
                     layer=[
                         base.mark_rect(stroke="#8b94a1", strokeWidth=0.5).encode(color=shade),
-                        base.mark_text(fontSize=12).encode(text=alt.Text("value:Q", format=".0%"), color=ink),
+                        base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=".0%"), color=ink),
                     ]
                 )
             ),
