@@ -1,6 +1,7 @@
 """Certified robustness beside attacked: a proved lower bound and a found upper bound on one curve."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import altair as alt
@@ -9,9 +10,13 @@ import pandas as pd
 
 from robust_lowrank.records import Certificate
 from robust_lowrank.reporting import formats
+from robust_lowrank.reporting.comparisons import ALPHA
 from robust_lowrank.reporting.entries import Entry
 from robust_lowrank.reporting.figures import Figure, Panel
+from robust_lowrank.reporting.findings import Finding
+from robust_lowrank.reporting.tables import Cell, Column, Table, quantity_cell
 from robust_lowrank.reporting.trials import Trial
+from robust_lowrank.statistics import Comparison, clopper_pearson, pairwise
 
 _NAMES = {"lipschitz": "certified", "smoothing": "certified, smoothed network"}
 _SMOOTHED = (
@@ -26,13 +31,22 @@ class Bracket:
 
     entry: Entry
     certificate: Certificate
-    examples: int
+    frame: pd.DataFrame  # the certificate's rows of the common examples
     curve: pd.DataFrame  # columns radius, certified, attacked (NaN beyond the largest eps); each holds up to the next radius
+
+    @property
+    def examples(self) -> int:
+        """How many examples were both certified and attacked."""
+        return len(self.frame)
 
     @property
     def bounds(self) -> bool:
         """Whether the certificate is of the network itself; smoothing makes another classifier of it."""
         return self.certificate.record.kind != "smoothing"
+
+    def between(self, eps: float) -> tuple[float, float]:
+        """Return the shares that are proved and that attacks left at `eps`."""
+        return certified_accuracy(self.frame, eps), float(self.curve[self.curve["radius"] <= eps].iloc[-1]["attacked"])
 
 
 def certified_accuracy(frame: pd.DataFrame, radius: float) -> float:
@@ -59,14 +73,67 @@ def find_brackets(trial: Trial) -> list[Bracket]:
 
 
 def statement(brackets: Sequence[Bracket], trial: Trial) -> str:
-    """Say between which bounds each network's accuracy lies at the smallest eps."""
-    eps = trial.eps[0]
+    """Say between which bounds each network's accuracy lies at the eps that the summary speaks of."""
+    eps = trial.headline_eps
     parts = []
-    for bracket in (bracket for bracket in brackets if bracket.bounds):
-        here = bracket.curve[bracket.curve["radius"] <= eps].iloc[-1]
-        certified = certified_accuracy(_common(trial, bracket.entry, bracket.certificate), eps)
-        parts.append(f"{bracket.entry.name} between {formats.percent(certified)} and {formats.percent(here['attacked'])} %")
+    for bracket in _true_bounds(brackets):
+        proved, left = (formats.percent(value) for value in bracket.between(eps))
+        parts.append(f"{bracket.entry.name} between {proved} and {left} %")
     return f"True accuracy at L2 eps {formats.budget(eps)}: {'; '.join(parts)}." if parts else ""
+
+
+def findings(brackets: Sequence[Bracket], trial: Trial) -> list[Finding]:
+    """Say of whom most is proved at the eps that the summary speaks of, beside the dense network or else the next."""
+    eps = trial.headline_eps
+    proved = {bracket.entry.name: bracket for bracket in _true_bounds(brackets)}
+    if not proved:
+        return []
+    ranked = sorted(proved, key=lambda name: proved[name].between(eps)[0], reverse=True)
+    best, *rest = ranked
+    most = f"{best} is right on {_proved(proved[best], eps)} of {formats.count(proved[best].examples)} examples whatever the attack"
+    where = f"Proved at L2 eps {formats.budget(eps)}: "
+    rival = next((name for name in rest if proved[name].entry.run.record.method == "dense"), rest[0] if rest else None)
+    if rival is None:
+        return [Finding("note", f"{where}{most}.")]
+    tests = _tests(proved, eps)
+    tested = next((test for test in tests if {test.a, test.b} == {best, rival}), None)
+    text = f"{where}{most}, {rival} on {_proved(proved[rival], eps)}"
+    if tested is None:
+        return [Finding("note", f"{text}; they were not certified on the same examples.")]
+    family = f", Holm-corrected over {len(tests)}" if len(tests) > 1 else ""
+    test = f"(exact McNemar, p {formats.p_value(tested.p_holm)}{family})"
+    if tested.p_holm < ALPHA:
+        return [Finding("supported", f"{text} {test}.")]
+    return [Finding("open", f"{text}; the test cannot tell these apart {test}.")]
+
+
+def table(brackets: Sequence[Bracket], trial: Trial) -> Table | None:
+    """Lipschitz bound and, at every eps, between which shares the accuracy lies, a row a run; None where nothing is proved."""
+    rows = tuple(
+        (
+            Cell(bracket.entry.name, series=bracket.entry.series),
+            quantity_cell(math.nan if bracket.certificate.record.bound is None else bracket.certificate.record.bound),
+            *(_between(bracket, eps) for eps in trial.eps),
+        )
+        for bracket in _true_bounds(brackets)
+    )
+    if not rows:
+        return None
+    return Table(
+        name=f"certified-{trial.slug}",
+        caption=f"Proved and attacked, {trial.title}: the accuracy on these examples is not lower than the first number "
+        "and not higher than the second.",
+        columns=(
+            Column("Method", numeric=False),
+            Column("Lipschitz bound"),
+            *(Column(formats.budget(eps), "Accuracy, %, at L2 eps") for eps in trial.eps),
+        ),
+        rows=rows,
+        notes=(
+            "Below: 95 % limits of the accuracy on examples like these, from the lower Clopper–Pearson limit of what is proved "
+            f"to the upper one of what {trial.coverage} left.",
+        ),
+    )
 
 
 def figure(brackets: Sequence[Bracket], trial: Trial) -> Figure | None:
@@ -137,7 +204,7 @@ def _bracket(trial: Trial, entry: Entry, certificate: Certificate) -> Bracket | 
             "attacked": [upper[upper.index <= radius].iloc[-1] for radius in grid],
         }
     )
-    return Bracket(entry, certificate, len(frame), curve)
+    return Bracket(entry, certificate, frame, curve)
 
 
 def _common(trial: Trial, entry: Entry, certificate: Certificate) -> pd.DataFrame:
@@ -150,6 +217,33 @@ def _common(trial: Trial, entry: Entry, certificate: Certificate) -> pd.DataFram
     frame = table[table["example"].isin(labels.index)]
     same = (labels.reindex(frame["example"]).to_numpy() == frame["label"].to_numpy()).all()
     return frame if same and certificate.record.hashes["weights"] == result.record.hashes["weights"] else frame.iloc[:0]
+
+
+def _true_bounds(brackets: Sequence[Bracket]) -> list[Bracket]:
+    return [bracket for bracket in brackets if bracket.bounds]
+
+
+def _held(bracket: Bracket, eps: float) -> np.ndarray:
+    return (_right(bracket.frame) & (bracket.frame["radius"] >= eps)).to_numpy(dtype=bool)
+
+
+def _tests(proved: Mapping[str, Bracket], eps: float) -> list[Comparison]:
+    """Compare those that were certified on the same examples as the first of them."""
+    first = next(iter(proved.values())).frame["example"].to_numpy()
+    same = {name: _held(b, eps) for name, b in proved.items() if np.array_equal(b.frame["example"].to_numpy(), first)}
+    return pairwise(same)
+
+
+def _proved(bracket: Bracket, eps: float) -> str:
+    found = clopper_pearson(int(_held(bracket, eps).sum()), bracket.examples)
+    return f"{formats.percent(found.value)} % {formats.interval(found.low, found.high)}"
+
+
+def _between(bracket: Bracket, eps: float) -> Cell:
+    least, most = bracket.between(eps)
+    low = clopper_pearson(round(least * bracket.examples), bracket.examples).low
+    high = clopper_pearson(round(most * bracket.examples), bracket.examples).high
+    return Cell(f"{formats.percent(least)} to {formats.percent(most)}", formats.interval(low, high), value=least)
 
 
 def _right(frame: pd.DataFrame) -> pd.Series:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from robust_lowrank.reporting import formats
+from robust_lowrank.reporting.certificates import find_brackets, findings
 from robust_lowrank.reporting.comparison_power import power
 from robust_lowrank.reporting.comparison_tables import Tests
 from robust_lowrank.reporting.comparisons import Contrast, contrast
@@ -31,7 +32,7 @@ def summarise(entries: Sequence[Entry], trials: Sequence[Trial], tests: Tests) -
         return Summary(
             headline=f"{best} holds {_accuracy(leading)} {_conditions(trial, eps)}.",
             evidence=f"n = {formats.count(trial.examples)} examples. One method alone: there is nothing to compare it with.",
-            findings=(*_conditioning(entries), *_remarks(entries, trials)),
+            findings=(*_certified(trials), *_conditioning(entries), *_remarks(entries, trials)),
         )
     rival, theirs = next((pair for pair in rest if _is_dense(trial, pair[0])), rest[0])
     tested = contrast(tests.get(eps, ()), best, rival)
@@ -42,6 +43,7 @@ def summarise(entries: Sequence[Entry], trials: Sequence[Trial], tests: Tests) -
             *_others(trial, eps, best, rival, tests),
             *_clean(trial, best, rival, tests),
             *power(trial, (best, rival), tested),
+            *_certified(trials),
             *_size(trial, best),
             *_front(trial),
             *_conditioning(entries),
@@ -139,6 +141,10 @@ def _clean(trial: Trial, best: str, rival: str, tests: Tests) -> list[Finding]:
     if tested.better is None:
         return [Finding("open", f"{text}; the test cannot tell these apart: {_p(tested)}.")]
     return [Finding("supported", f"{text}: {tested.better} is better by {_gap(ours, theirs)}, {_p(tested)}.")]
+
+
+def _certified(trials: Sequence[Trial]) -> list[Finding]:
+    return [finding for trial in trials for finding in findings(find_brackets(trial), trial)]
 
 
 def _size(trial: Trial, best: str) -> list[Finding]:

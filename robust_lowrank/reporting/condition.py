@@ -5,7 +5,7 @@ from pathlib import Path
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import Run
-from robust_lowrank.reporting import conditioning_charts, layer_tables, page, spectra
+from robust_lowrank.reporting import conditioning_charts, layer_tables, operator_norms, page, spectra
 from robust_lowrank.reporting.condition_summary import summarise
 from robust_lowrank.reporting.entries import arrange
 from robust_lowrank.reporting.frames import layers_frame
@@ -18,7 +18,8 @@ _PREFIX = "condition-"
 def condition_report(runs: Sequence[Run], out: Path, *, title: str, command: str) -> Path:
     """Write `condition.html` with its other formats and `figures/` under `out` and return the path of the page.
 
-    Every layer of every run: condition number, singular values, ranks, worst layers first, and their history over training.
+    Every layer of every run: condition number, singular values, ranks, worst layers first, their history over training, and
+    their norms as operators where these are recorded.
 
     Args:
         runs: as read by `records.read_run`.
@@ -39,6 +40,7 @@ def condition_report(runs: Sequence[Run], out: Path, *, title: str, command: str
         conditioning_charts.spectra_by_layer(entries, layers, prefix=_PREFIX),
         conditioning_charts.ranks(entries, layers, prefix=_PREFIX),
         conditioning_charts.product_over_training(entries, prefix=_PREFIX),
+        operator_norms.figure(entries, prefix=_PREFIX),
     ]
     drawings = page.draw(figures, entries)
     context = {
@@ -48,6 +50,8 @@ def condition_report(runs: Sequence[Run], out: Path, *, title: str, command: str
         "totals": layer_tables.totals(entries),
         "tables": [layer_tables.layers(entry) for entry in entries],
         "notes": (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE),
+        "operators": operator_norms.tables(entries),
+        "operators_note": operator_norms.NOTE,
         "provenance": provenance(entries, command),
     }
     return write_report(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from robust_lowrank.reporting import formats, spectra
+from robust_lowrank.reporting import formats, operator_norms, spectra
 from robust_lowrank.reporting.entries import Entry
 from robust_lowrank.reporting.findings import Finding, Summary
 
@@ -55,7 +55,7 @@ def _run(entry: Entry) -> list[Finding]:
             "so the core's singular values may not be the weight's."
         )
         findings.append(Finding("warning", text))
-    return findings
+    return findings + operator_norms.findings(entry)
 
 
 def _course(entry: Entry) -> str:

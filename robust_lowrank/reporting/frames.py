@@ -1,11 +1,12 @@
 """The tidy tables behind the reports: full precision, one observation a row."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
 
 from robust_lowrank.records import ResultRecord
-from robust_lowrank.reporting import spectra
+from robust_lowrank.reporting import operator_norms, spectra
 from robust_lowrank.reporting.entries import Entry
 
 
@@ -26,8 +27,15 @@ def results_frame(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def layers_frame(entries: Sequence[Entry]) -> pd.DataFrame:
-    """Return the recorded spectra of all epochs: a row a run, epoch and layer; singular values separated by spaces."""
-    frame = spectra.history(entries)
+    """Return the recorded spectra of all epochs: a row a run, epoch and layer; singular values separated by spaces.
+
+    Rows of the last epoch have the layers' norms as operators too, where these are recorded.
+    """
+    history = spectra.history(entries)
+    norms = operator_norms.norms(entries)[["run", "layer", *operator_norms.MEASURED]]
+    frame = history.merge(norms, how="left", on=["run", "layer"]).astype(dict.fromkeys(operator_norms.MEASURED, "float64"))
+    earlier = frame["epoch"] < frame.groupby("run")["epoch"].transform("max")
+    frame.loc[earlier, list(operator_norms.MEASURED)] = math.nan
     joined = [" ".join(repr(float(value)) for value in sigma) for sigma in frame["singular_values"].tolist()]
     first = ["run", "series"]
     return frame.assign(singular_values=joined)[first + [c for c in frame.columns if c not in first]]

@@ -69,7 +69,9 @@ def _certificates(trials: Sequence[Trial]) -> Iterator[View]:
         brackets = certificates.find_brackets(trial)
         if figure := certificates.figure(brackets, trial):
             title = f"Proved and attacked: {trial.title}"
-            yield View(f"certified-{trial.slug}", title, certificates.statement(brackets, trial), (figure,))
+            table = certificates.table(brackets, trial)
+            said = certificates.statement(brackets, trial)
+            yield View(f"certified-{trial.slug}", title, said, (figure,), (table,) if table else ())
 
 
 def _join(trial: Trial, trials: Sequence[Trial]) -> View | None:

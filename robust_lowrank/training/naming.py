@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from robust_lowrank.methods import SVD, CondLR, Vanilla
+from robust_lowrank.methods import SVD, CayleySGD, CondLR, ProjectedSGD, SpectralClamp, Vanilla
 from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import DENSE, BudgetTable, MethodConfig, RankTable
 
@@ -38,6 +38,12 @@ def _title(method: MethodConfig) -> str:
             return "SVD after training"
         case Vanilla():
             return "Vanilla low-rank"
+        case CayleySGD():
+            return "Cayley SGD"
+        case ProjectedSGD():
+            return "Projected SGD"
+        case SpectralClamp():
+            return "Spectral clamp"
         case _:
             return type(made).__name__
 

@@ -104,26 +104,6 @@ def test_the_demo_compares_all_methods_with_a_dense_and_a_plain_network() -> Non
     assert (demo.data.name, demo.model.name) == ("digits", "cnn")
 
 
-@pytest.mark.slow
-def test_demo(here: Path) -> None:
-    done = process("demo", "--seed", 1, "--out", "out")
-    assert done.returncode == 0, done.stderr
-    runs = [records.read_run(path) for path in Path("out/runs").iterdir()]
-    assert {run.record.method for run in runs} == {"dense", "vanilla", "condlr", "dlrt", "tdlrt", "geolora"}
-    assert {run.record.seed for run in runs} == {1}
-    for run in runs:
-        ran = {accuracy.attack for result in run.results.values() for accuracy in result.record.accuracies}
-        assert {"clean", "fgsm", "pgd-20", "autoattack", "worst"} <= ran
-        assert run.record.test_accuracy is not None
-        assert run.record.test_accuracy > 0.9
-    (condlr,) = [run for run in runs if run.record.method == "condlr"]
-    trained = condlr.spectra[(condlr.spectra["epoch"] > 0) & condlr.spectra["factored"]]
-    assert trained["cond"].max() <= 1.1 + 1e-4
-    page = Path("out/report.html").read_text()
-    assert "http://" not in page.replace("http://www.w3.org", "")
-    assert "Report: out/report.html" in done.stdout
-
-
 def test_a_run_that_diverges_does_not_take_the_others_with_it(
     rlr_eval: Command, here: Path, experiment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,6 @@
 """The page in a real browser: Debian's Chromium, driven by playwright, without a network."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,18 +8,13 @@ import numpy as np
 import pytest
 
 from robust_lowrank.reporting import comparison_report, condition_report
+from tests.browser import CHROMIUM, Opened, check_contrast, contrast, launched, overflow, parse
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = (
     '<script>window.ran = 1</script>"><img src=x onerror="window.ran = 1">',
     "` | * $x$ </script><script>window.ran = 1</script>",
 )
 RIGHT = np.arange(100) < 70
-TEXTS = (
-    "h1, h2, h3, h4, .subtitle, .headline, .evidence, .findings li, .caption, .note, .sub, .value, thead th, .pass, .warn, .fail,"
-    "summary, a, button, input, .filter, .legend li, figcaption, pre, footer"
-)
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium): no page was tried in a browser"),
@@ -29,11 +23,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="no playwright: the pages were not tried in a browser")
-    with api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-quic"])
-        yield launched
-        launched.close()
+    pytest.importorskip("playwright", reason="no playwright: the pages were not tried in a browser")
+    with launched() as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
@@ -49,29 +41,6 @@ def address(request, reports) -> Path:
     return reports / f"{request.param}.html"
 
 
-class Opened:
-    """A page with what it asked for and what it complained of."""
-
-    def __init__(self, browser, path: Path, **options) -> None:
-        self.context = browser.new_context(**({"viewport": {"width": 1200, "height": 900}} | options))
-        self.context.set_default_timeout(120_000)  # of a busy machine
-        self.page = self.context.new_page()
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: message.type in ("error", "warning") and self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(path.as_uri())
-        if options.get("java_script_enabled", True):
-            self.drawn()
-
-    def drawn(self) -> None:
-        self.page.wait_for_function("() => drawing.then(() => views.length === document.querySelectorAll('.chart').length)")
-
-    def column(self, table: str, number: int) -> list[str]:
-        return self.page.locator(f"{table} tbody tr:visible > :nth-child({number}) .value").all_inner_texts()
-
-
 @pytest.fixture
 def opened(browser) -> Iterator:
     found: list[Opened] = []
@@ -83,10 +52,6 @@ def opened(browser) -> Iterator:
     yield opening
     for one in found:
         one.context.close()
-
-
-def overflow(page) -> int:
-    return page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
 
 
 def test_a_page_draws_its_charts_asks_for_nothing_and_complains_of_nothing(opened, address):
@@ -212,38 +177,6 @@ def test_both_colour_schemes_are_legible_and_can_be_switched(opened, reports, sc
     labels = one.page.locator(".chart svg .role-axis-label text").first.evaluate("text => text.getAttribute('fill')")
     assert contrast(parse(labels), parse(one.page.evaluate(paper))) >= 4.5
     assert one.complaints == []
-
-
-def check_contrast(page) -> None:
-    """Text against what is painted behind it, as WCAG 2 measures it."""
-    pairs = page.evaluate(
-        """(texts) => {
-          const behind = (element) => {
-            const colour = getComputedStyle(element).backgroundColor;
-            return colour === "rgba(0, 0, 0, 0)" ? behind(element.parentElement) : colour;
-          };
-          return [...document.querySelectorAll(texts)].map((e) => [getComputedStyle(e).color, behind(e), e.className || e.tagName]);
-        }""",
-        TEXTS,
-    )
-    assert len(pairs) > 50
-    for colour, ground, what in pairs:
-        assert contrast(parse(colour), parse(ground)) >= 4.5, (what, colour, ground)
-
-
-def parse(colour: str) -> list[float]:
-    if colour.startswith("#"):
-        return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    return [float(part) / 255 for part in re.findall(r"[\d.]+", colour)[:3]]
-
-
-def contrast(first: list[float], second: list[float]) -> float:
-    def luminance(colour: list[float]) -> float:
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    high, low = sorted((luminance(first), luminance(second)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_a_phone_shows_the_page_without_sideways_scrolling(opened, address):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from robust_lowrank.records import Certificate, CertificateRecord
 from robust_lowrank.reporting import certificates
 from robust_lowrank.reporting.certificates import certified_accuracy, find_brackets
+from robust_lowrank.reporting.comparison_summary import summarise
 from robust_lowrank.reporting.entries import arrange
 from robust_lowrank.reporting.trials import find_trials
 
@@ -76,7 +77,7 @@ def test_the_bracket_has_both_bounds_at_every_radius(make_trial):
     at = bracket.curve.set_index("radius")
     assert at.loc[0.0, "attacked"] == 0.9 and at.loc[0.1, "attacked"] == 0.8 and at.loc[0.25, "attacked"] == 0.6
     assert at.loc[0.2, "certified"] == 0.2  # holds just beyond 0.2
-    assert certificates.statement([bracket], trial) == "True accuracy at L2 eps 0.1: A between 60.0 and 80.0 %."
+    assert certificates.statement([bracket], trial) == "True accuracy at L2 eps 0.25: A between 20.0 and 60.0 %."
     figure = certificates.figure([bracket], trial)
     assert "another classifier" not in figure.caption
     assert [mark["mark"]["type"] for mark in figure.page_specs()[0]["layer"]] == ["area", "line", "line"]
@@ -119,3 +120,47 @@ def test_certified_accuracy_falls_with_the_radius(examples, one, other):
     )
     small, large = sorted((one, other))
     assert 0 <= certified_accuracy(table, large) <= certified_accuracy(table, small) <= 1
+
+
+def _compared(make_run, make_result, radii):
+    """A trial of runs that differ in their radii alone, all right and all attacked in vain."""
+    right = np.ones(40, dtype=bool)
+    runs = []
+    for name, radius in radii.items():
+        made = make_result(right, {("pgd", 0.25): right})
+        made.record.norm = "L2"
+        rows = {"example": np.arange(40), "label": 1, "prediction": 1, "margin": 1.0, "radius": radius, "abstained": False}
+        run = make_run(name, method="dense" if name == "Dense" else "condlr", results=[made])
+        runs.append(replace(run, certificates={"lipschitz": certificate(table=pd.DataFrame(rows))}))
+    return find_trials(arrange(runs))[0]
+
+
+def test_who_has_most_proved_is_told_with_its_test(make_run, make_result):
+    far, near = np.full(40, 0.5), np.r_[np.full(20, 0.5), np.full(20, 0.1)]
+    trial = _compared(make_run, make_result, {"Dense": near, "CondLR": far})
+    brackets = find_brackets(trial)
+    (finding,) = certificates.findings(brackets, trial)
+    assert finding.kind == "supported"
+    assert finding.text.startswith(
+        "Proved at L2 eps 0.25: CondLR is right on 100.0 % [91.2, 100.0] of 40 examples whatever the attack, Dense"
+    )
+    assert "on 50.0 % [33.8, 66.2]" in finding.text and "p < 0.001" in finding.text
+    rows = {row[0].text: row for row in certificates.table(brackets, trial).rows}
+    assert rows["Dense"][2].text == "50.0 to 100.0" and rows["CondLR"][2].text == "100.0 to 100.0"
+    assert rows["Dense"][2].sub == "[33.8, 100.0]"
+    assert finding in summarise(trial.entries, [trial], {}).findings
+
+
+def test_equal_radii_are_not_told_apart(make_run, make_result):
+    trial = _compared(make_run, make_result, {"Dense": np.full(40, 0.5), "CondLR": np.full(40, 0.4)})
+    (finding,) = certificates.findings(find_brackets(trial), trial)
+    assert finding.kind == "open" and "cannot tell these apart" in finding.text
+
+
+def test_one_network_alone_has_nothing_to_be_compared_with(make_trial):
+    trial = make_trial(certificate())
+    (finding,) = certificates.findings(find_brackets(trial), trial)
+    assert finding.text == "Proved at L2 eps 0.25: A is right on 20.0 % [2.5, 55.6] of 10 examples whatever the attack."
+    smoothed = make_trial(certificate("smoothing"))
+    assert certificates.findings(find_brackets(smoothed), smoothed) == []
+    assert certificates.table(find_brackets(smoothed), smoothed) is None

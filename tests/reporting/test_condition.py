@@ -1,11 +1,16 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
+from robust_lowrank.conditioning import operators
 from robust_lowrank.errors import UserError
-from robust_lowrank.reporting import condition_report
+from robust_lowrank.records import Certificate, CertificateRecord, CurvePoint, LayerBound
+from robust_lowrank.reporting import condition_report, formats
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +89,65 @@ def test_no_spectra_is_an_error(make_run, tmp_path):
     with pytest.raises(UserError, match="shows no layers, or was not trained"):
         condition_report([make_run("a")], tmp_path / "out", title="t", command="x")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def convolutional(make_run):
+    """Runs of a convolutional network whose operators are recorded, and of one where they are not."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)).eval()
+    weights = {"0": net[0].weight.detach().flatten(1).numpy(), "4": net[4].weight.detach().numpy()}
+    run = make_run("Conv", method="dense", weights=weights)
+    return [replace(run, operators=operators(net, (1, 8, 8))), make_run("Older", method="condlr", weights=weights)]
+
+
+def test_operator_norms_stand_beside_the_matrices(convolutional, tmp_path):
+    condition_report(convolutional, tmp_path, title="t", command="x")
+    recorded = convolutional[0].operators.set_index("layer")
+    text = (tmp_path / "condition.md").read_text(encoding="utf-8")
+    block = text[text.index("Conv: layers as operators, largest bound first.") :].split("\n\n")[1]
+    assert f"| {formats.quantity(recorded.loc['0', 'operator_bound'])} |" in block
+    assert "Older: layers as operators" not in text
+    assert "as an operator on 8 × 8 images 0 stretches by up to" in text
+    assert "Layers as operators" in (tmp_path / "condition.html").read_text(encoding="utf-8")
+    assert "layers as operators" in (tmp_path / "condition.tex").read_text(encoding="ascii")
+    assert (tmp_path / "figures" / "condition-operator-norms.svg").is_file()
+
+
+def test_rows_of_the_last_epoch_carry_operator_norms(convolutional, tmp_path):
+    run = convolutional[0]
+    run = replace(run, spectra=pd.concat([run.spectra, run.spectra.assign(epoch=1)], ignore_index=True))
+    condition_report([run, convolutional[1]], tmp_path, title="t", command="x")
+    frame = pd.read_csv(tmp_path / "condition.csv").astype({"layer": str}).set_index(["run", "epoch", "layer"])
+    assert len(frame) == 6
+    for layer, row in run.operators.set_index("layer").iterrows():
+        assert frame.loc[("Conv", 1, layer), "operator_bound"] == row["operator_bound"]
+    assert frame["operator_bound"].notna().sum() == 2
+    assert frame["folded_bound"].dtype == "float64"
+
+
+def test_what_a_certificate_proves_is_told(convolutional, tmp_path):
+    layers = [LayerBound(layer="0", operation="conv2d", constant=2.0, bound=2.0, note="")]
+    record = CertificateRecord(
+        name="lipschitz",
+        kind="lipschitz",
+        created="2026-01-01T00:00:00+00:00",
+        versions={},
+        machine="",
+        hashes={},
+        parameters={},
+        assumptions=[],
+        bound=12.345,
+        layers=layers,
+        interval="",
+        curve=[CurvePoint(radius=r, certified=c, total=40, value=c / 40, low=0, high=1) for r, c in ((0.0, 40), (0.1, 30))],
+        seconds=0.0,
+    )
+    nothing = record.model_copy(update={"bound": None, "reasons": ["attention has none"]})
+    for found, told in (
+        (record, "moves the logits by at most 12.3 δ; 75.0 % of 40 examples are certified at radius 0.1"),
+        (nothing, "no Lipschitz bound is known: attention has none"),
+    ):
+        run = replace(convolutional[0], certificates={"lipschitz": Certificate(found, pd.DataFrame())})
+        condition_report([run], tmp_path, title="t", command="x")
+        assert told in (tmp_path / "condition.md").read_text(encoding="utf-8")

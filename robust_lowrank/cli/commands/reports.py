@@ -9,7 +9,9 @@ from robust_lowrank.cli import console
 from robust_lowrank.cli.invocation import command_line
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")]
-RunsOrWeights = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, or files of weights (.pth, ...).")]
+RunsOrWeights = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", help="Run directories, or files of weights (.safetensors, .pth).")
+]
 Title = Annotated[str | None, typer.Option(help="Heading of the report.")]
 
 
@@ -28,9 +30,7 @@ def report(
 
 
 def condition(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run directories, or files of weights (.safetensors, .pth).")
-    ],
+    runs: RunsOrWeights,
     out: Annotated[Path, typer.Option(help="Directory of the report.")] = Path("reports/condition"),
     title: Title = None,
     json: Annotated[bool, typer.Option("--json", help="Print the layers' last values as JSON, beside writing the report.")] = False,

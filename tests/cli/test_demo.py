@@ -1,0 +1,63 @@
+"""`rlr-eval demo`: the numbers it makes, and its pages in a browser."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from robust_lowrank import records
+from tests.browser import CHROMIUM, Opened, check_contrast, launched, overflow
+
+MAIN = "from robust_lowrank.cli import main; main()"
+
+
+def command(*args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", MAIN, *map(str, args)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_demo(here: Path) -> None:
+    done = command("demo", "--seed", 1, "--out", "out")
+    assert done.returncode == 0, done.stderr
+    runs = [records.read_run(path) for path in Path("out/runs").iterdir()]
+    assert {run.record.method for run in runs} == {"dense", "vanilla", "condlr", "dlrt", "tdlrt", "geolora"}
+    assert {run.record.seed for run in runs} == {1}
+    for run in runs:
+        ran = {accuracy.attack for result in run.results.values() for accuracy in result.record.accuracies}
+        assert {"clean", "fgsm", "pgd-20", "autoattack", "worst"} <= ran
+        assert run.record.test_accuracy is not None
+        assert run.record.test_accuracy > 0.9
+    (condlr,) = [run for run in runs if run.record.method == "condlr"]
+    trained = condlr.spectra[(condlr.spectra["epoch"] > 0) & condlr.spectra["factored"]]
+    assert trained["cond"].max() <= 1.1 + 1e-4
+    page = Path("out/report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "Report: out/report.html" in done.stdout
+    assert Path("out/report.html").stat().st_size < 5e6
+    done = command("condition", *sorted(Path("out/runs").iterdir()), "--out", "condition")
+    assert done.returncode == 0, done.stderr
+    if CHROMIUM is None or find_spec("playwright") is None:
+        pytest.skip("no Chromium or no playwright: the demo's numbers are right, its pages were not tried in a browser")
+    with launched() as browser:
+        for page in (Path("out/report.html"), Path("condition/condition.html")):
+            for scheme in ("light", "dark"):
+                try_page(Opened(browser, page.resolve(), color_scheme=scheme))
+            phone = Opened(browser, page.resolve(), viewport={"width": 390, "height": 844}, is_mobile=True)
+            assert overflow(phone.page) <= 0
+            assert phone.complaints == []
+
+
+def try_page(one: Opened) -> None:
+    """Sort a table, switch a method off, and look for requests, complaints, overflow and faint text."""
+    assert len(one.requests) == 1
+    assert overflow(one.page) <= 0
+    check_contrast(one.page)
+    heading = one.page.locator("thead tr:last-child th").nth(1)
+    heading.get_by_role("button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    one.page.get_by_role("group", name="Methods shown").get_by_role("button", name="Dense").click()
+    one.page.evaluate("drawing.then(() => null)")
+    assert not one.page.locator("tbody tr:visible > :first-child").get_by_text("Dense", exact=True).count()
+    assert one.complaints == []
