@@ -16,7 +16,7 @@ Tests = dict[float, tuple[Comparison, ...]]  # by eps, 0 for clean accuracy
 
 _MARKS = {"pass": "✓", "warn": "!", "fail": "✕"}
 _LEADERS = (
-    "Tinted with ★: the best of its column and every method that the paired test cannot tell from it. "
+    "★: the best of its column and every method that the paired test cannot tell from it. "
     "A column without ★ holds no difference that these examples support."
 )
 _SEEDS = "Mean of the seeds: ± is the standard deviation between them, below it the 95 % t-interval of the mean."

@@ -197,7 +197,7 @@ def table(join: Join, known: Sequence[Relation]) -> Table | None:
         ),
         notes=(
             _CAVEAT,
-            f"Tinted with ★: p below 5 % after Holm's correction over all {len(known)} of the table. "
+            f"★: p below 5 % after Holm's correction over all {len(known)} of the table. "
             "The interval of networks in perfect order has no width; that is a weakness of the bootstrap, not certainty.",
             f"Robust accuracy and margin: worst case at {norms} eps {formats.budget(join.trial.headline_eps)}; margin: of the "
             "right logit over the largest other one. A distance is known only where an attack looked for the nearest one.",

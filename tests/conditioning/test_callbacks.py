@@ -128,6 +128,7 @@ def test_the_trainer_of_transformers(tmp_path) -> None:
 
 
 @without("lightning", "pytorch_lightning")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own
 def test_the_trainer_of_lightning(tmp_path) -> None:
     try:
         import lightning.pytorch as pl  # pyright: ignore
