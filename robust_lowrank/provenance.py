@@ -41,5 +41,6 @@ def versions() -> dict[str, str]:
 
 def machine(device: torch.device | None = None) -> str:
     """Return one line on the machine: system, processors, threads, and the GPU if `device` is one."""
-    line = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    line = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {threads} thread{'s' if threads > 1 else ''}"
     return f"{line}, {torch.cuda.get_device_name(device)}" if device is not None and device.type == "cuda" else line

@@ -25,7 +25,9 @@ class Published:
     created: str
     command: str
     headline: str
+    supported: tuple[str, ...]  # what else a test supports
     files: tuple[str, ...]
+    picture: str | None  # its first figure
 
 
 def published(directory: Path) -> list[Published]:
@@ -61,12 +63,22 @@ def _read(path: Path) -> Published:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         texts = {key: str(document[key]) for key in ("title", "subtitle", "created", "command")}
         headline = str(document["summary"]["headline"])
-        files = tuple(str(file) for file in document["files"] if not str(file).startswith("figures/"))
+        findings = document["summary"]["findings"]
+        supported = tuple(str(finding["text"]) for finding in findings if finding["kind"] == "supported")
+        listed = [str(file) for file in document["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not the JSON file of a report ({type(error).__name__}: {error}); write the report again"
         ) from error
-    return Published(folder=path.parent.name, name=path.stem, headline=headline, files=files, **texts)
+    return Published(
+        folder=path.parent.name,
+        name=path.stem,
+        headline=headline,
+        supported=supported,
+        files=tuple(file for file in listed if not file.startswith("figures/")),
+        picture=next((file for file in listed if file.startswith("figures/") and file.endswith(".svg")), None),
+        **texts,
+    )
 
 
 if __name__ == "__main__":

@@ -16,8 +16,12 @@ def document(**changes) -> str:
         "subtitle": "4 networks",
         "created": "2026-11-24T10:00:00+00:00",
         "command": "rlr-eval bench experiments/a.toml",
-        "summary": {"headline": "CondLR holds 60 %.", "evidence": "", "findings": []},
-        "files": ["report.md", "results.csv", "figures/a.pdf"],
+        "summary": {
+            "headline": "CondLR holds 60 %.",
+            "evidence": "",
+            "findings": [{"kind": "supported", "text": "Better than *Dense*."}, {"kind": "note", "text": "One run."}],
+        },
+        "files": ["report.md", "results.csv", "figures/a.pdf", "figures/a.svg", "figures/b.svg"],
     }
     return json.dumps(record | changes)
 
@@ -40,7 +44,9 @@ def test_every_report_has_a_section_with_its_command_and_its_files(tmp_path):
     assert "**CondLR holds 60 %.**" in text
     assert "```\nrlr-eval bench experiments/a.toml\n```" in text
     assert set(re.findall(r"\]\(([ab]/[^)]*)\)", text)) >= {"a/report.html", "a/condition.html", "b/results.csv"}
-    assert "figures/" not in text
+    assert r"- Better than \*Dense\*." in text and "One run" not in text
+    assert set(re.findall(r"!\[First figure of [^]]*\]\(([^)]*)\)", text)) == {"a/figures/a.svg", "b/figures/a.svg"}
+    assert "figures/a.pdf" not in text
     assert "No reports yet" not in text
 
 
