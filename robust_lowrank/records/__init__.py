@@ -1,0 +1,53 @@
+"""The files of a run directory: what every stage writes and the next one reads.
+
+    RUN/run.json                              RunRecord: configuration, seeds, versions, hashes, parameter counts, status
+    RUN/model.safetensors                     the trained weights (`rlr.save`)
+    RUN/metrics.parquet                       METRICS, a row an epoch
+    RUN/spectra.parquet                       SPECTRA, a row an epoch and layer, epoch 0 being the start
+    RUN/monitor.parquet                       MONITOR, a row a recorded step and layer, if the configuration has a monitor
+    RUN/resume/EPOCH/                         what a training that is interrupted goes on from (`training.resume`)
+    RUN/operators.parquet                     OPERATORS, a row a layer of the trained network; older runs have none
+    RUN/certificates/NAME.json                CertificateRecord: what was proved, on which assumptions, certified accuracies
+    RUN/certificates/NAME.parquet             CERTIFICATE, a row an example
+    RUN/results/SUITE/result.json             ResultRecord: threat model, hashes, engines, audit
+    RUN/results/SUITE/verdicts.parquet        VERDICTS, a row an example, attack and eps
+    RUN/results/SUITE/adversarial.safetensors the inputs that broke an example, keys "ATTACK/EPS/inputs" and "ATTACK/EPS/examples"
+    RUN/results/SUITE/clean.safetensors       the first examples as they are, keys "inputs" and "examples"
+    RUN/results/SUITE/transfer.parquet        TRANSFER, what broke other networks tried on this one: a row a network, attack and eps
+
+Everything is written to a temporary name and renamed, so a reader never sees half a file.
+"""
+
+from robust_lowrank.records.documents import SCHEMA_VERSION as SCHEMA_VERSION
+from robust_lowrank.records.documents import AccuracyRecord as AccuracyRecord
+from robust_lowrank.records.documents import AuditFinding as AuditFinding
+from robust_lowrank.records.documents import CertificateRecord as CertificateRecord
+from robust_lowrank.records.documents import Costs as Costs
+from robust_lowrank.records.documents import CurvePoint as CurvePoint
+from robust_lowrank.records.documents import Latency as Latency
+from robust_lowrank.records.documents import LayerBound as LayerBound
+from robust_lowrank.records.documents import Parameters as Parameters
+from robust_lowrank.records.documents import ResultRecord as ResultRecord
+from robust_lowrank.records.documents import RunRecord as RunRecord
+from robust_lowrank.records.documents import now as now
+from robust_lowrank.records.files import read_frame as read_frame
+from robust_lowrank.records.files import read_record as read_record
+from robust_lowrank.records.files import replacing as replacing
+from robust_lowrank.records.files import write_frame as write_frame
+from robust_lowrank.records.files import write_record as write_record
+from robust_lowrank.records.files import write_text as write_text
+from robust_lowrank.records.run import CLEAN_FILE as CLEAN_FILE
+from robust_lowrank.records.run import TRANSFER_FILE as TRANSFER_FILE
+from robust_lowrank.records.run import Certificate as Certificate
+from robust_lowrank.records.run import Result as Result
+from robust_lowrank.records.run import Run as Run
+from robust_lowrank.records.run import read_run as read_run
+from robust_lowrank.records.tables import CERTIFICATE as CERTIFICATE
+from robust_lowrank.records.tables import CURVE as CURVE
+from robust_lowrank.records.tables import METRICS as METRICS
+from robust_lowrank.records.tables import MONITOR as MONITOR
+from robust_lowrank.records.tables import OPERATORS as OPERATORS
+from robust_lowrank.records.tables import SPECTRA as SPECTRA
+from robust_lowrank.records.tables import TRANSFER as TRANSFER
+from robust_lowrank.records.tables import VERDICT as VERDICT
+from robust_lowrank.records.tables import VERDICTS as VERDICTS

@@ -1,0 +1,165 @@
+"""The JSON documents that runs hold."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+
+class Parameters(BaseModel):
+    """Parameter counts of a network; `removed` and `rank_fraction` are the two things that papers call compression."""
+
+    model_config = ConfigDict(extra="forbid")
+    total: int  # all parameters as stored for training, layers that stayed dense included
+    dense: int  # of the dense network
+    inference: int  # with S merged into a factor where that is smaller, or the dense matrix where that is smallest
+    removed: float  # 1 - (r(n+m) + r^2) / nm over the factored layers' weights; 0 without any
+    rank_fraction: float  # mean of r / min(n, m) over the factored layers; 1 without any
+
+
+class Latency(BaseModel):
+    """How long a forward pass of a batch takes: the median over several passes."""
+
+    model_config = ConfigDict(extra="forbid")
+    batch: int
+    milliseconds: float
+    dense_milliseconds: float  # of the dense network
+    passes: int  # the fewer of the two
+
+
+class Costs(BaseModel):
+    """What inference costs, with S merged into a factor where that is smaller, or the dense matrix where that is smallest."""
+
+    model_config = ConfigDict(extra="forbid")
+    flops: int  # of one example's forward pass, 2 a multiplication and addition; matrix products and convolutions alone
+    dense_flops: int  # of the dense network
+    latencies: list[Latency]
+    threads: int
+    machine: str
+
+
+class RunRecord(BaseModel):
+    """What `run.json` holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: Literal[1] = SCHEMA_VERSION
+    label: str  # what reports call this run, such as "CondLR τ=0.1"
+    method: str  # dense, vanilla, condlr, dlrt, tdlrt, geolora
+    model: str
+    data: str
+    seed: int
+    status: Literal["running", "complete"] = "running"
+    epochs_done: int = 0
+    test_accuracy: float | None = None  # on the whole test set, fraction
+    created: str
+    command: str
+    config: dict[str, Any]
+    versions: dict[str, str]
+    machine: str
+    hashes: dict[str, str]  # "weights", "train", "test"
+    parameters: Parameters
+    costs: Costs | None = None  # None before training ends, and in runs older than the measurement
+    classes: list[str] = []  # the classes' names; empty where they have none but their numbers
+    kept_dense: dict[str, str] = {}  # layer name: reason
+    seconds: float = 0.0  # training time
+
+
+class AuditFinding(BaseModel):
+    """One check of an evaluation."""
+
+    model_config = ConfigDict(extra="forbid")
+    check: str
+    status: Literal["pass", "warn", "fail"]
+    message: str
+    remedy: str = ""
+
+
+class AccuracyRecord(BaseModel):
+    """An accuracy with its interval; `value` is `correct / total`, which with unresolved examples is the least it can be."""
+
+    model_config = ConfigDict(extra="forbid")
+    attack: str  # "clean", an attack's name, or "worst" (worst case per example over the suite)
+    eps: float
+    correct: int
+    total: int
+    value: float
+    low: float
+    high: float
+    unresolved: int = 0  # neither correct nor broken when the budget ran out; the interval covers both (`statistics.bounded`)
+
+    @property
+    def most(self) -> float:
+        """The accuracy if every unresolved example is robust; `value` without any."""
+        return (self.correct + self.unresolved) / self.total
+
+
+class ResultRecord(BaseModel):
+    """What `results/SUITE/result.json` holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: Literal[1] = SCHEMA_VERSION
+    suite: str
+    norm: Literal["Linf", "L2", "L1"]
+    eps: list[float]
+    seed: int
+    created: str
+    versions: dict[str, str]
+    machine: str
+    hashes: dict[str, str]  # "weights", "data", "attack"
+    interval: str  # such as "Wilson 95 %"
+    accuracies: list[AccuracyRecord]
+    audit: list[AuditFinding]
+    definition: dict[str, Any]  # the suite as it ran, every parameter explicit
+    seconds: float
+
+
+class CurvePoint(BaseModel):
+    """The share of examples that are proved right within a radius, with its interval: a row of CURVE."""
+
+    model_config = ConfigDict(extra="forbid")
+    radius: float
+    certified: int
+    total: int
+    value: float
+    low: float
+    high: float
+
+
+class LayerBound(BaseModel):
+    """What one call of a network adds to its Lipschitz bound; without a number it has none, and the note says why."""
+
+    model_config = ConfigDict(extra="forbid")
+    layer: str
+    operation: str
+    constant: float | None
+    bound: float | None  # from the input up to it
+    note: str
+
+
+class CertificateRecord(BaseModel):
+    """What `certificates/NAME.json` holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    kind: Literal["lipschitz", "smoothing"]
+    norm: Literal["L2"] = "L2"
+    created: str
+    versions: dict[str, str]
+    machine: str
+    hashes: dict[str, str]  # "weights", "data", as in ResultRecord
+    parameters: dict[str, float]  # of smoothing: sigma, n0, n, alpha, seed
+    assumptions: list[str]
+    reasons: list[str] = []  # why nothing is certified
+    bound: float | None = None  # Lipschitz bound of the logits; of smoothing none
+    layers: list[LayerBound] = []  # what it is made of
+    interval: str  # of the curve, such as "Clopper–Pearson 95 %"
+    curve: list[CurvePoint]
+    seconds: float
+
+
+def now() -> str:
+    """Return the current time as the records write it: UTC, ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,88 @@
+"""Reading files, and writing them so that nobody sees half of one."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from robust_lowrank.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`, which takes the place of `path` if the block ends well and vanishes if not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    temporary.chmod(0o644)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file at once."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_record(path: Path, record: BaseModel) -> None:
+    """Write a record as JSON at once."""
+    write_text(path, record.model_dump_json(indent=2) + "\n")
+
+
+def write_frame(path: Path, frame: "pd.DataFrame") -> None:
+    """Write a table as Parquet at once."""
+    with replacing(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+
+
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+def read_record(path: Path, kind: type[_Record]) -> _Record:
+    """Read a JSON record.
+
+    Raises:
+        UserError: there is no such file, or it is not such a record.
+    """
+
+    def parse() -> _Record:
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+
+    return _read(path, parse)
+
+
+def read_frame(path: Path) -> "pd.DataFrame":
+    """Read a Parquet table.
+
+    Raises:
+        UserError: there is no such file, or it is not a table.
+    """
+    import pandas as pd
+
+    return _read(path, lambda: pd.read_parquet(path))
+
+
+_Read = TypeVar("_Read")
+
+
+def _read(path: Path, parse: Callable[[], _Read]) -> _Read:
+    try:
+        return parse()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: the run stopped before writing it, or this is not a run directory") from error
+    except (OSError, ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read: {reason}") from error
