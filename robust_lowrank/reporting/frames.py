@@ -5,13 +5,16 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from robust_lowrank.records import ResultRecord
+from robust_lowrank.records import CertificateRecord, CurvePoint, ResultRecord
 from robust_lowrank.reporting import operator_norms, spectra
 from robust_lowrank.reporting.entries import Entry
 
 
 def results_frame(entries: Sequence[Entry]) -> pd.DataFrame:
-    """Return every recorded accuracy: a row a run, suite, attack and eps; a run that was not attacked has one row without them."""
+    """Return every recorded accuracy: a row a run, suite, attack and eps; a run without any has one row without them.
+
+    What is certified has the suite "certify" and the certificate's name as its attack: the accuracy is proved, from below.
+    """
     rows = []
     for entry in entries:
         common = _common(entry)
@@ -20,7 +23,12 @@ def results_frame(entries: Sequence[Entry]) -> pd.DataFrame:
             for result in entry.run.results.values()
             for i in range(len(result.record.accuracies))
         ]
-        rows += measured or [common]
+        certified = [
+            {**common, **_certified(certificate.record, point)}
+            for certificate in entry.run.certificates.values()
+            for point in certificate.record.curve
+        ]
+        rows += measured + certified or [common]
     columns = [*_common(entries[0]), *_MEASURED]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_FRACTIONS, "float64"))
@@ -92,6 +100,24 @@ def _measured(record: ResultRecord, index: int) -> dict[str, object]:
         record.hashes["attack"],
     )
     return dict(zip(_MEASURED, values, strict=True))
+
+
+def _certified(record: CertificateRecord, point: CurvePoint) -> dict[str, object]:
+    return {
+        "suite": "certify",
+        "norm": record.norm,
+        "attack": record.name,
+        "eps": point.radius,
+        "correct": point.certified,
+        "total": point.total,
+        "unresolved": 0,
+        "accuracy": point.value,
+        "low": point.low,
+        "high": point.high,
+        "interval": record.interval,
+        "suite_seed": record.parameters.get("seed"),
+        "data_hash": record.hashes["data"],
+    }
 
 
 def _common(entry: Entry) -> dict[str, object]:

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robust_lowrank.records import Certificate, CertificateRecord
+from robust_lowrank.records import Certificate, CertificateRecord, CurvePoint
 from robust_lowrank.reporting import certificates
 from robust_lowrank.reporting.certificates import certified_accuracy, find_brackets
 from robust_lowrank.reporting.comparison_summary import summarise
 from robust_lowrank.reporting.entries import arrange
+from robust_lowrank.reporting.frames import results_frame
 from robust_lowrank.reporting.trials import find_trials
 
 CLEAN = np.arange(10) < 9  # the ninth example on are wrong; `make_result` labels all of them 1
@@ -164,3 +165,12 @@ def test_one_network_alone_has_nothing_to_be_compared_with(make_trial):
     smoothed = make_trial(certificate("smoothing"))
     assert certificates.findings(find_brackets(smoothed), smoothed) == []
     assert certificates.table(find_brackets(smoothed), smoothed) is None
+
+
+def test_the_table_of_results_holds_what_is_certified(make_run):
+    found = certificate()
+    found.record.curve = [CurvePoint(radius=0.1, certified=6, total=10, value=0.6, low=0.26, high=0.88)]
+    run = replace(make_run("A"), certificates={"lipschitz": found})
+    (row,) = results_frame(arrange([run])).to_dict("records")
+    assert (row["suite"], row["attack"], row["norm"], row["eps"]) == ("certify", "lipschitz", "L2", 0.1)
+    assert (row["correct"], row["total"], row["accuracy"], row["low"], row["high"]) == (6, 10, 0.6, 0.26, 0.88)
