@@ -1,18 +1,10 @@
 """A network as a graph of calls, traced as far as its modules allow."""
 
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import fx, nn
 
-from robust_lowrank.conditioning.operators.convolution import LinearLayer
-from robust_lowrank.layers import Adapter, FactoredLayer
-
-_LINEAR_FORWARDS = (nn.Linear.forward, nn.Conv2d.forward)
-
-
-def is_linear(layer: nn.Module) -> TypeGuard[LinearLayer]:
-    """Return whether a module computes what its weight says, unlike a subclass of `nn.Linear` with a forward of its own."""
-    return isinstance(layer, FactoredLayer | Adapter) or type(layer).forward in _LINEAR_FORWARDS
+from robust_lowrank.conditioning.operators.convolution import is_linear
 
 
 class _Tracer(fx.Tracer):
@@ -36,6 +28,26 @@ def traced(model: nn.Module) -> fx.GraphModule:
         Exception: whatever the network's own forward raises when it is given a symbol.
     """
     return fx.GraphModule(model, _Tracer().trace(model))
+
+
+def unseen(model: nn.Module, graph: fx.Graph) -> str | None:
+    """Return why the graph may not be what the network in evaluation mode computes, or None."""
+    if hooked(model):
+        return "the network has hooks, which may change what it computes"
+    for name, module in model.named_modules():
+        place = repr(name) if name else "the network"
+        if module.training:
+            return f"{place} stays in training mode"
+        if {"forward", "_conv_forward"} & vars(module).keys():
+            return f"{place} has a forward that is not its class's"
+    if any(node.target is getattr and node.args[1] == "data" for node in graph.nodes):
+        return "it reaches for the data of a tensor, which may change unseen"
+    return None
+
+
+def hooked(module: nn.Module) -> bool:
+    """Return whether something else may happen before or after the module's own forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def needed(graph: fx.Graph) -> set[fx.Node]:

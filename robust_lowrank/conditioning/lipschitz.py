@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from robust_lowrank.conditioning.constants import ACTIVATIONS, POOLS, pool_constant
-from robust_lowrank.conditioning.graph import is_linear, needed, traced
-from robust_lowrank.conditioning.operators.convolution import convolution
+from robust_lowrank.conditioning.constants import ACTIVATIONS, POOLS, POOLS_1D, pool_constant
+from robust_lowrank.conditioning.graph import hooked, needed, traced, unseen
+from robust_lowrank.conditioning.operators.convolution import convolution, is_linear
 from robust_lowrank.conditioning.operators.symbol import SLACK, conv_bound
 from robust_lowrank.conditioning.operators.table import is_batch_norm, is_matrix, scale_of, size_of
 from robust_lowrank.conditioning.rules import FUNCTIONS, METHODS, POOLING, Call, Unbounded
@@ -88,9 +88,12 @@ def lipschitz(model: nn.Module, input_shape: Sequence[int]) -> Lipschitz:
         wide = copy.deepcopy(model).double().cpu().eval()
         state = [*wide.parameters(), *wide.buffers()]
         before = [tensor._version for tensor in state]
-        walk = _Walk(traced(wide))
+        graph = traced(wide)
     except Exception as error:  # the network's own, when it is given a symbol
         return failed(f"its forward cannot be traced: {_line(error)}")
+    if reason := unseen(wide, graph.graph):
+        return failed(reason)
+    walk = _Walk(graph)
     try:
         logits = walk.run(torch.zeros(1, *input_shape, dtype=torch.float64))
     except Exception as error:  # the network's own, on an input of this shape
@@ -158,9 +161,7 @@ class _Walk(fx.Interpreter):
                 raise Unbounded("other inputs than the first depend on the network's")
             return self._module(n, self.fetch_attr(str(n.target)), call.args[0].shape, call.bound())
         if n.target in POOLING:
-            options = {key: value for key, value in call.kwargs.items() if key != "return_indices"}
-            pool = POOLING[n.target](*call.args[1:], **options)
-            return self._times(n, pool_constant(pool, call.args[0].shape[2:]), call.bound())
+            return self._times(n, _pool(POOLING[n.target](*call.args[1:], **call.kwargs), call.args[0].shape), call.bound())
         rule = METHODS.get(str(n.target)) if n.op == "call_method" else FUNCTIONS.get(n.target)
         if rule is None:
             raise Unbounded("it has no Lipschitz constant here")
@@ -170,7 +171,7 @@ class _Walk(fx.Interpreter):
         return bound
 
     def _module(self, n: fx.Node, layer: nn.Module, shape: torch.Size, bound: float) -> float:
-        if layer._forward_hooks or layer._forward_pre_hooks:
+        if any(hooked(part) for part in layer.modules()):
             raise Unbounded("it has hooks, which may change what it computes")
         if is_linear(layer):
             if self._norm_after(n) is not None:
@@ -190,9 +191,11 @@ class _Walk(fx.Interpreter):
         return self._times(n, conv_bound(convolution(folded, scale=scale), size), bound, note=f"{source.target} folded in")
 
     def _norm_after(self, n: fx.Node) -> fx.Node | None:
-        """Return the batch normalisation that alone uses the output of a linear layer, if there is one."""
-        if n.op != "call_module" or not is_linear(self.fetch_attr(str(n.target))) or len(n.users) != 1:
+        """Return the batch normalisation that alone uses the output of a linear layer, and scales its channels, if there is one."""
+        if n.op != "call_module" or len(n.users) != 1 or not is_linear(layer := self.fetch_attr(str(n.target))):
             return None
+        if len(self._shapes[n]) != (2 if is_matrix(layer) else 4):
+            return None  # of (N, L, C) it scales the positions
         (user,) = n.users
         normalises = user.op == "call_module" and is_batch_norm(self.fetch_attr(str(user.target)))
         return user if normalises else None
@@ -228,10 +231,19 @@ def _constant(layer: nn.Module, shape: torch.Size) -> float:
     if type(layer) in ACTIVATIONS:
         return ACTIVATIONS[type(layer)](layer)
     if type(layer) in POOLS:
-        return pool_constant(layer, shape[2:])
+        return _pool(layer, shape)
     if type(layer) in ISOMETRIES:
         return 1.0
     raise Unbounded(f"{type(layer).__name__} has no Lipschitz constant here")
+
+
+def _pool(pool: nn.Module, shape: torch.Size) -> float:
+    directions = 1 if isinstance(pool, POOLS_1D) else 2
+    if len(shape) != directions + 2:
+        raise Unbounded(f"it pools {tuple(shape)}, which is no batch of channels")
+    if getattr(pool, "return_indices", False):
+        raise Unbounded("it returns indices, which jump")
+    return pool_constant(pool, shape[2:])
 
 
 def _weight(layer: nn.Module) -> Tensor:

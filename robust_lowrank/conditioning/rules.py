@@ -9,11 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from robust_lowrank.conditioning.constants import GELU, SILU
-
-
-class Unbounded(Exception):
-    """There is no constant, and the message says why."""
+from robust_lowrank.conditioning.constants import GELU, SILU, Unbounded, softplus
 
 
 class Call:
@@ -59,13 +55,24 @@ def _slope(call: Call) -> float:
     return max(1.0, abs(call.option(1, "negative_slope", 0.01))) * call.bound()
 
 
+def _softplus(call: Call) -> float:
+    return softplus(call.option(1, "beta", 1.0), call.option(2, "threshold", 20.0)) * call.bound()
+
+
+def _pair(call: Call) -> None:
+    if len(call.args) != 2:
+        raise Unbounded("it is not called with two values by position")
+
+
 def _sum(call: Call) -> float:
+    _pair(call)
     if call.kwargs.get("alpha", 1) != 1:
         raise Unbounded("a sum with a factor alpha")
     return call.spread(0) + call.spread(1)
 
 
 def _product(call: Call) -> float:
+    _pair(call)
     if call.bound(0) and call.bound(1):
         raise Unbounded("a product of two values that both depend on the input")
     varying = 0 if call.bound(0) else 1
@@ -73,6 +80,9 @@ def _product(call: Call) -> float:
 
 
 def _quotient(call: Call) -> float:
+    _pair(call)
+    if call.kwargs.get("rounding_mode") is not None:
+        raise Unbounded("a division that rounds")
     if call.bound(1):
         raise Unbounded("a division by a value that depends on the input")
     return call.spread(0) / _magnitude(call.args[1], least=True)
@@ -127,7 +137,7 @@ def _magnitude(value: Any, *, least: bool = False) -> float:
 
 _SAME = _times(1.0)
 FUNCTIONS: dict[Any, Rule] = {
-    **dict.fromkeys((torch.relu, F.relu, F.relu6, torch.tanh, F.tanh, F.softplus), _SAME),
+    **dict.fromkeys((torch.relu, F.relu, F.relu6, torch.tanh, F.tanh), _SAME),
     **dict.fromkeys((torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze), _SAME),
     **dict.fromkeys((torch.sigmoid, F.sigmoid), _times(0.25)),
     **dict.fromkeys((operator.add, operator.iadd, torch.add, operator.sub, operator.isub, torch.sub), _sum),
@@ -136,6 +146,7 @@ FUNCTIONS: dict[Any, Rule] = {
     F.leaky_relu: _slope,
     F.gelu: _times(GELU),
     F.silu: _times(SILU),
+    F.softplus: _softplus,
     F.dropout: _dropout,
     F.pad: _pad,
     operator.neg: _SAME,

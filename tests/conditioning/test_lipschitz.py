@@ -1,6 +1,7 @@
 """Bounds of networks: exact where they can be, never below what pairs of inputs show, and absent where nothing is known."""
 
 import math
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from robust_lowrank import adapt
 from robust_lowrank.compress import compress
-from robust_lowrank.conditioning import lipschitz
+from robust_lowrank.conditioning import lipschitz, operators
 from robust_lowrank.conditioning.constants import ACTIVATIONS, pool_constant
 from robust_lowrank.models import build
 
@@ -224,3 +225,85 @@ def test_the_network_stays_as_it_is() -> None:
     lipschitz(model, (1, 8, 8))
     assert model.training
     assert all(value.dtype == torch.float32 and torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class Scaled(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, 10 * weight, bias)
+
+
+class Tokens(nn.Module):
+    """Batch normalisation of (N, L, C) scales the positions, not the features that the linear layer gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(8, 8, bias=False), nn.BatchNorm1d(8)
+        self.norm.weight.data = torch.tensor([20.0] + [0.1] * 7)
+        self.linear.weight.data[0] *= 0.01
+
+    def forward(self, x):
+        return self.norm(self.linear(x.flatten(1, 2)))
+
+
+def hooked(place: str) -> nn.Module:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.ReLU(), nn.Linear(6, 4))
+    owner = network if place == "root" else network[1]
+    owner.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 10,))
+    return network
+
+
+def patched() -> nn.Module:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 6))
+    network[1].forward = types.MethodType(lambda layer, x: 10 * nn.functional.linear(x, layer.weight, layer.bias), network[1])
+    return network
+
+
+class Stubborn(nn.Sequential):
+    def train(self, mode: bool = True):
+        return super().train(True)
+
+
+UNSOUND = {
+    "a mean with its own divisor": nn.AvgPool2d(2, divisor_override=1),
+    "an overlapping mean with its own divisor": nn.AvgPool2d(3, 1, 1, divisor_override=2),
+    "a convolution that scales": Scaled(3, 3, 3),
+    "a hook on the network": hooked("root"),
+    "a hook on a layer": hooked("layer"),
+    "a patched forward": patched(),
+    "pooling that takes the batch for channels": nn.Sequential(nn.Flatten(), nn.MaxPool1d(3, 1)),
+    "pooling of three axes": Function(lambda _, x: nn.functional.max_pool2d(x[:, 0], 3, 1)),
+    "normalised positions": Tokens(),
+    "a division that rounds": Function(lambda _, x: torch.div(x, 0.1, rounding_mode="floor")),
+    "softplus with a jump": nn.Softplus(beta=1, threshold=0),
+    "softplus with a jump, as a function": Function(lambda _, x: nn.functional.softplus(x, 1, 0)),
+    "indices": Function(lambda _, x: nn.functional.max_pool2d(x, 2, return_indices=True)[1] * 1.0),
+    "dropout that stays on": Stubborn(nn.Dropout(0.5)),
+}
+
+
+@pytest.mark.parametrize("name", UNSOUND)
+def test_what_once_was_thought_steeper_than_it_is_has_a_true_bound_or_none(name: str) -> None:
+    shape = (1, 8, 8) if name == "normalised positions" else (3, 8, 8)
+    found = lipschitz(UNSOUND[name], shape)
+    if found.certified:
+        assert found.bound >= steepest(UNSOUND[name], shape, points=5)
+    else:
+        assert found.reasons
+
+
+@pytest.mark.parametrize(
+    "call", [lambda _, x: torch.add(x, other=x), lambda _, x: torch.sub(x, other=x), lambda _, x: torch.div(x, other=2)]
+)
+def test_a_call_in_another_form_is_refused(call) -> None:
+    found = lipschitz(Function(call), (3, 4, 4))
+    assert not found.certified
+    assert "by position" in found.reasons[0]
+
+
+def test_pooling_takes_lists() -> None:
+    assert lipschitz(nn.AdaptiveAvgPool2d([3, 5]), (3, 9, 10)).certified
+
+
+def test_a_norm_over_positions_is_not_folded_into_the_features() -> None:
+    frame = operators(Tokens(), (1, 8, 8))
+    assert frame.loc[0, "folded_bound"] == frame.loc[0, "operator_bound"]

@@ -1,7 +1,7 @@
 """What of a layer makes it a linear operator: a kernel, and how it slides over an image."""
 
 import copy
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,15 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, FactoredLayer
 
 LinearLayer = nn.Linear | nn.Conv2d | FactoredLayer | Adapter
-LINEAR = (nn.Linear, nn.Conv2d, FactoredLayer, Adapter)
+
+
+def is_linear(layer: nn.Module) -> TypeGuard[LinearLayer]:
+    """Return whether a module computes what its weight says, unlike a subclass of `nn.Linear` with a forward of its own."""
+    if isinstance(layer, FactoredLayer | Adapter):
+        return True
+    if isinstance(layer, nn.Conv2d):
+        return type(layer).forward is nn.Conv2d.forward and type(layer)._conv_forward is nn.Conv2d._conv_forward
+    return type(layer).forward is nn.Linear.forward
 
 
 class Convolution(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.conditioning.operators.convolution import LINEAR, LinearLayer, convolution
+from robust_lowrank.conditioning.operators.convolution import LinearLayer, convolution, is_linear
 from robust_lowrank.conditioning.operators.lanczos import Estimate, conv_norm
 from robust_lowrank.conditioning.operators.symbol import circular_singular_values, conv_bound
 from robust_lowrank.errors import UserError
@@ -47,7 +47,7 @@ def operators(model: nn.Module, input_shape: Sequence[int]) -> "pd.DataFrame":
         True
 
     Columns: those of `records.OPERATORS`. A layer that is called several times is seen as in its first call. Convolutions that
-    do not pad with zeros have no norm here and are left out.
+    do not pad with zeros, and subclasses of torch's layers that compute something else, have no norm here and are left out.
 
     Args:
         model: the network, which stays as it is; it is seen in evaluation mode.
@@ -76,14 +76,15 @@ def calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
                 before = next((source for tensor, source in outputs if tensor is inputs[0]), None)
                 if before is not None:
                     seen[before] = seen[before]._replace(norm=layer)
-            elif isinstance(layer, LINEAR) and name not in seen:
+            elif is_linear(layer) and name not in seen:
                 seen[name] = Call(name, layer, size_of(layer, inputs[0].shape))
-                outputs.append((output, name))
+                if output.dim() == (2 if is_matrix(layer) else 4):  # of (N, L, C) batch normalisation scales the positions
+                    outputs.append((output, name))
 
         return hook
 
     for name, layer in copied.named_modules():
-        if isinstance(layer, (*LINEAR, *BATCH_NORMS)) and id(layer) not in inner:
+        if (is_linear(layer) or isinstance(layer, BATCH_NORMS)) and id(layer) not in inner:
             layer.register_forward_hook(record(name))
     first = next(copied.parameters(), torch.zeros(()))
     copied(torch.zeros(1, *input_shape, dtype=first.dtype, device=first.device))
