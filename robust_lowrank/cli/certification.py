@@ -69,7 +69,8 @@ class Question:
             "seed": 0 if seed is None else seed,
         }
         conditioning.check_smoothing(settled["sigma"], CHOICE, int(settled["n"]), settled["alpha"])
-        return cls(method, f"smoothing-{settled['sigma']:g}", settled, chosen)
+        own = "" if samples is None else f"-{samples}"
+        return cls(method, f"smoothing-{settled['sigma']!r}{own}", settled, chosen)
 
 
 def subject_to_certify(run_dir: Path, examples: int | None, data_dir: Path | None) -> Subject:
@@ -97,11 +98,14 @@ def certify_run(run_dir: Path, subject: Subject, question: Question, report: Rep
     }
     if place.is_file():
         stored = records.read_record(place, CertificateRecord)
-        if (stored.hashes, stored.parameters) == (hashes, question.parameters):
+        table = records.read_frame(place.with_suffix(".parquet"), records.CERTIFICATE)
+        same = (stored.hashes["weights"], stored.parameters) == (hashes["weights"], question.parameters)
+        if same and len(table) >= len(subject.y):  # of the run's own test images, from the first on
             report(Event(run_dir.name, question.name, 1, 1, f"{question.name} is there already"))
-            curve = _curve(records.read_frame(place.with_suffix(".parquet")), question.radii)
-            again = stored.model_copy(update={"curve": curve})
-            records.write_record(place, again)
+            curve = _curve(table.iloc[: len(subject.y)], question.radii)
+            again = stored.model_copy(update={"curve": curve, "hashes": hashes})
+            if len(table) == len(subject.y):
+                records.write_record(place, again)
             return again
     started = time.perf_counter()
     bound = conditioning.lipschitz(subject.model, subject.x.shape[1:]) if question.kind == "lipschitz" else None
@@ -125,7 +129,7 @@ def certify_run(run_dir: Path, subject: Subject, question: Question, report: Rep
     place.unlink(missing_ok=True)  # the record comes last: without it the table counts for nothing
     records.write_frame(place.with_suffix(".parquet"), table)
     records.write_record(place, record)
-    first = next(point for point in record.curve if point.radius > 0)
+    first = next((point for point in record.curve if point.radius > 0), record.curve[0])
     note = f"{question.name}: {first.value:.1%} of {first.total} examples certified at radius {first.radius:g}"
     report(Event(run_dir.name, question.name, 1, 1, note))
     return record

@@ -1,6 +1,7 @@
 """What the command prints: results on stdout, progress on stderr, bars on a terminal and plain lines elsewhere."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,4 +41,14 @@ def print_table(table: Table) -> None:
 
 def rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     """Return a table's rows for JSON, with null where a value is missing or not finite."""
-    return json.loads(frame.to_json(orient="records"))
+    return [{str(key): _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # of numpy
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, bool | int | str):
+        return value
+    return value if isinstance(value, float) and math.isfinite(value) else None

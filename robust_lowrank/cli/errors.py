@@ -41,6 +41,9 @@ class Commands(TyperGroup):
             if isinstance(error, UserError):
                 _say(str(error))
                 raise typer.Exit(2) from error
+            if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError):
+                _say(f"{error.filename}: {error.strerror}: choose another place")
+                raise typer.Exit(2) from error
             _say(f"{type(error).__name__}: {_first_line(error)}\nRun it again with 'rlr-eval --debug ...' for the traceback.")
             raise typer.Exit(1) from error
 

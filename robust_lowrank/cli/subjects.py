@@ -132,7 +132,10 @@ def weights_run(path: Path) -> records.Run:
     import pandas as pd
 
     model = models.skeleton(path)
-    frame = conditioning.spectra(model)
+    try:
+        frame = conditioning.spectra(model)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     frame.insert(0, "epoch", 0)
     record = records.RunRecord(
         label=path.name,

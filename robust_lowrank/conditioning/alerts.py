@@ -14,8 +14,9 @@ REMEDIES = {
     "cond": "bound it with cond= (CondLR, or any rank-adaptive method), raise tol, or lower the learning rate",
     "orthonormality": "keep factors in float32, or take retraction='polar'",
     "distance": "something moves the weights after the method's step: decay, clipping or another optimizer",
+    "sigma_max": "lower the learning rate",
 }
-REMEDY = "lower the learning rate"
+DIVERGED = "training has diverged: go back to an earlier checkpoint, and lower the learning rate"
 
 
 class Alert(NamedTuple):
@@ -28,8 +29,11 @@ class Alert(NamedTuple):
     step: int
 
     def __str__(self) -> str:
-        remedy = REMEDIES.get(self.quantity, REMEDY)
-        return f"step {self.step}: {self.quantity} of layer {self.layer!r} is {self.value:.3g}, above {self.limit:.3g}: {remedy}"
+        what = f"step {self.step}: {self.quantity} of layer {self.layer!r} is"
+        if math.isnan(self.value):
+            return f"{what} not a number: {DIVERGED}"
+        remedy = f": {REMEDIES[self.quantity]}" if self.quantity in REMEDIES else ""
+        return f"{what} {self.value:.3g}, above {self.limit:.3g}{remedy}"
 
 
 def log(alert: Alert) -> None:
@@ -57,7 +61,7 @@ class Watch:
         for quantity, limit in limits.items():
             if quantity not in LIMITED:
                 raise unknown_name("quantity", quantity, LIMITED)
-            if math.isnan(limit):
+            if not isinstance(limit, int | float) or math.isnan(limit):
                 raise UserError(f"the limit of {quantity} is not a number: give the value above which to warn")
         self.limits = dict(limits)
         self.beyond: set[tuple[str, str]] = set()

@@ -52,6 +52,8 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, bound: Lipschitz | None =
 
     if y.shape != x.shape[:1]:
         raise UserError(f"certificates need a label an example, not {tuple(y.shape)} for {len(x)} examples")
+    if y.is_floating_point() or y.is_complex():
+        raise UserError(f"labels are numbers of classes, not {y.dtype}")
     known = lipschitz(model, x.shape[1:]) if bound is None else bound
     wide = copy.deepcopy(model).double().eval()
     device = next((parameter.device for parameter in wide.parameters()), x.device)
@@ -59,7 +61,12 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, bound: Lipschitz | None =
     logits, labels = torch.cat(parts), y.cpu()
     if not torch.isfinite(logits).all():
         raise UserError("the network returns logits that are not finite: it has no certificate")
-    steps = _steepness(known, logits.shape[1])[labels]
+    classes = logits.shape[1]
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise UserError(f"labels from {int(labels.min())} to {int(labels.max())} do not fit a network of {classes} classes")
+    if known.head is not None and len(known.head) != classes:
+        raise UserError(f"the bound is of a network of {len(known.head)} classes, not of {classes}: compute it for this one")
+    steps = _steepness(known, classes)[labels]
     gaps = logits.gather(1, labels[:, None]) - logits - ROUNDING * logits.abs().amax(dim=1, keepdim=True)
     others = torch.arange(logits.shape[1]) != labels[:, None]
     radii = torch.where(others, (gaps.clamp(min=0) / steps).nan_to_num(nan=0.0, posinf=math.inf), math.inf).amin(dim=1)

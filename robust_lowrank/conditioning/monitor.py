@@ -74,7 +74,7 @@ class Monitor:
         self.model = model
         self.every, self.dense_every = every, dense_every
         self.writers = tuple(writers)
-        self.steps = 0
+        self.steps: int = max((getattr(writer, "last_step", 0) for writer in writers), default=0)
         self.latest: list[Row] = []
         self._watch = Watch(warn)
         self._on_alert = on_alert
@@ -204,7 +204,8 @@ def _tensors(sample: Sample) -> Iterable[Tensor]:
 
 
 def _row(name: str, layer: Layer, sample: Sample) -> Row:
-    sigma = _singular_values(sample.matrix)
+    whole = all(bool(torch.isfinite(each)) for each in sample.defects)
+    sigma = _singular_values(sample.matrix if whole else torch.full_like(sample.matrix, math.nan))
     angles = [largest_angle(turned) for turned in sample.turned]
     return row(name, layer, sigma, [float(each) for each in sample.defects]) | {
         "distance": _distance(sigma, layer.method) if isinstance(layer, FactoredLayer) else math.nan,

@@ -41,6 +41,11 @@ class Memory:
     def __init__(self) -> None:
         self.rows: list[Row] = []
 
+    @property
+    def last_step(self) -> int:
+        """The last step that has rows; 0 without any."""
+        return max((int(row["step"]) for row in self.rows), default=0)
+
     def write(self, rows: Sequence[Row]) -> None:
         """Keep rows."""
         self.rows += rows
@@ -103,7 +108,7 @@ class JSONL:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._keep(math.inf)
+        self.last_step = self._keep(math.inf)
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -114,22 +119,29 @@ class JSONL:
     def rewind(self, step: int) -> None:
         """Drop the lines after a step."""
         self._file.close()
-        self._keep(step)
+        self.last_step = self._keep(step)
         self._file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _keep(self, step: float) -> None:
-        """Rewrite the file without lines after a step and without a last one that has no end, if there are such."""
+    def _keep(self, step: float) -> int:
+        """Rewrite the file without lines after a step and a last one that a kill tore, if any; return the last step that stays."""
         if not self.path.exists():
-            return
+            return 0
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and self._step(line) <= step]
+        whole = lines[:-1] if lines and self._torn(lines[-1]) else lines
+        steps = [self._step(line) for line in whole]
+        kept = [line for line, own in zip(whole, steps, strict=True) if own <= step]
         if len(kept) < len(lines):
             with replacing(self.path) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
+        return max((own for own in steps if own <= step), default=0)
+
+    def _torn(self, line: str) -> bool:
+        beginning = '{"step": '
+        return not line.endswith("\n") and (line.startswith(beginning) or beginning.startswith(line))
 
     def _step(self, line: str) -> int:
         try:

@@ -55,7 +55,7 @@ def _dense(tensors: Mapping[str, Tensor], factored: set[str]) -> dict[str, nn.Mo
     for key, tensor in tensors.items():
         name, _, last = key.rpartition(".")
         inside = any(f"{name}.".startswith(f"{place}.") for place in factored)
-        if last == "weight" and name and tensor.ndim in (2, 4) and tensor.is_floating_point() and not inside:
+        if last == "weight" and name and tensor.ndim in (2, 4) and tensor.numel() and tensor.is_floating_point() and not inside:
             layers[name] = _layer(tensor, tensors.get(f"{name}.bias"))
     return layers
 

@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -64,15 +64,18 @@ def read_record(path: Path, kind: type[_Record]) -> _Record:
     return _read(path, parse)
 
 
-def read_frame(path: Path) -> "pd.DataFrame":
+def read_frame(path: Path, columns: Collection[str] = ()) -> "pd.DataFrame":
     """Read a Parquet table.
 
     Raises:
-        UserError: there is no such file, or it is not a table.
+        UserError: there is no such file, it is not a table, or it lacks one of the `columns`.
     """
     import pandas as pd
 
-    return _read(path, lambda: pd.read_parquet(path))
+    frame = _read(path, lambda: pd.read_parquet(path))
+    if lacking := [column for column in columns if column not in frame]:
+        raise UserError(f"{path} has no column {lacking[0]!r}: it is another table, or was changed; make it again")
+    return frame
 
 
 _Read = TypeVar("_Read")

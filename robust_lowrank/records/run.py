@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from robust_lowrank.errors import UserError
 from robust_lowrank.records.documents import CertificateRecord, ResultRecord, RunRecord
 from robust_lowrank.records.files import read_frame, read_record
+from robust_lowrank.records.tables import CERTIFICATE, METRICS, OPERATORS, SPECTRA, TRANSFER, VERDICTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,24 +57,26 @@ def read_run(path: Path) -> Run:
     results = {
         directory.name: Result(
             record=read_record(directory / "result.json", ResultRecord),
-            verdicts=read_frame(directory / "verdicts.parquet"),
-            transfer=read_frame(directory / TRANSFER_FILE) if (directory / TRANSFER_FILE).is_file() else None,
+            verdicts=read_frame(directory / "verdicts.parquet", VERDICTS),
+            transfer=read_frame(directory / TRANSFER_FILE, TRANSFER) if (directory / TRANSFER_FILE).is_file() else None,
             path=directory,
         )
         for directory in sorted((path / "results").glob("*"))
         if (directory / "result.json").is_file()
     }
     certificates = {
-        file.stem: Certificate(record=read_record(file, CertificateRecord), table=read_frame(file.with_suffix(".parquet")))
+        file.stem: Certificate(
+            record=read_record(file, CertificateRecord), table=read_frame(file.with_suffix(".parquet"), CERTIFICATE)
+        )
         for file in sorted((path / "certificates").glob("*.json"))
     }
     operators = path / "operators.parquet"
     return Run(
         path=path,
         record=read_record(path / "run.json", RunRecord),
-        metrics=read_frame(path / "metrics.parquet"),
-        spectra=read_frame(path / "spectra.parquet"),
+        metrics=read_frame(path / "metrics.parquet", METRICS),
+        spectra=read_frame(path / "spectra.parquet", SPECTRA),
         results=results,
-        operators=read_frame(operators) if operators.is_file() else None,
+        operators=read_frame(operators, OPERATORS) if operators.is_file() else None,
         certificates=certificates,
     )

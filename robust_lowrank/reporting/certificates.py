@@ -18,7 +18,6 @@ from robust_lowrank.reporting.tables import Cell, Column, Table, quantity_cell
 from robust_lowrank.reporting.trials import Trial
 from robust_lowrank.statistics import Comparison, clopper_pearson, pairwise
 
-_NAMES = {"lipschitz": "certified", "smoothing": "certified, smoothed network"}
 _SMOOTHED = (
     " A smoothing certificate speaks of the smoothed network, which is another classifier than the attacked one: "
     "it is no lower bound of the attacked network's accuracy."
@@ -83,11 +82,16 @@ def statement(brackets: Sequence[Bracket], trial: Trial) -> str:
 
 
 def findings(brackets: Sequence[Bracket], trial: Trial) -> list[Finding]:
-    """Say of whom most is proved at the eps that the summary speaks of, beside the dense network or else the next."""
-    eps = trial.headline_eps
+    """Say of whom most is proved, beside the dense network or else the next.
+
+    At the eps that the summary speaks of, or the largest one below it at which anything is.
+    """
     proved = {bracket.entry.name: bracket for bracket in _true_bounds(brackets)}
     if not proved:
         return []
+    eps = next((eps for eps in _falling(trial) if any(bracket.between(eps)[0] for bracket in proved.values())), None)
+    if eps is None:
+        return [Finding("note", f"Nothing is proved at L2 eps {formats.budget(trial.eps[0])}: the Lipschitz bounds are too large.")]
     ranked = sorted(proved, key=lambda name: proved[name].between(eps)[0], reverse=True)
     best, *rest = ranked
     most = f"{best} is right on {_proved(proved[best], eps)} of {formats.count(proved[best].examples)} examples whatever the attack"
@@ -111,7 +115,7 @@ def table(brackets: Sequence[Bracket], trial: Trial) -> Table | None:
     """Lipschitz bound and, at every eps, between which shares the accuracy lies, a row a run; None where nothing is proved."""
     rows = tuple(
         (
-            Cell(bracket.entry.name, series=bracket.entry.series),
+            Cell(bracket.entry.name, f"n = {formats.count(bracket.examples)}", series=bracket.entry.series),
             quantity_cell(math.nan if bracket.certificate.record.bound is None else bracket.certificate.record.bound),
             *(_between(bracket, eps) for eps in trial.eps),
         )
@@ -142,27 +146,37 @@ def figure(brackets: Sequence[Bracket], trial: Trial) -> Figure | None:
         return None
     names = list(dict.fromkeys(bracket.entry.series for bracket in brackets))
     smoothed = any(not bracket.bounds for bracket in brackets)
-    examples = formats.count(brackets[0].examples)
+    counts = {bracket.examples for bracket in brackets}
+    examples = f"n = {formats.count(brackets[0].examples)} examples" if len(counts) == 1 else "The examples that were"
     several = len({bracket.certificate.record.name for bracket in brackets}) > 1
     return Figure(
         name=f"certified-{trial.slug}",
         title="Proved and attacked: between which bounds the accuracy lies",
         description=f"Certified accuracy and accuracy under {trial.coverage} against the L2 radius for {formats.listing(names)}. "
         + statement(brackets, trial),
-        caption=f"n = {examples} examples, certified and attacked. Solid: proved, the true accuracy is not lower. "
+        caption=f"{examples} certified and attacked. Solid: proved, the true accuracy is not lower. "
         f"Dashed: what {trial.coverage} left, the true accuracy is not higher. It lies in the tinted area between."
         + (_SMOOTHED if smoothed else ""),
         series=tuple(names),
         panels=tuple(
-            Panel(
-                _panel(bracket, names, max(trial.eps)),
-                bracket.entry.name
-                + (f", {_NAMES.get(bracket.certificate.record.kind, bracket.certificate.record.kind)}" if several else ""),
-            )
+            Panel(_panel(bracket, names, max(trial.eps)), _panel_title(bracket, several=several, counted=len(counts) > 1))
             for bracket in brackets
         ),
         height=200,
     )
+
+
+def _panel_title(bracket: Bracket, *, several: bool, counted: bool) -> str:
+    record = bracket.certificate.record
+    parts = [bracket.entry.name]
+    if not bracket.bounds:
+        own = record.parameters
+        parts.append(f"smoothed network, σ = {own['sigma']:g}, {formats.count(int(own['n']))} samples, α = {own['alpha']:g}")
+    elif several:
+        parts.append("certified")
+    if counted:
+        parts.append(f"n = {formats.count(bracket.examples)}")
+    return ", ".join(parts)
 
 
 def _panel(bracket: Bracket, names: list[str], widest: float) -> alt.LayerChart:
@@ -221,6 +235,10 @@ def _common(trial: Trial, entry: Entry, certificate: Certificate) -> pd.DataFram
 
 def _true_bounds(brackets: Sequence[Bracket]) -> list[Bracket]:
     return [bracket for bracket in brackets if bracket.bounds]
+
+
+def _falling(trial: Trial) -> list[float]:
+    return [eps for eps in reversed(trial.eps) if eps <= trial.headline_eps]
 
 
 def _held(bracket: Bracket, eps: float) -> np.ndarray:

@@ -156,8 +156,8 @@ def _size(trial: Trial, best: str) -> list[Finding]:
         Finding(
             "note",
             f"{best} stores {formats.count(parameters.inference)} parameters, {share} % of the dense network's "
-            f"{formats.count(parameters.dense)}; {formats.percent(parameters.removed)} % of the compressed layers' weights "
-            "are gone.",
+            f"{formats.count(parameters.dense)}. As trained, with every factor, its compressed layers have "
+            f"{formats.percent(parameters.removed)} % fewer weights.",
         )
     ]
 

@@ -181,7 +181,10 @@ def _overview_caption(trial: Trial | None) -> str:
 
 def _size_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
     compressed = any(entry.run.record.parameters.removed for entry in entries)
-    size = "Parameters: as stored for inference. Removed: share of the compressed layers' weights, 1 − (r(n+m) + r²) / nm."
+    size = (
+        "Parameters: as stored for inference. Removed: how many weights fewer the compressed layers have as trained, with every "
+        "factor: 1 − (r(n+m) + r²) / nm with U, S and V, without r² where there is no S."
+    )
     closed = [entry.name for entry in entries if not entry.run.record.parameters.total]
     conditioned = any(conditioning(entry) for entry in entries)
     infinite = any((c := conditioning(entry)) and math.isinf(c.product) for entry in entries)

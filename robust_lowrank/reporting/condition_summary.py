@@ -27,7 +27,7 @@ def summarise(entries: Sequence[Entry]) -> Summary:
 
 def _meaning(worst: pd.Series) -> str:
     if worst["sigma_min"] == 0:
-        return f"Its smallest singular value is zero: it maps a whole direction to nothing within its rank {worst['rank']}."
+        return f"Its smallest singular value is zero: of {worst['rank']} directions it maps one or more to nothing."
     return (
         f"It stretches one direction by {formats.quantity(worst['sigma_max'])} and another by only "
         f"{formats.quantity(worst['sigma_min'])}; a perfectly conditioned layer stretches all {worst['rank']} alike."
@@ -64,6 +64,7 @@ def _course(entry: Entry) -> str:
     if len(worst) == 1:
         return f"epoch {worst.index[0]} alone recorded" if entry.run.record.epochs_done else spectra.moment([entry])
     epochs = f"epoch {worst.index[0]} to {worst.index[-1]}"
+    peak = "" if worst.max() <= 1.05 * max(first, last) else f", {formats.quantity(worst.max())} after epoch {worst.idxmax()}"
     if math.isclose(first, last, rel_tol=0.05):
-        return f"steady from {epochs}"
-    return f"{'up' if last > first else 'down'} from {formats.quantity(first)} ({epochs})"
+        return f"{'steady' if not peak else 'the same'} from {epochs}{peak}"
+    return f"{'up' if last > first else 'down'} from {formats.quantity(first)} ({epochs}{peak})"

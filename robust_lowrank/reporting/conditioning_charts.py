@@ -40,8 +40,8 @@ def by_layer(entries: Sequence[Entry], *, prefix: str = "") -> Figure | None:
         title="Condition number of each layer",
         description=f"Condition numbers {spectra.moment(entries)} of {formats.listing(order)}, "
         f"a point each for {formats.listing(names)}.",
-        caption=f"{spectra.moment(entries).capitalize()}, layers in the order of the network; 1 is perfect."
-        + (f" Not drawn: {missing} infinite condition numbers (a singular value of zero)." if missing else ""),
+        caption=f"{spectra.moment(entries).capitalize()}; 1 is perfect."
+        + (f" Not drawn: {missing} infinite (a singular value of zero)." if missing else ""),
         series=tuple(names),
         panels=(Panel(chart),),
         height=max(160, len(order) * (9 * len(names) + 14)),

@@ -80,7 +80,7 @@ class Figure:
         goal = round(inches * _DENSITY)
         svg = self._print(goal, looks, goal)
         beside = _extent(svg)[0] - goal  # axes and legend
-        svg = self._print(goal - beside, looks, goal)
+        svg = self._print(max(goal - beside, goal // 3), looks, goal)
         width, height = _extent(svg)
         points = _resized(svg, f"{72 * inches:g}", f"{72 * inches * height / width:g}")
         return Paper(
@@ -93,7 +93,9 @@ class Figure:
         if len(self.panels) == 1:
             spec = self._spec(self._sized(self.panels[0], width), self.panels[0].title)
         else:
-            sized = [self._sized(panel, width // self.columns).properties(title=panel.title) for panel in self.panels]
+            each = width // self.columns
+            titles = [alt.TitleParams(panel.title, limit=each) for panel in self.panels]
+            sized = [self._sized(panel, each).properties(title=title) for panel, title in zip(self.panels, titles, strict=True)]
             spec = self._spec(alt.concat(*sized, columns=self.columns), "")
         drawn = self.drawn(looks)
         config = paper_config(drawn, goal) | {"range": vega_range("light", drawn)}

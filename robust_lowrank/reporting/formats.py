@@ -17,7 +17,7 @@ def percent(fraction: float) -> str:
         >>> percent(0.4362)
         '43.6'
     """
-    return f"{100 * fraction:.1f}"
+    return f"{100 * fraction:.1f}".replace("-", "−")
 
 
 def accuracy(least: float, most: float) -> str:

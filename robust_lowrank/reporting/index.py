@@ -11,6 +11,7 @@ from robust_lowrank.records import write_text
 from robust_lowrank.reporting import page
 
 _NAMES = ("report", "condition")
+_TITLE = "# Published reports"  # as the template says it
 _NOT_KEPT = {"demo"}  # `make demo` makes it again in two minutes
 
 
@@ -54,6 +55,8 @@ def write_index(directory: Path) -> Path:
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory: reports lie in folders of it, one each")
     path = directory / "README.md"
+    if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(_TITLE):
+        raise UserError(f"{path} is not an index of reports: it would be overwritten")
     write_text(path, page.markdown("index.md", reports=published(directory)))
     return path
 
@@ -82,4 +85,7 @@ def _read(path: Path) -> Published:
 
 
 if __name__ == "__main__":
-    write_index(Path(sys.argv[1]))
+    try:
+        write_index(Path(sys.argv[1] if len(sys.argv) > 1 else "reports"))
+    except UserError as error:
+        sys.exit(f"Error: {error}")

@@ -21,6 +21,7 @@ NOTE = (
 )
 MEASURED = ("operator_norm", "operator_bound", "folded_bound", "circular_cond")  # those of OPERATORS that a report's rows carry
 
+_REASONS = 2  # that are told
 _NOTEWORTHY = 1.05  # from how many times the matrix's norm on an operator's is told
 
 
@@ -103,12 +104,13 @@ def _proved(entry: Entry) -> list[Finding]:
     found = []
     for certificate in entry.run.certificates.values():
         record = certificate.record
-        if record.kind != "lipschitz":
+        if record.kind != "lipschitz" or record.hashes.get("weights") != entry.run.record.hashes.get("weights"):
             continue
         if record.bound is None:
-            text = f"{entry.name}: no Lipschitz bound is known: {'; '.join(record.reasons) or 'it is infinite'}."
+            text = f"{entry.name}: no Lipschitz bound is known: {_shortened(record.reasons) or 'it is infinite'}."
         else:
-            text = f"{entry.name}: proved: an input moved by δ in L2 moves the logits by at most {formats.quantity(record.bound)} δ"
+            bound = formats.quantity(record.bound)
+            text = f"{entry.name}: an input moved by δ in L2 provably moves the logits by at most {bound} δ"
             beyond = [point for point in record.curve if point.radius > 0]
             if beyond:
                 point = beyond[0]
@@ -119,6 +121,11 @@ def _proved(entry: Entry) -> list[Finding]:
             text += "."
         found.append(Finding("note", text))
     return found
+
+
+def _shortened(reasons: Sequence[str]) -> str:
+    more = len(reasons) - _REASONS
+    return "; ".join(reasons[:_REASONS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _recorded(entry: Entry) -> pd.DataFrame:
@@ -134,7 +141,7 @@ def _table(entry: Entry) -> Table:
     rows = _recorded(entry).sort_values("folded_bound", ascending=False, kind="stable").to_dict("records")
     return Table(
         name=f"operators of {entry.name}",
-        caption=f"{entry.name}: layers as operators, largest bound first.",
+        caption=f"{entry.name}: layers as operators, largest bound with batch normalisation first.",
         columns=(
             Column("Layer", numeric=False),
             Column("Images"),

@@ -157,7 +157,7 @@ class MethodConfig(Table):
     model_config = ConfigDict(extra="allow")
 
     name: str = DENSE
-    label: str | None = None  # what reports call the run; None: made from name and options
+    label: str | None = Field(default=None, min_length=1)  # what reports call the run; None: made from name and options
     rank: Rank | None = None  # of a dense network: None
     exclude: tuple[str, ...] | None = Field(default=None, strict=False)  # None: the last linear layer stays dense
     start: Literal["gaussian", "kaiming"] | None = None  # how `compress` draws new factors; of a dense network: None

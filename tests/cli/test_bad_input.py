@@ -57,7 +57,7 @@ CASES = [
     (("attack", "nothing", "--executor", "cloud"), "cloud"),
     (("attack",), "nothing to attack"),
     (("report", "nothing"), "not a run directory"),
-    (("condition", "nothing"), "not a run directory"),
+    (("condition", "nothing"), "nothing is not there"),
     (("condition", "tiny.toml"), "no file of weights by its name"),
     (("bench", "none.toml"), "none.toml"),
     (("bench", "wrong_key.toml"), "wrong_key.toml"),

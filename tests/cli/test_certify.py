@@ -41,15 +41,21 @@ def test_a_lipschitz_certificate_is_stored_and_kept(rlr_eval: Command, runs: Pat
     assert len(records.read_run(Path("LOW")).certificates["lipschitz"].record.curve) == 10
     assert "CondLR τ=0.1  0.05" in again.stdout
     assert "Lipschitz bound" in again.stdout
-    other = rlr_eval("certify", "LOW", "--n", 20)
-    assert "there already" not in other.stderr
-    assert "of 20 examples" in other.stderr
+    fewer = rlr_eval("certify", "LOW", "--n", 20, "--radius", 0.002, "--json")
+    assert "there already" in fewer.stderr
+    (found,) = json.loads(fewer.stdout)
+    assert found["certificate"]["curve"][1]["total"] == 20
+    assert found["certificate"]["curve"][1]["certified"] == (radii[:20] >= 0.002).sum()
+    assert len(records.read_run(Path("LOW")).certificates["lipschitz"].table) == 50
+    more = rlr_eval("certify", "LOW", "--n", 60, "--radius", 0)
+    assert "there already" not in more.stderr
+    assert "of 60 examples certified at radius 0" in more.stderr
 
 
 def test_a_smoothed_network_is_certified_with_its_parameters(rlr_eval: Command, runs: Path) -> None:
     options = ("--method", "smoothing", "--sigma", 0.2, "--samples", 100, "--n", 4)
     assert rlr_eval("certify", "LOW", *options).exit_code == 0
-    stored = records.read_run(Path("LOW")).certificates["smoothing-0.2"]
+    stored = records.read_run(Path("LOW")).certificates["smoothing-0.2-100"]
     assert stored.record.parameters == {"sigma": 0.2, "n0": 100, "n": 100, "alpha": 0.001, "seed": 0}
     assert stored.record.bound is None
     assert any("smoothed network" in line for line in stored.record.assumptions)

@@ -276,3 +276,29 @@ def test_an_interrupted_history_goes_on_as_one(kind: str, tmp_path: Path) -> Non
     columns = [name for name in MONITOR if name != "singular_values"]
     pd.testing.assert_frame_equal(whole[columns], resumed[columns])
     assert [list(values) for values in whole["singular_values"]] == [list(values) for values in resumed["singular_values"]]
+
+
+def test_a_basis_that_is_not_a_number_is_recorded_and_told():
+    net = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4))
+    compress(net, method="condlr", rank=4, exclude=["1"])
+    told = []
+    monitor = Monitor(net, every=1, on_alert=told.append)
+    monitor.step()
+    net[0].U.data[0, 0] = math.nan
+    monitor.step()
+    assert math.isnan(monitor.latest[0]["cond"])
+    assert "nan" in monitor.line()
+    assert {alert.quantity for alert in told} == {"cond", "orthonormality"}
+    assert "is not a number: training has diverged" in str(told[0])
+
+
+@pytest.mark.parametrize("writer", [JSONL, Parquet])
+def test_a_new_monitor_goes_on_after_the_steps_of_the_file(writer, tmp_path):
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    compress(net, method="condlr", rank=2, exclude=["1"])
+    for _ in range(2):
+        with Monitor(net, every=2, writers=[writer(tmp_path / "history")]) as monitor:
+            for _ in range(4):
+                monitor.step()
+    steps = pd.read_json(tmp_path / "history", lines=True) if writer is JSONL else pd.read_parquet(tmp_path / "history")
+    assert steps["step"].tolist() == [2, 4, 6, 8]

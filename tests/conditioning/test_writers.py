@@ -139,3 +139,12 @@ def test_every_quantity_but_nan_is_charted(monkeypatch: pytest.MonkeyPatch) -> N
     assert {tag for tag, _ in first.points} == {
         f"fc1/{name}" for name in MONITOR if name not in ("step", "layer", "kind", "factored", "singular_values", "rotation_u")
     }
+
+
+@pytest.mark.parametrize("text", ["hello", '{"mine": 1}', '{"mine": 1}\n{"step'])
+def test_the_file_of_somebody_else_is_left_alone(text: str, tmp_path) -> None:
+    path = tmp_path / "notes.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="no monitor wrote"):
+        JSONL(path)
+    assert path.read_text() == text

@@ -30,6 +30,9 @@ def frame(**changes) -> pd.DataFrame:
     return pd.DataFrame(columns | changes)
 
 
+SMOOTHING = {"sigma": 0.25, "n0": 100, "n": 1000, "alpha": 0.001, "seed": 0}
+
+
 def certificate(kind="lipschitz", table=None, weights="w") -> Certificate:
     record = CertificateRecord(
         name=kind,
@@ -38,7 +41,7 @@ def certificate(kind="lipschitz", table=None, weights="w") -> Certificate:
         versions={},
         machine="",
         hashes={"weights": weights, "data": "d1"},
-        parameters={},
+        parameters=SMOOTHING if kind == "smoothing" else {},
         assumptions=[],
         interval="Clopper–Pearson 95 %",
         curve=[],
@@ -101,7 +104,7 @@ def test_only_what_was_certified_and_attacked_under_l2_is_drawn(make_trial):
     assert find_brackets(make_trial(certificate(table=frame().iloc[:4])))[0].examples == 4
     both = make_trial(certificate(), certificate("smoothing"))
     titles = [panel.title for panel in certificates.figure(find_brackets(both), both).panels]
-    assert titles == ["A, certified", "A, certified, smoothed network"]
+    assert titles == ["A, certified", "A, smoothed network, σ = 0.25, 1,000 samples, α = 0.001"]
 
 
 def test_certificates_of_other_weights_or_examples_are_left_out(make_trial):
@@ -174,3 +177,30 @@ def test_the_table_of_results_holds_what_is_certified(make_run):
     (row,) = results_frame(arrange([run])).to_dict("records")
     assert (row["suite"], row["attack"], row["norm"], row["eps"]) == ("certify", "lipschitz", "L2", 0.1)
     assert (row["correct"], row["total"], row["accuracy"], row["low"], row["high"]) == (6, 10, 0.6, 0.26, 0.88)
+
+
+def test_where_nothing_is_proved_at_the_headline_a_smaller_eps_is_told(make_run, make_result):
+    near = {"Dense": np.full(40, 0.12), "CondLR": np.full(40, 0.15)}
+    right = np.ones(40, dtype=bool)
+    runs = []
+    for name, radius in near.items():
+        made = make_result(right, {("pgd", eps): right for eps in (0.1, 0.25, 0.5)})
+        made.record.norm = "L2"
+        rows = {"example": np.arange(40), "label": 1, "prediction": 1, "margin": 1.0, "radius": radius, "abstained": False}
+        runs.append(replace(make_run(name, results=[made]), certificates={"lipschitz": certificate(table=pd.DataFrame(rows))}))
+    trial = find_trials(arrange(runs))[0]
+    (finding,) = certificates.findings(find_brackets(trial), trial)
+    assert finding.text.startswith("Proved at L2 eps 0.1:")
+    for run in runs:
+        run.certificates["lipschitz"].table["radius"] = 0.01
+    (finding,) = certificates.findings(find_brackets(trial), trial)
+    assert finding.text == "Nothing is proved at L2 eps 0.1: the Lipschitz bounds are too large."
+
+
+def test_panels_of_different_counts_say_theirs(make_run, make_result):
+    trial = _compared(make_run, make_result, {"Dense": np.full(40, 0.5), "CondLR": np.full(40, 0.4)})
+    certified = trial.entries[0].run.certificates
+    certified["lipschitz"] = certificate(table=certified["lipschitz"].table.iloc[:10])
+    figure = certificates.figure(find_brackets(trial), trial)
+    assert {panel.title for panel in figure.panels} == {"Dense, n = 10", "CondLR, n = 40"}
+    assert figure.caption.startswith("The examples that were certified and attacked.")

@@ -105,7 +105,7 @@ def test_operator_norms_stand_beside_the_matrices(convolutional, tmp_path):
     condition_report(convolutional, tmp_path, title="t", command="x")
     recorded = convolutional[0].operators.set_index("layer")
     text = (tmp_path / "condition.md").read_text(encoding="utf-8")
-    block = text[text.index("Conv: layers as operators, largest bound first.") :].split("\n\n")[1]
+    block = text[text.index("Conv: layers as operators, largest bound with batch normalisation first.") :].split("\n\n")[1]
     assert f"| {formats.quantity(recorded.loc['0', 'operator_bound'])} |" in block
     assert "Older: layers as operators" not in text
     assert "as an operator on 8 × 8 images 0 stretches by up to" in text
@@ -134,7 +134,7 @@ def test_what_a_certificate_proves_is_told(convolutional, tmp_path):
         created="2026-01-01T00:00:00+00:00",
         versions={},
         machine="",
-        hashes={},
+        hashes={"weights": "w"},
         parameters={},
         assumptions=[],
         bound=12.345,
@@ -144,8 +144,12 @@ def test_what_a_certificate_proves_is_told(convolutional, tmp_path):
         seconds=0.0,
     )
     nothing = record.model_copy(update={"bound": None, "reasons": ["attention has none"]})
+    others = record.model_copy(update={"hashes": {"weights": "of another network"}})
+    run = replace(convolutional[0], certificates={"lipschitz": Certificate(others, pd.DataFrame())})
+    condition_report([run], tmp_path, title="t", command="x")
+    assert "provably" not in (tmp_path / "condition.md").read_text(encoding="utf-8")
     for found, told in (
-        (record, "moves the logits by at most 12.3 δ; 75.0 % of 40 examples are certified at radius 0.1"),
+        (record, "provably moves the logits by at most 12.3 δ; 75.0 % of 40 examples are certified at radius 0.1"),
         (nothing, "no Lipschitz bound is known: attention has none"),
     ):
         run = replace(convolutional[0], certificates={"lipschitz": Certificate(found, pd.DataFrame())})

@@ -7,6 +7,7 @@ import typer
 
 from robust_lowrank.cli import console
 from robust_lowrank.cli.invocation import command_line
+from robust_lowrank.errors import UserError
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")]
 RunsOrWeights = Annotated[
@@ -43,6 +44,8 @@ def condition(
     from robust_lowrank.records import read_run
     from robust_lowrank.reporting import condition_report
 
+    if missing := [run for run in runs if not run.exists()]:
+        raise UserError(f"{missing[0]} is not there: give run directories, or files of weights")
     read = [weights_run(run) if run.is_file() else read_run(run) for run in runs]
     page = condition_report(read, out, title=title or "Conditioning of the layers", command=command_line())
     if not json:
