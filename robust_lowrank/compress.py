@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from torch import nn
 
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.layers import Adapter, named_factored_layers
 from robust_lowrank.layers.conv import conv_shape
 from robust_lowrank.layers.linear import matrix_of
+from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
 from robust_lowrank.ranks import Candidate, Rank, RankLike, assign_ranks, factored_size, pattern
 from robust_lowrank.records import Parameters
@@ -17,6 +18,9 @@ from robust_lowrank.starts import Start, factor
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_OTHERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -54,22 +58,34 @@ def compress(
             `gaussian` draws the bases at random and singular values |N(0, 1)|, as the authors' codes of CondLR and DLRT do;
             `kaiming` takes the leading triplets of a Kaiming-normal weight, scaled to its norm.
 
+    Compress before making the optimizer, which is to be a `LowRankOptimizer`: another one moves the factors by gradients that are
+    not theirs. Factors of a weight that does not require gradients do not require them either.
+
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> compress(net, method="condlr", rank=0.5, exclude=["2"]).ranks
         {'0': 4}
 
     Raises:
-        UserError: an unknown method, a rank below 1 or above a layer's full rank, a pattern that is no regular expression or
-            matches nothing, or a network in which nothing is left to factor. The network is then as it was.
+        UserError: an unknown method or start, a weight that cannot be factored, a rank below 1 or above a layer's full rank, a
+            pattern that is no regular expression or matches nothing, or a network in which nothing is left to factor. The network
+            is then as it was.
     """
+    if start not in get_args(Start):
+        raise unknown_name("start", str(start), get_args(Start))
     plan = planned(model, method, rank, exclude)
     if plan.method.adapter:
         raise UserError(f"{plan.method.name} updates a frozen weight: take adapt, or from scratch a method such as vanilla")
-    moved = {}
+    moved, built = {}, {}
     for name, layer in plan.targets:
-        built, moved[name] = factor(layer, plan.ranks[name], plan.method, start)
-        install(model, name, built)
+        try:
+            built[name], moved[name] = factor(layer, plan.ranks[name], plan.method, start)
+        except FactorisationError as error:
+            raise UserError(
+                f"layer {name!r} cannot be factored: {error}. Exclude it, or take start='kaiming', which needs no weight"
+            ) from error
+    for name, layer in built.items():
+        install(model, name, layer)
     return CompressionReport(
         ranks={name: layer.rank for name, layer in named_factored_layers(model)},
         kept_dense=plan.kept,
@@ -124,11 +140,14 @@ def planned(model: nn.Module, method: str | Method, rank: RankLike | None, exclu
         UserError: as `compress`.
     """
     resolved = resolve(method)
+    exclude = [exclude] if isinstance(exclude, str) else exclude
     if isinstance(rank, Rank):
         resolved = rank.limit(resolved)
     targets, kept = targets_of(model, exclude)
     if not targets:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in kept.items()) or "it has no Linear or Conv2d"
+        done = any(named_factored_layers(model))
+        nothing = "its layers are factored already" if done else "it has no Linear or Conv2d"
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in kept.items()) or nothing
         raise UserError(f"no layer of the network can be factored ({reasons})")
     if resolved.form == "tucker" and not any(isinstance(layer, nn.Conv2d) for _, layer in targets):
         raise UserError(
@@ -173,12 +192,16 @@ def targets_of(model: nn.Module, exclude: Sequence[str]) -> tuple[list[Candidate
             kept[name] = "its weight is shared with another layer"
         elif name in frozen:
             kept[name] = "it is the frozen base of an adapter"
+        elif layer._forward_hooks or layer._forward_pre_hooks:
+            kept[name] = "it has hooks, which a factored layer would not have"
         else:
             targets.append(Candidate(name, layer))
     if unused:
         names = ", ".join(name for name, _ in candidates(model))
         raise UserError(f"exclude {sorted(unused)} matches no layer; there are: {names}")
     for name, module in model.named_modules():
+        if isinstance(module, _OTHERS) and type(module) not in (nn.Linear, nn.Conv2d):
+            kept[name] = f"it is a {type(module).__name__}, not a plain nn.Linear or nn.Conv2d"
         if isinstance(module, nn.MultiheadAttention):
             kept[name] = "nn.MultiheadAttention holds its projections in one fused weight: give the network separate nn.Linear ones"
     return targets, kept

@@ -100,6 +100,10 @@ def build(layer: Dense, factors: Factors, method: Method, *, bias: bool = True) 
 def factor(layer: Dense, ranks: Ranks, method: Method, start: Start) -> tuple[FactoredLayer, float]:
     """Return the factored layer for a dense one, and ||W_factored - W|| / ||W||, NaN when the start is drawn anew."""
     built = build(layer, started(weight_tensor(layer, method), ranks, method, start), method)
+    for parameter in (built.core, *built.bases()):
+        parameter.requires_grad_(layer.weight.requires_grad)
+    if built.bias is not None and layer.bias is not None:
+        built.bias.requires_grad_(layer.bias.requires_grad)
     weight = linalg.at_least_float32(layer.weight.detach())
     moved = (linalg.at_least_float32(built.dense_weight()) - weight).norm() / weight.norm()
     return built, float(moved) if start == "weights" else math.nan

@@ -98,6 +98,11 @@ class GalerkinMethod(Method, ABC):
     def __post_init__(self) -> None:
         if self.tol is not None and not 0 <= self.tol < 1:
             raise UserError(f"tol = {self.tol} is outside [0, 1): it is the part of the weight's norm that truncation may drop")
+        for name, value in (("min_rank", self.min_rank), ("max_rank", self.max_rank)):
+            if value is not None and not isinstance(value, int):
+                raise UserError(f"{name} = {value} is not an integer")
+        if self.tol is None and self.max_rank is not None:
+            raise UserError(f"max_rank = {self.max_rank} limits a rank that adapts, but with tol = None it stays: give a tol too")
         if self.min_rank < 1:
             raise UserError(f"min_rank = {self.min_rank} is below 1")
         if self.max_rank is not None and self.max_rank < self.min_rank:

@@ -41,8 +41,8 @@ class GeoLoRA(GalerkinMethod):
             raise UserError(
                 f"budget = {self.budget} shares ranks out, but tol = None keeps them: give a tol (0: the budget alone decides)"
             )
-        if self.budget is not None and self.budget < 1:
-            raise UserError(f"budget = {self.budget} is below 1: it is the sum of all layers' ranks")
+        if self.budget is not None and (self.budget < 1 or not isinstance(self.budget, int)):
+            raise UserError(f"budget = {self.budget} is no integer from 1: it is the sum of all layers' ranks")
 
     def check(self, layers: int) -> None:
         """Raise a `UserError` if the least ranks alone exceed the budget."""
@@ -93,3 +93,8 @@ class RGD(GeoLoRA):
 
     name: ClassVar[str] = "rgd"
     tol: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tol is not None:
+            raise UserError(f"tol = {self.tol} adapts the rank, which RGD keeps: take geolora, the same step with a tolerance")

@@ -44,8 +44,8 @@ class RobustDLRT(GalerkinMethod):
             raise UserError("robust-dlrt augments its bases at every step and needs a tol to truncate them by")
         if not 0 <= self.beta < float("inf"):
             raise UserError(f"beta = {self.beta} must be a number from 0")
-        if self.core_steps < 1:
-            raise UserError(f"core_steps = {self.core_steps} is below 1: without core steps there is no R in the method")
+        if self.core_steps < 1 or not isinstance(self.core_steps, int):
+            raise UserError(f"core_steps = {self.core_steps} is no integer from 1: without core steps there is no R in the method")
 
     @property
     def window(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -4,6 +4,7 @@ All functions take X (p, n) with p <= n and orthonormal rows; a weight with more
 is the matrix of its filters.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +70,10 @@ def landing_field(x: Tensor, g: Tensor, attraction: float) -> Tensor:
 
 
 def safeguarded(x: Tensor, step: Tensor) -> Tensor:
-    """Return X plus the step, halved until ||X X^T - I|| <= 1/2 holds; all halvings are looked at at once, on the device."""
+    """Return X plus the step, halved until ||X X^T - I|| <= 1/2 holds; all halvings are looked at at once, on the device.
+
+    Where no halving holds, the one that comes nearest is taken, or X stays if none comes nearer than it is.
+    """
     off = x @ x.T - torch.eye(len(x), dtype=x.dtype, device=x.device)
     linear, quadratic = x @ step.T, step @ step.T
     linear = linear + linear.T
@@ -81,9 +85,11 @@ def safeguarded(x: Tensor, step: Tensor) -> Tensor:
         + 2 * t**3 * (linear * quadratic).sum()
         + t**4 * quadratic.square().sum()
     )
+    squares = squares.nan_to_num(nan=math.inf)
     fits = squares <= SAFE_DISTANCE**2
     chosen = torch.where(fits.any(), fits.to(torch.int8).argmax(), squares.argmin())
-    return x + t.gather(0, chosen[None]) * step
+    moves = fits.any() | (squares.min() < off.square().sum())
+    return torch.where(moves, x + t.gather(0, chosen[None]) * step, x)
 
 
 class _Stiefel(RetractionMethod):

@@ -37,6 +37,8 @@ def window_of(schedule: str, window: int | None, layers: Iterable[FactoredLayer]
         return max((method.window for method in methods), default=0)
     if schedule == "exact":
         raise UserError(f'window = {window} belongs to schedule="amortised"; the exact schedule truncates at every step')
+    if not isinstance(window, int) or window < 0:
+        raise UserError(f"window = {window} is not a number of steps: give an integer from 0")
     for method in methods:
         if window < method.shortest_window:
             raise UserError(

@@ -20,11 +20,11 @@ def transport(state: dict[str, Any], shape: torch.Size, maps: Sequence[Tensor]) 
     """
     moved = {}
     for key, value in state.items():
-        if not isinstance(value, Tensor) or value.shape != shape:
+        if not isinstance(value, Tensor) or (value.shape != shape and value.numel() == 1):
             moved[key] = value
-        elif key in FIRST_MOMENTS:
+        elif key in FIRST_MOMENTS and value.shape == shape:
             moved[key] = linalg.multi_product(value, maps)
-        elif key in SECOND_MOMENTS:
+        elif key in SECOND_MOMENTS and value.shape == shape:
             moved[key] = _transport_squares(value, maps)
         else:
             return {}

@@ -1,7 +1,7 @@
 """One optimizer that drives every method around any torch optimizer."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal, get_args
 
 import torch
@@ -37,7 +37,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         penalties: terms added to the loss; `step` returns the loss without them.
         **options: arguments of the torch optimizer, such as `lr`, `momentum`, `weight_decay`. Weight decay never touches the bases.
 
-    The bases, cores and other parameters are three of the `param_groups`, which learning-rate schedulers see and change.
+    The bases, cores and other parameters are three of the `param_groups`, which learning-rate schedulers see and change. A layer
+    whose bases do not require gradients keeps them, and its rank: only its core moves.
 
     Example:
         >>> opt = LowRankOptimizer(nn.Linear(3, 2), torch.optim.SGD, lr=0.1)
@@ -60,8 +61,15 @@ class LowRankOptimizer(torch.optim.Optimizer):
         penalties: Sequence[Penalty] = (),
         **options: Any,
     ) -> None:
+        if not isinstance(model, nn.Module) or not isinstance(optimizer, type):
+            raise UserError("LowRankOptimizer takes the network and a class: LowRankOptimizer(model, torch.optim.SGD, lr=0.1)")
         if optimizer is torch.optim.LBFGS:
             raise UserError("LBFGS evaluates the loss as it likes and cannot drive factors: take SGD, Adam or AdamW")
+        for option in ("maximize", "centered"):
+            if options.get(option):
+                raise UserError(
+                    f"{option} = True does not go with factors, whose bases turn by the loss's own gradient: leave it out"
+                )
         for kind, choice, choices in (("schedule", schedule, Schedule), ("moments", moments, Moments)):
             if choice not in get_args(choices):
                 raise unknown_name(kind, str(choice), get_args(choices))
@@ -106,8 +114,14 @@ class LowRankOptimizer(torch.optim.Optimizer):
         return {**self.inner.state_dict(), "window": window, "allocation": self.allocation.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, after the network's factors have been loaded."""
+        """Load what `state_dict` returned, after the network's factors have been loaded.
+
+        Raises:
+            UserError: it is the state of another kind of optimizer.
+        """
         own = dict(state_dict)
+        if not {"window", "allocation"} <= own.keys():
+            raise UserError("this is not the state of a LowRankOptimizer: it has no window")
         window = own.pop("window")
         self.allocation.load_state_dict(own.pop("allocation"))
         self.inner.load_state_dict(own)
@@ -125,9 +139,12 @@ class LowRankOptimizer(torch.optim.Optimizer):
         all in the amortised schedule, also take a step without a closure, after a `backward` of the caller's.
 
         Raises:
-            UserError: a method needs more than one evaluation and there is no closure.
+            UserError: a method needs more than one evaluation and there is no closure; nothing has a gradient; or at the first step
+                the network has other parameters than when the optimizer was made.
             FactorisationError: a core is not finite, which names the layer.
         """
+        if self.steps == 0:
+            self._require_the_same_network()
         loss = self._exact_step(closure) if self.schedule == "exact" else self._amortised_step(closure)
         self.steps += 1
         return loss
@@ -154,7 +171,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             return loss
         with _unmoved(self.model):
             loss = self._evaluate(closure)
-        self._open = {name: self._expand(name, layer) for name, layer in turning.items() if layer.core.grad is not None}
+        self._open = {name: self._expand(name, layer) for name, layer in turning.items() if _turns(layer)}
         bases = self._open_bases()
         _require_grad(bases, False)
         try:
@@ -167,6 +184,10 @@ class LowRankOptimizer(torch.optim.Optimizer):
                     self._step_cores([layer for layer in turning.values() if layer.method.core_steps >= left])
                 else:
                     self._guided_step(already=self._open)
+        except BaseException:
+            with suppress(linalg.FactorisationError):
+                self._contract(self._open)
+            raise
         finally:
             _require_grad(bases, True)
             self._open = {}
@@ -196,7 +217,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         return {
             name: self._expand(name, layer, guided=True)
             for name, layer in self._galerkin().items()
-            if layer.core.grad is not None and name not in already
+            if name not in already and _turns(layer)
         }
 
     def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
@@ -209,7 +230,17 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 for layer in layers:
                     add_penalty(layer, penalty, weight)
         self.allocation.penalise()
+        if not any(parameter.grad is not None for group in self.param_groups for parameter in group["params"]):
+            raise UserError(
+                "no parameter has a gradient: call backward on a loss of this network before the step, or in the closure"
+            )
         return loss
+
+    def _require_the_same_network(self) -> None:
+        known = {id(parameter) for group in self.param_groups for parameter in group["params"]}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and id(parameter) not in known:
+                raise UserError(f"{name} is not among the optimizer's parameters: compress the network before making the optimizer")
 
     def _add_core_penalties(self) -> None:
         for name in self._open:
@@ -226,11 +257,10 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self.inner.step()
 
     def _inner_step(self) -> None:
-        aimed = {
-            name: self._aim(layer)
-            for name, layer in self.layers.items()
-            if isinstance(layer.method, RetractionMethod) and layer.core.grad is not None
-        }
+        for layer in self._galerkin().values():
+            _clear(layer.bases())  # they turn, or stay
+        moving = [name for name, layer in self.layers.items() if isinstance(layer.method, RetractionMethod) and _moves(layer)]
+        aimed = {name: self._aim(self.layers[name]) for name in moving}
         self.inner.step()
         self.allocation.after(self.steps)
         for name, old in aimed.items():
@@ -309,6 +339,23 @@ def _joined(factors: Factors) -> tuple[Tensor, ...]:
 def _gradients(layer: FactoredLayer) -> Factors:
     core, *bases = (_gradient(parameter) for parameter in (layer.core, *layer.bases()))
     return Factors(core, tuple(bases))
+
+
+def _turns(layer: FactoredLayer) -> bool:
+    """Return whether the core and all bases have gradients."""
+    return all(parameter.grad is not None for parameter in (layer.core, *layer.bases()))
+
+
+def _moves(layer: FactoredLayer) -> bool:
+    """Return whether the core has a gradient; if not, no basis may move by itself."""
+    if layer.core.grad is None:
+        _clear(layer.bases())
+    return layer.core.grad is not None
+
+
+def _clear(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -19,7 +19,7 @@ from pydantic import (
 from robust_lowrank import ranks
 from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.methods import METHODS, Method
+from robust_lowrank.methods import ADAPTERS, METHODS, GalerkinMethod, Method
 from robust_lowrank.models import MODELS
 from robust_lowrank.penalties import Penalty
 from robust_lowrank.training.adversarial_config import AdversarialConfig
@@ -177,6 +177,8 @@ class MethodConfig(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.name in ADAPTERS:
+            raise UserError(f"{self.name} adapts a network that is trained already: take rlr.adapt in Python")
         _known("method", self.name, (DENSE, *METHODS))
         if self.name == DENSE:
             given = {"rank": self.rank, "exclude": self.exclude, "start": self.start, "window": self.window} | self.options
@@ -184,8 +186,10 @@ class MethodConfig(Table):
                 raise UserError(f"a dense network has no {superfluous[0]}: leave it out, or choose a method")
         elif self.rank is not None and not self.method().ranked:
             raise UserError(f"{self.name} keeps weights whole, at full rank: leave rank out")
-        elif isinstance(self.rank, RankTable):
-            self.rank.made().limit(self.method())
+        if self.integration == "amortised" and self.name == DENSE:
+            raise UserError("a dense network has no schedule: leave integration out, or choose a method")
+        if self.window is not None and not (self.name != DENSE and isinstance(self.method(), GalerkinMethod)):
+            raise UserError(f"{self.name} truncates nothing: leave window out")
         if self.window is not None and self.integration == "exact":
             raise UserError("window belongs to integration = 'amortised'; the exact schedule truncates at every step")
         return self
@@ -195,8 +199,16 @@ class MethodConfig(Table):
         """The method's own options, as given."""
         return dict(self.model_extra or {})
 
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The limits that the rank gives the method, by the names of its options."""
+        if not isinstance(self.rank, RankTable):
+            return {}
+        limits = {"tol": self.rank.tol, "min_rank": self.rank.min, "max_rank": self.rank.max}
+        return {key: value for key, value in limits.items() if value is not None}
+
     def method(self) -> Method:
-        """Return the method with its options.
+        """Return the method with its options, and the limits of its rank.
 
         Raises:
             UserError: it has no such option, or the option's value is of another type or out of range.
@@ -211,7 +223,11 @@ class MethodConfig(Table):
                 TypeAdapter(own[key]).validate_python(value, strict=True)
             except ValidationError as error:
                 raise UserError(f"{key} = {value!r}: {error.errors()[0]['msg']}") from error
-        return kind(**self.options)
+        for key, value in self.limits.items():
+            if self.options.get(key, value) != value:
+                raise UserError(f"{key} is given twice, as {self.options[key]} and in rank as {value}: give it once")
+        made = kind(**self.options)
+        return self.rank.made().limit(made) if isinstance(self.rank, RankTable) else made
 
 
 class TrainingConfig(Table):

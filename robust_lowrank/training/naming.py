@@ -17,8 +17,9 @@ def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None)
     """
     if method.label is not None:
         return method.label
+    given = method.options | method.limits
     said = ("tau", "cond") if method.name == CondLR.name else ()  # the title says the bound
-    parts = [_title(method), *(f"{key} {value}" for key, value in method.options.items() if key not in said)]
+    parts = [_title(method), *(f"{key} {value}" for key, value in given.items() if key not in said)]
     parts += _schedule(method, " ")
     if adversarial is not None:
         options = _given(adversarial)

@@ -253,9 +253,21 @@ def truncation_error(method: Method, kind: str, dtype: torch.dtype, seed: int) -
     ranks = [basis.shape[1] for basis in case.layer.bases()]
     tails = [float(d.sigma[r:].norm()) for d, r in zip(decompositions, ranks, strict=True)]
     error, scale = float(torch.dist(case.weight, before)), float(before.norm().clamp(min=1))
-    if factors.core.ndim == 2:
-        return abs(error - tails[0]) / scale
-    return max(0.0, error - math.hypot(*tails)) / scale
+    lost = abs(error - tails[0]) if factors.core.ndim == 2 else max(0.0, error - math.hypot(*tails))
+    return lost / scale if _least(method, [d.sigma for d in decompositions]) else math.inf
+
+
+def _least(method: Method, spectra: list[Tensor]) -> bool:
+    """Whether the ranks that the method's tolerance chooses keep to it, and one less of any mode would not."""
+    assert isinstance(method, GalerkinMethod) and method.tol is not None
+    ((*ranks,),) = (method.tolerated(spectra, tuple(len(sigma) for sigma in spectra)),)
+    theta = float(method.tol * spectra[0].norm()) * (1 + 1e-5)
+    within = all(float(sigma[rank:].norm()) <= theta for sigma, rank in zip(spectra, ranks, strict=True))
+    theta = float(method.tol * spectra[0].norm()) * (1 - 1e-5)
+    least = all(
+        rank <= method.min_rank or float(sigma[rank - 1 :].norm()) > theta for sigma, rank in zip(spectra, ranks, strict=True)
+    )
+    return within and least
 
 
 @claim(
@@ -441,7 +453,8 @@ def spread_properties(method: Method, kind: str, dtype: torch.dtype, seed: int) 
     return max(
         relative(value.square() / r, variance),
         relative(gradient, difference),
-        relative(spread(u @ s @ v.T) * 0 + spread(linalg.orth(torch.randn(r, r, dtype=dtype)) @ s), value),
+        relative(spread(linalg.orth(torch.randn(r, r, dtype=dtype)) @ s @ linalg.orth(torch.randn(r, r, dtype=dtype))), value),
+        relative(spread(torch.linalg.svdvals(u @ s @ v.T)[:r].diag()), value),
         relative((s * gradient).sum(), 2 * value),
         float(spread(2.0 * linalg.orth(s)).abs()),
         max(excess, 0.0),

@@ -114,11 +114,15 @@ def test_robust_examples_take_the_path_of_upstream_from_the_same_start(hardened,
         theirs, norm=norm, eps=budget.eps, loss=loss, seed=0, device="cpu", logger=logging.getLogger("silent")
     )
     upstream.init_hyperparam(x)
-    upstream.attack_single_run(x[held], y[held], x_init=ours.asked[0])
+    torch.set_default_dtype(torch.float64)  # in which upstream keeps losses: in float32 there would be ties
+    try:
+        upstream.attack_single_run(x[held], y[held], x_init=ours.asked[0])
+    finally:
+        torch.set_default_dtype(torch.float32)
 
     apart = (torch.stack(ours.asked) - torch.stack(theirs.asked)).abs().flatten(2).amax(dim=2)
     assert len(apart) == 101
-    assert (apart < 1e-6).all(dim=0).double().mean() > 0.9  # upstream keeps losses in float32: a tie now and then differs
+    assert bool((apart < 1e-6).all())
 
 
 @pytest.mark.parametrize("kind", ["ce", pytest.param("targeted-dlr", marks=pytest.mark.slow)])

@@ -52,7 +52,7 @@ INFINITE = {"method": {"name": "condlr", "tau": math.inf, "exclude": ["fc.*"]}}
         ({"method": {"name": "landing", "rank": 0.5}}, "leave rank out"),
         ({"method": {"name": "dlrt", "rank": {"params": 2.0}}}, r"params = 2\.0 must be a fraction"),
         ({"method": {"name": "dlrt", "rank": {"init": 0.5, "mx": 3}}}, "mx: Extra inputs"),
-        ({"method": {"name": "dlrt", "rank": {"init": 0.5, "max": 3}}}, "keeps every rank"),
+        ({"method": {"name": "dlrt", "rank": {"init": 0.5, "max": 3}}}, "with tol = None it stays"),
         ({"method": {"name": "condlr", "rank": {"max": 3}}}, "rank of condlr is fixed"),
         ({"method": {"name": "dlrt", "rank": {"overrides": {"(": 3}}}}, "not a regular expression"),
         ({"method": {"name": "dlrt", "window": 3}}, "window belongs to integration = 'amortised'"),
@@ -60,7 +60,7 @@ INFINITE = {"method": {"name": "condlr", "tau": math.inf, "exclude": ["fc.*"]}}
         ({"method": {"name": "geolora", "tol": None, "budget": 9}}, "shares ranks out"),
         ({"method": {"name": "dlrt", "penalties": [{"form": "SOS"}]}}, r"method\.penalties\.0\.form: "),
         ({"method": {"name": "dlrt", "penalties": [{"milestones": [2]}]}}, "give one each"),
-        ({"method": {"name": "lora"}}, "unknown method 'lora'"),
+        ({"method": {"name": "lora"}}, "take rlr.adapt in Python"),
         ({"training": {"precision": "fp16"}}, r"training\.precision: "),
     ],
 )

@@ -1,0 +1,185 @@
+"""What is easy to get wrong is refused, or does what it says."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import robust_lowrank as rlr
+from robust_lowrank.errors import UserError
+from robust_lowrank.layers import named_factored_layers
+from robust_lowrank.linalg import FactorisationError
+from robust_lowrank.methods import METHODS
+
+ADAPTIVE = ("dlrt", "tdlrt", "geolora", "rgd", "robust-dlrt")
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3))
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(32, 12), torch.randint(0, 3, (32,))
+
+
+def trained(model: nn.Module, opt: torch.optim.Optimizer, steps: int = 20) -> list[float]:
+    x, y = batch()
+    x = x.to(next(model.parameters()).dtype)
+
+    def closure():
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss.detach()
+
+    return [float(opt.step(closure)) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("frozen", ["both", "one"])
+@pytest.mark.parametrize("schedule", ["exact", "amortised"])
+@pytest.mark.parametrize("method", [*ADAPTIVE, "condlr"])
+def test_frozen_bases_stay_and_the_core_descends(method: str, schedule: str, frozen: str) -> None:
+    model = net().double()
+    rlr.compress(model, method=method, rank=4, exclude=["4"], start="kaiming")
+    layer = model[0]
+    kept = [basis.detach().clone() for basis in layer.bases()]
+    for basis in layer.bases()[: 2 if frozen == "both" else 1]:
+        basis.requires_grad_(False)
+    opt = rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.05, schedule=schedule)
+    losses = trained(model, opt)
+    assert losses[-1] < losses[0]
+    assert not layer.bases()[0].requires_grad
+    if method != "condlr" or frozen == "both":
+        moved = [basis.detach() @ basis.detach().T - old @ old.T for basis, old in zip(layer.bases(), kept, strict=True)]
+        assert max(float(each.norm()) for each in moved) < 1e-10
+
+
+def test_layers_that_are_frozen_stay_so() -> None:
+    model = net()
+    model[0].requires_grad_(False)
+    rlr.compress(model, method="condlr", rank=12, exclude=["4"])
+    before = model[0].dense_weight().clone()
+    trained(model, rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.1))
+    assert not any(parameter.requires_grad for parameter in model[0].parameters())
+    assert torch.equal(model[0].dense_weight(), before)
+    assert model[2].core.requires_grad
+
+
+def test_an_optimizer_made_before_compression_is_refused() -> None:
+    model = net()
+    opt = rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.1)
+    rlr.compress(model, method="condlr", rank=4, exclude=["4"])
+    with pytest.raises(UserError, match="compress the network before making the optimizer"):
+        trained(model, opt, 1)
+
+
+@pytest.mark.parametrize("method", ["condlr", "dlrt"])
+def test_a_step_without_gradients_is_refused(method: str) -> None:
+    model = net()
+    rlr.compress(model, method=method, rank=4, exclude=["4"])
+    opt = rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.1)
+    with pytest.raises(UserError, match="no parameter has a gradient"):
+        opt.step(lambda: torch.tensor(1.0))
+
+
+def test_an_interrupted_step_leaves_ranks_as_they_were() -> None:
+    model = net()
+    rlr.compress(model, method="dlrt", rank=3, exclude=["4"], start="kaiming")
+    opt = rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.1)
+    x, y = batch()
+    calls = []
+
+    def closure():
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError("the second evaluation")
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    with pytest.raises(MemoryError):
+        opt.step(closure)
+    assert {layer.rank for _, layer in named_factored_layers(model)} == {3}
+    assert all(basis.requires_grad for _, layer in named_factored_layers(model) for basis in layer.bases())
+    trained(model, opt, 3)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_a_weight_that_cannot_be_factored_leaves_the_network_as_it_was(value: float) -> None:
+    model = net()
+    nn.init.constant_(model[2].weight, value)
+    with pytest.raises(UserError, match=r"layer '2' cannot be factored.*Exclude it"):
+        rlr.compress(model, method="condlr", rank=2)
+    assert [type(layer) for layer in model if not isinstance(layer, nn.Tanh)] == [nn.Linear] * 3
+
+
+def test_what_cannot_be_factored_is_named() -> None:
+    class Mine(nn.Linear):
+        pass
+
+    model = nn.Sequential(nn.Conv1d(2, 2, 3), Mine(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[2].register_forward_hook(lambda *_: None)
+    kept = rlr.compress(model, method="condlr", rank=2).kept_dense
+    assert set(kept) == {"0", "1", "2"}
+    assert "Conv1d" in kept["0"] and "Mine" in kept["1"] and "hooks" in kept["2"]
+
+
+def test_adafactor_follows_a_rank_that_falls() -> None:
+    model = net()
+    rlr.compress(model, method=rlr.GeoLoRA(tol=0.5), rank=8, exclude=["4"], start="kaiming")
+    losses = trained(model, rlr.LowRankOptimizer(model, torch.optim.Adafactor, lr=0.05), 30)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rlr.compress(net(), start="kaimin"), "did you mean 'kaiming'"),
+        (lambda: rlr.compress(net(), start=None), "Known"),
+        (lambda: rlr.DLRT(max_rank=8), "with tol = None it stays"),
+        (lambda: rlr.RGD(tol=0.1), "take geolora"),
+        (lambda: rlr.GeoLoRA(min_rank=2.5), "not an integer"),
+        (lambda: rlr.GeoLoRA(budget=20.5), "no integer"),
+        (lambda: rlr.RobustDLRT(core_steps=1.5), "no integer"),
+        (lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1, schedule="amortised", window=1.5), "not a number of steps"),
+        (lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1, schedule="amortised", window=-1), "not a number of steps"),
+        (lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1, maximize=True), "maximize"),
+        (lambda: rlr.LowRankOptimizer(net(), torch.optim.RMSprop, lr=0.1, centered=True), "centered"),
+        (lambda: rlr.LowRankOptimizer(net().parameters(), torch.optim.SGD, lr=0.1), "takes the network and a class"),
+        (lambda: rlr.LowRankOptimizer(net(), "sgd", lr=0.1), "takes the network and a class"),
+        (
+            lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1).load_state_dict({"state": {}, "param_groups": []}),
+            "no window",
+        ),
+    ],
+)
+def test_misuse_is_refused(make, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_compressing_twice_says_so() -> None:
+    model = net()
+    rlr.compress(model, method="condlr", rank=2)
+    with pytest.raises(UserError, match="factored already"):
+        rlr.compress(model, method="condlr", rank=2)
+
+
+def test_one_pattern_may_be_a_string() -> None:
+    assert set(rlr.compress(net(), rank=2, exclude="24|4").kept_dense) == {"4"}
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_landing_stays_where_no_step_is_good(bad: float) -> None:
+    from robust_lowrank.methods.stiefel import safeguarded
+
+    x = torch.eye(3, 5, dtype=torch.float64)
+    assert torch.equal(safeguarded(x, torch.full_like(x, bad)), x)
+    assert torch.isfinite(safeguarded(x, torch.full_like(x, 1e30))).all()
+
+
+def test_methods_are_those_that_are_tested() -> None:
+    assert set(ADAPTIVE) <= set(METHODS)
+    assert issubclass(FactorisationError, Exception)
