@@ -98,8 +98,8 @@ class Penalty:
     Args:
         form: `R` asks for equal singular values; `SO`, `DSO`, `MC` and `SRIP` ask for singular values of 1.
         weight: the factor before the term.
-        on: `cores` of the factored layers (with orthonormal bases the same as on their weights for R, SO and DSO; MC and SRIP
-            depend on the bases), `weights` of the linear layers and convolutions that are dense, or `factors`: the U and V of
+        on: `cores` of the factored layers, whose singular values with orthonormal bases are those of their weights but for zeros;
+            `weights` of the linear layers and convolutions that are dense, or `factors`: the U and V of
             `usv` and the P and Q of `adalora`, which nothing keeps orthonormal.
         milestones: steps from which the weight is multiplied by the entry of `decay` at the same position.
         decay: multiples of the first weight, one a milestone.
@@ -128,6 +128,8 @@ class Penalty:
             raise UserError(
                 f"a penalty has {len(self.milestones)} milestones and {len(self.decay)} entries of decay: give one each"
             )
+        if not all(0 <= factor < float("inf") for factor in self.decay):
+            raise UserError(f"decay = {list(self.decay)} of a penalty must be numbers from 0")
         if list(self.milestones) != sorted(set(self.milestones)) or any(step < 0 for step in self.milestones):
             raise UserError(f"milestones = {list(self.milestones)} must be steps from 0, ascending")
 

@@ -115,6 +115,25 @@ def test_a_weight_that_cannot_be_factored_leaves_the_network_as_it_was(value: fl
     assert [type(layer) for layer in model if not isinstance(layer, nn.Tanh)] == [nn.Linear] * 3
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_in_bf16_keeps_its_factors_in_float32(method: str) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 12), nn.Linear(12, 3)).bfloat16()
+    options = {} if method in ("projected-sgd", "cayley-sgd", "landing", "spectral-clamp") else {"rank": 2}
+    rlr.compress(model, method=method, exclude=["3"], start="kaiming", **options)
+    opt = rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.01)
+    x, y = torch.randn(8, 2, 4, 4).bfloat16(), torch.randint(0, 3, (8,))
+
+    def closure():
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(model(x).float(), y)
+        loss.backward()
+        return loss.detach()
+
+    losses = [float(opt.step(closure)) for _ in range(10)]
+    assert losses[-1] < losses[0]
+    assert all(layer.core.dtype == torch.float32 for _, layer in named_factored_layers(model) if hasattr(layer, "core"))
+
+
 def test_what_cannot_be_factored_is_named() -> None:
     class Mine(nn.Linear):
         pass
@@ -143,6 +162,8 @@ def test_adafactor_follows_a_rank_that_falls() -> None:
         (lambda: rlr.GeoLoRA(min_rank=2.5), "not an integer"),
         (lambda: rlr.GeoLoRA(budget=20.5), "no integer"),
         (lambda: rlr.RobustDLRT(core_steps=1.5), "no integer"),
+        (lambda: rlr.AdaLoRA(budget=10, steps=100, penalty=-1.0), "penalty"),
+        (lambda: rlr.Penalty(milestones=(1,), decay=(-1.0,)), "decay"),
         (lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1, schedule="amortised", window=1.5), "not a number of steps"),
         (lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1, schedule="amortised", window=-1), "not a number of steps"),
         (lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1, maximize=True), "maximize"),

@@ -121,7 +121,7 @@ class _FreeLinear(_Free):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map of x (..., m) as (..., n)."""
-        return F.linear(F.linear(x, self.right().T), self.left(), self.bias)
+        return F.linear(F.linear(x, self.right().T.to(x.dtype)), self.left().to(x.dtype), self.bias)
 
     def dense_weight(self) -> Tensor:
         """Return W (n, m)."""
@@ -150,8 +150,8 @@ class _FreeConv2d(_Free, _FactoredConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, H, W)."""
-        a = convolve(x, self._filters(), self.shape.window)
-        return convolve(a, self.left()[:, :, None, None], POINT, self.bias)
+        a = convolve(x, self._filters().to(x.dtype), self.shape.window)
+        return convolve(a, self.left()[:, :, None, None].to(a.dtype), POINT, self.bias)
 
     def _filters(self) -> Tensor:
         return self.right().T.reshape(-1, self.shape.channels, *self.shape.kernel)

@@ -33,7 +33,7 @@ class WholeLinear(_Whole):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map of x (..., m) as (..., n)."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight.to(x.dtype), self.bias)
 
     def dense_weight(self) -> Tensor:
         """Return W (n, m)."""
@@ -62,7 +62,7 @@ class WholeConv2d(_Whole, _FactoredConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, H, W)."""
-        return F.conv2d(x, self.weight, self.bias, *self.shape.window)
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias, *self.shape.window)
 
     def dense_weight(self) -> Tensor:
         """Return the kernel."""

@@ -57,6 +57,8 @@ class AdaLoRA(Method):
     deviation: float = 0.85
 
     def __post_init__(self) -> None:
+        if not 0 <= self.penalty < float("inf"):
+            raise UserError(f"penalty = {self.penalty} must be a number from 0")
         if self.budget < 1 or self.interval < 1:
             raise UserError(f"budget = {self.budget} and interval = {self.interval} must be at least 1")
         if min(self.warmup, self.settle) < 0 or self.warmup + self.settle >= self.steps:

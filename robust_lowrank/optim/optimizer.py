@@ -141,7 +141,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         Raises:
             UserError: a method needs more than one evaluation and there is no closure; nothing has a gradient; or at the first step
                 the network has other parameters than when the optimizer was made.
-            FactorisationError: a core is not finite, which names the layer.
+            FactorisationError: a core is not finite when it is decomposed, which names the layer; in a window of the amortised
+                schedule that is at its end.
         """
         if self.steps == 0:
             self._require_the_same_network()
