@@ -1,5 +1,6 @@
 """What is easy to get wrong is refused, or does what it says."""
 
+import copy
 import math
 
 import pytest
@@ -179,6 +180,22 @@ def test_adafactor_follows_a_rank_that_falls() -> None:
 def test_misuse_is_refused(make, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
+
+
+@pytest.mark.parametrize("schedule", ["exact", "amortised"])
+def test_a_copy_of_network_and_optimizer_trains_like_the_original(schedule: str) -> None:
+    model = net()
+    rlr.compress(model, method=rlr.DLRT(tol=0.1), rank=4, exclude=["4"], start="kaiming")
+    opt = rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.1, momentum=0.9, schedule=schedule)
+    torch.manual_seed(1)
+    trained(model, opt, 4)
+    other = copy.deepcopy(opt)
+    assert other.model is not model
+    losses = []
+    for each in (opt, other):
+        torch.manual_seed(2)
+        losses.append(trained(each.model, each, 6))
+    assert losses[0] == losses[1]
 
 
 def test_compressing_twice_says_so() -> None:

@@ -108,6 +108,11 @@ class LowRankOptimizer(torch.optim.Optimizer):
         """Whether no window of the amortised schedule is open, in which layers have more singular values than they will keep."""
         return not self._open
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: torch keeps its own part alone."""
+        own = {name: value for name, value in vars(self).items() if "hooks" not in name}
+        return super().__getstate__() | own
+
     def state_dict(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the torch optimizer's state and the place in the window."""
         window = {"steps": self.steps, "position": self.position, "ranks": dict(self._open)}

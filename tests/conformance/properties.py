@@ -260,12 +260,12 @@ def truncation_error(method: Method, kind: str, dtype: torch.dtype, seed: int) -
 def _least(method: Method, spectra: list[Tensor]) -> bool:
     """Whether the ranks that the method's tolerance chooses keep to it, and one less of any mode would not."""
     assert isinstance(method, GalerkinMethod) and method.tol is not None
-    ((*ranks,),) = (method.tolerated(spectra, tuple(len(sigma) for sigma in spectra)),)
-    theta = float(method.tol * spectra[0].norm()) * (1 + 1e-5)
-    within = all(float(sigma[rank:].norm()) <= theta for sigma, rank in zip(spectra, ranks, strict=True))
-    theta = float(method.tol * spectra[0].norm()) * (1 - 1e-5)
+    ranks = method.tolerated(spectra, tuple(len(sigma) for sigma in spectra))
+    theta = float(method.tol * spectra[0].norm())
+    within = all(float(sigma[rank:].norm()) <= theta * (1 + 1e-5) for sigma, rank in zip(spectra, ranks, strict=True))
     least = all(
-        rank <= method.min_rank or float(sigma[rank - 1 :].norm()) > theta for sigma, rank in zip(spectra, ranks, strict=True)
+        rank <= method.min_rank or float(sigma[rank - 1 :].norm()) > theta * (1 - 1e-5)
+        for sigma, rank in zip(spectra, ranks, strict=True)
     )
     return within and least
 
