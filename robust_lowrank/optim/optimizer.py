@@ -16,6 +16,8 @@ from robust_lowrank.methods.base import Ranks, cut, decompose, turns
 from robust_lowrank.optim.allocation import Allocation
 from robust_lowrank.optim.groups import parameter_groups, window_of
 from robust_lowrank.optim.moments import FIRST_MOMENTS, transport
+from robust_lowrank.optim.repeated import unmoved
+from robust_lowrank.optim.slots import can_turn, clear, gradients, joined, require_grad, split
 from robust_lowrank.optim.terms import add_penalty, penalised
 from robust_lowrank.penalties import Penalty
 
@@ -133,7 +135,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self._share()
         self.steps, self.position = window["steps"], window["position"]
         self._open = {name: tuple(ranks) for name, ranks in window["ranks"].items()}
-        _require_grad(self._open_bases(), False)
+        require_grad(self._open_bases(), False)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -158,7 +160,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def finish(self) -> None:
         """Truncate now if a window of the amortised schedule is open: at the end of training, or to look at ranks."""
-        _require_grad(self._open_bases(), True)
+        require_grad(self._open_bases(), True)
         self._contract(self._open)
         self._open, self.position = {}, 0
 
@@ -175,15 +177,15 @@ class LowRankOptimizer(torch.optim.Optimizer):
             loss = self._evaluate(closure)
             self._guided_step()
             return loss
-        with _unmoved(self.model):
+        with unmoved(self.model):
             loss = self._evaluate(closure)
-        self._open = {name: self._expand(name, layer) for name, layer in turning.items() if _turns(layer)}
+        self._open = {name: self._expand(name, layer) for name, layer in turning.items() if can_turn(layer)}
         bases = self._open_bases()
-        _require_grad(bases, False)
+        require_grad(bases, False)
         try:
             rounds = max(layer.method.core_steps for layer in turning.values())
             for left in range(rounds, 0, -1):
-                with _unmoved(self.model) if left > 1 else nullcontext():
+                with unmoved(self.model) if left > 1 else nullcontext():
                     self._evaluate(closure)
                 self._add_core_penalties()
                 if left > 1:
@@ -195,7 +197,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 self._contract(self._open)
             raise
         finally:
-            _require_grad(bases, True)
+            require_grad(bases, True)
             self._open = {}
         return loss
 
@@ -203,7 +205,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         loss = self._evaluate(closure)
         if self.position == 0:
             self._open = self._guided_expansion()
-            _require_grad(self._open_bases(), False)
+            require_grad(self._open_bases(), False)
         else:
             self._add_core_penalties()
         self._inner_step()
@@ -223,7 +225,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         return {
             name: self._expand(name, layer, guided=True)
             for name, layer in self._galerkin().items()
-            if name not in already and _turns(layer)
+            if name not in already and can_turn(layer)
         }
 
     def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
@@ -264,9 +266,13 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     def _inner_step(self) -> None:
         for layer in self._galerkin().values():
-            _clear(layer.bases())  # they turn, or stay
-        moving = [name for name, layer in self.layers.items() if isinstance(layer.method, RetractionMethod) and _moves(layer)]
-        aimed = {name: self._aim(self.layers[name]) for name in moving}
+            clear(layer.bases())  # they turn, or stay
+        aimed = {}
+        for name, layer in self.layers.items():
+            if layer.core.grad is None:
+                clear(layer.bases())  # nor do they move alone
+            elif isinstance(layer.method, RetractionMethod):
+                aimed[name] = self._aim(layer)
         self.inner.step()
         self.allocation.after(self.steps)
         for name, old in aimed.items():
@@ -278,25 +284,25 @@ class LowRankOptimizer(torch.optim.Optimizer):
     def _aim(self, layer: FactoredLayer) -> Factors:
         """Give the inner optimizer the directions as gradients, and zeros as bases, where it leaves the exact increments."""
         parameters = (layer.core, *layer.bases())
-        old = Factors(*_split([parameter.detach().clone() for parameter in parameters]))
-        for parameter, direction in zip(parameters, _joined(layer.method.directions(old, _gradients(layer))), strict=True):
+        old = Factors(*split([parameter.detach().clone() for parameter in parameters]))
+        for parameter, direction in zip(parameters, joined(layer.method.directions(old, gradients(layer))), strict=True):
             parameter.grad = direction
         for basis in layer.bases():
             basis.data = torch.zeros_like(basis)
         states = [self.state.get(parameter, {}) for parameter in parameters]
         for key in FIRST_MOMENTS:
             if all(isinstance(state.get(key), Tensor) for state in states):
-                moments = layer.method.transport(Factors(*_split([state[key] for state in states])), old)
-                for state, moment in zip(states, _joined(moments), strict=True):
+                moments = layer.method.transport(Factors(*split([state[key] for state in states])), old)
+                for state, moment in zip(states, joined(moments), strict=True):
                     state[key] = moment
         return old
 
     def _expand(self, name: str, layer: FactoredLayer, *, guided: bool = False) -> Ranks:
         """Turn a layer's bases; `guided` leaves in the core's slot what this evaluation tells of its gradient there."""
-        old, gradients = layer.factors(), _gradients(layer)
+        old, found = layer.factors(), gradients(layer)
         with _naming(name):
-            new = layer.method.expand(old, gradients, self._lr(layer))
-            gradient = layer.method.core_gradient(old, gradients, new.bases) if guided else None
+            new = layer.method.expand(old, found, self._lr(layer))
+            gradient = layer.method.core_gradient(old, found, new.bases) if guided else None
         self._install(layer, old, new)
         layer.core.grad = gradient
         return tuple(basis.shape[1] for basis in old.bases)
@@ -334,59 +340,9 @@ class LowRankOptimizer(torch.optim.Optimizer):
         return next(float(g["lr"]) for g in self.param_groups if any(p is layer.core for p in g["params"]))
 
 
-def _split(tensors: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    return tensors[0], tuple(tensors[1:])
-
-
-def _joined(factors: Factors) -> tuple[Tensor, ...]:
-    return (factors.core, *factors.bases)
-
-
-def _gradients(layer: FactoredLayer) -> Factors:
-    core, *bases = (_gradient(parameter) for parameter in (layer.core, *layer.bases()))
-    return Factors(core, tuple(bases))
-
-
-def _turns(layer: FactoredLayer) -> bool:
-    """Return whether the core and all bases have gradients."""
-    return all(parameter.grad is not None for parameter in (layer.core, *layer.bases()))
-
-
-def _moves(layer: FactoredLayer) -> bool:
-    """Return whether the core has a gradient; if not, no basis may move by itself."""
-    if layer.core.grad is None:
-        _clear(layer.bases())
-    return layer.core.grad is not None
-
-
-def _clear(parameters: Iterable[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-
-
-def _require_grad(parameters: Iterable[nn.Parameter], wanted: bool) -> None:
-    for parameter in parameters:
-        parameter.requires_grad_(wanted)
-
-
 @contextmanager
 def _naming(layer: str) -> Iterator[None]:
     try:
         yield
     except linalg.FactorisationError as error:
         raise linalg.FactorisationError(f"layer {layer!r}: {error}") from error
-
-
-@contextmanager
-def _unmoved(model: nn.Module) -> Iterator[None]:
-    """Put back the random state and all running statistics after an evaluation that the next one repeats."""
-    statistics = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)):
-        yield
-    for buffer, value in statistics:
-        buffer.copy_(value)

@@ -1,0 +1,18 @@
+"""Evaluations that are repeated within a step, on the same network."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def unmoved(model: nn.Module) -> Iterator[None]:
+    """Put back the random state and all running statistics after an evaluation that the next one repeats."""
+    statistics = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        yield
+    for buffer, value in statistics:
+        buffer.copy_(value)
