@@ -47,6 +47,10 @@ def test_a_lipschitz_certificate_is_stored_and_kept(rlr_eval: Command, runs: Pat
     assert found["certificate"]["curve"][1]["total"] == 20
     assert found["certificate"]["curve"][1]["certified"] == (radii[:20] >= 0.002).sum()
     assert len(records.read_run(Path("LOW")).certificates["lipschitz"].table) == 50
+    place = Path("LOW/certificates/lipschitz.json")
+    stored = json.loads(place.read_text())
+    place.write_text(json.dumps(stored | {"hashes": stored["hashes"] | {"data": "of other images"}}))
+    assert "there already" not in rlr_eval("certify", "LOW", "--n", 50).stderr
     more = rlr_eval("certify", "LOW", "--n", 60, "--radius", 0)
     assert "there already" not in more.stderr
     assert "of 60 examples certified at radius 0" in more.stderr
