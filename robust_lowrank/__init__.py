@@ -29,9 +29,12 @@ from robust_lowrank.methods import Landing as Landing
 from robust_lowrank.methods import LoRA as LoRA
 from robust_lowrank.methods import ProjectedSGD as ProjectedSGD
 from robust_lowrank.methods import RobustDLRT as RobustDLRT
+from robust_lowrank.methods import ScaledLoRA as ScaledLoRA
 from robust_lowrank.methods import SpectralClamp as SpectralClamp
+from robust_lowrank.methods import StelLA as StelLA
 from robust_lowrank.methods import Vanilla as Vanilla
 from robust_lowrank.optim import LowRankOptimizer as LowRankOptimizer
+from robust_lowrank.optim import clip_grad_norm_ as clip_grad_norm_
 from robust_lowrank.penalties import Penalty as Penalty
 from robust_lowrank.ranks import Budget as Budget
 from robust_lowrank.ranks import Rank as Rank

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robust_lowrank.compress import CompressionReport, count_parameters, install, planned
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import Adapter, VanillaConv2d, VanillaLinear, named_factored_layers
-from robust_lowrank.methods import Method, RetractionMethod
+from robust_lowrank.layers import Adapter, FactoredLayer, VanillaConv2d, VanillaLinear, named_factored_layers
+from robust_lowrank.linalg import FactorisationError
+from robust_lowrank.methods import Method
 from robust_lowrank.methods.base import Ranks
 from robust_lowrank.ranks import Dense, RankLike, pattern, weight_tensor
 from robust_lowrank.starts import build, leading_factors, zero_factors
@@ -48,7 +50,7 @@ def adapt(
 
     Source: Hu et al. 2021, arXiv 2106.09685 (LoRA); Schotthöfer et al., ICLR 2025, arXiv 2410.18720 (GeoLoRA).
     """
-    plan = planned(model, method, rank, exclude)
+    plan = planned(model, method, rank, exclude, use="adapter")
     if plan.method.form == "whole":
         raise UserError(f"{plan.method.name} has no low-rank update to add: take compress, or another method")
     if not 0 < alpha < math.inf:
@@ -58,28 +60,46 @@ def adapt(
     for each in patterns:
         if not any(each.fullmatch(name) for name in names):
             raise UserError(f"trainable {each.pattern!r} matches no parameter; there are: {', '.join(names[:8])} ...")
+    updates = {}
+    for name, layer in plan.targets:
+        try:
+            updates[name] = _update(layer, plan.ranks[name], plan.method, alpha)
+        except FactorisationError as error:
+            raise UserError(
+                f"layer {name!r} cannot be adapted by {plan.method.name}: {error}. Exclude it, or take a method without a bound"
+            ) from error
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(each.fullmatch(name) for each in patterns))
     for name, layer in plan.targets:
-        install(model, name, _adapter(layer, plan.ranks[name], plan.method, alpha))
-    updates = dict(named_factored_layers(model))
+        update, scale, taken = updates[name]
+        if taken is not None:
+            layer.weight.data -= taken
+        install(model, name, Adapter(layer, update, alpha=scale))
+    factored = dict(named_factored_layers(model))
     return CompressionReport(
-        ranks={name: layer.rank for name, layer in updates.items()},
+        ranks={name: layer.rank for name, layer in factored.items()},
         kept_dense=plan.kept,
-        moved=dict.fromkeys(updates, 0.0),
+        moved=dict.fromkeys(factored, 0.0),
         parameters=count_parameters(model),
     )
 
 
+class _Update(NamedTuple):
+    """The update of a layer, its factor, and what the frozen weight gives to it."""
+
+    layer: FactoredLayer
+    scale: float
+    taken: Tensor | None
+
+
 @torch.no_grad()
-def _adapter(layer: Dense, ranks: Ranks, method: Method, alpha: float) -> Adapter:
+def _update(layer: Dense, ranks: Ranks, method: Method, alpha: float) -> _Update:
     tensor = weight_tensor(layer, method)
     scale = alpha / ranks[0] if method.adapter else alpha
-    if math.isinf(method.cond_bound) and not isinstance(method, RetractionMethod):
+    if math.isinf(method.cond_bound) and not method.inverts:
         update = build(layer, zero_factors(tensor, ranks), method, bias=False)
         if isinstance(update, VanillaLinear | VanillaConv2d):
             nn.init.kaiming_uniform_(update.B.data.T, a=math.sqrt(5))
-        return Adapter(layer, update, alpha=scale)
+        return _Update(update, scale, None)
     update = build(layer, method.admit(leading_factors(tensor / scale, ranks)), method, bias=False)
-    layer.weight -= (scale * update.dense_weight()).to(layer.weight.dtype)
-    return Adapter(layer, update, alpha=scale)
+    return _Update(update, scale, (scale * update.dense_weight()).to(layer.weight.dtype))

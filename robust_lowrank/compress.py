@@ -12,6 +12,7 @@ from robust_lowrank.layers.conv import conv_shape
 from robust_lowrank.layers.linear import matrix_of
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
+from robust_lowrank.methods.base import Use
 from robust_lowrank.ranks import Candidate, Rank, RankLike, assign_ranks, factored_size, pattern
 from robust_lowrank.records import Parameters
 from robust_lowrank.starts import Start, factor
@@ -73,7 +74,7 @@ def compress(
     """
     if start not in get_args(Start):
         raise unknown_name("start", str(start), get_args(Start))
-    plan = planned(model, method, rank, exclude)
+    plan = planned(model, method, rank, exclude, use="weights" if start == "weights" else "drawn")
     if plan.method.adapter:
         raise UserError(f"{plan.method.name} updates a frozen weight: take adapt, or from scratch a method such as vanilla")
     moved, built = {}, {}
@@ -103,7 +104,7 @@ def plan(
     """
     import pandas as pd
 
-    made = planned(model, method, rank, exclude)
+    made = planned(model, method, rank, exclude, use="weights")
     rows = []
     for name, layer in candidates(model):
         n, m = matrix_of(layer).shape
@@ -133,8 +134,8 @@ class Plan:
     kept: dict[str, str]
 
 
-def planned(model: nn.Module, method: str | Method, rank: RankLike | None, exclude: Sequence[str]) -> Plan:
-    """Return the plan of a compression.
+def planned(model: nn.Module, method: str | Method, rank: RankLike | None, exclude: Sequence[str], *, use: Use) -> Plan:
+    """Return the plan of a compression, its method with the defaults that suit what the factors start from.
 
     Raises:
         UserError: as `compress`.
@@ -143,6 +144,7 @@ def planned(model: nn.Module, method: str | Method, rank: RankLike | None, exclu
     exclude = [exclude] if isinstance(exclude, str) else exclude
     if isinstance(rank, Rank):
         resolved = rank.limit(resolved)
+    resolved = resolved.suited(use)
     targets, kept = targets_of(model, exclude)
     if not targets:
         done = any(named_factored_layers(model))

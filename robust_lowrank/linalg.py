@@ -11,6 +11,8 @@ Retraction = Literal["qr", "polar"]
 
 REFERENCE_FLOOR = 1e-12  # below it the reference value of the clamp is no scale to hold singular values to
 PERTURBATION = 1e-7  # relative size of the noise that gets a stubborn matrix through the SVD
+WELL_CONDITIONED = 10.0  # the norm of a Gram matrix I + D^T D up to which its Cholesky factor is as good as a QR
+LEAST_PART = 100.0  # roundings of its norm that a matrix must have outside a basis for new columns to come from there
 
 
 class FactorisationError(RuntimeError):
@@ -92,6 +94,58 @@ def polar(a: Tensor) -> Tensor:
 
 
 RETRACTIONS = {"qr": qf, "polar": polar}
+
+
+def retract(basis: Tensor, increment: Tensor, retraction: Retraction) -> Tensor:
+    """Return the retraction of an orthonormal basis plus an increment that is perpendicular to it.
+
+    The Gram matrix of the sum is I + D^T D. Unless D is long, its Cholesky factor is the triangle of the QR factorisation, and
+    its inverse root the other half of the polar one; both cost less than the Householder QR of the sum, and give the same.
+    """
+    moved = at_least_float32(basis + increment)
+    square = moved.T @ moved
+    if not bool(square.abs().sum(0).max() <= WELL_CONDITIONED):
+        return RETRACTIONS[retraction](moved)
+    return moved @ _inverse_root(square, retraction)
+
+
+def _inverse_root(square: Tensor, retraction: Retraction) -> Tensor:
+    """Return the triangle R^{-1} with R^T R = A, or the symmetric A^{-1/2}, of a well-conditioned Gram matrix A."""
+    if retraction == "qr":
+        lower = torch.linalg.cholesky_ex(square).L
+        identity = torch.eye(len(square), dtype=square.dtype, device=square.device)
+        return torch.linalg.solve_triangular(lower, identity, upper=False).T
+    values, vectors = torch.linalg.eigh(square)
+    return (vectors * values.rsqrt()) @ vectors.T
+
+
+def extend(basis: Tensor, x: Tensor) -> Tensor:
+    """Return orthonormal columns, an orthonormal basis first, whose span also holds that of `x`; as many as both have, or all.
+
+    The new columns come from `x` without its part in the basis, and are made perpendicular to the basis once more. Where `x`
+    lies in the basis but for rounding, they are those of the Householder QR of both, which completes any columns.
+    """
+    basis, x = at_least_float32(basis), at_least_float32(x)
+    n, r = basis.shape
+    basis = polished(basis)
+    if r == n:
+        return basis
+    if r + x.shape[1] <= n:
+        q, triangle = torch.linalg.qr(project_out(basis, project_out(basis, x)))
+        if bool(triangle.diagonal().abs().min() > LEAST_PART * torch.finfo(x.dtype).eps * x.norm()):
+            q = project_out(basis, q)
+            return torch.cat([basis, q @ _inverse_root(q.T @ q, "qr")], 1)
+    return torch.cat([basis, orth(torch.cat([basis, x], 1))[:, r:]], 1)
+
+
+def polished(basis: Tensor) -> Tensor:
+    """Return U (3 I - U^T U) / 2: columns that are orthonormal but for rounding, without the rounding that has added up in them."""
+    return 1.5 * basis - 0.5 * basis @ (basis.T @ basis)
+
+
+def project_out(basis: Tensor, x: Tensor) -> Tensor:
+    """Return (I - U U^T) x."""
+    return x - basis @ (basis.T @ x)
 
 
 def tangent(g: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -179,6 +233,18 @@ def clamp_spectrum(a: Tensor, tau: float, reference: Reference | float = "rms") 
 def unfold(tensor: Tensor, mode: int) -> Tensor:
     """Return the mode-i unfolding: mode i as rows, the other modes in their order as columns."""
     return tensor.movedim(mode, 0).flatten(1)
+
+
+def fold(matrix: Tensor, mode: int, shape: Sequence[int]) -> Tensor:
+    """Return the tensor of that shape whose mode-i unfolding is the matrix."""
+    others = [size for i, size in enumerate(shape) if i != mode]
+    return matrix.reshape(shape[mode], *others).movedim(0, mode)
+
+
+def row_basis(core: Tensor, mode: int) -> Tensor:
+    """Return Q_i of Mat_i(C) = S_i Q_i^T, a column a row: orthonormal ones that span the rows, and zeros for rows in excess."""
+    q = orth(unfold(core, mode).T)
+    return torch.nn.functional.pad(q, (0, core.shape[mode] - q.shape[1]))
 
 
 def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:

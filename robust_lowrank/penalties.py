@@ -1,4 +1,4 @@
-"""Soft penalties on singular values: RobustDLRT's spread R(S), and SO, DSO, MC and SRIP, which also fix the scale at 1."""
+"""Soft penalties on singular values: RobustDLRT's spread R(S), the condition number's COND, and SO, DSO, MC and SRIP, which also fix the scale at 1."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError, unknown_name
 
-Form = Literal["R", "SO", "DSO", "MC", "SRIP"]
+Form = Literal["R", "COND", "SO", "DSO", "MC", "SRIP"]
 Place = Literal["cores", "weights", "factors"]
 
 SPREAD_FLOOR = 1e-12  # below it all singular values count as equal, and the gradient of R as zero
@@ -53,6 +53,27 @@ def _deviation(s: Tensor) -> Tensor:
     return square - square.diagonal().mean() * identity_like(square)
 
 
+def condition_gap(a: Tensor) -> Tensor:
+    """Return COND = sigma_1^2 / 2 - ||A||^2 / (2 nu), nu the smaller side: zero exactly when all singular values are equal.
+
+    Unlike R it looks at the largest singular value alone, and pulls it down while it lifts the others; where two are largest it has
+    no gradient (methods (65)).
+
+    Example:
+        >>> condition_gap(torch.diag(torch.tensor([2.0, 1.0])))
+        tensor(0.7500)
+
+    Source: Nenov, Haider, Balazs 2024, arXiv 2410.00169.
+    """
+    return linalg.svd(a).sigma[0].square() / 2 - a.square().sum() / (2 * min(a.shape))
+
+
+def condition_gap_gradient(a: Tensor) -> Tensor:
+    """Return sigma_1 u_1 v_1^T - A / nu, one of the subgradients where it is not unique."""
+    u, sigma, vh = linalg.svd(a)
+    return sigma[0] * torch.outer(u[:, 0], vh[0]) - a / min(a.shape)
+
+
 def soft_orthogonality(a: Tensor) -> Tensor:
     """Return SO = ||A - I||^2, A the smaller Gram matrix: the sum of (sigma_i^2 - 1)^2 (methods (60))."""
     square = gram(a)
@@ -84,11 +105,13 @@ def spectral_isometry(a: Tensor) -> Tensor:
 
 FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "R": spread,
+    "COND": condition_gap,
     "SO": soft_orthogonality,
     "DSO": double_soft_orthogonality,
     "MC": mutual_coherence,
     "SRIP": spectral_isometry,
 }
+GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {"R": spread_gradient, "COND": condition_gap_gradient}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +119,7 @@ class Penalty:
     """A term that `LowRankOptimizer` adds to the loss, for networks trained by any method.
 
     Args:
-        form: `R` asks for equal singular values; `SO`, `DSO`, `MC` and `SRIP` ask for singular values of 1.
+        form: `R` and `COND` ask for equal singular values; `SO`, `DSO`, `MC` and `SRIP` ask for singular values of 1.
         weight: the factor before the term.
         on: `cores` of the factored layers, whose singular values with orthonormal bases are those of their weights but for zeros;
             `weights` of the linear layers and convolutions that are dense, or `factors`: the U and V of
@@ -109,7 +132,7 @@ class Penalty:
         >>> [penalty.weight_at(step) for step in (0, 100, 500)]
         [0.01, 0.001, 0.0]
 
-    Source: R: arXiv 2505.08022; the others: Bansal, Chen, Wang, NeurIPS 2018, arXiv 1810.09102.
+    Source: R: arXiv 2505.08022; COND: arXiv 2410.00169; the others: Bansal, Chen, Wang, NeurIPS 2018, arXiv 1810.09102.
     """
 
     form: Form = "R"
@@ -144,8 +167,8 @@ class Penalty:
 
     def gradient(self, a: Tensor) -> Tensor:
         """Return the gradient of `value`, in the shape of the argument."""
-        if self.form == "R":
-            return spread_gradient(linalg.unfold(a, 0)).reshape(a.shape)
+        if (closed := GRADIENTS.get(self.form)) is not None:
+            return closed(linalg.unfold(a, 0)).reshape(a.shape)
         with torch.enable_grad():
             leaf = a.detach().clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.value(leaf), leaf)

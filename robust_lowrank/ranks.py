@@ -15,6 +15,7 @@ from robust_lowrank.methods import GalerkinMethod, Method
 from robust_lowrank.methods.base import Ranks, tucker_ranks
 
 DEFAULT_RANK = 0.25
+FEW_CHANNELS = 4  # filters or channels of a kernel in Tucker form, of which a fraction of the rank leaves no fewer
 Dense = nn.Linear | nn.Conv2d
 
 
@@ -154,7 +155,10 @@ def ranks_of(name: str, layer: Dense, method: Method, rank: int | float) -> Rank
             raise UserError(
                 f"rank = {rank} as a fraction of the full rank must lie in (0, 1]; for a number of ranks write {rank:.0f}"
             )
-        return _clipped(tensor, tuple(math.ceil(rank * size) for size in sizes))
+        ranks = [math.ceil(rank * size) for size in sizes]
+        if tensor.ndim == 4:
+            ranks[:2] = [max(part, min(size, FEW_CHANNELS)) for part, size in zip(ranks[:2], sizes[:2], strict=True)]
+        return _clipped(tensor, tuple(ranks))
     if not 1 <= rank <= full:
         where = "below 1" if rank < 1 else f"above the full rank {full} of its {n} x {m} weight"
         raise UserError(f"rank = {rank} of layer {name!r} is {where}: take 1..{full}, a fraction, or exclude the layer")

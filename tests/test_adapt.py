@@ -133,6 +133,17 @@ def test_wrong_use_leaves_the_network_alone(options: dict, message: str) -> None
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
+def test_a_layer_that_cannot_be_adapted_is_named_and_nothing_has_changed() -> None:
+    net = network()
+    nn.init.zeros_(net.patch.weight)  # no singular values to start a bounded update from
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(UserError, match="'patch'"):
+        adapt(net, method="condlr", rank=2, exclude=["head"])
+    assert not any(isinstance(module, Adapter) for module in net.modules())
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 def test_lora_does_not_train_from_scratch() -> None:
     with pytest.raises(UserError, match="adapt"):
         compress(network(), method="lora", rank=2)
@@ -169,6 +180,18 @@ def test_adalora_cuts_the_triplets_down_to_its_budget_and_resumes(data, tmp_path
     values = torch.cat([layer.core.detach() for _, layer in named_factored_layers(net)])
     assert int((values != 0).sum()) == 9
     assert torch.equal(other(x), net(x))
+
+
+@pytest.mark.parametrize(("interval", "settle"), [(1, 0), (7, 0), (7, 3), (100, 0)])
+def test_adalora_ends_within_its_budget_whatever_the_interval(data, interval: int, settle: int) -> None:
+    net, (x, y) = network(), data
+    adapt(net, method=AdaLoRA(budget=5, steps=20, settle=settle, interval=interval), rank=4, exclude=["head"])
+    opt = LowRankOptimizer(net, torch.optim.AdamW, lr=0.02)
+    for _ in range(20):
+        opt.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        opt.step()
+    assert sum(int((layer.core != 0).sum()) for _, layer in named_factored_layers(net)) == 5
 
 
 def test_adalora_weighs_importance_against_uncertainty() -> None:

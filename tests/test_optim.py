@@ -318,7 +318,7 @@ def test_T22_a_penalty_of_the_cores_is_one_of_the_weights() -> None:
 @pytest.mark.parametrize("form", ["R", "SO", "DSO", "MC", "SRIP"])
 @pytest.mark.parametrize("place", ["cores", "weights", "factors"])
 def test_penalties_fall_where_they_act_and_stop_at_their_milestone(form: str, place: str) -> None:
-    net = network(USV() if place == "factors" else GeoLoRA(tol=0.1))
+    net = network(USV() if place == "factors" else RGD())
     penalty = Penalty(form=form, weight=0.1, on=place, milestones=(30,), decay=(0.0,))  # pyright: ignore[reportArgumentType]
     opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.02, penalties=[penalty])
 

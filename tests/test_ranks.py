@@ -84,7 +84,7 @@ def test_ranks_that_cannot_be_are_refused_with_the_remedy(method, rank, message:
         (lambda: Rank(overrides={"(": 2}), "not a regular expression"),
         (lambda: GeoLoRA(tol=None, budget=8), "shares ranks out"),
         (lambda: GeoLoRA(budget=0), "no integer from 1"),
-        (lambda: compress(net(), method=GeoLoRA(budget=5), rank=2, exclude=["4"]), "below min_rank = 2 for each of 3"),
+        (lambda: compress(net(), method=GeoLoRA(budget=5, min_rank=2), rank=2, exclude=["4"]), "below min_rank = 2 for each of 3"),
         (lambda: CondLR(tau=0.1, cond=1.1), "give one"),
         (lambda: CondLR(cond=0.9), "below 1"),
         (lambda: DLRT(tol=0.1, cond=0.5), "below 1"),

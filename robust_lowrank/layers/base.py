@@ -24,12 +24,14 @@ class FactoredLayer(nn.Module, ABC):
     Attributes:
         method: what trains the factors.
         weight_shape: (n, m) of the weight as a matrix; for a kernel n = F filters and m = Cin * kh * kw.
+        idle: for each basis, how many of its last columns the core gives no weight; from them a rank may grow. () for none.
     """
 
     kind: ClassVar[Literal["linear", "conv", "tucker"]]
     core_name: ClassVar[str]
     basis_names: tuple[str, ...] = ()
     method: Any = None
+    idle: tuple[int, ...] = ()
     bias: nn.Parameter | None
     weight_shape: tuple[int, int]
 
@@ -50,17 +52,25 @@ class FactoredLayer(nn.Module, ABC):
         """Return the factors as tensors that share the layer's memory."""
         return Factors(self.core.detach(), tuple(basis.detach() for basis in self.bases()))
 
-    def set_factors(self, factors: Factors) -> None:
+    def set_factors(self, factors: Factors, *, idle: tuple[int, ...] = ()) -> None:
         """Install factors, of any ranks; the parameters stay the same objects."""
+        self.idle = idle
         for parameter, value in zip((self.core, *self.bases()), (factors.core, *factors.bases), strict=True):
             if parameter.shape != value.shape:
                 _forget_accumulator(parameter)
             parameter.data = value.detach().clone(memory_format=torch.contiguous_format)
 
+    def used_factors(self) -> Factors:
+        """Return the factors without idle columns: the same weight."""
+        core, bases = self.factors()
+        kept = tuple(basis.shape[1] - idle for basis, idle in zip(bases, self.idle or (0,) * len(bases), strict=True))
+        return Factors(core[tuple(map(slice, kept))], tuple(basis[:, :rank] for basis, rank in zip(bases, kept, strict=True)))
+
     @property
     def rank(self) -> int:
         """The number of singular values that the weight matrix can have."""
-        return min(self.core.shape[0], math.prod(self.core.shape[1:]))
+        shape = self.used_factors().core.shape
+        return min(shape[0], math.prod(shape[1:]))
 
     @abstractmethod
     def dense_weight(self) -> Tensor:
@@ -77,7 +87,7 @@ class FactoredLayer(nn.Module, ABC):
     @torch.no_grad()
     def compact(self) -> Tensor:
         """Return a small matrix with the singular values of the weight matrix: the core, unfolded along its first mode."""
-        return linalg.unfold(self.core, 0)
+        return linalg.unfold(self.used_factors().core, 0)
 
     @torch.no_grad()
     def singular_values(self) -> Tensor:

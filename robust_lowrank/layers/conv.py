@@ -107,8 +107,8 @@ class LowRankConv2d(_FactoredConv2d):
 
     def factored_layers(self) -> nn.Sequential:
         """Return the spatial convolution with V^T, then the 1 x 1 convolution with U S."""
-        spatial = conv_layer(self._kernel(self.V.T), None, self.shape.window)
-        return nn.Sequential(spatial, pointwise(self.U @ self.S, self.bias))
+        core, (u, v) = self.used_factors()
+        return nn.Sequential(conv_layer(self._kernel(v.T), None, self.shape.window), pointwise(u @ core, self.bias))
 
 
 class TuckerConv2d(_FactoredConv2d):
@@ -141,12 +141,11 @@ class TuckerConv2d(_FactoredConv2d):
 
     def inference_parameters(self) -> int:
         """Return the least of the chain, its core with whole kernel modes, and the dense kernel."""
-        u1, u2 = self.bases()[:2]
+        u1, u2 = self.used_factors().bases[:2]
         return min(u1.numel() + u2.numel() + u1.shape[1] * u2.shape[1] * math.prod(self.shape.kernel), self.dense_parameters())
 
     def factored_layers(self) -> nn.Sequential:
         """Return the 1 x 1, spatial and 1 x 1 convolutions."""
-        u1, u2 = self.bases()[:2]
-        return nn.Sequential(
-            pointwise(u2.T), conv_layer(spatial_core(self.C, self.bases()), None, self.shape.window), pointwise(u1, self.bias)
-        )
+        core, bases = self.used_factors()
+        spatial = conv_layer(spatial_core(core, bases), None, self.shape.window)
+        return nn.Sequential(pointwise(bases[1].T), spatial, pointwise(bases[0], self.bias))

@@ -1,7 +1,8 @@
 """Forward passes of factored layers whose one backward delivers the projected gradients.
 
 For `y = x V S^T U^T` the slots of (U, S, V) receive (dK, dS, dL) = (G V, U^T G V, G^T U), G being the gradient with respect to
-the weight W = U S V^T, which is never formed (methods (2b)). For a Tucker kernel `W = C x_1 U1 x_2 U2` the slots of the bases
+the weight W = U S V^T, which is never formed (methods (2b)). Where the core is not square, one basis is complete and what its slot
+lacks follows from dS (`fitted`). For a Tucker kernel `W = C x_1 U1 x_2 U2` the slots of the bases
 receive dL/dK_i, where K_i = U_i S_i and Mat_i(C) = S_i Q_i^T. No inverse of the core is taken anywhere.
 """
 
@@ -95,6 +96,21 @@ def _weight_gradient(delta: Tensor, x: Tensor, weight: Tensor, window: Window) -
     return _conv_backward(delta, x, weight, window, wanted=(False, True))[1]
 
 
+def fitted(side: Tensor | None, basis: Tensor) -> Tensor | None:
+    """Return dK or dL with as many columns as its basis has: zeros are added, or what dS tells of a complete basis is left out."""
+    if side is None or side.shape == basis.shape:
+        return side
+    return F.pad(side, (0, basis.shape[1] - side.shape[1]))
+
+
+def unfitted(sides: Sequence[Tensor], core: Tensor, bases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return dK (n, r') and dL (m, r) from their slots and dS (r, r'): U dS where U is complete, V dS^T where V is."""
+    (u, v), (k, side), (rows, columns) = bases, sides, core.shape
+    if rows == columns:
+        return k, side
+    return (u @ core, side[:, :rows]) if rows < columns else (k[:, :columns], v @ core.T)
+
+
 class _LowRankLinear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
@@ -112,9 +128,9 @@ class _LowRankLinear(Function):
         dx = e @ s.to(kind) @ v.to(kind).T if need_x else None
         x, a, e, delta = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (x, a, e, delta))
         dk = (delta.T @ a).to(u.dtype) if need_u else None
-        ds = (e.T @ a).to(s.dtype) if need_s else None
+        ds = (e.T @ a if dk is None else u.T @ dk).to(s.dtype) if need_s else None
         dl = (x.T @ e).to(v.dtype) if need_v else None
-        return dx, dk, ds, dl
+        return dx, fitted(dk, u), ds, fitted(dl, v)
 
 
 class _LowRankConv2d(Function):
@@ -140,10 +156,11 @@ class _LowRankConv2d(Function):
         if need_u:
             dk = _pointwise_weight_gradient(delta, a).to(u.dtype)
         if need_s:
-            ds = _pointwise_weight_gradient(e, a).to(s.dtype)
+            ds = (_pointwise_weight_gradient(e, a) if dk is None else u.T @ dk).to(s.dtype)
         if need_v:
-            dl = _weight_gradient(e, x, filters, ctx.window).flatten(1).T.to(v.dtype)
-        return dx, dk, ds, dl, None, None
+            like = filters if u.shape[1] == v.shape[1] else filters.new_zeros(u.shape[1], *filters.shape[1:])  # its shape alone
+            dl = _weight_gradient(e, x, like, ctx.window).flatten(1).T.to(v.dtype)
+        return dx, fitted(dk, u), ds, fitted(dl, v), None, None
 
 
 class _TuckerConv2d(Function):
@@ -198,5 +215,4 @@ def _mode_products(tensor: Tensor, matrices: Mapping[int, Tensor]) -> Tensor:
 
 def _orthogonalised(c: Tensor, mode: int) -> Tensor:
     """Return the core whose mode-i unfolding is Q_i^T, where Mat_i(C) = S_i Q_i^T."""
-    q = linalg.orth(linalg.unfold(c, mode).T)
-    return q.T.reshape(c.shape[mode], *(size for i, size in enumerate(c.shape) if i != mode)).movedim(0, mode)
+    return linalg.fold(linalg.row_basis(c, mode).T, mode, c.shape)

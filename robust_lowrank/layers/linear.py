@@ -43,7 +43,8 @@ class LowRankLinear(FactoredLayer):
 
     def factored_layers(self) -> nn.Sequential:
         """Return `nn.Linear(m, r)` with V^T, then `nn.Linear(r, n)` with U S."""
-        return nn.Sequential(linear_layer(self.V.T, None), linear_layer(self.U @ self.S, self.bias))
+        core, (u, v) = self.used_factors()
+        return nn.Sequential(linear_layer(v.T, None), linear_layer(u @ core, self.bias))
 
 
 def linear_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -12,8 +12,10 @@ from robust_lowrank.methods.dlrt import DLRT as DLRT
 from robust_lowrank.methods.geolora import RGD as RGD
 from robust_lowrank.methods.geolora import GeoLoRA as GeoLoRA
 from robust_lowrank.methods.lora import LoRA as LoRA
+from robust_lowrank.methods.lora import ScaledLoRA as ScaledLoRA
 from robust_lowrank.methods.robust_dlrt import RobustDLRT as RobustDLRT
 from robust_lowrank.methods.spectral_clamp import SpectralClamp as SpectralClamp
+from robust_lowrank.methods.stella import StelLA as StelLA
 from robust_lowrank.methods.stiefel import CayleySGD as CayleySGD
 from robust_lowrank.methods.stiefel import Landing as Landing
 from robust_lowrank.methods.stiefel import ProjectedSGD as ProjectedSGD
@@ -25,7 +27,7 @@ from robust_lowrank.methods.vanilla import Vanilla as Vanilla
 LOW_RANK = (CondLR, DLRT, TDLRT, GeoLoRA, RobustDLRT, RGD, Vanilla, USV, SVD)
 WHOLE = (ProjectedSGD, CayleySGD, Landing, SpectralClamp)
 METHODS: dict[str, type[Method]] = {method.name: method for method in (*LOW_RANK, *WHOLE)}
-ADAPTERS: dict[str, type[Method]] = {method.name: method for method in (LoRA, AdaLoRA)}  # they only update frozen weights
+ADAPTERS: dict[str, type[Method]] = {method.name: method for method in (LoRA, ScaledLoRA, AdaLoRA, StelLA)}  # they only update frozen weights
 
 
 def resolve(method: str | Method) -> Method:

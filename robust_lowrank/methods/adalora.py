@@ -24,7 +24,8 @@ class AdaLoRA(Method):
     """Train W_pre + P diag(lambda) Q^T with soft orthonormality, and zero the least important triplets of all layers together.
 
     The number of triplets that count falls from those of the start to `budget` along a cubic, between the steps `warmup` and
-    `steps - settle`; every `interval` steps the others' lambda is set to zero, from where they may come back.
+    `steps - settle`; every `interval` steps the others' lambda is set to zero, from where they may come back. With the last of the
+    falling steps the choice is made for good.
 
     Args:
         budget: triplets of all layers together at the end.

@@ -8,18 +8,26 @@ left to the optimizer. No method ever sees a layer or a network.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from robust_lowrank import linalg
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.layers.base import Factors
+from robust_lowrank.methods import tangent
 
 Gradients = Factors  # (dS, (dK, dL)) in the slots of (S, (U, V))
 Ranks = tuple[int, ...]
+SPARE = 1  # directions that a layer whose rank adapts keeps beyond those of its tolerance
+ROUNDINGS = 10.0  # of its norm, which are no part of a weight
+IDLE = 0.1  # of the tolerance: the size below which such a direction has no part in the weight
+
+Use = Literal["weights", "drawn", "adapter"]  # what factors start from: trained weights, random draws, or nothing, beside a weight
+TOLERANCES: dict[Use, float] = {"weights": 0.1, "drawn": 0.03, "adapter": 0.1}
+
 Form = Literal["matrix", "channels", "tucker", "whole", "pair", "triple", "diagonal"]
 
 
@@ -36,6 +44,7 @@ class Method:
 
     name: ClassVar[str]
     ranked: ClassVar[bool] = True  # False: weights stay whole, at full rank
+    inverts: ClassVar[bool] = False  # whether a step divides by the core, which then cannot be zero
     adapter: ClassVar[bool] = False  # True: only an update of a frozen weight, scaled by alpha / r
 
     @property
@@ -56,13 +65,23 @@ class Method:
     def check(self, layers: int) -> None:
         """Raise a `UserError` if so many layers cannot be trained together."""
 
+    def suited(self, use: Use) -> "Method":
+        """Return the method with the defaults that suit what its factors start from."""
+        return self
+
     def admit(self, factors: Factors) -> Factors:
         """Return the nearest factors that the method's constraint allows."""
         return factors
 
 
 class RetractionMethod(Method, ABC):
-    """A method that moves all factors together from one evaluation."""
+    """A method that moves all factors together from one evaluation.
+
+    Attributes:
+        elementwise: whether the optimizer keeps moments of the factors' entries whatever it is asked for.
+    """
+
+    elementwise: ClassVar[bool] = False
 
     @abstractmethod
     def directions(self, factors: Factors, gradients: Gradients) -> Factors:
@@ -77,26 +96,44 @@ class RetractionMethod(Method, ABC):
         return moments
 
 
+class Kept(NamedTuple):
+    """The ranks at which a layer is cut: those it keeps, and those of them that its weight has; the rest is idle."""
+
+    ranks: Ranks
+    used: Ranks
+
+
 @dataclass(frozen=True, kw_only=True)
 class GalerkinMethod(Method, ABC):
     """A method that turns the bases and moves the core between them.
 
+    Where the rank adapts, a layer keeps one direction more than its tolerance asks for, from which the rank may grow: inside the
+    tangent space it is of first order in the step, outside of second. Below a tenth of the tolerance it is *idle*: its weight
+    waits in the optimizer until it is worth more.
+
     Args:
-        tol: relative truncation tolerance; `None` keeps the rank.
+        tol: relative truncation tolerance; `None` keeps the rank, "auto" is 0.03 for weights that are trained from scratch, 0.1 else.
         min_rank: rank below which truncation never goes.
         max_rank: rank above which truncation never leaves a layer.
         cond: condition number at which the spectrum is clamped after truncation; `None` lets it be.
+        threshold: what `tol` is relative to: the norm of each `layer`, or the root mean square of those of all in the `network`, so
+            that a layer which needs no rank gets none; `None` takes the network for adapters, which start from nothing, else layers.
     """
 
     core_steps: ClassVar[int] = 0
     window: ClassVar[int] = 0
-    tol: float | None = None
-    min_rank: int = 2
+    tol: float | Literal["auto"] | None = None
+    min_rank: int = 1
     max_rank: int | None = None
     cond: float | None = None
+    threshold: Literal["layer", "network"] | None = None
 
     def __post_init__(self) -> None:
-        if self.tol is not None and not 0 <= self.tol < 1:
+        if isinstance(self.tol, str) and self.tol != "auto":
+            raise unknown_name("tol", self.tol, ("auto",))
+        if self.threshold not in ("layer", "network", None):
+            raise unknown_name("threshold", str(self.threshold), ("layer", "network"))
+        if isinstance(self.tol, float | int) and not 0 <= self.tol < 1:
             raise UserError(f"tol = {self.tol} is outside [0, 1): it is the part of the weight's norm that truncation may drop")
         for name, value in (("min_rank", self.min_rank), ("max_rank", self.max_rank)):
             if value is not None and not isinstance(value, int):
@@ -116,6 +153,22 @@ class GalerkinMethod(Method, ABC):
         return math.inf if self.cond is None else self.cond
 
     @property
+    def adaptive(self) -> bool:
+        """Whether truncation chooses the ranks."""
+        return self.tol is not None
+
+    @property
+    def tolerance(self) -> float:
+        """The tolerance in force."""
+        assert self.tol is not None
+        return TOLERANCES["weights"] if self.tol == "auto" else self.tol
+
+    def suited(self, use: Use) -> "GalerkinMethod":
+        """Return the method with its tolerance and its threshold chosen for what its factors start from."""
+        tol = TOLERANCES[use] if self.tol == "auto" else self.tol
+        return replace(self, tol=tol, threshold=self.threshold or ("network" if use == "adapter" else None))
+
+    @property
     def evaluations(self) -> int:
         """One in the old bases, and one for each core step in the new ones."""
         return 1 + self.core_steps
@@ -125,34 +178,76 @@ class GalerkinMethod(Method, ABC):
         """The least number of core steps between two truncations of the amortised schedule."""
         return min(1, self.core_steps)
 
-    @abstractmethod
-    def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Factors:
-        """Return the core between the new bases; the weight is the same if the new bases hold the old ones."""
+    def expand(self, factors: Factors, direction: Factors, lr: float) -> Factors:
+        """Return the core in the new bases, turned by a direction; the weight is the same if the new bases hold the old ones."""
+        return augment(factors, direction)
 
-    @abstractmethod
-    def core_gradient(self, factors: Factors, gradients: Gradients, bases: tuple[Tensor, ...]) -> Tensor | None:
-        """Return what the evaluation at `factors` tells of the core's gradient in new bases, if the core shall move by it."""
+    def core_direction(self, factors: Factors, direction: Factors, bases: tuple[Tensor, ...], *, outside: float) -> Tensor | None:
+        """Return what the evaluation at `factors` tells of the core's direction in new bases, if the core shall move by it."""
+        return tangent.core_between(direction, factors, bases, outside=outside)
 
-    def core_penalty(self, core: Tensor) -> Tensor | None:
-        """Return the gradient of a term that the method itself adds to the loss for the core's steps."""
-        return None
+    def core_penalty(self, core: Tensor, used: Ranks) -> Tensor | None:
+        """Return the gradient of a term that the method itself adds to the loss for the core's steps.
 
-    def choose(self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks]) -> list[Ranks]:
-        """Return the ranks at which to cut each layer, from the singular values of every mode and the ranks before the step.
+        Args:
+            used: the ranks of the weight before its bases turned, whose directions come first.
+        """
 
-        A layer whose singular values are all zero keeps its ranks.
+    def choose(self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks]) -> list[Kept]:
+        """Return the ranks at which to cut each layer, from its singular values and the ranks before the step.
+
+        A matrix has one spectrum, a kernel in Tucker form one for each mode with a basis. A layer whose singular values are all zero keeps its ranks.
         """
         if self.tol is None:
-            return list(before)
-        return [self.tolerated(layer, ranks) for layer, ranks in zip(spectra, before, strict=True)]
+            return [Kept(ranks, ranks) for ranks in before]
+        chosen = []
+        for layer, ranks, theta in zip(spectra, before, self.thresholds(spectra), strict=True):
+            if not bool(layer[0][0] > 0):
+                chosen.append(Kept(ranks, ranks))
+                continue
+            modes = [self.kept(sigma, theta, mode) for mode, sigma in enumerate(layer)]
+            chosen.append(Kept(*(tuple(found) for found in zip(*(modes * 2 if len(modes) == 1 else modes), strict=True))))
+        return chosen
 
-    def tolerated(self, spectra: Sequence[Tensor], before: Ranks) -> Ranks:
-        """Return the least ranks of one layer whose tail norms are at most `tol` times its norm (methods (4))."""
-        assert self.tol is not None
-        theta = self.tol * spectra[0].norm()
-        if not bool(spectra[0][0] > 0):
-            return before
-        return tuple(linalg.truncation_rank(s, theta, minimum=self.min_rank, maximum=self.max_rank) for s in spectra)
+    def thresholds(self, spectra: Sequence[Sequence[Tensor]]) -> list[float]:
+        """Return how much of each layer's norm may be cut (methods (4)): what is but rounding always."""
+        norms = [float(layer[0].norm()) for layer in spectra]
+        scales = [math.sqrt(sum(norm**2 for norm in norms) / len(norms))] * len(norms) if self.threshold == "network" else norms
+        rounded = [ROUNDINGS * torch.finfo(layer[0].dtype).eps * norm for layer, norm in zip(spectra, norms, strict=True)]
+        return [max(self.tolerance * scale, least) for scale, least in zip(scales, rounded, strict=True)]
+
+    def kept(self, sigma: Tensor, theta: float, mode: int) -> tuple[int, int]:
+        """Return how many singular values of a mode are kept, and how many of them are in use, at the threshold `theta`."""
+        limit = len(sigma) if self.max_rank is None else min(self.max_rank, len(sigma))
+        needed = self.needed(sigma, theta)
+        if self.cond is not None and mode == 0:
+            used = min(used_under_bound(sigma, self.cond, minimum=self.min_rank), limit) if self.tolerance else needed
+            return min(used + SPARE, limit), used
+        kept = min(needed + SPARE, limit)
+        used = linalg.truncation_rank(sigma, IDLE * theta, minimum=self.min_rank, maximum=kept)
+        return kept, max(1, min(used, int((sigma > 0).sum())))
+
+    def needed(self, sigma: Tensor, theta: float) -> int:
+        """Return the least rank whose tail norm is at most `theta`, within the method's limits (methods (4))."""
+        return linalg.truncation_rank(sigma, theta, minimum=self.min_rank, maximum=self.max_rank)
+
+    def present(self, core: Tensor, used: Ranks) -> tuple[Tensor, Tensor]:
+        """Return a truncated core as the weight has it, without what is idle and clamped to `cond`, and as the optimizer keeps it.
+
+        The clamp lifts singular values in the weight alone: the optimizer goes on from those that training gave, clamped from above,
+        so that a direction which is not needed sinks and is cut.
+        """
+        block = core[tuple(map(slice, used))]
+        shown, kept = block, block
+        if self.cond is not None and bool(block.norm() > 0):
+            u, sigma, vh = linalg.svd(linalg.unfold(block, 0))
+            clamped = torch.where(sigma > 0, linalg.clamp_values(sigma, self.cond - 1, "exact"), 0.0)
+            shown = ((u * clamped) @ vh).reshape(block.shape)
+            kept = ((u * torch.minimum(sigma, clamped)) @ vh).reshape(block.shape) if self.tol is not None else shown
+        weight, memory = torch.zeros_like(core), core.clone()
+        weight[tuple(map(slice, used))] = shown
+        memory[tuple(map(slice, used))] = kept
+        return weight, memory
 
     def admit(self, factors: Factors) -> Factors:
         """Return the factors with the spectrum clamped to `cond` by the exact projection (methods (17))."""
@@ -161,12 +256,38 @@ class GalerkinMethod(Method, ABC):
         return factors._replace(core=clamp_core(factors.core, self.cond - 1, "exact"))
 
 
-def augment(factors: Factors, gradients: Gradients) -> Factors:
-    """Return the same weight in the bases orth([U_i | dK_i]) (DLRT (36), TDLRT (40)-(41)); no column is ever dropped."""
-    bases = tuple(
-        linalg.orth(torch.cat([basis, gradient], 1)) for basis, gradient in zip(factors.bases, gradients.bases, strict=True)
-    )
-    return Factors(change_bases(factors, bases), bases)
+def used_under_bound(sigma: Tensor, cond: float, *, minimum: int) -> int:
+    """Return how many singular values a weight with a bounded condition number has.
+
+    A weight has singular values between two bounds, and zeros. One that is nearer to zero than to the lower bound is taken for zero:
+    training has pressed it down against the clamp, or has not yet made enough of it.
+    """
+    lower = 1 - linalg.half_width(cond - 1)
+    used = int((sigma > 0).sum())
+    while used > minimum and float(sigma[used - 1]) < float(linalg.reference_value(sigma[:used], cond - 1, "exact")) * lower / 2:
+        used -= 1
+    return used
+
+
+def off_diagonal_factor(window: int) -> float:
+    """Return by what the core's blocks into new bases are multiplied on the batch that turns them (methods (78)).
+
+    The others of a window see these directions too, but not the ones that they would have turned the bases to.
+    """
+    return 2.0 if window == 1 else math.sqrt(window + 1)
+
+
+def augment(factors: Factors, direction: Factors) -> Factors:
+    """Return the same weight in bases that hold the old ones and a direction's (DLRT (36), TDLRT (40)-(41)); none is dropped."""
+    bases = tuple(linalg.extend(basis, side) for basis, side in zip(factors.bases, direction.bases, strict=True))
+    added = [new.shape[1] - old.shape[1] for old, new in zip(factors.bases, bases, strict=True)]
+    return Factors(padded(factors.core, added), bases)
+
+
+def padded(core: Tensor, added: Sequence[int]) -> Tensor:
+    """Return a core with zeros for so many new columns of its bases."""
+    widths = [width for size in (*added, *(0,) * (core.ndim - len(added))) for width in (size, 0)]
+    return torch.nn.functional.pad(core, widths[::-1])
 
 
 def change_bases(factors: Factors, bases: tuple[Tensor, ...]) -> Tensor:
@@ -179,22 +300,11 @@ def turns(old: Sequence[Tensor], new: Sequence[Tensor]) -> list[Tensor]:
     return [after.T @ before for before, after in zip(old, new, strict=True)]
 
 
-def tangent_gradient(factors: Factors, gradients: Gradients, bases: tuple[Tensor, ...]) -> Tensor:
-    """Return U_hat^T P_T(G) V_hat = A dL^T V_hat + U_hat^T dK B^T - A dS B^T, with A = U_hat^T U and B = V_hat^T V.
-
-    In a basis that starts with U and V it is the core gradient with the unknown block set to zero (methods (48b)).
-    """
-    u_hat, v_hat = bases
-    ds, (dk, dl) = gradients
-    a, b = turns(factors.bases, bases)
-    return torch.addmm(a @ (dl.T @ v_hat), u_hat.T @ dk - a @ ds, b.T)
-
-
 def decompose(factors: Factors) -> tuple[linalg.SVD, ...]:
-    """Return the SVD of the core for each of its modes that has a basis: of its unfoldings, or twice that of the matrix."""
+    """Return the SVD of a matrix's core, or those of a kernel's core unfolded along each mode that has a basis."""
     core, bases = factors
     if core.ndim == 2:
-        return (linalg.svd(core),) * 2
+        return (linalg.svd(core),)
     return tuple(linalg.svd(linalg.unfold(core, mode)) for mode in range(len(bases)))
 
 

@@ -37,6 +37,7 @@ class CondLR(RetractionMethod):
     """
 
     name: ClassVar[str] = "condlr"
+    inverts: ClassVar[bool] = True
     tau: float | None = None
     precond: Preconditioner = "exact"
     reference: linalg.Reference = "rms"
@@ -82,30 +83,24 @@ class CondLR(RetractionMethod):
         else:
             scale = repo_scale(s, self.bound) if self.precond == "repo" else 1.0
             d_u, d_v = scale * dk @ s.T, scale * dl @ s
-        return Factors(ds, (project_out(u, d_u), project_out(v, d_v)))
+        return Factors(ds, (linalg.project_out(u, d_u), linalg.project_out(v, d_v)))
 
     def retract(self, factors: Factors, increments: Factors) -> Factors:
         """Return the retracted bases (21) and the clamped core (23)."""
-        retraction = linalg.RETRACTIONS[self.retraction]
         moved = tuple(
-            retraction(basis + project_out(basis, increment))
+            linalg.retract(basis, linalg.project_out(basis, increment), self.retraction)
             for basis, increment in zip(factors.bases, increments.bases, strict=True)
         )
         return self.admit(Factors(factors.core + increments.core, moved))
 
     def transport(self, moments: Factors, factors: Factors) -> Factors:
         """Return the moments of the bases projected on the horizontal space (7); that of the core stays."""
-        return moments._replace(bases=tuple(project_out(basis, m) for basis, m in zip(factors.bases, moments.bases, strict=True)))
-
-
-def project_out(basis: Tensor, x: Tensor) -> Tensor:
-    """Return (I - U U^T) x."""
-    return x - basis @ (basis.T @ x)
+        return moments._replace(bases=tuple(linalg.project_out(basis, m) for basis, m in zip(factors.bases, moments.bases, strict=True)))
 
 
 def right_solve(a: Tensor, s: Tensor) -> Tensor:
-    """Return a S^{-1}; on the constraint set S is as well conditioned as the clamp makes it."""
-    return torch.linalg.solve_ex(s, a, left=False).result
+    """Return a S^{-1}; on the constraint set S is as well conditioned as the clamp makes it, so its inverse loses nothing."""
+    return a @ torch.linalg.inv_ex(s).inverse
 
 
 def repo_scale(s: Tensor, tau: float) -> Tensor:

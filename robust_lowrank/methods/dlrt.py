@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import GalerkinMethod, Gradients, augment, change_bases, tangent_gradient
+from robust_lowrank.methods.base import GalerkinMethod, change_bases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +36,18 @@ class DLRT(GalerkinMethod):
         """None are needed where the tangent gradient already moves the core, which makes the step GeoLoRA's."""
         return 1 if self.tol is None else 0
 
-    def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Factors:
+    def expand(self, factors: Factors, direction: Factors, lr: float) -> Factors:
         """Return the core in the augmented bases (36), or at fixed rank in those of the moved K and L (34)."""
-        return move_bases(factors, gradients, lr) if self.tol is None else augment(factors, gradients)
+        return move_bases(factors, direction, lr) if self.tol is None else super().expand(factors, direction, lr)
 
-    def core_gradient(self, factors: Factors, gradients: Gradients, bases: tuple[Tensor, ...]) -> Tensor | None:
-        """Return the tangent projection's (48b); at fixed rank nothing, for the bases have moved by this gradient."""
-        return None if self.tol is None else tangent_gradient(factors, gradients, bases)
+    def core_direction(self, factors: Factors, direction: Factors, bases: tuple[Tensor, ...], *, outside: float) -> Tensor | None:
+        """Return the tangent projection's (48b); at fixed rank nothing, for the bases have moved by this direction."""
+        return None if self.tol is None else super().core_direction(factors, direction, bases, outside=outside)
 
 
-def move_bases(factors: Factors, gradients: Gradients, lr: float) -> Factors:
+def move_bases(factors: Factors, direction: Factors, lr: float) -> Factors:
     """Return the core in the bases orth(K - lr dK) and orth(L - lr dL) (32)-(34), with K = U S and L = V S^T."""
     s, (u, v) = factors
-    dk, dl = gradients.bases
+    dk, dl = direction.bases
     bases = (linalg.orth(u @ s - lr * dk), linalg.orth(v @ s.T - lr * dl))
     return Factors(change_bases(factors, bases), bases)

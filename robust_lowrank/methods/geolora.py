@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import GalerkinMethod, Gradients, Ranks, augment, tangent_gradient
+from robust_lowrank.methods.base import SPARE, GalerkinMethod, Kept, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ class GeoLoRA(GalerkinMethod):
     """
 
     name: ClassVar[str] = "geolora"
-    tol: float | None = 0.1
+    tol: float | Literal["auto"] | None = "auto"
     budget: int | None = None
 
     def __post_init__(self) -> None:
@@ -51,23 +50,24 @@ class GeoLoRA(GalerkinMethod):
                 f"budget = {self.budget} is below min_rank = {self.min_rank} for each of {layers} layers: raise it or lower that"
             )
 
-    def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Factors:
-        """Return the core in the augmented bases (47)."""
-        return augment(factors, gradients)
+    def choose(self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks]) -> list[Kept]:
+        """Return the ranks that the tolerance allows, cut down to the budget.
 
-    def core_gradient(self, factors: Factors, gradients: Gradients, bases: tuple[Tensor, ...]) -> Tensor | None:
-        """Return P_T(G) in the augmented bases (48b)."""
-        return tangent_gradient(factors, gradients, bases)
-
-    def choose(self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks]) -> list[Ranks]:
-        """Return the ranks that the tolerance allows, cut down to the budget."""
+        The direction that each layer keeps beyond its own is one of the budget's, where that has room for it: by it a layer may
+        outgrow another, and take over its place.
+        """
         allowed = super().choose(spectra, before)
-        if self.budget is None:
+        if self.budget is None or self.tol is None:
             return allowed
+        spare = SPARE if self.budget >= len(spectra) * (self.min_rank + SPARE) else 0
+        sizes = [min(kept.ranks) for kept in allowed]
         counts = within_budget(
-            [layer[0][: min(ranks)] for layer, ranks in zip(spectra, allowed, strict=True)], self.budget, self.min_rank
+            [layer[0][:size] for layer, size in zip(spectra, sizes, strict=True)], self.budget - spare * len(spectra), self.min_rank
         )
-        return [(count, count) for count in counts]
+        return [
+            Kept((rank := min(count + spare, size),) * 2, (min(rank, *kept.used),) * 2)
+            for count, size, kept in zip(counts, sizes, allowed, strict=True)
+        ]
 
 
 def within_budget(spectra: Sequence[Tensor], budget: int, minimum: int) -> list[int]:
@@ -92,7 +92,7 @@ class RGD(GeoLoRA):
     """
 
     name: ClassVar[str] = "rgd"
-    tol: float | None = None
+    tol: float | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,14 +1,14 @@
 """RobustDLRT: rank-adaptive DLRT whose core steps also pay for the spread of the singular values."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import Form, GalerkinMethod, Gradients, augment, tangent_gradient, turns
+from robust_lowrank.methods.base import Form, GalerkinMethod, Ranks
 from robust_lowrank.penalties import spread_gradient
 
 
@@ -34,7 +34,7 @@ class RobustDLRT(GalerkinMethod):
     """
 
     name: ClassVar[str] = "robust-dlrt"
-    tol: float | None = 0.1
+    tol: float | Literal["auto"] | None = "auto"
     beta: float = 0.05
     core_steps: int = 10  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -57,16 +57,10 @@ class RobustDLRT(GalerkinMethod):
         """Matrices, and Tucker factors of a kernel's channels."""
         return "channels"
 
-    def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Factors:
-        """Return the core in the augmented bases (57)."""
-        return augment(factors, gradients)
-
-    def core_gradient(self, factors: Factors, gradients: Gradients, bases: tuple[Tensor, ...]) -> Tensor | None:
-        """Return the tangent projection's for a matrix; for a kernel the old bases' with zeros elsewhere."""
-        if factors.core.ndim == 2:
-            return tangent_gradient(factors, gradients, bases)
-        return linalg.multi_product(gradients.core, turns(factors.bases, bases))
-
-    def core_penalty(self, core: Tensor) -> Tensor | None:
-        """Return beta grad R (52)."""
-        return self.beta * spread_gradient(linalg.unfold(core, 0)).reshape(core.shape)
+    def core_penalty(self, core: Tensor, used: Ranks) -> Tensor | None:
+        """Return beta grad R (52) of the part of the core between the bases that were turned."""
+        block = tuple(map(slice, used))
+        spread = spread_gradient(linalg.unfold(core[block], 0)).reshape(core[block].shape)
+        gradient = torch.zeros_like(core)
+        gradient[block] = self.beta * spread
+        return gradient

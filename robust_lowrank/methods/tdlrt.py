@@ -3,12 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from torch import Tensor
-
-from robust_lowrank import linalg
 from robust_lowrank.errors import unknown_name
-from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import Form, GalerkinMethod, Gradients, augment, turns
+from robust_lowrank.methods.base import Form, GalerkinMethod
 
 Modes = Literal["channels", "all"]
 
@@ -35,7 +31,7 @@ class TDLRT(GalerkinMethod):
     name: ClassVar[str] = "tdlrt"
     core_steps: ClassVar[int] = 1
     window: ClassVar[int] = 1
-    tol: float | None = 0.1
+    tol: float | Literal["auto"] | None = "auto"
     modes: Modes = "channels"
 
     def __post_init__(self) -> None:
@@ -47,11 +43,3 @@ class TDLRT(GalerkinMethod):
     def form(self) -> Form:
         """Tucker, of the channels or of all modes."""
         return "tucker" if self.modes == "all" else "channels"
-
-    def expand(self, factors: Factors, gradients: Gradients, lr: float) -> Factors:
-        """Return the core in the augmented bases (40)-(41)."""
-        return augment(factors, gradients)
-
-    def core_gradient(self, factors: Factors, gradients: Gradients, bases: tuple[Tensor, ...]) -> Tensor | None:
-        """Return the core's gradient in the old bases, with zeros where only the new ones reach."""
-        return linalg.multi_product(gradients.core, turns(factors.bases, bases))

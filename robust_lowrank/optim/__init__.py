@@ -1,4 +1,5 @@
 """Optimizers for factored networks."""
 
-from robust_lowrank.optim.moments import transport as transport
+from robust_lowrank.optim.clipping import clip_grad_norm_ as clip_grad_norm_
+from robust_lowrank.optim.elementwise import transport as transport
 from robust_lowrank.optim.optimizer import LowRankOptimizer as LowRankOptimizer

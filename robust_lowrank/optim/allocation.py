@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.methods.adalora import AdaLoRA, Sensitivity, kept_triplets, triplet_scores
@@ -18,6 +18,7 @@ class Allocation:
     def __init__(self, model: nn.Module) -> None:
         self.layers = {name: layer for name, layer in named_factored_layers(model) if isinstance(layer.method, AdaLoRA)}
         self.sensitivity: dict[str, tuple[Sensitivity, ...]] = {}
+        self.chosen: dict[str, Tensor] = {}  # the triplets that count at the end of the training
 
     def penalise(self) -> None:
         """Add the gradients of the penalty."""
@@ -43,19 +44,27 @@ class Allocation:
     def _allocate(self, method: AdaLoRA, step: int) -> None:
         first = sum(layer.core.numel() for layer in self.layers.values())
         count = method.allowed(step, first)
-        if step % method.interval or count >= first:
+        ends = step >= method.steps - method.settle - 1
+        if count >= first or (step % method.interval and not ends):
             return
-        kept = kept_triplets([triplet_scores(*self.sensitivity[name]) for name in self.layers], count)
-        for layer, mask in zip(self.layers.values(), kept, strict=True):
-            layer.core.data *= mask
+        kept = self.chosen
+        if not kept:
+            masks = kept_triplets([triplet_scores(*self.sensitivity[name]) for name in self.layers], count)
+            kept = dict(zip(self.layers, masks, strict=True))
+        if ends:
+            self.chosen = kept
+        for name, layer in self.layers.items():
+            layer.core.data *= kept[name]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sensitivities as plain tensors."""
-        return {name: [tuple(factor) for factor in factors] for name, factors in self.sensitivity.items()}
+        """Return the sensitivities, and the final choice if it is made, as plain tensors."""
+        sensitivity = {name: [tuple(factor) for factor in factors] for name, factors in self.sensitivity.items()}
+        return {"sensitivity": sensitivity, "chosen": dict(self.chosen)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the sensitivities that `state_dict` returned."""
+        """Take up what `state_dict` returned."""
         self.sensitivity = {
             name: tuple(Sensitivity(*(part.to(self.layers[name].core.device) for part in factor)) for factor in factors)
-            for name, factors in state.items()
+            for name, factors in state["sensitivity"].items()
         }
+        self.chosen = {name: mask.to(self.layers[name].core.device) for name, mask in state["chosen"].items()}

@@ -1,40 +1,46 @@
-"""What becomes of an optimizer's state of a core when its bases turn."""
+"""Who moves a factored layer, and in which coordinates the optimizer's state of it is kept."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from robust_lowrank import linalg
-
-FIRST_MOMENTS = ("momentum_buffer", "exp_avg", "grad_avg")
-SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
+from robust_lowrank.layers.base import FactoredLayer, Factors
 
 
-def transport(state: dict[str, Any], shape: torch.Size, maps: Sequence[Tensor]) -> dict[str, Any]:
-    """Return an optimizer's state of a core after a change of bases, map i being U_i,new^T U_i,old.
+class Moments(ABC):
+    """Moves factored layers by what a torch optimizer makes of their gradients.
 
-    First moments turn with the core (methods (6)), which is exact for momentum SGD. Second moments turn by the squared entries, and
-    rows and columns that an augmentation has added start at the old mean (methods (8)). A state with anything else is dropped.
+    Attributes:
+        whole: whether the step of a core alone takes in the gradients of its bases too.
     """
-    moved = {}
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or (value.shape != shape and value.numel() == 1):
-            moved[key] = value
-        elif key in FIRST_MOMENTS and value.shape == shape:
-            moved[key] = linalg.multi_product(value, maps)
-        elif key in SECOND_MOMENTS and value.shape == shape:
-            moved[key] = _transport_squares(value, maps)
-        else:
-            return {}
-    return moved
 
+    whole: bool
 
-def _transport_squares(value: Tensor, maps: Sequence[Tensor]) -> Tensor:
-    squares = linalg.multi_product(value, [each.square() for each in maps])
-    fresh = torch.zeros_like(squares, dtype=torch.bool)
-    for mode, each in enumerate(maps):
-        if each.shape[0] > each.shape[1]:
-            fresh.movedim(mode, 0)[each.shape[1] :] = True
-    return torch.where(fresh, value.mean(), squares)
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+
+    @abstractmethod
+    def direction(self, layer: FactoredLayer, *, keep: bool) -> Factors:
+        """Return the tangent vector against which a layer shall move; with `keep` the state takes the gradients in."""
+
+    @abstractmethod
+    def move_core(self, layer: FactoredLayer, direction: Tensor) -> None:
+        """Move a core against a direction, now or in the torch optimizer's step that follows."""
+
+    @abstractmethod
+    def aim(self, layer: FactoredLayer) -> None:
+        """Move a layer of a retraction method, or prepare the torch optimizer's step to move it."""
+
+    @abstractmethod
+    def land(self, layer: FactoredLayer) -> None:
+        """Bring a layer back to its manifold after the torch optimizer's step."""
+
+    @abstractmethod
+    def carry(self, layer: FactoredLayer, old: Factors, new: Factors) -> None:
+        """Take a layer's state along when its factors change."""
+
+    def group(self, layer: FactoredLayer) -> dict[str, Any]:
+        """Return the parameter group of a layer's core."""
+        return next(group for group in self.optimizer.param_groups if any(p is layer.core for p in group["params"]))

@@ -1,28 +1,33 @@
 """One optimizer that drives every method around any torch optimizer."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer, Factors
 from robust_lowrank.methods import GalerkinMethod, RetractionMethod
-from robust_lowrank.methods.base import Ranks, cut, decompose, turns
+from robust_lowrank.methods.base import Kept, off_diagonal_factor
 from robust_lowrank.optim.allocation import Allocation
+from robust_lowrank.optim.elementwise import ElementwiseMoments
 from robust_lowrank.optim.groups import parameter_groups, window_of
-from robust_lowrank.optim.moments import FIRST_MOMENTS, transport
+from robust_lowrank.optim.moments import Moments
+from robust_lowrank.optim.preconditioning import precondition
 from robust_lowrank.optim.repeated import unmoved
-from robust_lowrank.optim.slots import can_turn, clear, gradients, joined, require_grad, split
-from robust_lowrank.optim.terms import add_penalty, penalised
+from robust_lowrank.optim.rules import make_inner, rule_of
+from robust_lowrank.optim.slots import can_turn, clear, require_grad
+from robust_lowrank.optim.tangential import TangentMoments
+from robust_lowrank.optim.terms import add_gradient, add_penalty, penalised
+from robust_lowrank.optim.truncation import Truncation, naming
 from robust_lowrank.penalties import Penalty
 
 Schedule = Literal["exact", "amortised"]
-Moments = Literal["transport", "reset"]
+MomentsName = Literal["tangent", "elementwise"]
 
 
 class LowRankOptimizer(torch.optim.Optimizer):
@@ -30,12 +35,15 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     Args:
         model: the network, after `compress`; a dense one is trained as usual.
-        optimizer: a class from `torch.optim` that steps without a closure.
+        optimizer: SGD, Adam, AdamW, NAdam or RMSprop of `torch.optim`; with `moments="elementwise"`, or for a network without
+            orthonormal factors, any class from there that steps without a closure.
         schedule: `exact` takes the steps of the papers, all evaluations of one on the same batch, and needs a closure for methods
             with more than one. `amortised` evaluates once a step: the bases turn on one batch, the core moves on the next
             `window` ones, then it is truncated; foreign loops and gradient scalers need no closure then.
         window: core steps between two truncations of the amortised schedule; by default the method's own.
-        moments: what becomes of the optimizer's state of a core when its bases turn: `transport` takes it along, `reset` drops it.
+        moments: `tangent` keeps the optimizer's moments of a factored weight as tangent vectors and as mean squares of its rows and
+            columns, whatever its bases; a learning rate means what it means for a dense weight. `elementwise` keeps those of the
+            core's entries and turns them with the bases, as the papers' codes do.
         penalties: terms added to the loss; `step` returns the loss without them.
         **options: arguments of the torch optimizer, such as `lr`, `momentum`, `weight_decay`. Weight decay never touches the bases.
 
@@ -48,8 +56,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         1
 
     Raises:
-        UserError: the optimizer needs a closure of its own, the window is too short for a method or given with the exact schedule,
-            a penalty finds nothing to act on, or the network has no parameters.
+        UserError: the optimizer needs a closure of its own or has no meaning for factored weights, the window is too short for a
+            method or given with the exact schedule, a penalty finds nothing to act on, or the network has no parameters.
     """
 
     def __init__(
@@ -59,7 +67,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         *,
         schedule: Schedule = "exact",
         window: int | None = None,
-        moments: Moments = "transport",
+        moments: MomentsName = "tangent",
         penalties: Sequence[Penalty] = (),
         **options: Any,
     ) -> None:
@@ -72,7 +80,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 raise UserError(
                     f"{option} = True does not go with factors, whose bases turn by the loss's own gradient: leave it out"
                 )
-        for kind, choice, choices in (("schedule", schedule, Schedule), ("moments", moments, Moments)):
+        for kind, choice, choices in (("schedule", schedule, Schedule), ("moments", moments, MomentsName)):
             if choice not in get_args(choices):
                 raise unknown_name(kind, str(choice), get_args(choices))
         self.model = model
@@ -87,16 +95,26 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self.allocation = Allocation(model)
         self.steps = 0
         self.position = 0  # in the window; 0: the next step turns the bases
-        self._open: dict[str, Ranks] = {}  # layers between turning and truncation, with their ranks before
-        self.inner = optimizer(parameter_groups(model, self.layers), **options)
+        self._open: dict[str, Kept] = {}  # layers between turning and truncation, with their ranks before
+        factored = any(layer.bases() for layer in self.layers.values())
+        groups = parameter_groups(model, self.layers)
+        self.inner = make_inner(optimizer, groups, options) if factored and moments == "tangent" else optimizer(groups, **options)
         super().__init__(self.inner.param_groups, self.inner.defaults)
         self._share()
+        self._elementwise = ElementwiseMoments(self.inner)
+        self._tangent = TangentMoments(self.inner, rule_of(optimizer)) if moments == "tangent" and factored else None
+        self._truncation = Truncation(self._install)
 
     def _share(self) -> None:
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
 
     def _galerkin(self) -> dict[str, FactoredLayer]:
         return {name: layer for name, layer in self.layers.items() if isinstance(layer.method, GalerkinMethod)}
+
+    def _mover(self, layer: FactoredLayer) -> Moments:
+        """Return who moves a layer: a weight that is whole has no bases, and is the torch optimizer's as it is."""
+        own = not layer.bases() or (isinstance(layer.method, RetractionMethod) and layer.method.elementwise)
+        return self._elementwise if self._tangent is None or own else self._tangent
 
     @property
     def evaluations_per_step(self) -> int:
@@ -116,8 +134,9 @@ class LowRankOptimizer(torch.optim.Optimizer):
         return super().__getstate__() | own
 
     def state_dict(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return the torch optimizer's state and the place in the window."""
-        window = {"steps": self.steps, "position": self.position, "ranks": dict(self._open)}
+        """Return the torch optimizer's state, the place in the window, and what layers keep beside their weights."""
+        opened = {name: tuple(kept) for name, kept in self._open.items()}
+        window = {"steps": self.steps, "position": self.position, "ranks": opened, "beside": self._truncation.state_dict()}
         return {**self.inner.state_dict(), "window": window, "allocation": self.allocation.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -134,8 +153,9 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self.inner.load_state_dict(own)
         self._share()
         self.steps, self.position = window["steps"], window["position"]
-        self._open = {name: tuple(ranks) for name, ranks in window["ranks"].items()}
-        require_grad(self._open_bases(), False)
+        self._open = {name: Kept(*(tuple(ranks) for ranks in kept)) for name, kept in window["ranks"].items()}
+        self._truncation.load_state_dict(window["beside"], self.layers)
+        self._require_bases_grad(False)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -154,15 +174,24 @@ class LowRankOptimizer(torch.optim.Optimizer):
         if self.steps == 0:
             self._require_the_same_network()
         loss = self._exact_step(closure) if self.schedule == "exact" else self._amortised_step(closure)
+        self._arrive()
         self.steps += 1
         return loss
 
     @torch.no_grad()
-    def finish(self) -> None:
-        """Truncate now if a window of the amortised schedule is open: at the end of training, or to look at ranks."""
-        require_grad(self._open_bases(), True)
-        self._contract(self._open)
+    def truncate(self) -> None:
+        """Truncate now if a window of the amortised schedule is open: to look at ranks, or to save a network on its way."""
+        self._require_bases_grad(True)
+        self._truncation.contract(self.layers, self._open)
         self._open, self.position = {}, 0
+        self._arrive()
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Truncate, and drop the directions from which ranks would have grown: at the end of training. No weight changes by that."""
+        self.truncate()
+        self._truncation.forget(self.layers)
+        self._arrive()
 
     def _exact_step(self, closure: Callable[[], Any] | None) -> Any:
         turning = {name: layer for name, layer in self._galerkin().items() if layer.method.core_steps}
@@ -175,58 +204,55 @@ class LowRankOptimizer(torch.optim.Optimizer):
             )
         if not turning:
             loss = self._evaluate(closure)
-            self._guided_step()
+            self._guided_step({})
             return loss
         with unmoved(self.model):
             loss = self._evaluate(closure)
-        self._open = {name: self._expand(name, layer) for name, layer in turning.items() if can_turn(layer)}
-        bases = self._open_bases()
-        require_grad(bases, False)
+        for name, layer in turning.items():
+            if can_turn(layer):
+                self._turn(name, layer, self._mover(layer).direction(layer, keep=False))
+        self._require_bases_grad(False)
         try:
             rounds = max(layer.method.core_steps for layer in turning.values())
             for left in range(rounds, 0, -1):
                 with unmoved(self.model) if left > 1 else nullcontext():
                     self._evaluate(closure)
-                self._add_core_penalties()
+                moving = {name: layer for name, layer in turning.items() if layer.method.core_steps >= left}
                 if left > 1:
-                    self._step_cores([layer for layer in turning.values() if layer.method.core_steps >= left])
+                    self._step_cores(moving)
                 else:
-                    self._guided_step(already=self._open)
+                    self._guided_step(moving)
         except BaseException:
             with suppress(linalg.FactorisationError):
-                self._contract(self._open)
+                self._truncation.contract(self.layers, self._open)
             raise
         finally:
-            require_grad(bases, True)
+            self._require_bases_grad(True)
             self._open = {}
         return loss
 
     def _amortised_step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._evaluate(closure)
         if self.position == 0:
-            self._open = self._guided_expansion()
-            require_grad(self._open_bases(), False)
-        else:
-            self._add_core_penalties()
-        self._inner_step()
+            for name, layer in self._galerkin().items():
+                if can_turn(layer):
+                    self._turn_and_move(name, layer)
+            self._require_bases_grad(False)
+        self._inner_step({name: self.layers[name] for name in self._open} if self.position else {})
         if self.position == self.window:
-            self.finish()
+            self.truncate()
         else:
             self.position += 1
         return loss
 
-    def _guided_step(self, already: dict[str, Ranks] | None = None) -> None:
-        """Turn the bases that have not turned yet, step, and truncate."""
-        opened = {**(already or {}), **self._guided_expansion(already or {})}
-        self._inner_step()
-        self._contract(opened)
-
-    def _guided_expansion(self, already: Iterable[str] = ()) -> dict[str, Ranks]:
-        return {
-            name: self._expand(name, layer, guided=True)
-            for name, layer in self._galerkin().items()
-            if name not in already and can_turn(layer)
-        }
+    def _guided_step(self, moving: Mapping[str, FactoredLayer]) -> None:
+        """Move the cores whose bases have turned; turn those that have not, and move these too; step all else, and truncate."""
+        for name, layer in self._galerkin().items():
+            if name not in moving and can_turn(layer):
+                self._turn_and_move(name, layer)
+        self._inner_step(moving)
+        self._truncation.contract(self.layers, self._open)
+        self._open = {}
 
     def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
@@ -250,99 +276,82 @@ class LowRankOptimizer(torch.optim.Optimizer):
             if parameter.requires_grad and id(parameter) not in known:
                 raise UserError(f"{name} is not among the optimizer's parameters: compress the network before making the optimizer")
 
-    def _add_core_penalties(self) -> None:
-        for name in self._open:
-            layer = self.layers[name]
-            if layer.core.grad is not None and (term := layer.method.core_penalty(layer.core.detach())) is not None:
-                layer.core.grad += term
-
-    def _step_cores(self, layers: Sequence[FactoredLayer]) -> None:
-        cores = {id(layer.core) for layer in layers}
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if id(parameter) not in cores:
-                    parameter.grad = None
-        self.inner.step()
-
-    def _inner_step(self) -> None:
-        for layer in self._galerkin().values():
-            clear(layer.bases())  # they turn, or stay
-        aimed = {}
-        for name, layer in self.layers.items():
-            if layer.core.grad is None:
-                clear(layer.bases())  # nor do they move alone
-            elif isinstance(layer.method, RetractionMethod):
-                aimed[name] = self._aim(layer)
-        self.inner.step()
-        self.allocation.after(self.steps)
-        for name, old in aimed.items():
-            layer = self.layers[name]
-            increments = Factors(layer.core.detach() - old.core, tuple(basis.detach().clone() for basis in layer.bases()))
-            with _naming(name):
-                layer.set_factors(layer.method.retract(old, increments))
-
-    def _aim(self, layer: FactoredLayer) -> Factors:
-        """Give the inner optimizer the directions as gradients, and zeros as bases, where it leaves the exact increments."""
-        parameters = (layer.core, *layer.bases())
-        old = Factors(*split([parameter.detach().clone() for parameter in parameters]))
-        for parameter, direction in zip(parameters, joined(layer.method.directions(old, gradients(layer))), strict=True):
-            parameter.grad = direction
-        for basis in layer.bases():
-            basis.data = torch.zeros_like(basis)
-        states = [self.state.get(parameter, {}) for parameter in parameters]
-        for key in FIRST_MOMENTS:
-            if all(isinstance(state.get(key), Tensor) for state in states):
-                moments = layer.method.transport(Factors(*split([state[key] for state in states])), old)
-                for state, moment in zip(states, joined(moments), strict=True):
-                    state[key] = moment
+    def _turn(self, name: str, layer: FactoredLayer, direction: Factors) -> Factors:
+        """Turn a layer's bases by a direction, open it for truncation, and return its factors before."""
+        old = layer.factors()
+        ranks = tuple(basis.shape[1] for basis in old.bases)
+        used = tuple(basis.shape[1] for basis in layer.used_factors().bases)
+        with naming(name):
+            new = layer.method.expand(old, direction, self._mover(layer).group(layer)["lr"])
+        self._install(layer, new)
+        self._truncation.follow(name, old, new)
+        self._open[name] = Kept(ranks, used)
         return old
 
-    def _expand(self, name: str, layer: FactoredLayer, *, guided: bool = False) -> Ranks:
-        """Turn a layer's bases; `guided` leaves in the core's slot what this evaluation tells of its gradient there."""
-        old, found = layer.factors(), gradients(layer)
-        with _naming(name):
-            new = layer.method.expand(old, found, self._lr(layer))
-            gradient = layer.method.core_gradient(old, found, new.bases) if guided else None
-        self._install(layer, old, new)
-        layer.core.grad = gradient
-        return tuple(basis.shape[1] for basis in old.bases)
+    def _turn_and_move(self, name: str, layer: FactoredLayer) -> None:
+        """Turn a layer's bases, and move its core by what the same evaluation tells of it between the new ones."""
+        mover = self._mover(layer)
+        direction = mover.direction(layer, keep=True)
+        old = self._turn(name, layer, direction)
+        outside = off_diagonal_factor(self.window if self.schedule == "amortised" else 0)
+        core = layer.method.core_direction(old, direction, layer.factors().bases, outside=outside)
+        if core is not None:
+            mover.move_core(layer, core)
 
-    def _contract(self, opened: dict[str, Ranks]) -> None:
-        for method in dict.fromkeys(self.layers[name].method for name in opened):
-            names = [name for name in opened if self.layers[name].method == method]
-            factors = [self.layers[name].factors() for name in names]
-            decompositions = []
-            for name, old in zip(names, factors, strict=True):
-                with _naming(name):
-                    decompositions.append(decompose(old))
-            spectra = [[decomposition.sigma for decomposition in each] for each in decompositions]
-            ranks = method.choose(spectra, [opened[name] for name in names])
-            for name, old, each, kept in zip(names, factors, decompositions, ranks, strict=True):
-                with _naming(name):
-                    self._install(self.layers[name], old, method.admit(cut(old, each, kept)))
+    def _move_core(self, name: str, layer: FactoredLayer) -> None:
+        """Move a core between bases that rest."""
+        if layer.core.grad is None:
+            return
+        if name in self._open and (term := layer.method.core_penalty(layer.core.detach(), self._open[name].used)) is not None:
+            add_gradient(layer, term)
+        mover = self._mover(layer)
+        direction = mover.direction(layer, keep=True).core
+        clear((layer.core, *layer.bases()))
+        mover.move_core(layer, direction)
 
-    def _install(self, layer: FactoredLayer, old: Factors, new: Factors) -> None:
-        """Install factors, and move the core's optimizer state into their bases."""
-        layer.core.grad = None
-        for basis in layer.bases():
-            basis.grad = None
-        layer.set_factors(new)
-        if self.state.get(layer.core):
-            state = self.state[layer.core]
-            self.state[layer.core] = (
-                transport(state, old.core.shape, turns(old.bases, new.bases)) if self.moments == "transport" else {}
-            )
+    def _step_cores(self, layers: Mapping[str, FactoredLayer]) -> None:
+        """Move the cores of some layers, and nothing else."""
+        for name, layer in layers.items():
+            self._move_core(name, layer)
+        cores = {id(layer.core) for layer in layers.values()}
+        clear(parameter for group in self.param_groups for parameter in group["params"] if id(parameter) not in cores)
+        self.inner.step()
 
-    def _open_bases(self) -> list[nn.Parameter]:
-        return [basis for name in self._open for basis in self.layers[name].bases()]
+    def _inner_step(self, moving: Mapping[str, FactoredLayer]) -> None:
+        """Move the cores of layers whose bases rest, those of retraction methods, and by the torch optimizer all else."""
+        for name, layer in self._galerkin().items():
+            if name in moving or name not in self._open:
+                self._move_core(name, layer)
+            clear(layer.bases())
+        retracting = {name: layer for name, layer in self.layers.items() if isinstance(layer.method, RetractionMethod)}
+        aimed = {name: layer for name, layer in retracting.items() if layer.core.grad is not None}
+        for name, layer in retracting.items():
+            if name not in aimed:
+                clear(layer.bases())  # they do not move alone
+                continue
+            with naming(name):
+                self._mover(layer).aim(layer)
+        precondition(self.model)
+        self.inner.step()
+        self.allocation.after(self.steps)
+        for name, layer in aimed.items():
+            with naming(name):
+                self._mover(layer).land(layer)
 
-    def _lr(self, layer: FactoredLayer) -> float:
-        return next(float(g["lr"]) for g in self.param_groups if any(p is layer.core for p in g["params"]))
+    def _install(self, layer: FactoredLayer, new: Factors, idle: tuple[int, ...] = ()) -> None:
+        """Install factors, and take the optimizer's state of the layer along."""
+        clear((layer.core, *layer.bases()))
+        old = layer.factors()
+        layer.set_factors(new, idle=idle)
+        self._mover(layer).carry(layer, old, new)
 
+    def _arrive(self) -> None:
+        if self._tangent is not None:
+            self._tangent.arrive()
 
-@contextmanager
-def _naming(layer: str) -> Iterator[None]:
-    try:
-        yield
-    except linalg.FactorisationError as error:
-        raise linalg.FactorisationError(f"layer {layer!r}: {error}") from error
+    def _require_bases_grad(self, wanted: bool) -> None:
+        """Have the bases of open layers take part in the backward pass, or not where their movers do not look at them."""
+        for name in self._open:
+            layer = self.layers[name]
+            if wanted or not self._mover(layer).whole:
+                require_grad(layer.bases(), wanted)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.layers.base import FactoredLayer, Factors
+from robust_lowrank.layers.functional import unfitted
+from robust_lowrank.methods import tangent
 
 
 def split(tensors: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -19,9 +21,14 @@ def joined(factors: Factors) -> tuple[Tensor, ...]:
 
 
 def gradients(layer: FactoredLayer) -> Factors:
-    """Return what stands in the gradients' slots, zeros where nothing does."""
-    core, *bases = (_gradient(parameter) for parameter in (layer.core, *layer.bases()))
-    return Factors(core, tuple(bases))
+    """Return what stands in the gradients' slots; where a basis has nothing, what the core's tells of it."""
+    core = torch.zeros_like(layer.core) if layer.core.grad is None else layer.core.grad
+    sides = [basis.grad for basis in layer.bases()]
+    if any(side is None for side in sides):
+        told = tangent.of_core(layer.factors(), core).bases
+        return Factors(core, tuple(part if side is None else side for side, part in zip(sides, told, strict=True)))
+    found = tuple(side for side in sides if side is not None)
+    return Factors(core, unfitted(found, core, layer.factors().bases) if found and core.ndim == 2 else found)
 
 
 def can_turn(layer: FactoredLayer) -> bool:
@@ -33,10 +40,6 @@ def clear(parameters: Iterable[nn.Parameter]) -> None:
     """Empty the gradients' slots."""
     for parameter in parameters:
         parameter.grad = None
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def require_grad(parameters: Iterable[nn.Parameter], wanted: bool) -> None:

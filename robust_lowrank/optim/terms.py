@@ -3,11 +3,15 @@
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import named_factored_layers
-from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.layers.base import FactoredLayer, Factors
+from robust_lowrank.layers.functional import fitted
+from robust_lowrank.methods import tangent
+from robust_lowrank.optim.slots import joined
 from robust_lowrank.penalties import Penalty
 
 
@@ -28,13 +32,20 @@ def penalised(model: nn.Module, layers: Iterable[FactoredLayer], penalty: Penalt
 
 
 def add_penalty(target: FactoredLayer | nn.Parameter, penalty: Penalty, weight: float) -> None:
-    """Add a penalty's gradient, and on a matrix core what its projections on the bases are, as of a term of the weight."""
-    parameter = target.core if isinstance(target, FactoredLayer) else target
-    if parameter.grad is None:
-        return
-    gradient = weight * penalty.gradient(parameter.detach())
-    parameter.grad += gradient
-    if isinstance(target, FactoredLayer) and gradient.ndim == 2:
-        for basis, part in zip(target.bases(), (gradient, gradient.T), strict=True):
-            if basis.grad is not None:
-                basis.grad += basis.detach() @ part
+    """Add a penalty's gradient; of a core also what its projections on the bases are, as of a term of the weight."""
+    if not isinstance(target, FactoredLayer):
+        if target.grad is not None:
+            target.grad += weight * penalty.gradient(target.detach())
+    elif target.core.grad is not None:
+        used = target.used_factors().core
+        gradient = torch.zeros_like(target.core)
+        gradient[tuple(map(slice, used.shape))] = weight * penalty.gradient(used)
+        add_gradient(target, gradient)
+
+
+def add_gradient(layer: FactoredLayer, gradient: Tensor) -> None:
+    """Add the gradient of a function of a layer's core, and its projections on the bases."""
+    parts = tangent.of_core(layer.factors(), gradient) if layer.bases() else Factors(gradient, ())
+    for parameter, part in zip((layer.core, *layer.bases()), joined(parts), strict=True):
+        if parameter.grad is not None:
+            parameter.grad += fitted(part, parameter) if part.ndim == 2 else part

@@ -107,7 +107,7 @@ Rank = Annotated[int | float | RankTable | BudgetTable, BeforeValidator(_rank)]
 class PenaltyTable(Table):
     """A term added to the loss: `rlr.Penalty`, its milestones in epochs."""
 
-    form: Literal["R", "SO", "DSO", "MC", "SRIP"] = "R"
+    form: Literal["R", "COND", "SO", "DSO", "MC", "SRIP"] = "R"
     weight: float = 0.05
     on: Literal["cores", "weights", "factors"] = "cores"
     milestones: tuple[int, ...] = Field(default=(), strict=False)
@@ -163,7 +163,7 @@ class MethodConfig(Table):
     start: Literal["gaussian", "kaiming"] | None = None  # how `compress` draws new factors; of a dense network: None
     integration: Literal["exact", "amortised"] = "exact"  # the schedule of `LowRankOptimizer`
     window: int | None = Field(default=None, ge=0)  # of the amortised schedule; None: the method's own
-    moments: Literal["transport", "reset"] = "transport"
+    moments: Literal["tangent", "elementwise"] = "tangent"
     penalties: tuple[PenaltyTable, ...] = Field(default=(), strict=False)
 
     @model_validator(mode="before")

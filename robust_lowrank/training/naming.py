@@ -54,7 +54,7 @@ def _schedule(method: MethodConfig, gap: str) -> list[str]:
     parts = []
     if method.integration != "exact":
         parts.append(method.integration if method.window is None else f"{method.integration}{gap}{method.window}")
-    if method.moments != "transport":
+    if method.moments != "tangent":
         parts.append(f"moments{gap}{method.moments}")
     parts += [f"{penalty.form}{gap}{penalty.weight:g}{gap}on{gap}{penalty.on}" for penalty in method.penalties]
     return parts

@@ -1,0 +1,203 @@
+"""What torch's optimizers mean for a factored weight: their update rules on tangent vectors, in no choice of bases.
+
+A first moment is a tangent vector, and taken along as one. A second moment keeps the mean squares of the rows and of the columns of
+the gradient's tangent part; the mean square of an entry is then R_i C_j / mean(R) (methods (73)-(74)), after Adafactor's (Shazeer,
+Stern 2018, arXiv 1804.04235), which keeps those of the gradient itself.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.layers.base import Factors
+from robust_lowrank.methods import tangent
+
+LEAST_SHARE = 0.01  # of the mean of all rows, or of all columns, that the mean square of one counts as at least
+
+MUON: type[torch.optim.Optimizer] | None = getattr(torch.optim, "Muon", None)  # since torch 2.9
+
+State = dict[str, Any]
+Rule = Callable[[State, Factors, Factors, dict[str, Any]], tuple[Factors, State]]
+
+
+def sgd(state: State, gradient: Factors, factors: Factors, group: dict[str, Any]) -> tuple[Factors, State]:
+    """Return the direction of SGD, with momentum, dampening and Nesterov's as torch has them."""
+    gradient = _decayed(gradient, factors, group["weight_decay"])
+    if not (momentum := group["momentum"]):
+        return gradient, {}
+    moment = gradient
+    if state:
+        moment = tangent.add(tangent.scale(gradient, 1 - group["dampening"]), _moment(state, factors), by=momentum)
+    direction = tangent.add(gradient, moment, by=momentum) if group["nesterov"] else moment
+    return direction, {"moment": _kept(moment)}
+
+
+def adam(state: State, gradient: Factors, factors: Factors, group: dict[str, Any]) -> tuple[Factors, State]:
+    """Return the direction of Adam or AdamW."""
+    first, second = group["betas"]
+    gradient = _decayed(gradient, factors, 0.0 if decoupled_decay(group) else group["weight_decay"])
+    step = _step(state)
+    moment = _averaged(state, gradient, factors, first)
+    squares = _averaged_squares(state, gradient, factors, second)
+    advanced: State = {"step": step, "moment": _kept(moment), "mean_squares": squares}
+    if group["amsgrad"]:
+        largest = state.get("largest", squares)
+        squares = advanced["largest"] = tuple(map(torch.maximum, largest, squares))
+    unbiased = tuple(square / (1 - second ** float(step)) for square in squares)
+    direction = _whitened(moment, factors, unbiased, group["eps"])
+    return tangent.scale(direction, 1 / (1 - first ** float(step))), advanced
+
+
+def nadam(state: State, gradient: Factors, factors: Factors, group: dict[str, Any]) -> tuple[Factors, State]:
+    """Return the direction of NAdam: Adam's with Nesterov's momentum, whose factor grows with the steps."""
+    first, second = group["betas"]
+    gradient = _decayed(gradient, factors, 0.0 if decoupled_decay(group) else group["weight_decay"])
+    step = _step(state)
+    moment = _averaged(state, gradient, factors, first)
+    squares = _averaged_squares(state, gradient, factors, second)
+    now, following = (first * (1 - 0.5 * 0.96 ** (float(step + ahead) * group["momentum_decay"])) for ahead in (0, 1))
+    product = state.get("mu_product", torch.ones(())) * now
+    mixed = tangent.add(
+        tangent.scale(gradient, (1 - now) / (1 - float(product))), moment, by=following / (1 - float(product) * following)
+    )
+    unbiased = tuple(square / (1 - second ** float(step)) for square in squares)
+    advanced = {"step": step, "mu_product": product, "moment": _kept(moment), "mean_squares": squares}
+    return _whitened(mixed, factors, unbiased, group["eps"]), advanced
+
+
+def rmsprop(state: State, gradient: Factors, factors: Factors, group: dict[str, Any]) -> tuple[Factors, State]:
+    """Return the direction of RMSprop, whose momentum is one of whitened gradients."""
+    gradient = _decayed(gradient, factors, group["weight_decay"])
+    squares = _averaged_squares(state, gradient, factors, group["alpha"])
+    direction = _whitened(gradient, factors, squares, group["eps"])
+    advanced: State = {"step": _step(state), "mean_squares": squares}
+    if momentum := group["momentum"]:
+        if "moment" in state:
+            direction = tangent.add(direction, _moment(state, factors), by=momentum)
+        advanced["moment"] = _kept(direction)
+    return direction, advanced
+
+
+def muon(state: State, gradient: Factors, factors: Factors, group: dict[str, Any]) -> tuple[Factors, State]:
+    """Return the direction of Muon on the manifold: the tangent part of the matrix sign of a momentum of tangent vectors.
+
+    After Riemannion (Bogachev et al. 2025, arXiv 2507.12142). As in torch's Muon the momentum is kept before its sign is taken, and
+    `adjust_lr_fn="match_rms_adamw"` gives the direction the root mean square 0.2, here over the entries of the whole weight.
+    """
+    momentum = group["momentum"]
+    old = _moment(state, factors) if state else tangent.scale(gradient, 0.0)
+    moment = tangent.add(tangent.scale(gradient, 1 - momentum), old, by=momentum)
+    mixed = tangent.add(tangent.scale(gradient, 1 - momentum), moment, by=momentum) if group["nesterov"] else moment
+    direction, rank = tangent.orthogonalised(mixed, factors, cutoff=group["eps"])
+    n, m = len(factors.bases[0]), tangent.size(factors) // len(factors.bases[0])
+    by = 0.2 * (n * m / rank).sqrt() if group["adjust_lr_fn"] == "match_rms_adamw" else math.sqrt(max(1.0, n / m))
+    return tangent.scale(direction, by), {"step": _step(state), "moment": _kept(moment)}
+
+
+RULES: dict[type[torch.optim.Optimizer], Rule] = {
+    torch.optim.SGD: sgd,
+    torch.optim.Adam: adam,
+    torch.optim.AdamW: adam,
+    torch.optim.NAdam: nadam,
+    torch.optim.RMSprop: rmsprop,
+}
+if MUON is not None:
+    RULES[MUON] = muon
+
+
+def rule_of(optimizer: type[torch.optim.Optimizer]) -> Rule:
+    """Return the rule of a torch optimizer.
+
+    Raises:
+        UserError: it has none that does not depend on the choice of bases.
+    """
+    if optimizer not in RULES:
+        raise UserError(
+            f"{optimizer.__name__} has no update rule for factored weights that does not depend on their bases: take "
+            f"{', '.join(known.__name__ for known in RULES)}, or moments='elementwise', which hands it the cores as they are"
+        )
+    return RULES[optimizer]
+
+
+def make_inner(optimizer: type[torch.optim.Optimizer], groups: list[dict[str, Any]], options: dict[str, Any]) -> torch.optim.Optimizer:
+    """Return the torch optimizer of what no rule moves: of the class itself, but beside Muon, which takes matrices alone, AdamW.
+
+    The options of the rules stand in the parameter groups, where schedulers find them.
+    """
+    if optimizer is not MUON:
+        inner = optimizer(groups, **options)
+        if issubclass(optimizer, torch.optim.AdamW):
+            for group in inner.param_groups:
+                group["decoupled_weight_decay"] = True  # before torch 2.7 its groups do not say so
+        return inner
+    known = inspect.signature(MUON.__init__).parameters
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"Muon has no option {unknown[0]!r}")
+    defaults = {name: known[name].default for name in ("lr", "weight_decay", "momentum", "nesterov", "eps", "adjust_lr_fn")}
+    chosen = defaults | options
+    own = {name: chosen[name] for name in ("momentum", "nesterov", "eps", "adjust_lr_fn")}
+    inner = torch.optim.AdamW(groups, lr=chosen["lr"], weight_decay=chosen["weight_decay"])
+    for group in inner.param_groups:
+        group["decoupled_weight_decay"] = True
+        if group["name"] == "cores":
+            group.update(own)
+    return inner
+
+
+def decoupled_decay(group: dict[str, Any]) -> float:
+    """Return the weight decay that shrinks the weight itself instead of joining its gradient, as AdamW's does; 0 for none."""
+    return group["weight_decay"] if group.get("decoupled_weight_decay") else 0.0
+
+
+def transported(state: State, old: Factors, new: Factors) -> State:
+    """Return a rule's state after a layer's factors have changed: its moment projected on the new tangent space."""
+    if "moment" not in state:
+        return state
+    return {**state, "moment": _kept(tangent.transport(_moment(state, old), old, new))}
+
+
+def _kept(x: Factors) -> tuple[Tensor, ...]:
+    """Return what a state holds of a tangent vector: a matrix's X_S = U^T X_K follows from the rest."""
+    return x.bases if x.core.ndim == 2 else (x.core, *x.bases)
+
+
+def _moment(state: State, factors: Factors) -> Factors:
+    """Return the tangent vector that `_kept` was given."""
+    kept = tuple(state["moment"])
+    return Factors(factors.bases[0].T @ kept[0], kept) if factors.core.ndim == 2 else Factors(kept[0], kept[1:])
+
+
+def _step(state: State) -> Tensor:
+    return state.get("step", torch.zeros(())) + 1
+
+
+def _decayed(gradient: Factors, factors: Factors, decay: float) -> Factors:
+    """Return the gradient of the loss + decay ||W||^2 / 2."""
+    return tangent.add(gradient, tangent.of_core(factors, factors.core), by=decay) if decay else gradient
+
+
+def _averaged(state: State, gradient: Factors, factors: Factors, beta: float) -> Factors:
+    new = tangent.scale(gradient, 1 - beta)
+    return tangent.add(new, _moment(state, factors), by=beta) if state else new
+
+
+def _averaged_squares(state: State, gradient: Factors, factors: Factors, beta: float) -> tuple[Tensor, ...]:
+    squares = tangent.mean_squares(gradient, factors)
+    old = state.get("mean_squares", tuple(map(torch.zeros_like, squares)))
+    return tuple(before.lerp(square, 1 - beta) for before, square in zip(old, squares, strict=True))
+
+
+def _whitened(x: Factors, factors: Factors, squares: tuple[Tensor, ...], eps: float) -> Factors:
+    """Return the tangent part of X over the root mean squares of its entries (methods (75)).
+
+    The product of a small row and a small column is a much smaller estimate than either deserves, and one entry would outweigh all
+    others. So a mean square counts as a hundredth of the mean of all at least.
+    """
+    first, *others = (square.clamp(min=LEAST_SHARE * square.mean()).sqrt() for square in squares)
+    overall = squares[0].mean().sqrt()
+    return tangent.stretch(x, factors, [1 / (first + eps), *(overall / (root + eps) for root in others)])

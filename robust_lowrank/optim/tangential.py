@@ -1,0 +1,66 @@
+"""Moments that are tangent vectors: what an optimizer remembers of a layer does not depend on the choice of its bases."""
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from robust_lowrank.layers.base import FactoredLayer, Factors
+from robust_lowrank.methods import tangent
+from robust_lowrank.optim.moments import Moments
+from robust_lowrank.optim.rules import Rule, decoupled_decay, transported
+from robust_lowrank.optim.slots import clear, gradients
+
+
+class TangentMoments(Moments):
+    """Moves factored layers by a rule on tangent vectors (methods (70)-(76)); the torch optimizer never sees their gradients."""
+
+    whole = True
+
+    def __init__(self, optimizer: Optimizer, rule: Rule) -> None:
+        super().__init__(optimizer)
+        self.rule = rule
+        self._left: dict[FactoredLayer, Factors] = {}
+
+    def direction(self, layer: FactoredLayer, *, keep: bool) -> Factors:
+        """Return the rule's direction."""
+        self._arrive_at(layer)
+        state = self.optimizer.state.get(layer.core, {})
+        direction, advanced = self.rule(state, gradients(layer), layer.factors(), self.group(layer))
+        if keep and advanced:
+            self.optimizer.state[layer.core] = advanced
+        return direction
+
+    def move_core(self, layer: FactoredLayer, direction: Tensor) -> None:
+        """Move the core at once."""
+        old = layer.factors()
+        layer.core.data = old.core + self._increment(layer, direction)
+        self.carry(layer, old, layer.factors())
+
+    def aim(self, layer: FactoredLayer) -> None:
+        """Move all factors at once and bring them back."""
+        old, lr = layer.factors(), self.group(layer)["lr"]
+        directions = layer.method.directions(old, self.direction(layer, keep=True))
+        increments = Factors(self._increment(layer, directions.core), tuple(-lr * basis for basis in directions.bases))
+        new = layer.method.retract(old, increments)
+        self.carry(layer, old, new)
+        layer.set_factors(new)
+        clear((layer.core, *layer.bases()))
+
+    def land(self, layer: FactoredLayer) -> None:
+        """Do nothing: it is where it belongs."""
+
+    def carry(self, layer: FactoredLayer, old: Factors, new: Factors) -> None:
+        """Remember where the layer's moment belongs, to project it on the tangent space in which it is next needed."""
+        self._left.setdefault(layer, old)
+
+    def arrive(self) -> None:
+        """Project the moments of all layers on their present tangent spaces."""
+        for layer in list(self._left):
+            self._arrive_at(layer)
+
+    def _arrive_at(self, layer: FactoredLayer) -> None:
+        if (old := self._left.pop(layer, None)) is not None and (state := self.optimizer.state.get(layer.core)):
+            self.optimizer.state[layer.core] = transported(state, old, layer.factors())
+
+    def _increment(self, layer: FactoredLayer, direction: Tensor) -> Tensor:
+        group = self.group(layer)
+        return -group["lr"] * (direction + decoupled_decay(group) * layer.core.detach())

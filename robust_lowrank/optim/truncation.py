@@ -1,0 +1,97 @@
+"""Cutting layers at the ranks that their methods choose, and what they keep beside their weights until the next time."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robust_lowrank import linalg
+from robust_lowrank.layers.base import FactoredLayer, Factors
+from robust_lowrank.methods import GalerkinMethod
+from robust_lowrank.methods.base import Kept, change_bases, cut, decompose
+
+Install = Callable[[FactoredLayer, Factors, tuple[int, ...]], None]
+
+
+class Truncation:
+    """Cuts the cores of layers, and remembers by how much the weight that is shown differs from the one that training made.
+
+    The difference is that of idle directions, which the weight lacks, and with `cond` that of the clamp: an error feedback.
+    """
+
+    def __init__(self, install: Install) -> None:
+        self._install = install
+        self._beside: dict[str, Tensor] = {}
+
+    def follow(self, name: str, old: Factors, new: Factors) -> None:
+        """Take along what a layer keeps beside its weight when its bases turn."""
+        if name in self._beside:
+            self._beside[name] = change_bases(old._replace(core=self._beside[name]), new.bases)
+
+    def contract(self, layers: Mapping[str, FactoredLayer], opened: Mapping[str, Kept]) -> None:
+        """Truncate the layers that are open.
+
+        Raises:
+            FactorisationError: a core is not finite, which names the layer.
+        """
+        for method in dict.fromkeys(layers[name].method for name in opened):
+            assert isinstance(method, GalerkinMethod)
+            self._contract({name: layers[name] for name in opened if layers[name].method == method}, opened, method)
+
+    def _contract(self, layers: Mapping[str, FactoredLayer], opened: Mapping[str, Kept], method: GalerkinMethod) -> None:
+        trained = {name: self._trained(name, layer) for name, layer in layers.items()}
+        decompositions = {}
+        for name, factors in trained.items():
+            with naming(name):
+                decompositions[name] = decompose(factors)
+        spectra = _on_cpu({name: [each.sigma for each in found] for name, found in decompositions.items()})
+        chosen = method.choose(list(spectra.values()), [opened[name].ranks for name in layers])
+        for (name, layer), kept in zip(layers.items(), chosen, strict=True):
+            with naming(name):
+                core, bases = cut(trained[name], decompositions[name], kept.ranks)
+                sizes = [basis.shape[1] for basis in bases]
+                used = tuple(map(min, kept.used, sizes))
+                shown, memory = method.present(core, used)
+            idle = tuple(size - each for size, each in zip(sizes, used, strict=True))
+            self._install(layer, Factors(shown, bases), idle if any(idle) else ())
+            self._beside.pop(name, None)
+            if any(idle) or (method.cond is not None and method.adaptive):
+                self._beside[name] = memory - shown
+
+    def _trained(self, name: str, layer: FactoredLayer) -> Factors:
+        factors = layer.factors()
+        return factors._replace(core=factors.core + self._beside[name]) if name in self._beside else factors
+
+    def forget(self, layers: Mapping[str, FactoredLayer]) -> None:
+        """Drop idle directions, and all that is kept beside the weights, which stay as they are."""
+        self._beside = {}
+        for layer in layers.values():
+            if layer.idle:
+                self._install(layer, layer.used_factors(), ())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the layers keep beside their weights."""
+        return dict(self._beside)
+
+    def load_state_dict(self, state: dict[str, Any], layers: Mapping[str, FactoredLayer]) -> None:
+        """Take up what `state_dict` returned."""
+        self._beside = {name: value.to(layers[name].core) for name, value in state.items()}
+
+
+def _on_cpu(spectra: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    """Return the singular values of all layers on the CPU, by one transfer."""
+    together = torch.cat([sigma for found in spectra.values() for sigma in found]).cpu()
+    sizes = [len(sigma) for found in spectra.values() for sigma in found]
+    parts = iter(together.split(sizes))
+    return {name: [next(parts) for _ in found] for name, found in spectra.items()}
+
+
+@contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """Say in which layer a factorisation failed."""
+    try:
+        yield
+    except linalg.FactorisationError as error:
+        raise linalg.FactorisationError(f"layer {layer!r}: {error}") from error
