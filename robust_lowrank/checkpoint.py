@@ -32,7 +32,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     modules = dict(model.named_modules())
     layers = {}
     for name, layer in named_factored_layers(model):
-        layers[name] = {"method": _described(layer), "ranks": _ranks(layer)} | ({"idle": list(layer.idle)} if layer.idle else {})
+        layers[name] = {"method": _described(layer), "ranks": _ranks(layer)}
         if isinstance(adapter := modules.get(name.removesuffix(UPDATE)), Adapter):
             layers[name]["alpha"] = adapter.alpha
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()}
@@ -119,9 +119,7 @@ def _admit(model: nn.Module, name: str, entry: Any, path: Path) -> None:
         method = named(options.pop("name"))(**options)
         factors = blank_factors(weight_tensor(layer, method), tuple(int(rank) for rank in entry["ranks"]), method)
         alpha = float(entry.get("alpha", 1.0))
-        idle = tuple(int(size) for size in entry.get("idle", ()))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the description of layer {name!r} does not fit this network") from error
     built = build(layer, factors, method, bias="alpha" not in entry)
-    built.idle = idle
     install(model, place, Adapter(layer, built, alpha=alpha) if "alpha" in entry else built)

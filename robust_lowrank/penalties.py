@@ -1,4 +1,4 @@
-"""Soft penalties on singular values: RobustDLRT's spread R(S), the condition number's COND, and SO, DSO, MC and SRIP, which also fix the scale at 1."""
+"""Soft penalties on singular values: their spread R, their condition number COND, and SO, DSO, MC and SRIP, which fix them at 1."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

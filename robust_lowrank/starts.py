@@ -28,20 +28,43 @@ from robust_lowrank.methods.base import Ranks
 from robust_lowrank.ranks import Dense, modes_of, weight_tensor
 
 Start = Literal["weights", "gaussian", "kaiming"]
-RELU_GAIN = math.sqrt(2.0)
+RELU_GAIN = math.sqrt(2.0)  # of drawn weights: keeps the mean square of what ReLUs let through
+NORMALISED_GAIN = math.sqrt(
+    1 / 3
+)  # where a normalisation follows: torch's own, with which relative steps are those of a dense layer
+NORMALISATIONS = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm,
+)  # fmt: skip
 LINEAR = {"matrix": LowRankLinear, "pair": VanillaLinear, "triple": TripleLinear, "diagonal": DiagonalLinear, "whole": WholeLinear}
 KERNELS = {"matrix": LowRankConv2d, "pair": VanillaConv2d, "triple": TripleConv2d, "diagonal": DiagonalConv2d, "whole": WholeConv2d}
 
 
-def started(tensor: Tensor, ranks: Ranks, method: Method, start: Start) -> Factors:
+def started(tensor: Tensor, ranks: Ranks, method: Method, start: Start, gain: float = RELU_GAIN) -> Factors:
     """Return the first factors of a layer whose weight is `tensor`, within the method's constraint."""
     if start == "gaussian":
         return method.admit(gaussian_factors(tensor, ranks))
     if start == "kaiming":
-        drawn = torch.randn_like(tensor) * (RELU_GAIN / math.sqrt(tensor[0].numel()))
+        drawn = torch.randn_like(tensor) * (gain / math.sqrt(tensor[0].numel()))
         factors = method.admit(leading_factors(drawn, ranks))
         return factors._replace(core=factors.core * (drawn.norm() / factors.core.norm())) if ranks else factors
     return method.admit(leading_factors(tensor, ranks))
+
+
+def gains(model: nn.Module) -> dict[str, float]:
+    """Return the gain of each linear layer and convolution, by its name: whether a normalisation follows decides.
+
+    What follows is the next layer with a part in it, in the order of definition.
+    """
+    leaves = [(name, module) for name, module in model.named_modules() if not any(module.children())]
+    leaves = [
+        (name, module) for name, module in leaves if isinstance(module, NORMALISATIONS) or any(True for _ in module.parameters())
+    ]
+    followers = [*(module for _, module in leaves[1:]), None]
+    return {
+        name: NORMALISED_GAIN if isinstance(follower, NORMALISATIONS) else RELU_GAIN
+        for (name, module), follower in zip(leaves, followers, strict=True)
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
 
 
 def leading_factors(tensor: Tensor, ranks: Ranks) -> Factors:
@@ -97,9 +120,9 @@ def build(layer: Dense, factors: Factors, method: Method, *, bias: bool = True) 
 
 
 @torch.no_grad()
-def factor(layer: Dense, ranks: Ranks, method: Method, start: Start) -> tuple[FactoredLayer, float]:
+def factor(layer: Dense, ranks: Ranks, method: Method, start: Start, gain: float = RELU_GAIN) -> tuple[FactoredLayer, float]:
     """Return the factored layer for a dense one, and ||W_factored - W|| / ||W||, NaN when the start is drawn anew."""
-    built = build(layer, started(weight_tensor(layer, method), ranks, method, start), method)
+    built = build(layer, started(weight_tensor(layer, method), ranks, method, start, gain), method)
     for parameter in (built.core, *built.bases()):
         parameter.requires_grad_(layer.weight.requires_grad)
     if built.bias is not None and layer.bias is not None:

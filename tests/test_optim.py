@@ -101,6 +101,8 @@ def test_T24_everything_that_should_train_does(method: Method) -> None:
     for _ in range(3):
         opt.step(closure_of(net, opt, batch()))
     for name, parameter in net.named_parameters():
+        if name == "stem.bias":
+            continue  # the normalisation behind it takes it away, so that its gradient is but rounding
         same = parameter.shape == before[name].shape and torch.equal(parameter, before[name])
         complete = name.split(".")[-1] in {"U", "V", "U1", "U2", "U3", "U4"} and parameter.shape[0] == parameter.shape[1]
         assert not same or complete, f"{name} did not move"

@@ -66,6 +66,10 @@ class FactoredLayer(nn.Module, ABC):
         kept = tuple(basis.shape[1] - idle for basis, idle in zip(bases, self.idle or (0,) * len(bases), strict=True))
         return Factors(core[tuple(map(slice, kept))], tuple(basis[:, :rank] for basis, rank in zip(bases, kept, strict=True)))
 
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self.idle = idle_columns(self.factors())
+
     @property
     def rank(self) -> int:
         """The number of singular values that the weight matrix can have."""
@@ -111,6 +115,16 @@ class FactoredLayer(nn.Module, ABC):
         """Return what `print(model)` shows."""
         n, m = self.weight_shape
         return f"{n}x{m}, core={'x'.join(map(str, self.core.shape))}, bias={self.bias is not None}"
+
+
+def idle_columns(factors: Factors) -> tuple[int, ...]:
+    """Return for each basis how many of its last columns the core gives no weight; () for none, and for a weight of zero."""
+    core = factors.core
+    if core.is_meta or not bool(core.any()):
+        return ()
+    used = [int(linalg.unfold(core, mode).any(1).nonzero().max()) + 1 for mode in range(len(factors.bases))]
+    idle = tuple(size - each for size, each in zip(core.shape, used, strict=False))
+    return idle if any(idle) else ()
 
 
 def named_factored_layers(model: nn.Module) -> Iterator[tuple[str, FactoredLayer]]:

@@ -26,7 +26,8 @@ class CondLR(RetractionMethod):
         precond: what scales the directions of the bases: `exact` makes the step -lr P_T(G) to first order; `repo` is the scalar of
             the authors' released code, (sigma_min / sigma_max)^2 for tau > 0 and 1 / mean(sigma) for tau = 0; `none` leaves
             them as gradients of U and V.
-        reference: the value s: `rms` of the singular values, `mean`, or `exact`, whose clamp is the nearest admissible S.
+        reference: the value s: `exact`, whose clamp is the nearest admissible S, or the `rms` or `mean` of the singular values, as in
+            the authors' code; a clamp around these also moves an S that the bound admits.
         retraction: how bases return to orthonormality: `qr`, or `polar`, which does not depend on the choice of bases.
 
     Example:
@@ -40,7 +41,7 @@ class CondLR(RetractionMethod):
     inverts: ClassVar[bool] = True
     tau: float | None = None
     precond: Preconditioner = "exact"
-    reference: linalg.Reference = "rms"
+    reference: linalg.Reference = "exact"
     retraction: linalg.Retraction = "qr"
     cond: InitVar[float | None] = None
 
@@ -95,7 +96,9 @@ class CondLR(RetractionMethod):
 
     def transport(self, moments: Factors, factors: Factors) -> Factors:
         """Return the moments of the bases projected on the horizontal space (7); that of the core stays."""
-        return moments._replace(bases=tuple(linalg.project_out(basis, m) for basis, m in zip(factors.bases, moments.bases, strict=True)))
+        return moments._replace(
+            bases=tuple(linalg.project_out(basis, m) for basis, m in zip(factors.bases, moments.bases, strict=True))
+        )
 
 
 def right_solve(a: Tensor, s: Tensor) -> Tensor:

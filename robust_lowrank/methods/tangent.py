@@ -131,9 +131,7 @@ def _outside(x: Factors, factors: Factors) -> list[Tensor]:
     return [linalg.project_out(basis, side) for basis, side in zip(factors.bases, x.bases, strict=True)]
 
 
-def _projected(
-    x: Factors, at: Factors, bases: Sequence[Tensor], new: Factors, scales: Sequence[Tensor] | None = None
-) -> Factors:
+def _projected(x: Factors, at: Factors, bases: Sequence[Tensor], new: Factors, scales: Sequence[Tensor] | None = None) -> Factors:
     """Return the projection at `new` of X, a vector at `at` whose bases, and sides by `scales`, have been replaced."""
     if at.core.ndim == 2:
         return _projected_matrix(x, bases, new, scales)

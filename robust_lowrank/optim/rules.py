@@ -124,7 +124,9 @@ def rule_of(optimizer: type[torch.optim.Optimizer]) -> Rule:
     return RULES[optimizer]
 
 
-def make_inner(optimizer: type[torch.optim.Optimizer], groups: list[dict[str, Any]], options: dict[str, Any]) -> torch.optim.Optimizer:
+def make_inner(
+    optimizer: type[torch.optim.Optimizer], groups: list[dict[str, Any]], options: dict[str, Any]
+) -> torch.optim.Optimizer:
     """Return the torch optimizer of what no rule moves: of the class itself, but beside Muon, which takes matrices alone, AdamW.
 
     The options of the rules stand in the parameter groups, where schedulers find them.

@@ -118,11 +118,15 @@ class Fitting:
             self.step += 1
             on_step()
         with self._explained():
-            self.optimizer.finish()
+            self.optimizer.truncate()
         mean_loss = float(loss) / len(labels)
         if not math.isfinite(mean_loss):
             raise TrainingError(f"{self._position()} the loss is {mean_loss}: try a smaller learning rate")
         return Outcome(mean_loss, int(correct) / len(labels), lr, time.perf_counter() - started)
+
+    def finish(self) -> None:
+        """Drop the directions from which ranks would have grown, after the last epoch; the weights stay as they are."""
+        self.optimizer.finish()
 
     def _inputs(self, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         """Return what the step trains on: the images, or what adversarial training makes of them."""

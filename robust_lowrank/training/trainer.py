@@ -126,6 +126,8 @@ def _follow(
     for epoch in range(course.done + 1, epochs + 1):
         course.enter(epoch)
         outcome = course.fitting.epoch(on_step=lambda: report(epoch))  # noqa: B023
+        if epoch == course.phase.last:
+            course.fitting.finish()
         changes: dict[str, object] = {"seconds": writer.record.seconds + outcome.seconds}
         if epoch == last_dense:
             changes["kept_dense"] = factorise(model, config.method)
