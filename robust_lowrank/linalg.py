@@ -131,10 +131,9 @@ def extend(basis: Tensor, x: Tensor) -> Tensor:
     if r == n:
         return basis
     if r + x.shape[1] <= n:
-        q, triangle = torch.linalg.qr(project_out(basis, project_out(basis, x)))
+        q, triangle = torch.linalg.qr(project_out(basis, x))
         if bool(triangle.diagonal().abs().min() > LEAST_PART * torch.finfo(x.dtype).eps * x.norm()):
-            q = project_out(basis, q)
-            return torch.cat([basis, q @ _inverse_root(q.T @ q, "qr")], 1)
+            return torch.cat([basis, polished(project_out(basis, q))], 1)
     return torch.cat([basis, orth(torch.cat([basis, x], 1))[:, r:]], 1)
 
 

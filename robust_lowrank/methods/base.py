@@ -112,12 +112,12 @@ class GalerkinMethod(Method, ABC):
     waits in the optimizer until it is worth more.
 
     Args:
-        tol: relative truncation tolerance; `None` keeps the rank, "auto" is 0.03 for weights that are trained from scratch, 0.1 else.
+        tol: relative truncation tolerance; `None` keeps the rank, "auto" is 0.03 for weights drawn anew and 0.1 otherwise.
         min_rank: rank below which truncation never goes.
         max_rank: rank above which truncation never leaves a layer.
         cond: condition number at which the spectrum is clamped after truncation; `None` lets it be.
-        threshold: what `tol` is relative to: the norm of each `layer`, or the root mean square of those of all in the `network`, so
-            that a layer which needs no rank gets none; `None` takes the network for adapters, which start from nothing, else layers.
+        threshold: what `tol` is relative to: the norm of each `layer`, or the root mean square of those of the `network`, so that
+            a layer which needs no rank gets none; `None` takes the network for adapters, which start from nothing, else layers.
     """
 
     core_steps: ClassVar[int] = 0
@@ -196,7 +196,8 @@ class GalerkinMethod(Method, ABC):
     def choose(self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks]) -> list[Kept]:
         """Return the ranks at which to cut each layer, from its singular values and the ranks before the step.
 
-        A matrix has one spectrum, a kernel in Tucker form one for each mode with a basis. A layer whose singular values are all zero keeps its ranks.
+        A matrix has one spectrum, a kernel in Tucker form one for each mode with a basis. A layer whose singular values are all
+        zero keeps its ranks.
         """
         if self.tol is None:
             return [Kept(ranks, ranks) for ranks in before]
@@ -232,10 +233,10 @@ class GalerkinMethod(Method, ABC):
         return linalg.truncation_rank(sigma, theta, minimum=self.min_rank, maximum=self.max_rank)
 
     def present(self, core: Tensor, used: Ranks) -> tuple[Tensor, Tensor]:
-        """Return a truncated core as the weight has it, without what is idle and clamped to `cond`, and as the optimizer keeps it.
+        """Return a truncated core as the weight has it, clamped and without what is idle, and as the optimizer has it.
 
-        The clamp lifts singular values in the weight alone: the optimizer goes on from those that training gave, clamped from above,
-        so that a direction which is not needed sinks and is cut.
+        The clamp lifts singular values in the weight alone: the optimizer goes on from those that training gave, clamped from
+        above, so that a direction which is not needed sinks and is cut.
         """
         block = core[tuple(map(slice, used))]
         shown, kept = block, block
@@ -259,8 +260,8 @@ class GalerkinMethod(Method, ABC):
 def used_under_bound(sigma: Tensor, cond: float, *, minimum: int) -> int:
     """Return how many singular values a weight with a bounded condition number has.
 
-    A weight has singular values between two bounds, and zeros. One that is nearer to zero than to the lower bound is taken for zero:
-    training has pressed it down against the clamp, or has not yet made enough of it.
+    A weight has singular values between two bounds, and zeros. One that is nearer to zero than to the lower bound is taken for
+    zero: training has pressed it down against the clamp, or has not yet made enough of it.
     """
     lower = 1 - linalg.half_width(cond - 1)
     used = int((sigma > 0).sum())

@@ -26,8 +26,8 @@ class CondLR(RetractionMethod):
         precond: what scales the directions of the bases: `exact` makes the step -lr P_T(G) to first order; `repo` is the scalar of
             the authors' released code, (sigma_min / sigma_max)^2 for tau > 0 and 1 / mean(sigma) for tau = 0; `none` leaves
             them as gradients of U and V.
-        reference: the value s: `exact`, whose clamp is the nearest admissible S, or the `rms` or `mean` of the singular values, as in
-            the authors' code; a clamp around these also moves an S that the bound admits.
+        reference: the value s: `exact`, whose clamp is the nearest admissible S, or the `rms` or `mean` of the singular values, as
+            in the authors' code; a clamp around these also moves an S that the bound admits.
         retraction: how bases return to orthonormality: `qr`, or `polar`, which does not depend on the choice of bases.
 
     Example:

@@ -17,7 +17,7 @@ from robust_lowrank.layers.base import Factors
 
 
 def of_core(factors: Factors, core: Tensor) -> Factors:
-    """Return the tangent vector with the given core in the bases of `factors` and nothing outside; with their own core, W itself."""
+    """Return the tangent vector with a core in the bases of `factors` and nothing outside; with their own core, W itself."""
     if core.ndim == 2:
         u, v = factors.bases
         return Factors(core, (u @ core, v @ core.T))
@@ -58,16 +58,18 @@ def stretch(x: Factors, factors: Factors, scales: Sequence[Tensor]) -> Factors:
 
 
 def core_between(x: Factors, factors: Factors, bases: Sequence[Tensor], *, outside: float = 1.0) -> Tensor:
-    """Return the core of X between bases that hold those of `factors` and X's parts outside them (methods (48b)).
+    """Return the core of X between bases that extend those of `factors` by X's parts outside them (methods (48b)).
 
     Args:
         outside: the factor of the blocks that reach from the old bases into the new columns (methods (78)).
     """
-    turns = [new.T @ old for old, new in zip(factors.bases, bases, strict=True)]
-    core = linalg.multi_product(x.core, turns)
-    for i, side in enumerate(_outside(x, factors)):
-        reached = [bases[i].T @ side if j == i else turn for j, turn in enumerate(turns)]
-        core = core + outside * linalg.multi_product(_frame(factors.core, i), reached)
+    ranks = [basis.shape[1] for basis in factors.bases]
+    core = x.core.new_zeros(*(basis.shape[1] for basis in bases), *x.core.shape[len(ranks) :])
+    within = tuple(map(slice, ranks))
+    core[within] = x.core
+    for i, (side, basis) in enumerate(zip(x.bases, bases, strict=True)):
+        reached = linalg.mode_product(_frame(factors.core, i), basis[:, ranks[i] :].T @ side, i)
+        core[(*within[:i], slice(ranks[i], None), *within[i + 1 :])] = outside * reached
     return core
 
 

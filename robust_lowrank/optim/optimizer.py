@@ -17,7 +17,7 @@ from robust_lowrank.optim.allocation import Allocation
 from robust_lowrank.optim.elementwise import ElementwiseMoments
 from robust_lowrank.optim.groups import parameter_groups, window_of
 from robust_lowrank.optim.moments import Moments
-from robust_lowrank.optim.preconditioning import precondition
+from robust_lowrank.optim.preconditioning import precondition, preconditioned
 from robust_lowrank.optim.repeated import unmoved
 from robust_lowrank.optim.rules import make_inner, rule_of
 from robust_lowrank.optim.slots import can_turn, clear, require_grad
@@ -93,6 +93,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self.window = window_of(schedule, window, self._galerkin().values())
         self.penalties = [(penalty, penalised(model, self.layers.values(), penalty)) for penalty in penalties]
         self.allocation = Allocation(model)
+        self._preconditioned = preconditioned(model)
         self.steps = 0
         self.position = 0  # in the window; 0: the next step turns the bases
         self._open: dict[str, Kept] = {}  # layers between turning and truncation, with their ranks before
@@ -188,7 +189,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Truncate, and drop the directions from which ranks would have grown: at the end of training. No weight changes by that."""
+        """Truncate, and drop the directions from which ranks would have grown, which changes no weight: at the end of training."""
         self.truncate()
         self._truncation.forget(self.layers)
         self._arrive()
@@ -331,7 +332,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 continue
             with naming(name):
                 self._mover(layer).aim(layer)
-        precondition(self.model)
+        precondition(self._preconditioned)
         self.inner.step()
         self.allocation.after(self.steps)
         for name, layer in aimed.items():

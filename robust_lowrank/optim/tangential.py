@@ -4,7 +4,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from robust_lowrank.layers.base import FactoredLayer, Factors
-from robust_lowrank.methods import tangent
 from robust_lowrank.optim.moments import Moments
 from robust_lowrank.optim.rules import Rule, decoupled_decay, transported
 from robust_lowrank.optim.slots import clear, gradients

@@ -1,0 +1,276 @@
+"""what each method reaches in a whole training, its learning rate chosen from one grid (mean ± standard deviation of 3 seeds)"""
+
+import argparse
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import robust_lowrank
+from robust_lowrank import (
+    DLRT,
+    RGD,
+    TDLRT,
+    CondLR,
+    GeoLoRA,
+    LowRankOptimizer,
+    RobustDLRT,
+    UserError,
+    Vanilla,
+    compress,
+    models,
+)
+from robust_lowrank.compress import count_parameters
+from robust_lowrank.data import load, unit_range
+from robust_lowrank.methods import Method
+
+SEEDS = (0, 1, 2)
+OUT = Path("runs/benchmarks/training.jsonl")  # one line a training; those of this version of the package are not repeated
+
+METHODS: dict[str, tuple[Method | None, dict[str, object]]] = {
+    "dense": (None, {}),
+    "plain U V^T": (Vanilla(), {}),
+    "rgd": (RGD(), {}),
+    "condlr tau=0.1": (CondLR(tau=0.1), {}),
+    "dlrt": (DLRT(), {}),
+    "dlrt tol=0.03": (DLRT(tol=0.03), {"schedule": "amortised"}),
+    "tdlrt": (TDLRT(), {"schedule": "amortised"}),
+    "geolora": (GeoLoRA(), {}),
+    "robust-dlrt": (RobustDLRT(), {"schedule": "amortised"}),
+}
+GRIDS = {"sgd": (0.01, 0.03, 0.1), "adamw": (3e-4, 1e-3, 3e-3)}
+INNER = {"sgd": (torch.optim.SGD, {"momentum": 0.9}), "adamw": (torch.optim.AdamW, {})}
+
+
+class Split(NamedTuple):
+    """Images and labels to train on, to choose learning rates by, and to report on."""
+
+    train: tuple[Tensor, Tensor]
+    choice: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network and its images; the learning rate falls to zero as a cosine."""
+
+    data: str
+    network: str
+    optimizers: tuple[str, ...]
+    rank: int | float
+    train: int
+    choice: int  # the images after those to train on
+    test: int
+    batch: int
+    epochs: int
+
+
+TASKS = {
+    "digits MLP": Task("digits", "mlp", ("sgd", "adamw"), 8, 1200, 237, 360, 64, 10),
+    "demo CNN": Task("digits", "cnn", ("sgd", "adamw"), 0.5, 1200, 237, 360, 64, 12),
+    "MNIST LeNet5": Task("mnist", "lenet5", ("adamw",), 0.2, 4000, 1000, 2000, 64, 4),
+    "CIFAR-10 4 convolutions": Task("cifar10", "four-convolutions", ("adamw",), 0.3, 2000, 1000, 1000, 64, 7),
+    "CIFAR-10 VGG16 of a quarter's width": Task("cifar10", "vgg16-quarter", ("adamw",), 0.3, 3000, 1000, 1000, 64, 5),
+}
+
+
+def four_convolutions() -> nn.Sequential:
+    """Return a network for images of 32 x 32 without normalisation."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(64 * 64, 128), nn.ReLU(), nn.Linear(128, 10)),
+    )
+
+
+def network(task: Task) -> tuple[nn.Module, str]:
+    """Return a new network, and the name of its last layer, which stays dense."""
+    if task.network == "four-convolutions":
+        return four_convolutions(), "13"
+    shape = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[task.data]
+    built = models.build(task.network, input_shape=shape, num_classes=10)
+    return built, models.classifier(built)
+
+
+@cache
+def split(task: Task, data_dir: str | None) -> Split:
+    """Return the images of a task; those of the network without normalisation are standardised."""
+    whole = load(task.data, data_dir=None if task.data == "digits" else data_dir)
+    images = unit_range(whole.train_images[: task.train + task.choice])
+    tests = unit_range(whole.test_images[: task.test])
+    if task.network == "four-convolutions":
+        mean, scale = images[: task.train].mean((0, 2, 3), keepdim=True), images[: task.train].std((0, 2, 3), keepdim=True)
+        images, tests = (images - mean) / scale, (tests - mean) / scale
+    labels = whole.train_y[: task.train + task.choice]
+    n = task.train
+    return Split((images[:n], labels[:n]), (images[n:], labels[n:]), (tests, whole.test_y[: task.test]))
+
+
+class Trial(NamedTuple):
+    """One training."""
+
+    task: str
+    optimizer: str
+    method: str
+    lr: float
+    seed: int
+
+
+def train(trial: Trial, data_dir: str | None) -> dict[str, object]:
+    """Train a network and return what it reached."""
+    torch.set_num_threads(1)
+    task = TASKS[trial.task]
+    images = split(task, data_dir)
+    torch.manual_seed(trial.seed)
+    net, last = network(task)
+    method, options = METHODS[trial.method]
+    if method is not None:
+        compress(net, method=method, rank=task.rank, exclude=[last.replace(".", r"\.")], start="kaiming")
+    kind, inner = INNER[trial.optimizer]
+    optimizer = LowRankOptimizer(net, kind, lr=trial.lr, **options, **inner)
+    x, y = images.train
+    steps = math.ceil(len(y) / task.batch) * task.epochs
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    order = torch.Generator().manual_seed(trial.seed)
+    net.train()
+    for _ in range(task.epochs):
+        for index in torch.randperm(len(y), generator=order).split(task.batch):
+            optimizer.step(closure(net, optimizer, x[index], y[index]))
+            schedule.step()
+    optimizer.finish()
+    net.eval()
+    loss = cross_entropy(logits(net, x), y)
+    return {
+        **trial._asdict(),
+        "loss": float(loss) if torch.isfinite(loss) else None,
+        "choice": accuracy(net, *images.choice),
+        "test": accuracy(net, *images.test),
+        "inference": count_parameters(net).inference,
+    }
+
+
+def closure(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
+    """Return what evaluates the loss of a batch."""
+
+    def evaluate() -> Tensor:
+        optimizer.zero_grad()
+        loss = cross_entropy(net(x), y)
+        loss.backward()
+        return loss
+
+    return evaluate
+
+
+@torch.no_grad()
+def logits(net: nn.Module, x: Tensor) -> Tensor:
+    """Return a network's logits, in batches."""
+    return torch.cat([net(part) for part in x.split(500)])
+
+
+def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Return the accuracy in per cent."""
+    return 100 * float((logits(net, x).argmax(1) == y).double().mean())
+
+
+def sources() -> str:
+    """Return a digest of the package's sources and of this file: results of others are not taken for results of these."""
+    found = sorted(Path(robust_lowrank.__file__).parent.rglob("*.py"))
+    parts = [part for part in found if {"methods", "optim", "layers"} & set(part.parts) or part.name in ("linalg.py", "starts.py")]
+    return hashlib.sha256(b"".join(part.read_bytes() for part in [*parts, Path(__file__)])).hexdigest()[:16]
+
+
+class Results:
+    """What trainings reached, in a file that grows by a line as each ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.sources = path, sources()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        rows = [json.loads(line) for line in lines]
+        self.rows = {Trial(*(row[name] for name in Trial._fields)): row for row in rows if row["sources"] == self.sources}
+
+    def add(self, trial: Trial, row: dict[str, object]) -> None:
+        """Keep a result."""
+        self.rows[trial] = row | {"sources": self.sources}
+        with self.path.open("a") as file:
+            file.write(json.dumps(self.rows[trial]) + "\n")
+
+    def best(self, task: str, optimizer: str, method: str) -> float | None:
+        """Return the learning rate of the grid with the best accuracy on the images to choose by; None before all are there."""
+        trials = [Trial(task, optimizer, method, lr, SEEDS[0]) for lr in GRIDS[optimizer]]
+        if any(trial not in self.rows for trial in trials):
+            return None
+        return max(trials, key=lambda trial: self.rows[trial]["choice"]).lr
+
+    def wanted(self, tasks: list[str]) -> Iterator[Trial]:
+        """Yield the trainings that are still to be run: those of the first seed choose the learning rate of the others."""
+        for task in tasks:
+            for optimizer in TASKS[task].optimizers:
+                for method in METHODS:
+                    lr = self.best(task, optimizer, method)
+                    each = [(lr, SEEDS[0]) for lr in GRIDS[optimizer]] if lr is None else [(lr, seed) for seed in SEEDS[1:]]
+                    yield from (t for t in (Trial(task, optimizer, method, *pair) for pair in each) if t not in self.rows)
+
+
+def tasks_here(data_dir: str | None) -> list[str]:
+    """Return the tasks whose images are here; say which are not."""
+    found = []
+    for name, task in TASKS.items():
+        try:
+            split(task, data_dir)
+            found.append(name)
+        except UserError as error:
+            print(f"{name} is left out: {error}")
+    return found
+
+
+def run(data_dir: str | None = None) -> pd.DataFrame:
+    """Run what has not been run yet, two trainings at a time on two cores, and return the table."""
+    results, tasks = Results(OUT), tasks_here(data_dir)
+    workers = os.cpu_count() or 1
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        while trials := list(results.wanted(tasks)):
+            jobs = {pool.submit(train, trial, data_dir): trial for trial in trials}
+            for done in as_completed(jobs):
+                results.add(jobs[done], done.result())
+    return table(results, tasks)
+
+
+def table(results: Results, tasks: list[str]) -> pd.DataFrame:
+    """Return a row for each method, a column for each task and optimizer: test accuracy, the learning rate below it."""
+    columns = {}
+    for task in tasks:
+        for optimizer in TASKS[task].optimizers:
+            cells = []
+            for method in METHODS:
+                lr = results.best(task, optimizer, method)
+                assert lr is not None
+                rows = [results.rows[Trial(task, optimizer, method, lr, seed)] for seed in SEEDS]
+                tested = pd.Series([row["test"] for row in rows])
+                size = sum(row["inference"] for row in rows) / len(rows)
+                cells.append(f"{tested.mean():.1f} ± {tested.std():.1f} ({lr:g}; {size / 1000:.0f}k)")
+            columns[f"{task}, {optimizer}"] = cells
+    return pd.DataFrame({"method": list(METHODS), **columns})
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", help="where MNIST and CIFAR-10 are; without it their rows are left out")
+    print(run(parser.parse_args().data_dir).to_markdown(index=False))
+
+
+if __name__ == "__main__":
+    main()
