@@ -50,7 +50,6 @@ METHODS: dict[str, tuple[Method | None, dict[str, object]]] = {
     "geolora": (GeoLoRA(), {}),
     "robust-dlrt": (RobustDLRT(), {"schedule": "amortised"}),
 }
-GRIDS = {"sgd": (0.01, 0.03, 0.1), "adamw": (3e-4, 1e-3, 3e-3)}
 INNER = {"sgd": (torch.optim.SGD, {"momentum": 0.9}), "adamw": (torch.optim.AdamW, {})}
 
 
@@ -68,22 +67,24 @@ class Task:
 
     data: str
     network: str
-    optimizers: tuple[str, ...]
     rank: int | float
+    grids: dict[str, tuple[float, ...]]  # learning rates, by the inner optimizer
     train: int
     choice: int  # the images after those to train on
-    test: int
-    batch: int
     epochs: int
+    retrained: bool = False  # with the images to choose by, once the learning rate is chosen
 
 
+SMALL = {"sgd": (0.01, 0.03, 0.1), "adamw": (1e-3, 3e-3, 1e-2)}
 TASKS = {
-    "digits MLP": Task("digits", "mlp", ("sgd", "adamw"), 8, 1200, 237, 360, 64, 10),
-    "demo CNN": Task("digits", "cnn", ("sgd", "adamw"), 0.5, 1200, 237, 360, 64, 12),
-    "MNIST LeNet5": Task("mnist", "lenet5", ("adamw",), 0.2, 4000, 1000, 2000, 64, 4),
-    "CIFAR-10 4 convolutions": Task("cifar10", "four-convolutions", ("adamw",), 0.3, 2000, 1000, 1000, 64, 7),
-    "CIFAR-10 VGG16 of a quarter's width": Task("cifar10", "vgg16-quarter", ("adamw",), 0.3, 3000, 1000, 1000, 64, 5),
+    "digits MLP": Task("digits", "mlp", 8, SMALL, 1100, 197, 10, retrained=True),
+    "demo CNN": Task("digits", "cnn", 0.5, SMALL, 1100, 197, 12, retrained=True),
+    "MNIST LeNet5": Task("mnist", "lenet5", 0.2, {"adamw": (1e-3, 3e-3, 1e-2)}, 2000, 1000, 3),
+    "CIFAR-10, 4 convolutions": Task("cifar10", "four-convolutions", 0.3, {"adamw": (5e-4, 1e-3, 2e-3)}, 2000, 1000, 7),
+    "CIFAR-10, VGG16 of a quarter's width": Task("cifar10", "vgg16-quarter", 0.3, {"adamw": (3e-4, 5e-4, 1e-3)}, 3000, 1000, 5),
 }
+BATCH = 64
+TESTED = 1000  # images at most
 
 
 def four_convolutions() -> nn.Sequential:
@@ -105,34 +106,38 @@ def network(task: Task) -> tuple[nn.Module, str]:
 
 
 @cache
-def split(task: Task, data_dir: str | None) -> Split:
-    """Return the images of a task; those of the network without normalisation are standardised."""
-    whole = load(task.data, data_dir=None if task.data == "digits" else data_dir)
-    images = unit_range(whole.train_images[: task.train + task.choice])
-    tests = unit_range(whole.test_images[: task.test])
-    if task.network == "four-convolutions":
-        mean, scale = images[: task.train].mean((0, 2, 3), keepdim=True), images[: task.train].std((0, 2, 3), keepdim=True)
+def split(data: str, train: int, choice: int, *, standard: bool, data_dir: str | None) -> Split:
+    """Return the images of a task."""
+    whole = load(data, data_dir=None if data == "digits" else data_dir)
+    images, tests = unit_range(whole.train_images[: train + choice]), unit_range(whole.test_images[:TESTED])
+    if standard:
+        mean, scale = images[:train].mean((0, 2, 3), keepdim=True), images[:train].std((0, 2, 3), keepdim=True)
         images, tests = (images - mean) / scale, (tests - mean) / scale
-    labels = whole.train_y[: task.train + task.choice]
-    n = task.train
-    return Split((images[:n], labels[:n]), (images[n:], labels[n:]), (tests, whole.test_y[: task.test]))
+    labels = whole.train_y[: train + choice]
+    return Split((images[:train], labels[:train]), (images[train:], labels[train:]), (tests, whole.test_y[:TESTED]))
+
+
+def images_of(task: Task, data_dir: str | None) -> Split:
+    """Return the images of a task; those of the network without normalisation are standardised."""
+    return split(task.data, task.train, task.choice, standard=task.network == "four-convolutions", data_dir=data_dir)
 
 
 class Trial(NamedTuple):
-    """One training."""
+    """One training; `final` with the images to choose by, if the task wants that."""
 
     task: str
     optimizer: str
     method: str
     lr: float
     seed: int
+    final: bool
 
 
 def train(trial: Trial, data_dir: str | None) -> dict[str, object]:
     """Train a network and return what it reached."""
     torch.set_num_threads(1)
     task = TASKS[trial.task]
-    images = split(task, data_dir)
+    images = images_of(task, data_dir)
     torch.manual_seed(trial.seed)
     net, last = network(task)
     method, options = METHODS[trial.method]
@@ -141,12 +146,14 @@ def train(trial: Trial, data_dir: str | None) -> dict[str, object]:
     kind, inner = INNER[trial.optimizer]
     optimizer = LowRankOptimizer(net, kind, lr=trial.lr, **options, **inner)
     x, y = images.train
-    steps = math.ceil(len(y) / task.batch) * task.epochs
+    if trial.final:
+        x, y = torch.cat([x, images.choice[0]]), torch.cat([y, images.choice[1]])
+    steps = math.ceil(len(y) / BATCH) * task.epochs
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = torch.Generator().manual_seed(trial.seed)
     net.train()
     for _ in range(task.epochs):
-        for index in torch.randperm(len(y), generator=order).split(task.batch):
+        for index in torch.randperm(len(y), generator=order).split(BATCH):
             optimizer.step(closure(net, optimizer, x[index], y[index]))
             schedule.step()
     optimizer.finish()
@@ -209,19 +216,26 @@ class Results:
 
     def best(self, task: str, optimizer: str, method: str) -> float | None:
         """Return the learning rate of the grid with the best accuracy on the images to choose by; None before all are there."""
-        trials = [Trial(task, optimizer, method, lr, SEEDS[0]) for lr in GRIDS[optimizer]]
+        trials = [Trial(task, optimizer, method, lr, SEEDS[0], final=False) for lr in TASKS[task].grids[optimizer]]
         if any(trial not in self.rows for trial in trials):
             return None
         return max(trials, key=lambda trial: self.rows[trial]["choice"]).lr
 
+    def reported(self, task: str, optimizer: str, method: str, lr: float) -> list[Trial]:
+        """Return the trainings whose mean is reported."""
+        return [Trial(task, optimizer, method, lr, seed, TASKS[task].retrained) for seed in SEEDS]
+
     def wanted(self, tasks: list[str]) -> Iterator[Trial]:
         """Yield the trainings that are still to be run: those of the first seed choose the learning rate of the others."""
         for task in tasks:
-            for optimizer in TASKS[task].optimizers:
+            for optimizer, grid in TASKS[task].grids.items():
                 for method in METHODS:
                     lr = self.best(task, optimizer, method)
-                    each = [(lr, SEEDS[0]) for lr in GRIDS[optimizer]] if lr is None else [(lr, seed) for seed in SEEDS[1:]]
-                    yield from (t for t in (Trial(task, optimizer, method, *pair) for pair in each) if t not in self.rows)
+                    if lr is None:
+                        trials = [Trial(task, optimizer, method, each, SEEDS[0], final=False) for each in grid]
+                    else:
+                        trials = self.reported(task, optimizer, method, lr)
+                    yield from (trial for trial in trials if trial not in self.rows)
 
 
 def tasks_here(data_dir: str | None) -> list[str]:
@@ -229,7 +243,7 @@ def tasks_here(data_dir: str | None) -> list[str]:
     found = []
     for name, task in TASKS.items():
         try:
-            split(task, data_dir)
+            images_of(task, data_dir)
             found.append(name)
         except UserError as error:
             print(f"{name} is left out: {error}")
@@ -252,12 +266,12 @@ def table(results: Results, tasks: list[str]) -> pd.DataFrame:
     """Return a row for each method, a column for each task and optimizer: test accuracy, the learning rate below it."""
     columns = {}
     for task in tasks:
-        for optimizer in TASKS[task].optimizers:
+        for optimizer in TASKS[task].grids:
             cells = []
             for method in METHODS:
                 lr = results.best(task, optimizer, method)
                 assert lr is not None
-                rows = [results.rows[Trial(task, optimizer, method, lr, seed)] for seed in SEEDS]
+                rows = [results.rows[trial] for trial in results.reported(task, optimizer, method, lr)]
                 tested = pd.Series([row["test"] for row in rows])
                 size = sum(row["inference"] for row in rows) / len(rows)
                 cells.append(f"{tested.mean():.1f} ± {tested.std():.1f} ({lr:g}; {size / 1000:.0f}k)")
