@@ -46,8 +46,9 @@ format: $(STAMP)
 conformance: $(STAMP)
 	$(BIN)/python -m tests.conformance
 
+# One by name: make bench NAME=training; those with MNIST and CIFAR-10 look for them in RLR_DATA_DIR.
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(NAME)
 
 # The tables of docs/evaluation.md: our engines beside upstream's, with the images of MNIST and CIFAR-10 at hand.
 evaluation: $(STAMP)

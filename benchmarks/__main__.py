@@ -4,10 +4,10 @@ import argparse
 
 import torch
 
-from benchmarks import layers, monitor, precision, steps
+from benchmarks import layers, monitor, precision, steps, training
 from robust_lowrank.provenance import machine
 
-BENCHMARKS = {"layers": layers, "steps": steps, "precision": precision, "monitor": monitor}
+BENCHMARKS = {"layers": layers, "steps": steps, "precision": precision, "monitor": monitor, "training": training}
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     print(f"{machine()}, torch {torch.__version__}")
     for name in names:
         print(f"\n## {name}: {BENCHMARKS[name].__doc__}\n")
-        print(BENCHMARKS[name].run().to_string(index=False))
+        print(BENCHMARKS[name].run().to_markdown(index=False))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """what each method reaches in a whole training, its learning rate chosen from one grid (mean ± standard deviation of 3 seeds)"""
 
-import argparse
 import hashlib
 import json
 import math
@@ -106,9 +105,9 @@ def network(task: Task) -> tuple[nn.Module, str]:
 
 
 @cache
-def split(data: str, train: int, choice: int, *, standard: bool, data_dir: str | None) -> Split:
+def split(data: str, train: int, choice: int, *, standard: bool) -> Split:
     """Return the images of a task."""
-    whole = load(data, data_dir=None if data == "digits" else data_dir)
+    whole = load(data)
     images, tests = unit_range(whole.train_images[: train + choice]), unit_range(whole.test_images[:TESTED])
     if standard:
         mean, scale = images[:train].mean((0, 2, 3), keepdim=True), images[:train].std((0, 2, 3), keepdim=True)
@@ -117,9 +116,9 @@ def split(data: str, train: int, choice: int, *, standard: bool, data_dir: str |
     return Split((images[:train], labels[:train]), (images[train:], labels[train:]), (tests, whole.test_y[:TESTED]))
 
 
-def images_of(task: Task, data_dir: str | None) -> Split:
+def images_of(task: Task) -> Split:
     """Return the images of a task; those of the network without normalisation are standardised."""
-    return split(task.data, task.train, task.choice, standard=task.network == "four-convolutions", data_dir=data_dir)
+    return split(task.data, task.train, task.choice, standard=task.network == "four-convolutions")
 
 
 class Trial(NamedTuple):
@@ -133,11 +132,11 @@ class Trial(NamedTuple):
     final: bool
 
 
-def train(trial: Trial, data_dir: str | None) -> dict[str, object]:
+def train(trial: Trial) -> dict[str, object]:
     """Train a network and return what it reached."""
     torch.set_num_threads(1)
     task = TASKS[trial.task]
-    images = images_of(task, data_dir)
+    images = images_of(task)
     torch.manual_seed(trial.seed)
     net, last = network(task)
     method, options = METHODS[trial.method]
@@ -238,25 +237,25 @@ class Results:
                     yield from (trial for trial in trials if trial not in self.rows)
 
 
-def tasks_here(data_dir: str | None) -> list[str]:
+def tasks_here() -> list[str]:
     """Return the tasks whose images are here; say which are not."""
     found = []
     for name, task in TASKS.items():
         try:
-            images_of(task, data_dir)
+            images_of(task)
             found.append(name)
         except UserError as error:
             print(f"{name} is left out: {error}")
     return found
 
 
-def run(data_dir: str | None = None) -> pd.DataFrame:
+def run() -> pd.DataFrame:
     """Run what has not been run yet, two trainings at a time on two cores, and return the table."""
-    results, tasks = Results(OUT), tasks_here(data_dir)
+    results, tasks = Results(OUT), tasks_here()
     workers = os.cpu_count() or 1
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         while trials := list(results.wanted(tasks)):
-            jobs = {pool.submit(train, trial, data_dir): trial for trial in trials}
+            jobs = {pool.submit(train, trial): trial for trial in trials}
             for done in as_completed(jobs):
                 results.add(jobs[done], done.result())
     return table(results, tasks)
@@ -277,14 +276,3 @@ def table(results: Results, tasks: list[str]) -> pd.DataFrame:
                 cells.append(f"{tested.mean():.1f} ± {tested.std():.1f} ({lr:g}; {size / 1000:.0f}k)")
             columns[f"{task}, {optimizer}"] = cells
     return pd.DataFrame({"method": list(METHODS), **columns})
-
-
-def main() -> None:
-    """Print the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", help="where MNIST and CIFAR-10 are; without it their rows are left out")
-    print(run(parser.parse_args().data_dir).to_markdown(index=False))
-
-
-if __name__ == "__main__":
-    main()
