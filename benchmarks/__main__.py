@@ -4,10 +4,17 @@ import argparse
 
 import torch
 
-from benchmarks import layers, monitor, precision, steps, training
+from benchmarks import adapters, layers, monitor, precision, steps, training
 from robust_lowrank.provenance import machine
 
-BENCHMARKS = {"layers": layers, "steps": steps, "precision": precision, "monitor": monitor, "training": training}
+BENCHMARKS = {
+    "layers": layers,
+    "steps": steps,
+    "precision": precision,
+    "monitor": monitor,
+    "training": training,
+    "adapters": adapters,
+}
 
 
 def main() -> None:

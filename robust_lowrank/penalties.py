@@ -57,7 +57,7 @@ def condition_gap(a: Tensor) -> Tensor:
     """Return COND = sigma_1^2 / 2 - ||A||^2 / (2 nu), nu the smaller side: zero exactly when all singular values are equal.
 
     Unlike R it looks at the largest singular value alone, and pulls it down while it lifts the others; where two are largest it has
-    no gradient (methods (65)).
+    no gradient (methods (68)).
 
     Example:
         >>> condition_gap(torch.diag(torch.tensor([2.0, 1.0])))

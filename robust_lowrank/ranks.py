@@ -15,7 +15,7 @@ from robust_lowrank.methods import GalerkinMethod, Method
 from robust_lowrank.methods.base import Ranks, tucker_ranks
 
 DEFAULT_RANK = 0.25
-FEW_CHANNELS = 4  # filters or channels of a kernel in Tucker form, of which a fraction of the rank leaves no fewer
+LEAST_OF_A_MODE = 4  # of a kernel in Tucker form, or all of a smaller one: a fraction of the rank leaves no fewer
 Dense = nn.Linear | nn.Conv2d
 
 
@@ -157,7 +157,7 @@ def ranks_of(name: str, layer: Dense, method: Method, rank: int | float) -> Rank
             )
         ranks = [math.ceil(rank * size) for size in sizes]
         if tensor.ndim == 4:
-            ranks[:2] = [max(part, min(size, FEW_CHANNELS)) for part, size in zip(ranks[:2], sizes[:2], strict=True)]
+            ranks = [max(part, min(size, LEAST_OF_A_MODE)) for part, size in zip(ranks, sizes, strict=True)]
         return _clipped(tensor, tuple(ranks))
     if not 1 <= rank <= full:
         where = "below 1" if rank < 1 else f"above the full rank {full} of its {n} x {m} weight"

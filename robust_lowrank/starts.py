@@ -30,7 +30,10 @@ from robust_lowrank.ranks import Dense, modes_of, weight_tensor
 Start = Literal["weights", "gaussian", "kaiming"]
 RELU_GAIN = math.sqrt(2.0)  # of drawn weights: keeps the mean square of what ReLUs let through
 NORMALISED_GAIN = math.sqrt(1 / 3)  # where a normalisation follows: torch's own, for relative steps like a dense layer's
-NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)
+NORMALISATIONS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
+)
 LINEAR = {"matrix": LowRankLinear, "pair": VanillaLinear, "triple": TripleLinear, "diagonal": DiagonalLinear, "whole": WholeLinear}
 KERNELS = {"matrix": LowRankConv2d, "pair": VanillaConv2d, "triple": TripleConv2d, "diagonal": DiagonalConv2d, "whole": WholeConv2d}
 

@@ -80,6 +80,31 @@ def test_a_kaiming_start_keeps_the_norm_of_kaiming_weights() -> None:
     assert math.isnan(report.moved["0"])
 
 
+@pytest.mark.parametrize("method", ["vanilla", "condlr", "dlrt", "tdlrt", "geolora"])
+def test_a_kaiming_start_is_smaller_where_a_normalisation_follows(method: str) -> None:
+    """Weights have the standard deviation sqrt(2 / m), before a normalisation torch's own sqrt(1 / (3 m)), whatever the rank."""
+    model = nn.Sequential(
+        nn.Conv2d(16, 64, 3),  # a normalisation comes next
+        nn.BatchNorm2d(64),
+        nn.Conv2d(64, 32, 3),
+        nn.ReLU(),  # has no parameters: what follows is behind it
+        nn.GroupNorm(4, 32, affine=False),
+        nn.Flatten(),
+        nn.Linear(288, 200),
+        nn.ReLU(),
+        nn.Linear(200, 150),
+        nn.LayerNorm(150),
+        nn.Linear(150, 100),
+    )
+    compress(model, method=method, rank=0.3, start="kaiming")
+    expected = {"0": 1 / 3, "2": 1 / 3, "6": 2.0, "8": 1 / 3, "10": 2.0}
+    found = dict(named_factored_layers(model))
+    assert found.keys() == expected.keys()
+    for name, layer in found.items():
+        n, m = layer.weight_shape
+        assert float(layer.dense_weight().detach().norm()) == pytest.approx(math.sqrt(expected[name] / m * n * m), rel=0.03), name
+
+
 def test_ranks() -> None:
     model = nn.Sequential(nn.Conv2d(4, 10, 3), nn.Linear(10, 7))
     compress(model, method="dlrt", rank=3)

@@ -317,7 +317,7 @@ def test_T22_a_penalty_of_the_cores_is_one_of_the_weights() -> None:
         assert torch.dist(factored[0].dense_weight(), dense[0].weight) < 1e-9
 
 
-@pytest.mark.parametrize("form", ["R", "SO", "DSO", "MC", "SRIP"])
+@pytest.mark.parametrize("form", ["R", "COND", "SO", "DSO", "MC", "SRIP"])
 @pytest.mark.parametrize("place", ["cores", "weights", "factors"])
 def test_penalties_fall_where_they_act_and_stop_at_their_milestone(form: str, place: str) -> None:
     net = network(USV() if place == "factors" else RGD())

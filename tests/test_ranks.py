@@ -78,6 +78,30 @@ def test_ranks_that_cannot_be_are_refused_with_the_remedy(method, rank, message:
 
 
 @pytest.mark.parametrize(
+    ("channels", "filters", "rank", "expected"),
+    [
+        (3, 32, 0.3, (10, 3)),  # three input channels stay
+        (1, 8, 0.25, (4, 1)),
+        (3, 4, 0.1, (4, 3)),
+        (5, 8, 0.5, (4, 4)),
+        (16, 64, 0.1, (7, 4)),
+        (64, 64, 0.25, (16, 16)),
+        (3, 32, 2, (2, 2)),  # a number is meant
+    ],
+)
+def test_a_fraction_leaves_a_kernel_in_tucker_form_its_few_channels(channels, filters, rank, expected) -> None:
+    model = nn.Sequential(nn.Conv2d(channels, filters, 3), nn.Flatten(), nn.Linear(10, 10))
+    compress(model, method="tdlrt", rank=rank, exclude=["2"])
+    assert tuple(basis.shape[1] for basis in model[0].bases()) == expected
+
+
+def test_a_fraction_of_a_matrix_is_a_fraction() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Linear(8, 8))
+    compress(model, method=GeoLoRA(), rank=0.1)
+    assert [layer.rank for _, layer in named_factored_layers(model)] == [3, 1]
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Budget(params=0.0), "params = 0.0"),

@@ -252,8 +252,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             if name not in moving and can_turn(layer):
                 self._turn_and_move(name, layer)
         self._inner_step(moving)
-        self._truncation.contract(self.layers, self._open)
-        self._open = {}
+        self.truncate()
 
     def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
         loss = None

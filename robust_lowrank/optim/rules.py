@@ -19,6 +19,7 @@ from robust_lowrank.methods import tangent
 
 LEAST_SHARE = 0.01  # of the mean of all rows, or of all columns, that the mean square of one counts as at least
 
+MUON_OPTIONS = ("momentum", "nesterov", "eps", "adjust_lr_fn")
 MUON: type[torch.optim.Optimizer] | None = getattr(torch.optim, "Muon", None)  # since torch 2.9
 
 State = dict[str, Any]
@@ -95,7 +96,7 @@ def muon(state: State, gradient: Factors, factors: Factors, group: dict[str, Any
     mixed = tangent.add(tangent.scale(gradient, 1 - momentum), moment, by=momentum) if group["nesterov"] else moment
     direction, rank = tangent.orthogonalised(mixed, factors, cutoff=group["eps"])
     n, m = len(factors.bases[0]), tangent.size(factors) // len(factors.bases[0])
-    by = 0.2 * (n * m / rank).sqrt() if group["adjust_lr_fn"] == "match_rms_adamw" else math.sqrt(max(1.0, n / m))
+    by = MUON_SCALES[group["adjust_lr_fn"] or "original"](n, m, rank)
     return tangent.scale(direction, by), {"step": _step(state), "moment": _kept(moment)}
 
 
@@ -108,6 +109,13 @@ RULES: dict[type[torch.optim.Optimizer], Rule] = {
 }
 if MUON is not None:
     RULES[MUON] = muon
+
+
+MUON_SCALES: dict[str, Callable[[int, int, Tensor], float | Tensor]] = {
+    "original": lambda n, m, _: math.sqrt(max(1.0, n / m)),
+    "spectral_unclamped": lambda n, m, _: math.sqrt(n / m),
+    "match_rms_adamw": lambda n, m, rank: 0.2 * (n * m / rank).sqrt(),
+}
 
 
 def rule_of(optimizer: type[torch.optim.Optimizer]) -> Rule:
@@ -137,12 +145,12 @@ def make_inner(
             for group in inner.param_groups:
                 group["decoupled_weight_decay"] = True  # before torch 2.7 its groups do not say so
         return inner
+    MUON([torch.nn.Parameter(torch.zeros(1, 1))], **options)  # it knows which values are allowed
+    if unused := [name for name in options if name.startswith("ns_")]:
+        raise UserError(f"{unused[0]} belongs to an iteration that factored weights do not need, whose sign is exact: leave it out")
     known = inspect.signature(MUON.__init__).parameters
-    if unknown := [name for name in options if name not in known]:
-        raise TypeError(f"Muon has no option {unknown[0]!r}")
-    defaults = {name: known[name].default for name in ("lr", "weight_decay", "momentum", "nesterov", "eps", "adjust_lr_fn")}
-    chosen = defaults | options
-    own = {name: chosen[name] for name in ("momentum", "nesterov", "eps", "adjust_lr_fn")}
+    chosen = {name: known[name].default for name in ("lr", "weight_decay", *MUON_OPTIONS)} | options
+    own = {name: chosen[name] for name in MUON_OPTIONS}
     inner = torch.optim.AdamW(groups, lr=chosen["lr"], weight_decay=chosen["weight_decay"])
     for group in inner.param_groups:
         group["decoupled_weight_decay"] = True
