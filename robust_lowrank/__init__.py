@@ -16,6 +16,7 @@ from robust_lowrank.errors import UserError as UserError
 from robust_lowrank.evaluation import Evaluation as Evaluation
 from robust_lowrank.evaluation import evaluate as evaluate
 from robust_lowrank.export import export as export
+from robust_lowrank.layers import without_updates as without_updates
 from robust_lowrank.methods import DLRT as DLRT
 from robust_lowrank.methods import RGD as RGD
 from robust_lowrank.methods import SVD as SVD
@@ -38,3 +39,4 @@ from robust_lowrank.optim import clip_grad_norm_ as clip_grad_norm_
 from robust_lowrank.penalties import Penalty as Penalty
 from robust_lowrank.ranks import Budget as Budget
 from robust_lowrank.ranks import Rank as Rank
+from robust_lowrank.training.autolora import AutoLoRa as AutoLoRa

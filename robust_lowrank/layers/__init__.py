@@ -1,6 +1,7 @@
 """Layers whose weight is stored as factors."""
 
 from robust_lowrank.layers.adapter import Adapter as Adapter
+from robust_lowrank.layers.adapter import without_updates as without_updates
 from robust_lowrank.layers.base import FactoredLayer as FactoredLayer
 from robust_lowrank.layers.base import Factors as Factors
 from robust_lowrank.layers.base import named_factored_layers as named_factored_layers

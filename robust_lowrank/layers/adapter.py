@@ -1,6 +1,8 @@
 """An adapter: a frozen layer plus alpha times a trained low-rank one."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +13,17 @@ from robust_lowrank.layers.base import FactoredLayer
 class Adapter(nn.Module):
     """The map base(x) + alpha * update(x), the base frozen, alpha fixed whatever becomes of the update's rank.
 
+    Attributes:
+        updated: whether the update takes part; `without_updates` leaves it out for a while.
+
     Example:
         >>> frozen = nn.Linear(3, 4)
         >>> update = LowRankLinear(Factors(torch.zeros(2, 2), (torch.eye(4, 2), torch.eye(3, 2))))
         >>> Adapter(frozen, update, alpha=1.0)(torch.ones(5, 3)).shape
         torch.Size([5, 4])
     """
+
+    updated: bool = True
 
     def __init__(self, base: nn.Linear | nn.Conv2d, update: FactoredLayer, *, alpha: float) -> None:
         super().__init__()
@@ -25,7 +32,9 @@ class Adapter(nn.Module):
         self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum of both maps."""
+        """Return the sum of both maps, or the base's alone."""
+        if not self.updated:
+            return self.base(x)
         return self.base(x) + self.alpha * self.update(x)
 
     @torch.no_grad()
@@ -38,3 +47,21 @@ class Adapter(nn.Module):
     def extra_repr(self) -> str:
         """Return what `print(model)` shows."""
         return f"alpha={self.alpha:g}"
+
+
+@contextmanager
+def without_updates(model: nn.Module) -> Iterator[None]:
+    """Leave the updates of all adapters out of the network for a block: its base alone, without a copy.
+
+    Example:
+        >>> with without_updates(model):
+        ...     base_logits = model(x)
+    """
+    adapters = [module for module in model.modules() if isinstance(module, Adapter) and module.updated]
+    try:
+        for adapter in adapters:
+            adapter.updated = False
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.updated = True
