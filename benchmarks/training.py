@@ -74,11 +74,11 @@ class Task:
     retrained: bool = False  # with the images to choose by, once the learning rate is chosen
 
 
-SMALL = {"sgd": (0.01, 0.03, 0.1), "adamw": (1e-3, 3e-3, 1e-2)}
+SMALL = {"sgd": (0.03, 0.1, 0.3), "adamw": (3e-3, 1e-2, 3e-2)}
 TASKS = {
     "digits MLP": Task("digits", "mlp", 8, SMALL, 1100, 197, 10, retrained=True),
     "demo CNN": Task("digits", "cnn", 0.5, SMALL, 1100, 197, 12, retrained=True),
-    "MNIST LeNet5": Task("mnist", "lenet5", 0.2, {"adamw": (1e-3, 3e-3, 1e-2)}, 2000, 1000, 3),
+    "MNIST LeNet5": Task("mnist", "lenet5", 0.2, {"adamw": (3e-3, 1e-2)}, 2000, 1000, 3),
     "CIFAR-10, 4 convolutions": Task("cifar10", "four-convolutions", 0.3, {"adamw": (1e-3, 3e-3)}, 2000, 1000, 7),
     "CIFAR-10, VGG16 of a quarter's width": Task("cifar10", "vgg16-quarter", 0.3, {"adamw": (5e-4, 1e-3)}, 3000, 1000, 5),
 }
