@@ -33,6 +33,7 @@ from robust_lowrank import (
 )
 from robust_lowrank.compress import count_parameters
 from robust_lowrank.data import load, unit_range
+from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method
 
 SEEDS = (0, 1, 2)
@@ -147,24 +148,26 @@ def train(trial: Trial) -> dict[str, object]:
     x, y = images.train
     if trial.final:
         x, y = torch.cat([x, images.choice[0]]), torch.cat([y, images.choice[1]])
-    steps = math.ceil(len(y) / BATCH) * task.epochs
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    order = torch.Generator().manual_seed(trial.seed)
+    row: dict[str, object] = {**trial._asdict(), "choice": 0.0, "test": 0.0, "inference": 0}
+    try:
+        fit(net, optimizer, x, y, task.epochs, trial.seed)
+    except FactorisationError:  # it diverged
+        return row
+    net.eval()
+    reached = {"choice": accuracy(net, *images.choice), "test": accuracy(net, *images.test)}
+    return row | reached | {"inference": count_parameters(net).inference}
+
+
+def fit(net: nn.Module, optimizer: LowRankOptimizer, x: Tensor, y: Tensor, epochs: int, seed: int) -> None:
+    """Train a network to the end."""
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, math.ceil(len(y) / BATCH) * epochs)
+    order = torch.Generator().manual_seed(seed)
     net.train()
-    for _ in range(task.epochs):
+    for _ in range(epochs):
         for index in torch.randperm(len(y), generator=order).split(BATCH):
             optimizer.step(closure(net, optimizer, x[index], y[index]))
             schedule.step()
     optimizer.finish()
-    net.eval()
-    loss = cross_entropy(logits(net, x), y)
-    return {
-        **trial._asdict(),
-        "loss": float(loss) if torch.isfinite(loss) else None,
-        "choice": accuracy(net, *images.choice),
-        "test": accuracy(net, *images.test),
-        "inference": count_parameters(net).inference,
-    }
 
 
 def closure(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
