@@ -111,6 +111,62 @@ def test_retractions_are_orthonormal_and_fix_orthonormal_matrices(n: int, r: int
         assert torch.dist(retraction(u), u) < 1e-12
 
 
+PRECISE = {F64: 1e-12, torch.float32: 1e-6}
+each_precision = pytest.mark.parametrize("dtype", PRECISE, ids=["float64", "float32"])
+
+
+@each_precision
+@pytest.mark.parametrize("size", [0.0, 1e-3, 0.3, 1.0, 30.0])
+@pytest.mark.parametrize("retraction", linalg.RETRACTIONS)
+def test_a_cheap_retraction_is_that_of_householder(dtype: torch.dtype, size: float, retraction: linalg.Retraction) -> None:
+    """Short increments take a Cholesky factor or an inverse root of a Gram matrix, long ones the QR itself."""
+    n, r = 40, 8
+    basis = linalg.orth(torch.randn(n, r, dtype=dtype))
+    increment = linalg.project_out(basis, torch.randn(n, r, dtype=dtype))
+    increment = size * increment / torch.linalg.matrix_norm(increment, 2)
+    found, expected = linalg.retract(basis, increment, retraction), linalg.RETRACTIONS[retraction](basis + increment)
+    assert float((found - expected).abs().max()) < PRECISE[dtype]
+    assert float((found.T @ found - torch.eye(r, dtype=dtype)).abs().max()) < 3 * PRECISE[dtype]
+
+
+@each_precision
+@pytest.mark.parametrize(
+    ("n", "r", "width", "inside"),
+    [(40, 8, 8, 0.0), (40, 8, 8, 1.0), (40, 8, 3, 30.0), (12, 8, 8, 1.0), (8, 8, 4, 1.0), (9, 4, 5, 1.0)],
+)
+def test_extended_bases_span_what_those_of_householder_do(dtype: torch.dtype, n: int, r: int, width: int, inside: float) -> None:
+    basis = linalg.orth(torch.randn(n, r, dtype=dtype))
+    x = torch.randn(n, width, dtype=dtype) + inside * basis @ torch.randn(r, width, dtype=dtype)
+    found, expected = linalg.extend(basis, x), linalg.orth(torch.cat([basis, x], 1))
+    assert found.shape == expected.shape == (n, min(n, r + width))
+    assert float((found @ found.T - expected @ expected.T).abs().max()) < PRECISE[dtype]
+    assert float((found.T @ found - torch.eye(found.shape[1], dtype=dtype)).abs().max()) < PRECISE[dtype]
+    assert float((found[:, :r] - basis).abs().max()) < PRECISE[dtype]
+
+
+@each_precision
+@pytest.mark.parametrize("outside", [1e-2, 1e-4, 1e-5, 1e-6])
+def test_extended_bases_are_orthonormal_however_little_is_outside(dtype: torch.dtype, outside: float) -> None:
+    basis = linalg.orth(torch.randn(40, 8, dtype=dtype))
+    x = basis @ torch.randn(8, 8, dtype=dtype) + outside * torch.randn(40, 8, dtype=dtype)
+    found = linalg.extend(basis, x)
+    assert float((found.T @ found - torch.eye(16, dtype=dtype)).abs().max()) < 3 * PRECISE[dtype]
+    assert float(linalg.project_out(found, x).abs().max()) < 20 * PRECISE[dtype]
+
+
+@each_precision
+@pytest.mark.parametrize("rank", [0, 2])
+def test_extended_bases_are_complete_where_there_is_little_outside(dtype: torch.dtype, rank: int) -> None:
+    """Columns that lie in the basis but for rounding, all or all but `rank` of them, bring arbitrary new ones."""
+    basis = linalg.orth(torch.randn(30, 5, dtype=dtype))
+    x = basis @ torch.randn(5, 5, dtype=dtype)
+    x[:, :rank] += torch.randn(30, rank, dtype=dtype)
+    found = linalg.extend(basis, x)
+    assert found.shape == (30, 10)
+    assert float((found.T @ found - torch.eye(10, dtype=dtype)).abs().max()) < PRECISE[dtype]
+    assert float(linalg.project_out(found, x).abs().max()) < 20 * PRECISE[dtype]
+
+
 def test_polar_is_the_nearest_orthonormal_matrix() -> None:
     a = torch.randn(7, 3, dtype=F64)
     best = torch.dist(linalg.polar(a), a)

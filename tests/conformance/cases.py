@@ -143,6 +143,12 @@ def untruncated(method: Method) -> Method:
     return method
 
 
+def limited(method: Method, rank: int) -> Method:
+    """Return the method without what moves a weight besides its gradient, and so that a weight of this rank keeps it."""
+    method = untruncated(method)
+    return replace(method, max_rank=rank) if isinstance(method, GalerkinMethod) and method.adaptive else method
+
+
 def relative(found: Tensor, expected: Tensor) -> float:
     """Return the distance relative to the larger of the expected norm and 1."""
     return float(torch.dist(found.flatten(), expected.flatten()) / expected.norm().clamp(min=1.0))
