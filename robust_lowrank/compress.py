@@ -15,7 +15,7 @@ from robust_lowrank.methods import Method, resolve
 from robust_lowrank.methods.base import Use
 from robust_lowrank.ranks import Candidate, Rank, RankLike, assign_ranks, factored_size, pattern
 from robust_lowrank.records import Parameters
-from robust_lowrank.starts import Start, factor, gains
+from robust_lowrank.starts import Start, factor, gain_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,8 +57,8 @@ def compress(
         exclude: regular expressions; a layer whose full name matches one stays dense.
         start: `weights` keeps the leading singular triplets of each weight. Training from scratch begins with new factors:
             `gaussian` draws the bases at random and singular values |N(0, 1)|, as the authors' codes of CondLR and DLRT do;
-            `kaiming` takes the leading triplets of a Kaiming-normal weight, scaled to its norm, or, where a normalisation layer
-            follows, to that of torch's own start.
+            `kaiming` takes the leading triplets of a Kaiming-normal weight, scaled to its norm, or, in a network with
+            normalisation layers, to that of torch's own start.
 
     Compress before making the optimizer, which is to be a `LowRankOptimizer`: another one moves the factors by gradients that are
     not theirs. Factors of a weight that does not require gradients do not require them either.
@@ -78,10 +78,10 @@ def compress(
     plan = planned(model, method, rank, exclude, use="weights" if start == "weights" else "drawn")
     if plan.method.adapter:
         raise UserError(f"{plan.method.name} updates a frozen weight: take adapt, or from scratch a method such as vanilla")
-    moved, built, gain = {}, {}, gains(model)
+    moved, built, gain = {}, {}, gain_of(model)
     for name, layer in plan.targets:
         try:
-            built[name], moved[name] = factor(layer, plan.ranks[name], plan.method, start, gain[name])
+            built[name], moved[name] = factor(layer, plan.ranks[name], plan.method, start, gain)
         except FactorisationError as error:
             raise UserError(
                 f"layer {name!r} cannot be factored: {error}. Exclude it, or take start='kaiming', which needs no weight"

@@ -29,7 +29,7 @@ from robust_lowrank.ranks import Dense, modes_of, weight_tensor
 
 Start = Literal["weights", "gaussian", "kaiming"]
 RELU_GAIN = math.sqrt(2.0)  # of drawn weights: keeps the mean square of what ReLUs let through
-NORMALISED_GAIN = math.sqrt(1 / 3)  # where a normalisation follows: torch's own, for relative steps like a dense layer's
+NORMALISED_GAIN = math.sqrt(1 / 3)  # with normalisations: torch's own, for relative steps like a dense layer's
 NORMALISATIONS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     *(nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
@@ -49,21 +49,9 @@ def started(tensor: Tensor, ranks: Ranks, method: Method, start: Start, gain: fl
     return method.admit(leading_factors(tensor, ranks))
 
 
-def gains(model: nn.Module) -> dict[str, float]:
-    """Return the gain of each linear layer and convolution, by its name: whether a normalisation follows decides.
-
-    What follows is the next layer with a part in it, in the order of definition.
-    """
-    leaves = [(name, module) for name, module in model.named_modules() if not any(module.children())]
-    leaves = [
-        (name, module) for name, module in leaves if isinstance(module, NORMALISATIONS) or any(True for _ in module.parameters())
-    ]
-    followers = [*(module for _, module in leaves[1:]), None]
-    return {
-        name: NORMALISED_GAIN if isinstance(follower, NORMALISATIONS) else RELU_GAIN
-        for (name, module), follower in zip(leaves, followers, strict=True)
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    }
+def gain_of(model: nn.Module) -> float:
+    """Return the gain of weights drawn for a network: whether it has a normalisation decides."""
+    return NORMALISED_GAIN if any(isinstance(module, NORMALISATIONS) for module in model.modules()) else RELU_GAIN
 
 
 def leading_factors(tensor: Tensor, ranks: Ranks) -> Factors:

@@ -22,6 +22,7 @@ from robust_lowrank.methods import tangent
 Gradients = Factors  # (dS, (dK, dL)) in the slots of (S, (U, V))
 Ranks = tuple[int, ...]
 SPARE = 1  # directions that a layer whose rank adapts keeps beyond those of its tolerance
+SUNK, RISEN = 0.5, 0.75  # of the least value that `cond` allows a weight: the sizes at which a direction leaves it and joins it
 ROUNDINGS = 10.0  # of its norm, which are no part of a weight
 IDLE = 0.1  # of the tolerance: the size below which such a direction has no part in the weight
 
@@ -146,6 +147,8 @@ class GalerkinMethod(Method, ABC):
             raise UserError(f"max_rank = {self.max_rank} is below min_rank = {self.min_rank}")
         if self.cond is not None and not self.cond >= 1:
             raise UserError(f"cond = {self.cond} is below 1, which no matrix reaches: give the largest condition number allowed")
+        if self.cond == math.inf:
+            object.__setattr__(self, "cond", None)
 
     @property
     def cond_bound(self) -> float:
@@ -193,20 +196,23 @@ class GalerkinMethod(Method, ABC):
             used: the ranks of the weight before its bases turned, whose directions come first.
         """
 
-    def choose(self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks]) -> list[Kept]:
-        """Return the ranks at which to cut each layer, from its singular values and the ranks before the step.
+    def choose(self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks], weights: Sequence[Tensor | None]) -> list[Kept]:
+        """Return the ranks at which to cut each layer.
 
-        A matrix has one spectrum, a kernel in Tucker form one for each mode with a basis. A layer whose singular values are all
-        zero keeps its ranks.
+        Args:
+            spectra: of each layer what the optimizer has: a matrix has one spectrum, a kernel in Tucker form one for each mode with
+                a basis. A layer whose singular values are all zero keeps its ranks.
+            before: the ranks before the step.
+            weights: with `cond`, the weight's core in the directions of the first spectrum, one a row.
         """
         if self.tol is None:
             return [Kept(ranks, ranks) for ranks in before]
         chosen = []
-        for layer, ranks, theta in zip(spectra, before, self.thresholds(spectra), strict=True):
+        for layer, ranks, rows, theta in zip(spectra, before, weights, self.thresholds(spectra), strict=True):
             if not bool(layer[0][0] > 0):
                 chosen.append(Kept(ranks, ranks))
                 continue
-            modes = [self.kept(sigma, theta, mode) for mode, sigma in enumerate(layer)]
+            modes = [self.kept(sigma, theta, None if mode else rows) for mode, sigma in enumerate(layer)]
             chosen.append(Kept(*(tuple(found) for found in zip(*(modes * 2 if len(modes) == 1 else modes), strict=True))))
         return chosen
 
@@ -217,12 +223,16 @@ class GalerkinMethod(Method, ABC):
         rounded = [ROUNDINGS * torch.finfo(layer[0].dtype).eps * norm for layer, norm in zip(spectra, norms, strict=True)]
         return [max(self.tolerance * scale, least) for scale, least in zip(scales, rounded, strict=True)]
 
-    def kept(self, sigma: Tensor, theta: float, mode: int) -> tuple[int, int]:
-        """Return how many singular values of a mode are kept, and how many of them are in use, at the threshold `theta`."""
+    def kept(self, sigma: Tensor, theta: float, rows: Tensor | None) -> tuple[int, int]:
+        """Return how many singular values of a mode are kept, and how many of them are in use, at the threshold `theta`.
+
+        Args:
+            rows: of the mode whose condition number is bounded, the weight's core in these directions.
+        """
         limit = len(sigma) if self.max_rank is None else min(self.max_rank, len(sigma))
         needed = self.needed(sigma, theta)
-        if self.cond is not None and mode == 0:
-            used = min(used_under_bound(sigma, self.cond, minimum=self.min_rank), limit) if self.tolerance else needed
+        if self.cond is not None and rows is not None:
+            used = min(used_under_bound(sigma, rows, self.cond, minimum=self.min_rank), needed)
             return min(used + SPARE, limit), used
         kept = min(needed + SPARE, limit)
         used = linalg.truncation_rank(sigma, IDLE * theta, minimum=self.min_rank, maximum=kept)
@@ -232,23 +242,34 @@ class GalerkinMethod(Method, ABC):
         """Return the least rank whose tail norm is at most `theta`, within the method's limits (methods (4))."""
         return linalg.truncation_rank(sigma, theta, minimum=self.min_rank, maximum=self.max_rank)
 
-    def present(self, core: Tensor, used: Ranks) -> tuple[Tensor, Tensor]:
+    def present(self, core: Tensor, weight: Tensor, used: Ranks, before: Ranks) -> tuple[Tensor, Tensor]:
         """Return a truncated core as the weight has it, clamped and without what is idle, and as the optimizer has it.
 
-        The clamp lifts singular values in the weight alone: the optimizer goes on from those that training gave, clamped from
-        above, so that a direction which is not needed sinks and is cut.
+        The clamp lifts the weight alone: for the optimizer a direction that training presses down sinks, until it is cut. What is
+        left of it is held between half the weight's least value, where it is about to be cut, and its value in the weight.
+
+        Args:
+            core: as the optimizer has it, with what it keeps beside the weight.
+            weight: the same without that.
+            used: how many directions the weight shall have.
+            before: how many it had before the step. Further ones it takes from `core`, and in the first mode those that it lacks.
         """
-        block = core[tuple(map(slice, used))]
-        shown, kept = block, block
-        if self.cond is not None and bool(block.norm() > 0):
-            u, sigma, vh = linalg.svd(linalg.unfold(block, 0))
+        block = tuple(map(slice, used))
+        shown, memory = torch.zeros_like(core), core.clone()
+        shown[block] = core[block]
+        if self.cond is not None and bool(core.norm() > 0):
+            old = (block[0], *map(slice, map(min, before[1:], used[1:])))
+            shown[old] = weight[old]
+            part, rows = linalg.unfold(core[block], 0), linalg.unfold(shown[block], 0)
+            u, sigma, vh = linalg.svd(torch.where(lacking(rows, self.cond)[:, None], part, rows))
             clamped = torch.where(sigma > 0, linalg.clamp_values(sigma, self.cond - 1, "exact"), 0.0)
-            shown = ((u * clamped) @ vh).reshape(block.shape)
-            kept = ((u * torch.minimum(sigma, clamped)) @ vh).reshape(block.shape) if self.tol is not None else shown
-        weight, memory = torch.zeros_like(core), core.clone()
-        weight[tuple(map(slice, used))] = shown
-        memory[tuple(map(slice, used))] = kept
-        return weight, memory
+            sunk = (u.T @ part * vh).sum(1)
+            about_to_be_cut = clamped[0] / self.cond * (SUNK + ROUNDINGS * torch.finfo(core.dtype).eps)
+            sunk = torch.minimum(sunk.clamp(min=about_to_be_cut), clamped)
+            shown[block], memory[block] = (((u * values) @ vh).reshape(core[block].shape) for values in (clamped, sunk))
+            idle = (slice(used[0], None), *block[1:])
+            memory[idle] = linalg.project_out(vh.T, core[idle].flatten(1).T).T.reshape(core[idle].shape)  # not to mix with the rest
+        return shown, memory if self.adaptive else shown
 
     def admit(self, factors: Factors) -> Factors:
         """Return the factors with the spectrum clamped to `cond` by the exact projection (methods (17))."""
@@ -257,17 +278,33 @@ class GalerkinMethod(Method, ABC):
         return factors._replace(core=clamp_core(factors.core, self.cond - 1, "exact"))
 
 
-def used_under_bound(sigma: Tensor, cond: float, *, minimum: int) -> int:
-    """Return how many singular values a weight with a bounded condition number has.
+def used_under_bound(sigma: Tensor, rows: Tensor, cond: float, *, minimum: int) -> int:
+    """Return how many of its directions a weight with a bounded condition number has.
 
-    A weight has singular values between two bounds, and zeros. One that is nearer to zero than to the lower bound is taken for
-    zero: training has pressed it down against the clamp, or has not yet made enough of it.
+    A weight has singular values between two bounds, and zeros. A direction that training has pressed down against the clamp, so
+    that for the optimizer it is nearer to zero than to the lower bound, leaves; one of which the weight has nothing joins it when
+    it has come nearer to the bound than where others leave.
+
+    Args:
+        sigma: the singular values of what the optimizer has.
+        rows: the weight's core in these directions, one a row.
     """
-    lower = 1 - linalg.half_width(cond - 1)
+    new = lacking(rows, cond).to(sigma.device)
     used = int((sigma > 0).sum())
-    while used > minimum and float(sigma[used - 1]) < float(linalg.reference_value(sigma[:used], cond - 1, "exact")) * lower / 2:
+    while used > minimum:
+        there = ~new[:used]
+        values = torch.cat([torch.linalg.svdvals(rows[:used][there.to(rows.device)]).to(sigma.device), sigma[:used][new[:used]]])
+        least = float(linalg.clamp_values(values[values > 0].sort(descending=True).values, cond - 1, "exact")[0]) / cond
+        if float(sigma[used - 1]) >= (RISEN if new[used - 1] else SUNK) * least:
+            break
         used -= 1
     return used
+
+
+def lacking(rows: Tensor, cond: float) -> Tensor:
+    """Return for each row whether a weight with a bounded condition number has nothing in its direction but what one step gave."""
+    norms = rows.norm(dim=1)
+    return norms <= SUNK * norms.max() / cond
 
 
 def off_diagonal_factor(window: int) -> float:

@@ -50,13 +50,13 @@ class GeoLoRA(GalerkinMethod):
                 f"budget = {self.budget} is below min_rank = {self.min_rank} for each of {layers} layers: raise it or lower that"
             )
 
-    def choose(self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks]) -> list[Kept]:
+    def choose(self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks], weights: Sequence[Tensor | None]) -> list[Kept]:
         """Return the ranks that the tolerance allows, cut down to the budget.
 
         The direction that each layer keeps beyond its own is one of the budget's, where that has room for it: by it a layer may
         outgrow another, and take over its place.
         """
-        allowed = super().choose(spectra, before)
+        allowed = super().choose(spectra, before, weights)
         if self.budget is None or self.tol is None:
             return allowed
         spare = SPARE if self.budget >= len(spectra) * (self.min_rank + SPARE) else 0

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import FactoredLayer, named_factored_layers
+from robust_lowrank.linalg import at_least_float32
 from robust_lowrank.methods import tangent
 from robust_lowrank.optim.slots import gradients
 
@@ -38,7 +39,7 @@ def clip_grad_norm_(model: nn.Module, max_norm: float, *, error_if_nonfinite: bo
     layers = [layer for _, layer in named_factored_layers(model) if layer.bases()]
     factors = {id(parameter) for layer in layers for parameter in (layer.core, *layer.bases())}
     squares = [square for layer in layers if (square := _square(layer)) is not None]
-    squares += [p.grad.square().sum() for p in model.parameters() if p.grad is not None and id(p) not in factors]
+    squares += [at_least_float32(p.grad).square().sum() for p in model.parameters() if p.grad is not None and id(p) not in factors]
     if not squares:
         raise UserError("no parameter has a gradient: call backward on a loss of this network first")
     norm = torch.stack([square.to(squares[0].device) for square in squares]).sum().sqrt()

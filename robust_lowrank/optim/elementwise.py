@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from robust_lowrank import linalg
 from robust_lowrank.layers.base import FactoredLayer, Factors
 from robust_lowrank.methods.base import turns
-from robust_lowrank.optim.moments import Moments
+from robust_lowrank.optim.moments import Moments, still
 from robust_lowrank.optim.slots import gradients, joined, split
 
 FIRST_MOMENTS = ("momentum_buffer", "exp_avg", "grad_avg")
@@ -54,7 +54,7 @@ class ElementwiseMoments(Moments):
         """Retract what the torch optimizer has added to the factors."""
         old = self._aimed.pop(layer)
         increments = Factors(layer.core.detach() - old.core, tuple(basis.detach().clone() for basis in layer.bases()))
-        layer.set_factors(layer.method.retract(old, increments))
+        layer.set_factors(still(layer, old, layer.method.retract(old, increments)))
 
     def carry(self, layer: FactoredLayer, old: Factors, new: Factors) -> None:
         """Turn the state of the core."""

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robust_lowrank.layers.base import FactoredLayer, Factors
@@ -43,4 +43,14 @@ class Moments(ABC):
 
     def group(self, layer: FactoredLayer) -> dict[str, Any]:
         """Return the parameter group of a layer's core."""
-        return next(group for group in self.optimizer.param_groups if any(p is layer.core for p in group["params"]))
+        return self.group_of(layer.core)
+
+    def group_of(self, parameter: nn.Parameter) -> dict[str, Any]:
+        """Return the parameter group of a parameter."""
+        return next(group for group in self.optimizer.param_groups if any(p is parameter for p in group["params"]))
+
+
+def still(layer: FactoredLayer, old: Factors, new: Factors) -> Factors:
+    """Return the new factors, with the old ones of bases that do not require gradients."""
+    pairs = zip(layer.bases(), old.bases, new.bases, strict=True)
+    return new._replace(bases=tuple(after if basis.requires_grad else before for basis, before, after in pairs))

@@ -1,7 +1,8 @@
 """One optimizer that drives every method around any torch optimizer."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal, get_args
 
 import torch
@@ -35,7 +36,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     Args:
         model: the network, after `compress`; a dense one is trained as usual.
-        optimizer: SGD, Adam, AdamW, NAdam or RMSprop of `torch.optim`; with `moments="elementwise"`, or for a network without
+        optimizer: SGD, Adam, AdamW, NAdam, RMSprop or Muon of `torch.optim`; with `moments="elementwise"`, or for a network without
             orthonormal factors, any class from there that steps without a closure.
         schedule: `exact` takes the steps of the papers, all evaluations of one on the same batch, and needs a closure for methods
             with more than one. `amortised` evaluates once a step: the bases turn on one batch, the core moves on the next
@@ -131,13 +132,18 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: torch keeps its own part alone."""
-        own = {name: value for name, value in vars(self).items() if "hooks" not in name}
+        own = {name: value for name, value in vars(self).items() if "hooks" not in name and name != "step"}  # a scheduler's
         return super().__getstate__() | own
 
     def state_dict(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the torch optimizer's state, the place in the window, and what layers keep beside their weights."""
-        opened = {name: tuple(kept) for name, kept in self._open.items()}
-        window = {"steps": self.steps, "position": self.position, "ranks": opened, "beside": self._truncation.state_dict()}
+        window = {
+            "moments": self.moments,
+            "steps": self.steps,
+            "position": self.position,
+            "ranks": {name: tuple(kept) for name, kept in self._open.items()},
+            "beside": self._truncation.state_dict(),
+        }
         return {**self.inner.state_dict(), "window": window, "allocation": self.allocation.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -150,12 +156,16 @@ class LowRankOptimizer(torch.optim.Optimizer):
         if not {"window", "allocation"} <= own.keys():
             raise UserError("this is not the state of a LowRankOptimizer: it has no window")
         window = own.pop("window")
+        if window.get("moments") != self.moments:
+            raise UserError(f"this state has moments of another kind or version, and the optimizer {self.moments!r} ones")
         self.allocation.load_state_dict(own.pop("allocation"))
         self.inner.load_state_dict(own)
         self._share()
         self.steps, self.position = window["steps"], window["position"]
         self._open = {name: Kept(*(tuple(ranks) for ranks in kept)) for name, kept in window["ranks"].items()}
         self._truncation.load_state_dict(window["beside"], self.layers)
+        if self._tangent is not None:
+            self._tangent.forget_journeys()
         self._require_bases_grad(False)
 
     @torch.no_grad()
@@ -174,8 +184,10 @@ class LowRankOptimizer(torch.optim.Optimizer):
         """
         if self.steps == 0:
             self._require_the_same_network()
-        loss = self._exact_step(closure) if self.schedule == "exact" else self._amortised_step(closure)
-        self._arrive()
+        try:
+            loss = self._exact_step(closure) if self.schedule == "exact" else self._amortised_step(closure)
+        finally:
+            self._arrive()
         self.steps += 1
         return loss
 
@@ -205,15 +217,18 @@ class LowRankOptimizer(torch.optim.Optimizer):
             )
         if not turning:
             loss = self._evaluate(closure)
-            self._guided_step({})
+            with self._closing():
+                self._guided_step({})
             return loss
         with unmoved(self.model):
             loss = self._evaluate(closure)
-        for name, layer in turning.items():
-            if can_turn(layer):
-                self._turn(name, layer, self._mover(layer).direction(layer, keep=False))
-        self._require_bases_grad(False)
-        try:
+        with self._closing():
+            for name, layer in turning.items():
+                if can_turn(layer):
+                    with naming(name):
+                        direction = self._mover(layer).direction(layer, keep=False)
+                    self._turn(name, layer, direction)
+            self._require_bases_grad(False)
             rounds = max(layer.method.core_steps for layer in turning.values())
             for left in range(rounds, 0, -1):
                 with unmoved(self.model) if left > 1 else nullcontext():
@@ -223,14 +238,20 @@ class LowRankOptimizer(torch.optim.Optimizer):
                     self._step_cores(moving)
                 else:
                     self._guided_step(moving)
-        except BaseException:
-            with suppress(linalg.FactorisationError):
-                self._truncation.contract(self.layers, self._open)
-            raise
-        finally:
-            self._require_bases_grad(True)
-            self._open = {}
         return loss
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        """Leave no layer between turning and truncation, whatever happens."""
+        try:
+            yield
+        except BaseException:
+            self._require_bases_grad(True)
+            for name, kept in self._open.items():
+                with suppress(linalg.FactorisationError):
+                    self._truncation.contract(self.layers, {name: kept})
+            self._open = {}
+            raise
 
     def _amortised_step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._evaluate(closure)
@@ -291,7 +312,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
     def _turn_and_move(self, name: str, layer: FactoredLayer) -> None:
         """Turn a layer's bases, and move its core by what the same evaluation tells of it between the new ones."""
         mover = self._mover(layer)
-        direction = mover.direction(layer, keep=True)
+        with naming(name):
+            direction = mover.direction(layer, keep=True)
         old = self._turn(name, layer, direction)
         outside = off_diagonal_factor(self.window if self.schedule == "amortised" else 0)
         core = layer.method.core_direction(old, direction, layer.factors().bases, outside=outside)
@@ -305,7 +327,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         if name in self._open and (term := layer.method.core_penalty(layer.core.detach(), self._open[name].used)) is not None:
             add_gradient(layer, term)
         mover = self._mover(layer)
-        direction = mover.direction(layer, keep=True).core
+        with naming(name):
+            direction = mover.direction(layer, keep=True).core
         clear((layer.core, *layer.bases()))
         mover.move_core(layer, direction)
 
@@ -319,6 +342,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     def _inner_step(self, moving: Mapping[str, FactoredLayer]) -> None:
         """Move the cores of layers whose bases rest, those of retraction methods, and by the torch optimizer all else."""
+        resting = [layer for name, layer in self._galerkin().items() if name not in self._open and layer.core.grad is not None]
         for name, layer in self._galerkin().items():
             if name in moving or name not in self._open:
                 self._move_core(name, layer)
@@ -333,10 +357,21 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 self._mover(layer).aim(layer)
         precondition(self._preconditioned)
         self.inner.step()
+        for layer in resting:
+            self._hold(layer)
         self.allocation.after(self.steps)
         for name, layer in aimed.items():
             with naming(name):
                 self._mover(layer).land(layer)
+
+    def _hold(self, layer: FactoredLayer) -> None:
+        """Keep what is idle in a layer whose core has moved in resting bases, and its condition number."""
+        if not layer.bases() or (not layer.idle and math.isinf(layer.method.cond_bound)):
+            return
+        within = layer.method.admit(layer.used_factors()).core
+        core = torch.zeros_like(layer.core)
+        core[tuple(map(slice, within.shape))] = within
+        self._install(layer, layer.factors()._replace(core=core), layer.idle)
 
     def _install(self, layer: FactoredLayer, new: Factors, idle: tuple[int, ...] = ()) -> None:
         """Install factors, and take the optimizer's state of the layer along."""

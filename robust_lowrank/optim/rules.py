@@ -114,7 +114,7 @@ if MUON is not None:
 MUON_SCALES: dict[str, Callable[[int, int, Tensor], float | Tensor]] = {
     "original": lambda n, m, _: math.sqrt(max(1.0, n / m)),
     "spectral_unclamped": lambda n, m, _: math.sqrt(n / m),
-    "match_rms_adamw": lambda n, m, rank: 0.2 * (n * m / rank).sqrt(),
+    "match_rms_adamw": lambda n, m, rank: 0.2 * (n * m / rank.clamp(min=1)).sqrt(),
 }
 
 
@@ -145,10 +145,10 @@ def make_inner(
             for group in inner.param_groups:
                 group["decoupled_weight_decay"] = True  # before torch 2.7 its groups do not say so
         return inner
-    MUON([torch.nn.Parameter(torch.zeros(1, 1))], **options)  # it knows which values are allowed
+    optimizer([torch.nn.Parameter(torch.zeros(1, 1))], **options)  # it knows which values are allowed
     if unused := [name for name in options if name.startswith("ns_")]:
         raise UserError(f"{unused[0]} belongs to an iteration that factored weights do not need, whose sign is exact: leave it out")
-    known = inspect.signature(MUON.__init__).parameters
+    known = inspect.signature(optimizer.__init__).parameters
     chosen = {name: known[name].default for name in ("lr", "weight_decay", *MUON_OPTIONS)} | options
     own = {name: chosen[name] for name in MUON_OPTIONS}
     inner = torch.optim.AdamW(groups, lr=chosen["lr"], weight_decay=chosen["weight_decay"])

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from robust_lowrank.layers.base import FactoredLayer, Factors
-from robust_lowrank.optim.moments import Moments
+from robust_lowrank.optim.moments import Moments, still
 from robust_lowrank.optim.rules import Rule, decoupled_decay, transported
 from robust_lowrank.optim.slots import clear, gradients
 
@@ -36,10 +36,13 @@ class TangentMoments(Moments):
 
     def aim(self, layer: FactoredLayer) -> None:
         """Move all factors at once and bring them back."""
-        old, lr = layer.factors(), self.group(layer)["lr"]
+        old = layer.factors()
         directions = layer.method.directions(old, self.direction(layer, keep=True))
-        increments = Factors(self._increment(layer, directions.core), tuple(-lr * basis for basis in directions.bases))
-        new = layer.method.retract(old, increments)
+        rates = [self.group_of(basis)["lr"] if basis.requires_grad else 0.0 for basis in layer.bases()]
+        increments = Factors(
+            self._increment(layer, directions.core), tuple(-lr * side for lr, side in zip(rates, directions.bases, strict=True))
+        )
+        new = still(layer, old, layer.method.retract(old, increments))
         self.carry(layer, old, new)
         layer.set_factors(new)
         clear((layer.core, *layer.bases()))
@@ -50,6 +53,10 @@ class TangentMoments(Moments):
     def carry(self, layer: FactoredLayer, old: Factors, new: Factors) -> None:
         """Remember where the layer's moment belongs, to project it on the tangent space in which it is next needed."""
         self._left.setdefault(layer, old)
+
+    def forget_journeys(self) -> None:
+        """Take moments for those of the present factors: they have come with them."""
+        self._left = {}
 
     def arrive(self) -> None:
         """Project the moments of all layers on their present tangent spaces."""

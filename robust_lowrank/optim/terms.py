@@ -48,4 +48,5 @@ def add_gradient(layer: FactoredLayer, gradient: Tensor) -> None:
     parts = tangent.of_core(layer.factors(), gradient) if layer.bases() else Factors(gradient, ())
     for parameter, part in zip((layer.core, *layer.bases()), joined(parts), strict=True):
         if parameter.grad is not None:
-            parameter.grad.add_(fitted(part, parameter) if part.ndim == 2 else part)
+            found = fitted(part, parameter) if part.ndim == 2 else part
+            parameter.grad += part if found is None else found

@@ -10,7 +10,7 @@ from torch import Tensor
 from robust_lowrank import linalg
 from robust_lowrank.layers.base import FactoredLayer, Factors
 from robust_lowrank.methods import GalerkinMethod
-from robust_lowrank.methods.base import Kept, change_bases, cut, decompose
+from robust_lowrank.methods.base import Kept, change_bases, cut, decompose, turns
 
 Install = Callable[[FactoredLayer, Factors, tuple[int, ...]], None]
 
@@ -47,22 +47,28 @@ class Truncation:
             with naming(name):
                 decompositions[name] = decompose(factors)
         spectra = _on_cpu({name: [each.sigma for each in found] for name, found in decompositions.items()})
-        chosen = method.choose(list(spectra.values()), [opened[name].ranks for name in layers])
+        weights = [_rows(layers[name], decompositions[name][0], method) for name in layers]
+        chosen = method.choose(list(spectra.values()), [opened[name].ranks for name in layers], weights)
         for (name, layer), kept in zip(layers.items(), chosen, strict=True):
             with naming(name):
                 core, bases = cut(trained[name], decompositions[name], kept.ranks)
                 sizes = [basis.shape[1] for basis in bases]
                 used = tuple(map(min, kept.used, sizes))
-                shown, memory = method.present(core, used)
+                weight = core - self._between(name, layer.factors().bases, bases)
+                shown, memory = method.present(core, weight, used, opened[name].used)
             idle = tuple(size - each for size, each in zip(sizes, used, strict=True))
             self._install(layer, Factors(shown, bases), idle if any(idle) else ())
             self._beside.pop(name, None)
-            if any(idle) or (method.cond is not None and method.adaptive):
+            if any(idle) or _has_shadow(method):
                 self._beside[name] = memory - shown
 
     def _trained(self, name: str, layer: FactoredLayer) -> Factors:
         factors = layer.factors()
         return factors._replace(core=factors.core + self._beside[name]) if name in self._beside else factors
+
+    def _between(self, name: str, old: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> Tensor | float:
+        """Return what a layer keeps beside its weight in new bases."""
+        return linalg.multi_product(self._beside[name], turns(old, new)) if name in self._beside else 0.0
 
     def forget(self, layers: Mapping[str, FactoredLayer]) -> None:
         """Drop idle directions, and all that is kept beside the weights, which stay as they are."""
@@ -86,6 +92,18 @@ def _on_cpu(spectra: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
     sizes = [len(sigma) for found in spectra.values() for sigma in found]
     parts = iter(together.split(sizes))
     return {name: [next(parts) for _ in found] for name, found in spectra.items()}
+
+
+def _rows(layer: FactoredLayer, found: linalg.SVD, method: GalerkinMethod) -> Tensor | None:
+    """Return the core of a weight in the left singular directions of what the optimizer has, if that decides on ranks."""
+    if method.cond is None or not method.adaptive:
+        return None
+    return found.U.T @ linalg.unfold(layer.core.detach(), 0)
+
+
+def _has_shadow(method: GalerkinMethod) -> bool:
+    """Return whether the optimizer goes on from other singular values than the clamped ones of the weight."""
+    return method.cond is not None and method.adaptive
 
 
 @contextmanager

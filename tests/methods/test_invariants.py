@@ -42,7 +42,7 @@ def truncate(factors: Factors, tol: float | None, before: tuple[int, int], minim
     decompositions = decompose(factors)
     spectra = [each.sigma for each in decompositions]
     if tol is None or float(spectra[0][0]) == 0:
-        return cut(factors, decompositions, method.choose([spectra], [before])[0].ranks)
+        return cut(factors, decompositions, method.choose([spectra], [before], [None])[0].ranks)
     (theta,) = method.thresholds([spectra])
     ranks = [method.needed(sigma, theta) for sigma in spectra]
     return cut(factors, decompositions, tuple(ranks * 2 if len(ranks) == 1 else ranks))
