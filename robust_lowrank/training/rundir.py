@@ -2,9 +2,8 @@
 
 import shutil
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import pandas as pd
 from pydantic import ValidationError
 from torch import nn
 
@@ -15,6 +14,9 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.records import METRICS, RunRecord
 from robust_lowrank.training.config import TrainConfig
 from robust_lowrank.training.resume import drop_states
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RECORD, WEIGHTS, METRICS_FILE, SPECTRA_FILE, MONITOR_FILE, OPERATORS_FILE, RESULTS, CERTIFICATES = (
     "run.json",
@@ -138,6 +140,8 @@ class RunWriter:
 
     def _store(self, model: nn.Module) -> None:
         checkpoint.save(model, self.out / WEIGHTS)
+        import pandas as pd
+
         records.write_frame(self.out / METRICS_FILE, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
         records.write_frame(self.out / SPECTRA_FILE, pd.concat(self.spectra, ignore_index=True))
         if self.record.status == "complete":
@@ -153,7 +157,7 @@ def _drop_proofs(out: Path) -> None:
     (out / OPERATORS_FILE).unlink(missing_ok=True)
 
 
-def _until(epoch: int, history: pd.DataFrame) -> pd.DataFrame:
+def _until(epoch: int, history: "pd.DataFrame") -> "pd.DataFrame":
     return history[history["epoch"] <= epoch]
 
 
