@@ -1,4 +1,4 @@
-"""adapters: updates of planted ranks 6, 0 and 2, and MNIST turned by a right angle (best rate of one grid; 2 seeds)"""
+"""updates of planted ranks 6, 0 and 2, and MNIST turned by a right angle, by adapters (best rate of one grid; 2 seeds)"""
 
 import copy
 import math
