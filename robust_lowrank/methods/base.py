@@ -123,6 +123,7 @@ class GalerkinMethod(Method, ABC):
 
     core_steps: ClassVar[int] = 0
     window: ClassVar[int] = 0
+    idle: ClassVar[float] = IDLE
     tol: float | Literal["auto"] | None = None
     min_rank: int = 1
     max_rank: int | None = None
@@ -235,7 +236,7 @@ class GalerkinMethod(Method, ABC):
             used = min(used_under_bound(sigma, rows, self.cond, minimum=self.min_rank), needed)
             return min(used + SPARE, limit), used
         kept = min(needed + SPARE, limit)
-        used = linalg.truncation_rank(sigma, IDLE * theta, minimum=self.min_rank, maximum=kept)
+        used = linalg.truncation_rank(sigma, self.idle * theta, minimum=self.min_rank, maximum=kept)
         return kept, max(1, min(used, int((sigma > 0).sum())))
 
     def needed(self, sigma: Tensor, theta: float) -> int:

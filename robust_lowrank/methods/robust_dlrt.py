@@ -34,6 +34,7 @@ class RobustDLRT(GalerkinMethod):
     """
 
     name: ClassVar[str] = "robust-dlrt"
+    idle: ClassVar[float] = 1.0  # a direction that is not needed would be the least singular value of the weight
     tol: float | Literal["auto"] | None = "auto"
     beta: float = 0.05
     core_steps: int = 10  # pyright: ignore[reportIncompatibleVariableOverride]
