@@ -54,7 +54,7 @@ class Truncation:
                 core, bases = cut(trained[name], decompositions[name], kept.ranks)
                 sizes = [basis.shape[1] for basis in bases]
                 used = tuple(map(min, kept.used, sizes))
-                weight = core - self._between(name, layer.factors().bases, bases)
+                weight = core - self._between(name, layer.factors().bases, bases) if _has_shadow(method) else core
                 shown, memory = method.present(core, weight, used, opened[name].used)
             idle = tuple(size - each for size, each in zip(sizes, used, strict=True))
             self._install(layer, Factors(shown, bases), idle if any(idle) else ())
@@ -96,9 +96,7 @@ def _on_cpu(spectra: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
 
 def _rows(layer: FactoredLayer, found: linalg.SVD, method: GalerkinMethod) -> Tensor | None:
     """Return the core of a weight in the left singular directions of what the optimizer has, if that decides on ranks."""
-    if method.cond is None or not method.adaptive:
-        return None
-    return found.U.T @ linalg.unfold(layer.core.detach(), 0)
+    return found.U.T @ linalg.unfold(layer.core.detach(), 0) if _has_shadow(method) else None
 
 
 def _has_shadow(method: GalerkinMethod) -> bool:

@@ -1021,22 +1021,16 @@ def rank_under_a_bound(method: Method, kind: str, dtype: torch.dtype, seed: int)
     )
 
 
-@claim(
-    "T35",
-    "steps with a gradient of zero move no weight, at the start and after 20 others, and lift no singular value that is zero",
-    tolerance=1e-8,
-    short=1e-4,
-    methods=("DLRT cond", "TDLRT cond", "GeoLoRA cond"),
-)
-def nothing_moves_without_gradient(method: Method, kind: str, dtype: torch.dtype, seed: int) -> float:
+def moved_without_gradient(method: Method, kind: str, dtype: torch.dtype, seed: int, *, after: int) -> float:
+    """Return how far steps with a gradient of zero move a weight, after some others."""
     worst = 0.0
-    for schedule, singular, steps in itertools.product(("exact", "amortised"), (False, True), (0, 20)):
+    for schedule, singular in itertools.product(("exact", "amortised"), (False, True)):
         case = draw(method, kind, dtype, seed)
         case.layer.bias = None
         if singular and len(case.layer.core) > 1:
             case.layer.core.data[-1] = 0
         opt = LowRankOptimizer(case.layer, torch.optim.SGD, lr=0.02, schedule=schedule)
-        for _ in range(steps):
+        for _ in range(after):
             opt.step(case.closure(opt))
         opt.truncate()
         before, case.y = case.weight, case.layer(case.x).detach()
@@ -1045,6 +1039,28 @@ def nothing_moves_without_gradient(method: Method, kind: str, dtype: torch.dtype
         opt.truncate()
         worst = max(worst, relative(case.weight, before))
     return worst
+
+
+@claim(
+    "T35",
+    "a step with a gradient of zero moves no weight within its bound, and lifts no singular value that is zero",
+    tolerance=1e-12,
+    short=1e-5,
+    methods=("DLRT cond", "TDLRT cond", "GeoLoRA cond"),
+)
+def nothing_moves_without_gradient(method: Method, kind: str, dtype: torch.dtype, seed: int) -> float:
+    return moved_without_gradient(method, kind, dtype, seed, after=0)
+
+
+@claim(
+    "T35",
+    "nor after 20 steps, when directions have sunk under the bound (float32: rounding over the gap to those that are idle)",
+    tolerance=1e-10,
+    short=1e-3,
+    methods=("DLRT cond", "TDLRT cond", "GeoLoRA cond"),
+)
+def nothing_moves_after_training(method: Method, kind: str, dtype: torch.dtype, seed: int) -> float:
+    return moved_without_gradient(method, kind, dtype, seed, after=20)
 
 
 @claim(
