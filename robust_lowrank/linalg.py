@@ -120,21 +120,24 @@ def _inverse_root(square: Tensor, retraction: Retraction) -> Tensor:
 
 
 def extend(basis: Tensor, x: Tensor) -> Tensor:
-    """Return orthonormal columns, an orthonormal basis first, whose span also holds that of `x`; as many as both have, or all.
+    """Return orthonormal columns, an orthonormal basis first, whose span is that of it and `x`; all there are if both have more.
 
-    The new columns come from `x` without its part in the basis, and are made perpendicular to the basis once more. Where `x`
-    lies in the basis but for rounding, they are those of the Householder QR of both, which completes any columns.
+    The new columns come from `x` without its part in the basis, and are made perpendicular to the basis once more. What of `x` is
+    outside the basis but by rounding adds none: a column from it would depend on how rounding fell.
     """
     basis, x = at_least_float32(basis), at_least_float32(x)
     n, r = basis.shape
     basis = polished(basis)
     if r == n:
         return basis
-    if r + x.shape[1] <= n:
-        q, triangle = torch.linalg.qr(project_out(basis, x))
-        if bool(triangle.diagonal().abs().min() > LEAST_PART * torch.finfo(x.dtype).eps * x.norm()):
-            return torch.cat([basis, polished(project_out(basis, q))], 1)
-    return torch.cat([basis, orth(torch.cat([basis, x], 1))[:, r:]], 1)
+    if r + x.shape[1] > n:
+        return torch.cat([basis, orth(torch.cat([basis, x], 1))[:, r:]], 1)
+    q, triangle = torch.linalg.qr(project_out(basis, x))
+    least = LEAST_PART * torch.finfo(x.dtype).eps * x.norm()
+    if not bool(triangle.diagonal().abs().min() > least):
+        rotation, sigma, _ = svd(triangle)
+        q = q @ rotation[:, sigma > least]
+    return torch.cat([basis, polished(project_out(basis, q))], 1)
 
 
 def polished(basis: Tensor) -> Tensor:

@@ -150,21 +150,25 @@ def test_extended_bases_are_orthonormal_however_little_is_outside(dtype: torch.d
     basis = linalg.orth(torch.randn(40, 8, dtype=dtype))
     x = basis @ torch.randn(8, 8, dtype=dtype) + outside * torch.randn(40, 8, dtype=dtype)
     found = linalg.extend(basis, x)
-    assert float((found.T @ found - torch.eye(16, dtype=dtype)).abs().max()) < 3 * PRECISE[dtype]
-    assert float(linalg.project_out(found, x).abs().max()) < 20 * PRECISE[dtype]
+    columns = found.shape[1]
+    assert float((found.T @ found - torch.eye(columns, dtype=dtype)).abs().max()) < 3 * PRECISE[dtype]
+    left_out = linalg.LEAST_PART * torch.finfo(dtype).eps * float(x.norm())
+    assert columns == 16 or outside < left_out
+    assert float(linalg.project_out(found, x).abs().max()) < (20 * PRECISE[dtype] if columns == 16 else left_out)
 
 
 @each_precision
 @pytest.mark.parametrize("rank", [0, 2])
-def test_extended_bases_are_complete_where_there_is_little_outside(dtype: torch.dtype, rank: int) -> None:
-    """Columns that lie in the basis but for rounding, all or all but `rank` of them, bring arbitrary new ones."""
+def test_what_lies_in_a_basis_adds_no_column_to_it(dtype: torch.dtype, rank: int) -> None:
+    """Of columns that lie in the basis but for rounding, all but `rank`, nothing comes: it would be what rounding makes of it."""
     basis = linalg.orth(torch.randn(30, 5, dtype=dtype))
     x = basis @ torch.randn(5, 5, dtype=dtype)
     x[:, :rank] += torch.randn(30, rank, dtype=dtype)
-    found = linalg.extend(basis, x)
-    assert found.shape == (30, 10)
-    assert float((found.T @ found - torch.eye(10, dtype=dtype)).abs().max()) < PRECISE[dtype]
-    assert float(linalg.project_out(found, x).abs().max()) < 20 * PRECISE[dtype]
+    for each in (x, x.flip(1)):
+        found = linalg.extend(basis, each)
+        assert found.shape == (30, 5 + rank)
+        assert float((found.T @ found - torch.eye(5 + rank, dtype=dtype)).abs().max()) < PRECISE[dtype]
+        assert float(linalg.project_out(found, each).abs().max()) < 20 * PRECISE[dtype]
 
 
 def test_polar_is_the_nearest_orthonormal_matrix() -> None:

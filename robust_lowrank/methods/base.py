@@ -317,7 +317,7 @@ def off_diagonal_factor(window: int) -> float:
 
 
 def augment(factors: Factors, direction: Factors) -> Factors:
-    """Return the same weight in bases that hold the old ones and a direction's (DLRT (36), TDLRT (40)-(41)); none is dropped."""
+    """Return the same weight in bases that hold the old ones and a direction's (DLRT (36), TDLRT (40)-(41))."""
     bases = tuple(linalg.extend(basis, side) for basis, side in zip(factors.bases, direction.bases, strict=True))
     added = [new.shape[1] - old.shape[1] for old, new in zip(factors.bases, bases, strict=True)]
     return Factors(padded(factors.core, added), bases)

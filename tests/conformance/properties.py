@@ -451,14 +451,8 @@ def gauge_invariance(method: Method, kind: str, dtype: torch.dtype, seed: int) -
     s, (u, v) = twin.layer.factors()
     a, b = (linalg.orth(torch.randn(len(s), len(s), dtype=dtype)) for _ in range(2))
     twin.layer.set_factors(Factors(a.T @ s @ b, (u @ a, v @ b)))
-    pairs = [(each, LowRankOptimizer(each.layer, torch.optim.SGD, lr=0.02, momentum=0.5)) for each in (case, twin)]
-    for _ in range(6):
-        y = torch.randn_like(
-            case.y
-        )  # by the same targets new columns of bases were those of the step before, and any complete them
-        for each, opt in pairs:
-            each.y = y
-            opt.step(each.closure(opt))
+    for each in (case, twin):
+        each.train(6, lr=0.02, momentum=0.5)
     return relative(twin.weight, case.weight)
 
 
