@@ -137,7 +137,8 @@ def extend(basis: Tensor, x: Tensor) -> Tensor:
     if not bool(triangle.diagonal().abs().min() > least):
         rotation, sigma, _ = svd(triangle)
         q = q @ rotation[:, sigma > least]
-    return torch.cat([basis, polished(project_out(basis, q))], 1)
+    q = project_out(basis, q)
+    return torch.cat([basis, q @ _inverse_root(q.T @ q, "qr")], 1)
 
 
 def polished(basis: Tensor) -> Tensor:

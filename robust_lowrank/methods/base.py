@@ -23,6 +23,7 @@ Gradients = Factors  # (dS, (dK, dL)) in the slots of (S, (U, V))
 Ranks = tuple[int, ...]
 SPARE = 1  # directions that a layer whose rank adapts keeps beyond those of its tolerance
 SUNK, RISEN = 0.5, 0.75  # of the least value that `cond` allows a weight: the sizes at which a direction leaves it and joins it
+CLEARANCE = 1000.0  # roundings between a direction that is about to be cut and one that is
 ROUNDINGS = 10.0  # of its norm, which are no part of a weight
 IDLE = 0.1  # of the tolerance: the size below which such a direction has no part in the weight
 
@@ -247,7 +248,8 @@ class GalerkinMethod(Method, ABC):
         """Return a truncated core as the weight has it, clamped and without what is idle, and as the optimizer has it.
 
         The clamp lifts the weight alone: for the optimizer a direction that training presses down sinks, until it is cut. What is
-        left of it is held between half the weight's least value, where it is about to be cut, and its value in the weight.
+        left of it is held between half the weight's least value, where it is about to be cut, and its value in the weight. What is
+        idle waits below the least of these.
 
         Args:
             core: as the optimizer has it, with what it keeps beside the weight.
@@ -265,11 +267,13 @@ class GalerkinMethod(Method, ABC):
             u, sigma, vh = linalg.svd(torch.where(lacking(rows, self.cond)[:, None], part, rows))
             clamped = torch.where(sigma > 0, linalg.clamp_values(sigma, self.cond - 1, "exact"), 0.0)
             sunk = (u.T @ part * vh).sum(1)
-            about_to_be_cut = clamped[0] / self.cond * (SUNK + ROUNDINGS * torch.finfo(core.dtype).eps)
-            sunk = torch.minimum(sunk.clamp(min=about_to_be_cut), clamped)
+            clearance = CLEARANCE * torch.finfo(core.dtype).eps
+            sunk = torch.minimum(sunk.clamp(min=clamped[0] / self.cond * (SUNK + clearance)), clamped)
             shown[block], memory[block] = (((u * values) @ vh).reshape(core[block].shape) for values in (clamped, sunk))
             idle = (slice(used[0], None), *block[1:])
-            memory[idle] = linalg.project_out(vh.T, core[idle].flatten(1).T).T.reshape(core[idle].shape)  # not to mix with the rest
+            waiting = linalg.project_out(vh.T, core[idle].flatten(1).T).T  # not to mix with the rest, nor to overtake it
+            most = (1 - clearance) * torch.where(sunk > 0, sunk, math.inf).min()
+            memory[idle] = torch.renorm(waiting, 2, 0, float(most)).reshape(core[idle].shape) if len(waiting) else core[idle]
         return shown, memory if self.adaptive else shown
 
     def admit(self, factors: Factors) -> Factors:
@@ -290,13 +294,13 @@ def used_under_bound(sigma: Tensor, rows: Tensor, cond: float, *, minimum: int) 
         sigma: the singular values of what the optimizer has.
         rows: the weight's core in these directions, one a row.
     """
-    new = lacking(rows, cond).to(sigma.device)
+    new = lacking(rows, cond)
     used = int((sigma > 0).sum())
     while used > minimum:
-        there = ~new[:used]
-        values = torch.cat([torch.linalg.svdvals(rows[:used][there.to(rows.device)]).to(sigma.device), sigma[:used][new[:used]]])
-        least = float(linalg.clamp_values(values[values > 0].sort(descending=True).values, cond - 1, "exact")[0]) / cond
-        if float(sigma[used - 1]) >= (RISEN if new[used - 1] else SUNK) * least:
+        there = rows[:used][~new[:used]]  # what would join has no part in the bound that it has to come near to
+        values = torch.linalg.svdvals(there) if len(there) else sigma[:used]
+        least = float(linalg.clamp_values(values[values > 0], cond - 1, "exact")[0]) / cond
+        if float(sigma[used - 1]) >= (RISEN if bool(new[used - 1]) else SUNK) * least:
             break
         used -= 1
     return used
