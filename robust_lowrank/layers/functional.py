@@ -148,18 +148,17 @@ class _LowRankConv2d(Function):
         x, a, u, s, v = ctx.saved_tensors
         delta, kind = grad_outputs[0], grad_outputs[0].dtype
         need_x, need_u, need_s, need_v = ctx.needs_input_grad[:4]
-        filters = v.to(kind).T.reshape(v.shape[1], x.shape[1], *ctx.kernel)
         e = _pointwise(delta, u.to(kind).T)
+        inner = (v @ s.T).to(kind).T.reshape(u.shape[1], x.shape[1], *ctx.kernel)  # S V^T, with gradient dL
         dx = dk = ds = dl = None
-        if need_x:
-            dx = _input_gradient(_pointwise(e, s.to(kind).T), x, filters, ctx.window)
+        if need_x or need_v:
+            dx, dl = _conv_backward(e, x, inner, ctx.window, wanted=(need_x, need_v))
+        if dl is not None:
+            dl = dl.flatten(1).T.to(v.dtype)
         if need_u:
             dk = _pointwise_weight_gradient(delta, a).to(u.dtype)
         if need_s:
             ds = (_pointwise_weight_gradient(e, a) if dk is None else u.T @ dk).to(s.dtype)
-        if need_v:
-            like = filters if u.shape[1] == v.shape[1] else filters.new_zeros(u.shape[1], *filters.shape[1:])  # its shape alone
-            dl = _weight_gradient(e, x, like, ctx.window).flatten(1).T.to(v.dtype)
         return dx, fitted(dk, u), ds, fitted(dl, v), None, None
 
 
