@@ -5,12 +5,13 @@ import json
 import math
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 import torch
@@ -29,6 +30,7 @@ from robust_lowrank import (
     UserError,
     Vanilla,
     compress,
+    export,
     models,
 )
 from robust_lowrank.compress import count_parameters
@@ -39,16 +41,26 @@ from robust_lowrank.methods import Method
 SEEDS = (0, 1, 2)
 OUT = Path("runs/benchmarks/training.jsonl")  # one line a training; those of this version of the package are not repeated
 
-METHODS: dict[str, tuple[Method | None, dict[str, object]]] = {
-    "dense": (None, {}),
-    "plain U V^T": (Vanilla(), {}),
-    "rgd": (RGD(), {}),
-    "condlr tau=0.1": (CondLR(tau=0.1), {}),
-    "dlrt": (DLRT(), {}),
-    "dlrt tol=0.03": (DLRT(tol=0.03), {"schedule": "amortised"}),
-    "tdlrt": (TDLRT(), {"schedule": "amortised"}),
-    "geolora": (GeoLoRA(), {}),
-    "robust-dlrt": (RobustDLRT(), {"schedule": "amortised"}),
+
+class Row(NamedTuple):
+    """A method; `plain`: what it starts from, as a chain of torch's own layers."""
+
+    method: Method | None
+    schedule: Literal["exact", "amortised"] = "exact"
+    plain: bool = False
+
+
+METHODS = {
+    "dense": Row(None),
+    "plain U V^T": Row(Vanilla()),
+    "plain Tucker": Row(TDLRT(), plain=True),
+    "rgd": Row(RGD()),
+    "condlr tau=0.1": Row(CondLR(tau=0.1)),
+    "dlrt": Row(DLRT()),
+    "dlrt tol=0.03": Row(DLRT(tol=0.03), "amortised"),
+    "tdlrt": Row(TDLRT(), "amortised"),
+    "geolora": Row(GeoLoRA()),
+    "robust-dlrt": Row(RobustDLRT(), "amortised"),
 }
 INNER = {"sgd": (torch.optim.SGD, {"momentum": 0.9}), "adamw": (torch.optim.AdamW, {})}
 
@@ -140,22 +152,25 @@ def train(trial: Trial) -> dict[str, object]:
     images = images_of(task)
     torch.manual_seed(trial.seed)
     net, last = network(task)
-    method, options = METHODS[trial.method]
-    if method is not None:
-        compress(net, method=method, rank=task.rank, exclude=[last.replace(".", r"\.")], start="kaiming")
+    contender = METHODS[trial.method]
+    if contender.method is not None:
+        compress(net, method=contender.method, rank=task.rank, exclude=[last.replace(".", r"\.")], start="kaiming")
+    if contender.plain:
+        net = export(net, to="factors").requires_grad_(True)
     kind, inner = INNER[trial.optimizer]
-    optimizer = LowRankOptimizer(net, kind, lr=trial.lr, **options, **inner)
+    optimizer = LowRankOptimizer(net, kind, lr=trial.lr, schedule=contender.schedule, **inner)
     x, y = images.train
     if trial.final:
         x, y = torch.cat([x, images.choice[0]]), torch.cat([y, images.choice[1]])
     row: dict[str, object] = {**trial._asdict(), "choice": 0.0, "test": 0.0, "inference": 0}
+    began = time.process_time()
     try:
         fit(net, optimizer, x, y, task.epochs, trial.seed)
     except FactorisationError:  # it diverged
         return row
     net.eval()
     reached = {"choice": accuracy(net, *images.choice), "test": accuracy(net, *images.test)}
-    return row | reached | {"inference": count_parameters(net).inference}
+    return row | reached | {"inference": count_parameters(net).inference, "seconds": time.process_time() - began}
 
 
 def fit(net: nn.Module, optimizer: LowRankOptimizer, x: Tensor, y: Tensor, epochs: int, seed: int) -> None:
