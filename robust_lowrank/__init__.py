@@ -16,6 +16,9 @@ from robust_lowrank.errors import UserError as UserError
 from robust_lowrank.evaluation import Evaluation as Evaluation
 from robust_lowrank.evaluation import evaluate as evaluate
 from robust_lowrank.export import export as export
+from robust_lowrank.jobs import bench as bench
+from robust_lowrank.jobs import report as report
+from robust_lowrank.jobs import train as train
 from robust_lowrank.layers import without_updates as without_updates
 from robust_lowrank.methods import DLRT as DLRT
 from robust_lowrank.methods import RGD as RGD

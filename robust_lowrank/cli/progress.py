@@ -1,32 +1,12 @@
-"""How far the work is: events from the work, shown as bars on a terminal and as plain lines elsewhere."""
+"""The display of events: bars on a terminal, plain lines elsewhere."""
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-
-@dataclass(frozen=True)
-class Event:
-    """Where one job stands: `done` of `total` in a stage; `note` is what a log should keep of it, if anything.
-
-    `warning` is to be seen in any case; `state` is what a live display shows beside the stage.
-    """
-
-    job: str
-    stage: str
-    done: int
-    total: int
-    note: str = ""
-    state: str = ""
-    warning: str = ""
-
-
-Report = Callable[[Event], None]
+from robust_lowrank.jobs.events import Event
 
 
 class Board:
@@ -70,18 +50,3 @@ class Board:
             self._tasks[event.job] = self._bars.add_task(event.job, total=event.total)
         description = ", ".join(filter(None, (event.job, event.stage, event.state)))
         self._bars.update(self._tasks[event.job], description=description, completed=event.done, total=event.total)
-
-
-class Throttled:
-    """Passes on events with a note or warning or at the end of a stage, and of the others at most ten a second."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._last = float("-inf")
-
-    def __call__(self, event: Event) -> None:
-        """Pass the event on, or drop it."""
-        now = time.monotonic()
-        if event.note or event.warning or event.done >= event.total or now - self._last >= 0.1:
-            self._last = now
-            self._report(event)

@@ -78,21 +78,21 @@ class Evaluation:
         """
         from safetensors.torch import save_file
 
-        from robust_lowrank.records import CLEAN_FILE, replacing, write_frame, write_record
+        from robust_lowrank.records import ResultFiles, replacing, write_frame, write_record
 
-        directory = Path(directory)
-        (directory / "result.json").unlink(missing_ok=True)
+        files = ResultFiles(Path(directory))
+        files.record.unlink(missing_ok=True)
         tensors = {
             f"{key}/{name}": tensor.contiguous()
             for key, part in self.adversarial.items()
             for name, tensor in part._asdict().items()
         }
-        with replacing(directory / "adversarial.safetensors") as temporary:
+        with replacing(files.adversarial) as temporary:
             save_file(tensors, temporary)
-        with replacing(directory / CLEAN_FILE) as temporary:
+        with replacing(files.clean) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in self.clean._asdict().items()}, temporary)
-        write_frame(directory / "verdicts.parquet", self.verdicts)
-        write_record(directory / "result.json", self.record)
+        write_frame(files.verdicts, self.verdicts)
+        write_record(files.record, self.record)
 
 
 def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> "list[AccuracyRecord]":

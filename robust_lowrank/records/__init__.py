@@ -36,8 +36,8 @@ from robust_lowrank.records.files import replacing as replacing
 from robust_lowrank.records.files import write_frame as write_frame
 from robust_lowrank.records.files import write_record as write_record
 from robust_lowrank.records.files import write_text as write_text
-from robust_lowrank.records.run import CLEAN_FILE as CLEAN_FILE
-from robust_lowrank.records.run import TRANSFER_FILE as TRANSFER_FILE
+from robust_lowrank.records.layout import ResultFiles as ResultFiles
+from robust_lowrank.records.layout import RunFiles as RunFiles
 from robust_lowrank.records.run import Certificate as Certificate
 from robust_lowrank.records.run import Result as Result
 from robust_lowrank.records.run import Run as Run

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from robust_lowrank.errors import UserError
 from robust_lowrank.records.documents import CertificateRecord, ResultRecord, RunRecord
 from robust_lowrank.records.files import read_frame, read_record
+from robust_lowrank.records.layout import RunFiles
 from robust_lowrank.records.tables import CERTIFICATE, METRICS, OPERATORS, SPECTRA, TRANSFER, VERDICTS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TRANSFER_FILE, CLEAN_FILE = "transfer.parquet", "clean.safetensors"
 
 
 @dataclass(frozen=True)
@@ -52,31 +51,34 @@ def read_run(path: Path) -> Run:
     Raises:
         UserError: `path` is not a run directory, or a file in it cannot be read.
     """
-    if not (path / "run.json").is_file():
-        raise UserError(f"{path} is not a run directory: it has no run.json. Make one with 'rlr-eval train --out {path}'")
-    results = {
-        directory.name: Result(
-            record=read_record(directory / "result.json", ResultRecord),
-            verdicts=read_frame(directory / "verdicts.parquet", VERDICTS),
-            transfer=read_frame(directory / TRANSFER_FILE, TRANSFER) if (directory / TRANSFER_FILE).is_file() else None,
-            path=directory,
+    files = RunFiles(path)
+    if not files.record.is_file():
+        raise UserError(
+            f"{path} is not a run directory: it has no {files.record.name}. Make one with 'rlr-eval train --out {path}'"
         )
-        for directory in sorted((path / "results").glob("*"))
-        if (directory / "result.json").is_file()
+    evaluated = [files.result(directory.name) for directory in sorted(files.results.glob("*"))]
+    results = {
+        result.root.name: Result(
+            record=read_record(result.record, ResultRecord),
+            verdicts=read_frame(result.verdicts, VERDICTS),
+            transfer=read_frame(result.transfer, TRANSFER) if result.transfer.is_file() else None,
+            path=result.root,
+        )
+        for result in evaluated
+        if result.record.is_file()
     }
     certificates = {
         file.stem: Certificate(
             record=read_record(file, CertificateRecord), table=read_frame(file.with_suffix(".parquet"), CERTIFICATE)
         )
-        for file in sorted((path / "certificates").glob("*.json"))
+        for file in sorted(files.certificates.glob("*.json"))
     }
-    operators = path / "operators.parquet"
     return Run(
         path=path,
-        record=read_record(path / "run.json", RunRecord),
-        metrics=read_frame(path / "metrics.parquet", METRICS),
-        spectra=read_frame(path / "spectra.parquet", SPECTRA),
+        record=read_record(files.record, RunRecord),
+        metrics=read_frame(files.metrics, METRICS),
+        spectra=read_frame(files.spectra, SPECTRA),
         results=results,
-        operators=read_frame(operators, OPERATORS) if operators.is_file() else None,
+        operators=read_frame(files.operators, OPERATORS) if files.operators.is_file() else None,
         certificates=certificates,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robust_lowrank.records import CLEAN_FILE
+from robust_lowrank.records import ResultFiles
 from robust_lowrank.reporting import formats
 from robust_lowrank.reporting.classes import class_name
 from robust_lowrank.reporting.entries import Entry
@@ -125,7 +125,7 @@ def _chosen(trial: Trial, entries: Sequence[Entry]) -> list[tuple[int, list[str]
         held[entry.series] = trial.held(entry, eps)
         path = trial.results[entry.name].path
         if path is not None and not kept:
-            kept = set(read_images(path / CLEAN_FILE, "", range(2**31)))
+            kept = set(read_images(ResultFiles(path).clean, "", range(2**31)))
     candidates = []
     for example in sorted(kept):
         if all(bool(clean.get(example, False)) for clean in right.values()):
@@ -145,14 +145,14 @@ def _load(trial: Trial, entries: Sequence[Entry], example: int, lost: list[str],
         if result.path is None:
             continue
         if clean is None:
-            clean = read_images(result.path / CLEAN_FILE, "", [example]).get(example)
+            clean = read_images(ResultFiles(result.path).clean, "", [example]).get(example)
         if entry.series not in lost or len(inputs) == _SHOTS:
             continue
         verdicts = result.verdicts
         mine = (verdicts["example"] == example) & (verdicts["eps"] == trial.headline_eps) & (verdicts["verdict"] == "broken")
         for _, row in verdicts[mine].sort_values("margin", kind="stable").iterrows():
             key = f"{row['attack']}/{float(row['eps'])!r}"
-            image = read_images(result.path / "adversarial.safetensors", key, [example]).get(example)
+            image = read_images(ResultFiles(result.path).adversarial, key, [example]).get(example)
             if image is not None and clean is not None and image.shape == clean.shape:
                 inputs[entry.series] = (row, image)
                 break

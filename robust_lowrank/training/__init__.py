@@ -7,10 +7,7 @@ from robust_lowrank.training.config import ModelConfig as ModelConfig
 from robust_lowrank.training.config import MonitorConfig as MonitorConfig
 from robust_lowrank.training.config import TrainConfig as TrainConfig
 from robust_lowrank.training.config import TrainingConfig as TrainingConfig
-from robust_lowrank.training.experiment import AttackConfig as AttackConfig
-from robust_lowrank.training.experiment import Experiment as Experiment
 from robust_lowrank.training.files import load_config as load_config
-from robust_lowrank.training.files import load_experiment as load_experiment
 from robust_lowrank.training.files import parse_config as parse_config
 from robust_lowrank.training.naming import describe as describe
 from robust_lowrank.training.rundir import load_network as load_network

@@ -22,8 +22,8 @@ from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.methods import ADAPTERS, METHODS, GalerkinMethod, Method
 from robust_lowrank.models import MODELS
 from robust_lowrank.penalties import Penalty
+from robust_lowrank.tables import Table
 from robust_lowrank.training.adversarial_config import AdversarialConfig
-from robust_lowrank.training.tables import Table
 
 DENSE = "dense"  # not a method: the network is not compressed
 DEFAULT_RANK = ranks.DEFAULT_RANK

@@ -17,11 +17,12 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.methods import SVD
 from robust_lowrank.models import classifier
 from robust_lowrank.provenance import machine, versions
+from robust_lowrank.records import RunFiles
 from robust_lowrank.training.config import DENSE, BudgetTable, MethodConfig, RankTable, TrainConfig, TrainingConfig
 from robust_lowrank.training.fitting import Examples, Fitting
 from robust_lowrank.training.naming import describe
 from robust_lowrank.training.resume import State, load_state, save_state
-from robust_lowrank.training.rundir import MONITOR_FILE, RunWriter, build_network, difference
+from robust_lowrank.training.rundir import RunWriter, build_network, difference
 
 
 class Phase(NamedTuple):
@@ -94,7 +95,7 @@ class Course:
         """Put a monitor on the network if the configuration wants one; a history that is there is continued."""
         if (wanted := self.plan.config.monitor) is None:
             return
-        self.history = Parquet(self.plan.out / MONITOR_FILE)
+        self.history = Parquet(RunFiles(self.plan.out).monitor)
         self.monitor = Monitor(
             self.model, every=wanted.every, dense_every=wanted.dense_every, writers=[self.history], on_alert=on_alert
         ).attach(self.fitting.optimizer)

@@ -5,7 +5,7 @@ from typing import Any
 
 from robust_lowrank.methods import SVD, CayleySGD, CondLR, ProjectedSGD, SpectralClamp, Vanilla
 from robust_lowrank.training.adversarial_config import AdversarialConfig
-from robust_lowrank.training.config import DENSE, BudgetTable, MethodConfig, RankTable
+from robust_lowrank.training.config import DENSE, BudgetTable, MethodConfig, RankTable, TrainConfig
 
 
 def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None) -> str:
@@ -86,6 +86,17 @@ def directory_name(method: MethodConfig, adversarial: AdversarialConfig | None =
     if adversarial is not None:
         parts += [adversarial.attack, *(f"{key}{value}" for key, value in _given(adversarial).items())]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts))
+
+
+def run_name(config: TrainConfig) -> str:
+    """Return the name of a run's directory, where none is given.
+
+    Example:
+        >>> run_name(TrainConfig())
+        'digits-cnn-dense-seed0'
+    """
+    method = directory_name(config.method, config.training.adversarial)
+    return f"{config.data.name}-{config.model.name}-{method}-seed{config.seed}"
 
 
 def _given(adversarial: AdversarialConfig) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from torch import nn
 from robust_lowrank import checkpoint
 from robust_lowrank.errors import UserError
 from robust_lowrank.provenance import digest_tensors
-from robust_lowrank.records import RunRecord
+from robust_lowrank.records import RunFiles, RunRecord
 from robust_lowrank.training.packing import pack, unpack
 
-RESUME, WEIGHTS, TENSORS, VALUES = "resume", "model.safetensors", "state.safetensors", "state.json"
+TENSORS, VALUES = "state.safetensors", "state.json"
 VERSION = 1
 
 
@@ -40,13 +40,14 @@ class State(NamedTuple):
 def save_state(out: Path, state: State) -> None:
     """Write a state, in the place of that of the epoch before."""
     epoch = state.record.epochs_done
-    directory, temporary = out / RESUME / str(epoch), out / RESUME / f".{epoch}.part"
+    states = RunFiles(out).resume
+    directory, temporary = states / str(epoch), states / f".{epoch}.part"
     for stale in (temporary, directory):
         shutil.rmtree(stale, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors: dict[str, torch.Tensor] = {}
     values = pack(state.values, tensors)
-    checkpoint.save(state.model, temporary / WEIGHTS)
+    checkpoint.save(state.model, RunFiles(temporary).weights)
     save_file(tensors, temporary / TENSORS)
     text = {
         "version": VERSION,
@@ -57,21 +58,21 @@ def save_state(out: Path, state: State) -> None:
     }
     (temporary / VALUES).write_text(json.dumps(text), encoding="utf-8")
     temporary.rename(directory)
-    for other in (out / RESUME).iterdir():
+    for other in states.iterdir():
         if other != directory:
             shutil.rmtree(other, ignore_errors=True)
 
 
 def load_state(out: Path, network: Callable[[], nn.Module]) -> State | None:
     """Return the latest state in a run directory, in a new network, or None if there is none or it is not sound."""
-    directories = [entry for entry in (out / RESUME).glob("*") if entry.name.isdecimal()]
+    directories = [entry for entry in RunFiles(out).resume.glob("*") if entry.name.isdecimal()]
     if not directories:
         return None
     directory = max(directories, key=lambda entry: int(entry.name))
     try:
         text = json.loads((directory / VALUES).read_text(encoding="utf-8"))
         tensors = load_file(directory / TENSORS)
-        model = checkpoint.load(network(), directory / WEIGHTS)
+        model = checkpoint.load(network(), RunFiles(directory).weights)
         there = {"version": text["version"], "weights": text["weights"], "tensors": text["tensors"]}
         if there != {"version": VERSION, "weights": checkpoint.digest(model), "tensors": digest_tensors(tensors)}:
             return None
@@ -82,4 +83,4 @@ def load_state(out: Path, network: Callable[[], nn.Module]) -> State | None:
 
 def drop_states(out: Path) -> None:
     """Remove all states."""
-    shutil.rmtree(out / RESUME, ignore_errors=True)
+    shutil.rmtree(RunFiles(out).resume, ignore_errors=True)

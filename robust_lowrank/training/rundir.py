@@ -11,23 +11,13 @@ from robust_lowrank import checkpoint, models, records
 from robust_lowrank.conditioning import operators, spectra
 from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError
-from robust_lowrank.records import METRICS, RunRecord
+from robust_lowrank.records import METRICS, RunFiles, RunRecord
 from robust_lowrank.training.config import TrainConfig
 from robust_lowrank.training.resume import drop_states
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RECORD, WEIGHTS, METRICS_FILE, SPECTRA_FILE, MONITOR_FILE, OPERATORS_FILE, RESULTS, CERTIFICATES = (
-    "run.json",
-    "model.safetensors",
-    "metrics.parquet",
-    "spectra.parquet",
-    "monitor.parquet",
-    "operators.parquet",
-    "results",
-    "certificates",
-)
 PLACE_KEYS = ("data_dir", "download")  # of [data]: where the images lie does not make another run
 
 
@@ -46,16 +36,16 @@ def load_network(run_dir: Path | str) -> nn.Module:
     Raises:
         UserError: it is not a run directory, or the weights do not fit its record.
     """
-    run_dir = Path(run_dir)
-    if not (run_dir / RECORD).is_file():
-        raise UserError(f"{run_dir} is not a run directory: it has no {RECORD}")
-    record = records.read_record(run_dir / RECORD, RunRecord)
+    files = RunFiles(Path(run_dir))
+    if not files.record.is_file():
+        raise UserError(f"{run_dir} is not a run directory: it has no {files.record.name}")
+    record = records.read_record(files.record, RunRecord)
     try:
         config = TrainConfig.from_record(record.config)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise UserError(f"{run_dir / RECORD} holds no configuration that this version can read: {reason}") from error
-    return checkpoint.load(build_network(config), run_dir / WEIGHTS).eval()
+        raise UserError(f"{files.record} holds no configuration that this version can read: {reason}") from error
+    return checkpoint.load(build_network(config), files.weights).eval()
 
 
 def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> records.Run | None:
@@ -70,9 +60,9 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> reco
         raise UserError(f"{out} is a file: a run needs a directory")
     if not any(out.iterdir()):
         return None
-    if not (out / RECORD).is_file():
+    if not (files := RunFiles(out)).record.is_file():
         raise UserError(f"{out} is not empty and not a run directory: choose another one")
-    record = records.read_record(out / RECORD, RunRecord)
+    record = records.read_record(files.record, RunRecord)
     if other := difference(record.config, config.to_record()):
         raise UserError(f"{out} holds another run: {other}\nChoose another directory, or delete this one")
     if record.status != "complete" or any(record.hashes.get(key) != value for key, value in hashes.items()):
@@ -90,13 +80,14 @@ class RunWriter:
 
     def __init__(self, out: Path, record: RunRecord) -> None:
         self.out = out
+        self.files = RunFiles(out)
         self.record = record
         self.metrics: list[dict[str, float]] = []
         self.spectra: list[pd.DataFrame] = []
         drop_states(out)
         _drop_proofs(out)
-        (out / MONITOR_FILE).unlink(missing_ok=True)
-        records.write_record(out / RECORD, record)
+        self.files.monitor.unlink(missing_ok=True)
+        records.write_record(self.files.record, record)
 
     @classmethod
     def resumed(cls, out: Path, record: RunRecord, model: nn.Module) -> Self | None:
@@ -104,16 +95,16 @@ class RunWriter:
 
         The files are put back to that epoch, from which the last attempt may have gone on before it stopped.
         """
-        done = record.epochs_done
+        done, files = record.epochs_done, RunFiles(out)
         try:
-            metrics, spectra = (_until(done, records.read_frame(out / name)) for name in (METRICS_FILE, SPECTRA_FILE))
+            metrics, spectra = (_until(done, records.read_frame(path)) for path in (files.metrics, files.spectra))
         except (UserError, ValueError, KeyError):
             return None
         epochs = range(1, done + 1)
         if metrics["epoch"].tolist() != [*epochs] or sorted(set(spectra["epoch"])) != [0, *epochs]:
             return None
         writer = cls.__new__(cls)
-        writer.out, writer.record = out, record
+        writer.out, writer.files, writer.record = out, files, record
         writer.metrics, writer.spectra = metrics.to_dict("records"), [spectra]  # pyright: ignore[reportAttributeAccessIssue]
         _drop_proofs(out)
         writer._store(model)
@@ -139,22 +130,23 @@ class RunWriter:
         self._store(model)
 
     def _store(self, model: nn.Module) -> None:
-        checkpoint.save(model, self.out / WEIGHTS)
+        checkpoint.save(model, self.files.weights)
         import pandas as pd
 
-        records.write_frame(self.out / METRICS_FILE, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
-        records.write_frame(self.out / SPECTRA_FILE, pd.concat(self.spectra, ignore_index=True))
+        records.write_frame(self.files.metrics, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
+        records.write_frame(self.files.spectra, pd.concat(self.spectra, ignore_index=True))
         if self.record.status == "complete":
             norms = operators(model, DATASETS[self.record.data].input_shape)
-            records.write_frame(self.out / OPERATORS_FILE, norms)
-        records.write_record(self.out / RECORD, self.record)
+            records.write_frame(self.files.operators, norms)
+        records.write_record(self.files.record, self.record)
 
 
 def _drop_proofs(out: Path) -> None:
     """Remove what was found out about other weights: results, certificates and norms."""
-    for directory in (RESULTS, CERTIFICATES):
-        shutil.rmtree(out / directory, ignore_errors=True)
-    (out / OPERATORS_FILE).unlink(missing_ok=True)
+    files = RunFiles(out)
+    for directory in (files.results, files.certificates):
+        shutil.rmtree(directory, ignore_errors=True)
+    files.operators.unlink(missing_ok=True)
 
 
 def _until(epoch: int, history: "pd.DataFrame") -> "pd.DataFrame":

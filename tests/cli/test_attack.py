@@ -120,7 +120,7 @@ def test_the_matrix_tries_what_breaks_each_network_on_the_other(rlr_eval: Comman
         made = verdicts(source, "quick")[lambda frame, a=attack: (frame["attack"] == a) & (frame["verdict"] == "broken")]["example"]
         assert row["tried"] == len(set(right) & set(made))
         assert 0 <= row["fooled"] <= row["tried"]
-    kept = {name: Path(name, "results", "quick", records.TRANSFER_FILE) for name in ("LOW", "DENSE")}
+    kept = {name: records.RunFiles(Path(name)).result("quick").transfer for name in ("LOW", "DENSE")}
     times = {name: path.stat().st_mtime_ns for name, path in kept.items()}
     for name, other in (("LOW", "DENSE"), ("DENSE", "LOW")):
         stored, results = records.read_run(Path(name)).results["quick"], records.read_run(Path(other)).results["quick"]

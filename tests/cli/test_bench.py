@@ -12,9 +12,9 @@ import torch
 from typer.testing import Result
 
 from robust_lowrank import records, training
-from robust_lowrank.cli.experiments import shipped
-from robust_lowrank.cli.parallel import threads_each
 from robust_lowrank.errors import TrainingError
+from robust_lowrank.jobs import shipped
+from robust_lowrank.jobs.executors.processes import threads_each
 
 Command = Callable[..., Result]
 

@@ -73,7 +73,7 @@ def test_robust_training_is_an_option_with_a_directory_of_its_own(rlr_eval: Comm
 
 def test_attack_stores_what_the_library_finds(rlr_eval: Command, run: Path) -> None:
     result = rlr_eval(
-        "attack", run, "--suite", "quick", "--eps", "0.1", "--norm", "Linf", "--n", 20, "--executor", "local", "--json"
+        "attack", run, "--suite", "quick", "--eps", "0.1", "--norm", "Linf", "--n", 20, "--executor", "processes", "--json"
     )
     assert result.exit_code == 0, result.stderr
     stored = records.read_run(run).results["quick"].record

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from robust_lowrank.cli import progress
-from robust_lowrank.cli.progress import Board, Event, Throttled
+from robust_lowrank.cli.progress import Board
+from robust_lowrank.jobs.events import Event, Throttled
 
 STEP = Event("net", "training", 1, 2, state="cond ≤ 1.10 (conv[2]), orth 3e-07")
 WARNING = Event("net", "training", 1, 2, warning="step 1: cond of layer 'conv[2]' is 2e+04")

@@ -7,7 +7,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.records import CLEAN_FILE
+from robust_lowrank.records import ResultFiles
 from robust_lowrank.reporting import comparison_report
 from robust_lowrank.reporting.entries import arrange
 from robust_lowrank.reporting.gallery import _LIMIT, _picture, find_gallery
@@ -34,7 +34,7 @@ def make_runs(make_run, make_result, tmp_path):
             path = tmp_path / name / "results" / "quick"
             path.mkdir(parents=True)
             if clean:
-                save_file({"inputs": x, "examples": np.arange(20)}, path / CLEAN_FILE)
+                save_file({"inputs": x, "examples": np.arange(20)}, ResultFiles(path).clean)
             moved = x[broken] + np.float32(0.1) * np.sign(RNG.random(x[broken].shape) - 0.5).astype(np.float32)
             save_file({"fgsm/0.1/inputs": moved, "fgsm/0.1/examples": np.array(broken)}, path / "adversarial.safetensors")
             result = replace(make_result(RIGHT, {("fgsm", 0.1): held}), path=path)

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from robust_lowrank.errors import UserError
+from robust_lowrank.jobs import Experiment
 from robust_lowrank.training import (
     AdversarialConfig,
-    Experiment,
     MethodConfig,
     TrainConfig,
     describe,

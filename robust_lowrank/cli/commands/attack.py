@@ -19,12 +19,6 @@ class Norm(StrEnum):
     L1 = "L1"
 
 
-class Executor(StrEnum):
-    """Where the work runs."""
-
-    local = "local"
-
-
 ELSEWHERE = "A network from elsewhere"
 Eps = Annotated[
     list[str] | None, typer.Option(help="Budget, such as 0.1 or 8/255; may be given several times. The suite's own without it.")
@@ -34,6 +28,7 @@ NormName = Annotated[Norm | None, typer.Option(help="The suite's own without it.
 First = Annotated[int | None, typer.Option("--n", help="Attack the first so many test images; all without it.")]
 BatchSize = Annotated[int, typer.Option(help="Examples at a time; changes no verdict of a native attack.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where the data set's files lie; as in training without it.")]
+ExecutorName = Annotated[str, typer.Option(help="Where the work runs: 'processes' of this machine.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 
@@ -43,7 +38,7 @@ def attack(
     eps: Eps = None,
     norm: NormName = None,
     n: First = None,
-    executor: Annotated[Executor, typer.Option(help="Where the work runs: in processes of this machine.")] = Executor.local,
+    executor: ExecutorName = "processes",
     workers: Annotated[int | None, typer.Option(help="Processes; from two a run on, they share its examples.")] = None,
     batch_size: BatchSize = 256,
     seed: Annotated[int, typer.Option(help="Seed of all noise.")] = 0,
@@ -79,15 +74,18 @@ def attack(
 
     A stored result with the same weights, images and attack is kept, and an evaluation that was stopped goes on where it was.
     """
-    from robust_lowrank.cli import transfer as transfers
-    from robust_lowrank.cli.parallel import check_workers, perform_all
-    from robust_lowrank.cli.pipeline import Attack, foreign_job, stored_job, with_data
     from robust_lowrank.cli.progress import Board
     from robust_lowrank.cli.results import say_matrix, say_results
-    from robust_lowrank.cli.subjects import Foreign, numbers
+    from robust_lowrank.jobs import transfer as transfers
+    from robust_lowrank.jobs.attack import Attack
+    from robust_lowrank.jobs.chain import foreign_job, stored_job, with_data
+    from robust_lowrank.jobs.dispatch import check_workers, perform_all
+    from robust_lowrank.jobs.executors import find_executor
+    from robust_lowrank.jobs.subjects import Foreign
     from robust_lowrank.records import read_run
 
     check_workers(workers)
+    find_executor(executor)
     runs = runs or []
     if matrix and len(runs) < 2:
         raise UserError("--matrix compares networks: give two run directories or more")
@@ -116,12 +114,12 @@ def attack(
     else:
         if runs or data is None or out is None:
             raise UserError("--model is attacked alone: give --data and --out, and no run directory")
-        place = numbers(mean, "--mean"), numbers(std, "--std")
+        place = _numbers(mean, "--mean"), _numbers(std, "--std")
         foreign = Foreign(model, weights, data, data_dir, classes=classes, mean=place[0], std=place[1])
         jobs = [foreign_job(foreign, out, [settled], command=command_line())]
         foreign.record(out, label=label, command=command_line())
     with Board() as board:
-        perform_all(jobs, workers=workers, report=board)
+        perform_all(jobs, executor=executor, workers=workers, report=board)
     done = [read_run(job.out) for job in jobs]
     results = [run.results[settled.directory].record for run in done]
     transfer = transfers.matrix(jobs, settled) if matrix else None
@@ -133,3 +131,17 @@ def attack(
     say_results([run.record.label for run in done], results)
     if transfer is not None:
         say_matrix(transfer)
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """Return the numbers of an option such as "0.49,0.48,0.45".
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"{option} {text!r} is not a list of numbers: write one a channel, such as 0.49,0.48,0.45") from error

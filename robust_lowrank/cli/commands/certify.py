@@ -42,8 +42,8 @@ def certify(
 
     A certificate that is there for the same weights, images and parameters is kept.
     """
-    from robust_lowrank.cli.certification import Question, certify_run, subject_to_certify
     from robust_lowrank.cli.progress import Board
+    from robust_lowrank.jobs.certification import Question, certify_run, subject_to_certify
     from robust_lowrank.records import read_run
 
     question = Question.settle(method.value, sigma=sigma, samples=samples, alpha=alpha, seed=seed, radii=radius or ())

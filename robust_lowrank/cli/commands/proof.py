@@ -22,7 +22,7 @@ def verify(
 
     Exit 1 if a verdict cannot be proved, 2 if a result is stale.
     """
-    from robust_lowrank.cli.examination import proofs
+    from robust_lowrank.jobs.examination import proofs
 
     found = proofs(run, suite, data_dir)
     failed = sum(len(proof.failed) for parts in found.values() for proof in parts)
@@ -54,8 +54,8 @@ def plan(
 
     It is an upper bound: examples that are broken early cost little, and those that the network gets wrong nothing.
     """
-    from robust_lowrank.cli.examination import forecast_of
-    from robust_lowrank.cli.pipeline import Attack
+    from robust_lowrank.jobs.attack import Attack
+    from robust_lowrank.jobs.examination import forecast_of
 
     settled = Attack.settle(suite, eps=eps, norm=norm and norm.value, examples=n, batch_size=batch_size)
     cost = forecast_of(run, settled, data_dir)

@@ -40,7 +40,7 @@ def condition(
 
     A file of weights needs no architecture: the layers are read off its tensors.
     """
-    from robust_lowrank.cli.subjects import weights_run
+    from robust_lowrank.jobs.subjects import weights_run
     from robust_lowrank.records import read_run
     from robust_lowrank.reporting import condition_report
 

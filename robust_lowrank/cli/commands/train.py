@@ -62,10 +62,10 @@ def train(
 
     A directory that already holds this very run is left as it is; one that was interrupted goes on after its last complete epoch.
     """
-    from robust_lowrank.cli.pipeline import train_run
+    from robust_lowrank import jobs
     from robust_lowrank.cli.progress import Board
     from robust_lowrank.training import load_config, parse_config
-    from robust_lowrank.training.naming import directory_name
+    from robust_lowrank.training.naming import run_name
 
     given = {
         "seed": seed,
@@ -109,10 +109,9 @@ def train(
     }
     base = {} if config is None else load_config(config).model_dump(exclude_unset=True)
     parsed = parse_config(_overridden(base, given), source="options" if config is None else f"{config} with the options")
-    name = f"{parsed.data.name}-{parsed.model.name}-{directory_name(parsed.method, parsed.training.adversarial)}-seed{parsed.seed}"
-    directory = out or Path("runs") / name
+    directory = out or Path("runs") / run_name(parsed)
     with Board() as board:
-        run = train_run(parsed, directory, job=name if out is None else out.name, command=command_line(), report=board)
+        run = jobs.train(parsed, directory, command=command_line(), progress=board)
     if json:
         console.print_json(run.record.model_dump())
     else:

@@ -1,4 +1,4 @@
-"""Certificates of runs: what is asked, and the files that come of it."""
+"""Certificates of runs are computed and stored here."""
 
 import math
 import time
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from robust_lowrank import checkpoint, conditioning, provenance, records
-from robust_lowrank.cli.pipeline import stored_job, with_data
-from robust_lowrank.cli.progress import Event, Report
-from robust_lowrank.cli.subjects import Subject, trained
 from robust_lowrank.conditioning.lipschitz import Lipschitz
 from robust_lowrank.errors import UserError
+from robust_lowrank.jobs.chain import stored_job, with_data
+from robust_lowrank.jobs.events import Event, Report
+from robust_lowrank.jobs.subjects import Subject, trained
 from robust_lowrank.records import CertificateRecord, CurvePoint, LayerBound
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def subject_to_certify(run_dir: Path, examples: int | None, data_dir: Path | Non
     """
     job = with_data(stored_job(run_dir, []), data_dir, download=False)
     subject = trained(run_dir, job.config.data)
-    recorded = records.read_record(run_dir / "run.json", records.RunRecord).hashes["weights"]
+    recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord).hashes["weights"]
     if checkpoint.digest(subject.model) != recorded:
         raise UserError(f"{run_dir}: model.safetensors holds other weights than run.json names: train the run again")
     if examples is not None and not 1 <= examples <= len(subject.y):
@@ -91,7 +91,7 @@ def subject_to_certify(run_dir: Path, examples: int | None, data_dir: Path | Non
 
 def certify_run(run_dir: Path, subject: Subject, question: Question, report: Report) -> CertificateRecord:
     """Certify a run and store the certificate; one that is there for the same weights, images and parameters is kept."""
-    place = run_dir / "certificates" / f"{question.name}.json"
+    place = records.RunFiles(run_dir).certificate(question.name)
     hashes = {
         "weights": provenance.digest_tensors(subject.model.state_dict()),
         "data": provenance.digest_tensors({"x": subject.x, "y": subject.y}),

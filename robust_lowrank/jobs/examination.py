@@ -1,11 +1,12 @@
-"""What is asked of runs beside their attacks: proofs of verdicts, and the cost of an attack."""
+"""Stored verdicts of runs are proved again, and the cost of an attack on one is forecast."""
 
 from pathlib import Path
 
 from robust_lowrank import evaluation, records
-from robust_lowrank.cli.pipeline import Attack, question_of, stored_job, subject_of, with_data
-from robust_lowrank.cli.subjects import trained
 from robust_lowrank.errors import UserError
+from robust_lowrank.jobs.attack import Attack
+from robust_lowrank.jobs.chain import question_of, stored_job, subject_of, with_data
+from robust_lowrank.jobs.subjects import trained
 
 
 def proofs(run_dir: Path, suite: str | None, data_dir: Path | None) -> dict[str, list[evaluation.Proof]]:
@@ -23,7 +24,7 @@ def proofs(run_dir: Path, suite: str | None, data_dir: Path | None) -> dict[str,
     subject = trained(run_dir, with_data(stored_job(run_dir, []), data_dir, download=False).config.data)
     found = {}
     for name, result in chosen.items():
-        inputs = evaluation.read_adversarial(run_dir / "results" / name / "adversarial.safetensors")
+        inputs = evaluation.read_adversarial(records.RunFiles(run_dir).result(name).adversarial)
         part = subject.first(result.record.accuracies[0].total)
         found[name] = evaluation.verify(part.model, part.x, part.y, result.record, result.verdicts, inputs)
     return found

@@ -1,11 +1,14 @@
-"""An experiment: several methods, ranks and seeds on the same data and model, and the attacks they then undergo."""
+"""An experiment names several methods, ranks and seeds on the same data and model, and the attacks they then undergo."""
 
+from importlib import resources
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.suite import radius
+from robust_lowrank.tables import Table, read_table
 from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import (
     DENSE,
@@ -19,7 +22,6 @@ from robust_lowrank.training.config import (
     TrainingConfig,
 )
 from robust_lowrank.training.naming import describe, directory_name
-from robust_lowrank.training.tables import Table
 
 
 class ExperimentMethod(MethodConfig):
@@ -60,7 +62,7 @@ class AttackConfig(Table):
 
     suite: str
     eps: tuple[float | str, ...] | None = Field(default=None, strict=False)  # a fraction as text: "8/255"
-    norm: Literal["Linf", "L2"] | None = None
+    norm: Literal["Linf", "L2", "L1"] | None = None
     examples: int | None = Field(default=None, ge=1)  # None: the whole test set
 
     @field_validator("eps", mode="before")
@@ -120,3 +122,28 @@ class Experiment(Table):
             for method in entry.at_each_rank(self.training.adversarial)
             for seed in self.seeds
         ]
+
+
+def load_experiment(path: Path | str) -> Experiment:
+    """Read the TOML file of an experiment: as for one run, with `name`, `seeds`, `[[methods]]` and `[[attacks]]`.
+
+    Raises:
+        UserError: the file is missing, is not TOML, or has a wrong key, type or value.
+    """
+    return read_table(Path(path), Experiment)
+
+
+def shipped(name: str) -> Experiment:
+    """Return an experiment by name: from inside the installed package, or beside it in a source tree.
+
+    Example:
+        >>> shipped("demo").data.name
+        'digits'
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    package = Path(str(resources.files("robust_lowrank")))
+    installed = package / "experiments"
+    directory = installed if installed.is_dir() else package.parent / "experiments"
+    return load_experiment(directory / f"{name}.toml")

@@ -1,10 +1,11 @@
-"""What is attacked: the network of a run directory with its test images, or a network from elsewhere with any examples."""
+"""Subjects of attacks: the network of a run directory with its test images, or one from elsewhere with any examples."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robust_lowrank import conditioning, data, evaluation, models, provenance, records, training
@@ -35,10 +36,29 @@ def trained(run_dir: Path, place: training.DataConfig) -> Subject:
         UserError: the images in that place are others.
     """
     dataset = data.load(place.name, data_dir=place.data_dir, download=place.download).first(test=place.test_examples)
-    recorded = records.read_record(run_dir / "run.json", records.RunRecord).hashes["test"]
+    recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord).hashes["test"]
     if data.digest(dataset.test_images, dataset.test_y) != recorded:
         raise UserError(f"the test images of {place.name} here are not those of {run_dir}: point --data-dir at the same files")
     return Subject(network(run_dir), dataset.test_x, dataset.test_y)
+
+
+def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfig]:
+    """Return the record of a trained run and its configuration.
+
+    Raises:
+        UserError: it is not a complete run directory, or its network was not trained here.
+    """
+    record = records.read_run(run_dir).record
+    if record.method == FOREIGN:
+        raise UserError(f"{run_dir} holds the results of {record.model}, not the network: attack it with --model again")
+    if record.status != "complete":
+        raise UserError(f"{run_dir} is not complete: its training stopped after epoch {record.epochs_done}; train it again")
+    try:
+        return record, training.TrainConfig.from_record(record.config)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        path = records.RunFiles(run_dir).record
+        raise UserError(f"{path}: this version cannot read its configuration: {reason}") from error
 
 
 def network(run_dir: Path) -> nn.Module:
@@ -99,9 +119,10 @@ class Foreign:
             parameters=count_parameters(subject.model),
             classes=list(data.DATASETS[self.data].classes) if self.data in data.DATASETS else [],
         )
-        records.write_record(out / "run.json", record)
-        records.write_frame(out / "metrics.parquet", pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"))
-        records.write_frame(out / "spectra.parquet", frame)
+        files = records.RunFiles(out)
+        records.write_record(files.record, record)
+        records.write_frame(files.metrics, pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"))
+        records.write_frame(files.spectra, frame)
 
     def _loaded(self) -> tuple[Subject, dict[str, str]]:
         x, y, note = load_examples(self.data, data_dir=self.data_dir, download=self.download)
@@ -155,27 +176,14 @@ def weights_run(path: Path) -> records.Run:
     return records.Run(path, record, pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"), frame, {})
 
 
-def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
-    """Return the numbers of an option such as "0.49,0.48,0.45".
-
-    Raises:
-        UserError: it holds something else.
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UserError(f"{option} {text!r} is not a list of numbers: write one a channel, such as 0.49,0.48,0.45") from error
-
-
 def _check_place(out: Path, weights: str) -> None:
     """Require a directory that is empty, not there, or of the network with these weights."""
-    if not (out / "run.json").is_file():
+    path = records.RunFiles(out).record
+    if not path.is_file():
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
             raise UserError(f"{out} is not empty and not a run directory: choose another one with --out")
         return
-    there = records.read_record(out / "run.json", records.RunRecord)
+    there = records.read_record(path, records.RunRecord)
     if there.method != FOREIGN or there.hashes["weights"] != weights:
         raise UserError(f"{out} holds another network: choose another directory with --out")
 

@@ -1,11 +1,12 @@
-"""What breaks one network tried on the others, and the files that keep it."""
+"""What breaks one network is tried on the others, and kept in files."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robust_lowrank import evaluation, records
-from robust_lowrank.cli.pipeline import Attack, Job, subject_of
 from robust_lowrank.errors import UserError
+from robust_lowrank.jobs.attack import Attack
+from robust_lowrank.jobs.chain import Job, subject_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,7 @@ def _tried(target: _Attacked, sources: Sequence[_Attacked], attack: Attack) -> "
     """Return the rows of a target that are known, after trying what is missing and storing all of them."""
     import pandas as pd
 
-    path = target.job.out / "results" / attack.directory / records.TRANSFER_FILE
+    path = target.job.files(attack).transfer
     kept = records.read_frame(path) if path.is_file() else pd.DataFrame(columns=pd.Index(records.TRANSFER))
     common = {"target_weights": target.result.hashes["weights"], "data": target.result.hashes["data"]}
     kept = kept[(kept[list(common)] == pd.Series(common)).all(axis=1)]
@@ -60,7 +61,7 @@ def _tried(target: _Attacked, sources: Sequence[_Attacked], attack: Attack) -> "
     rows: list[dict[str, Any]] = []
     subject = subject_of(target.job, attack)
     for source in missing.values():
-        inputs = evaluation.read_adversarial(source.job.out / "results" / attack.directory / "adversarial.safetensors")
+        inputs = evaluation.read_adversarial(source.job.files(attack).adversarial)
         origin = {
             "source": source.run.label,
             "source_seed": source.run.seed,
@@ -78,8 +79,8 @@ def _tried(target: _Attacked, sources: Sequence[_Attacked], attack: Attack) -> "
 
 
 def _attacked(job: Job, attack: Attack) -> _Attacked:
-    result = records.read_record(job.out / "results" / attack.directory / "result.json", records.ResultRecord)
-    return _Attacked(job, records.read_record(job.out / "run.json", records.RunRecord), result)
+    result = records.read_record(job.files(attack).record, records.ResultRecord)
+    return _Attacked(job, records.read_record(records.RunFiles(job.out).record, records.RunRecord), result)
 
 
 def _key(source: _Attacked) -> tuple[str, str, str]:

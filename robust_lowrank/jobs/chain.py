@@ -1,91 +1,19 @@
-"""The chain that the commands share: a job is one run directory, trained and attacked, and what is finished is reused."""
+"""A job trains and attacks one run directory, and reuses what is finished."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from pydantic import ValidationError
 from torch import nn
 
 from robust_lowrank import data, evaluation, records, training
-from robust_lowrank.cli.progress import Event, Report
-from robust_lowrank.cli.subjects import FOREIGN, Foreign, Subject, network, trained
 from robust_lowrank.errors import TrainingError, UserError
-from robust_lowrank.evaluation import Suite
-from robust_lowrank.evaluation.specs import Transfer
+from robust_lowrank.jobs.attack import Attack
+from robust_lowrank.jobs.events import Event, Report
+from robust_lowrank.jobs.experiment import Experiment
+from robust_lowrank.jobs.subjects import Foreign, Subject, network, stored_config, trained
 
-UNITS = "units"  # the directory of finished units of work below RUN/results/SUITE
 SCALE = 1000  # steps of a bar for work that is measured as a fraction
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One evaluation: a suite with its norm and budgets settled, and on which test examples."""
-
-    suite: Suite
-    directory: str  # its name below RUN/results
-    examples: int | None = None  # the first of the test set; None: all
-    seed: int = 0
-    batch_size: int = evaluation.BATCH
-    sources: tuple[Path, ...] = ()  # runs on which inputs for attacks by transfer are made
-    max_passes: int | None = None
-    max_seconds: float | None = None
-
-    @classmethod
-    def settle(
-        cls,
-        suite: str | Path,
-        *,
-        eps: Sequence[float | str] | None = None,
-        norm: str | None = None,
-        examples: int | None = None,
-        seed: int = 0,
-        batch_size: int = evaluation.BATCH,
-        sources: Sequence[Path] = (),
-        max_passes: int | None = None,
-        max_seconds: float | None = None,
-    ) -> "Attack":
-        """Read a suite by name or file and give it other budgets or another norm, which then shows in the directory's name.
-
-        Raises:
-            UserError: the suite, a budget, the norm, the number of examples or a source is not one.
-        """
-        own = evaluation.load_suite(suite)
-        evaluation.Meter(max_passes=max_passes, max_seconds=max_seconds)
-        if examples is not None and examples < 1:
-            raise UserError(f"{examples} examples are none: attack at least one")
-        question = evaluation.ask(own, eps=eps or None, norm=norm, seed=seed, batch_size=batch_size)
-        if sources and not any(isinstance(spec, Transfer) for spec in own.attacks):
-            raise UserError(f"suite {own.name!r} has no attack by transfer, which a source is for: take 'blackbox', or no --source")
-        for source in sources:
-            stored_job(source, [])
-        return cls(
-            suite=question.suite,
-            directory=own.name if norm in (None, own.norm) else f"{own.name}-{norm}",
-            examples=examples,
-            seed=seed,
-            batch_size=batch_size,
-            sources=tuple(sources),
-            max_passes=max_passes,
-            max_seconds=max_seconds,
-        )
-
-    @property
-    def limited(self) -> bool:
-        """Whether it has a budget, after which it ends with what it has."""
-        return self.max_passes is not None or self.max_seconds is not None
-
-    def check_budgets(self, input_shape: Sequence[int]) -> None:
-        """Require budgets that mean something for images of this shape.
-
-        Raises:
-            UserError: one is not above 0 and within the diameter of all images.
-        """
-        for spec in self.suite.attacks:
-            for eps in self.suite.radii(spec):
-                evaluation.threat(self.suite.norm, eps, features=math.prod(input_shape))
 
 
 @dataclass(frozen=True)
@@ -100,8 +28,12 @@ class Job:
     train: bool = True  # False: attack it as it is
     foreign: Foreign | None = None  # a network that was not trained here, in place of the configuration's
 
+    def files(self, attack: Attack) -> records.ResultFiles:
+        """Return the files of an attack's result."""
+        return records.RunFiles(self.out).result(attack.directory)
 
-def experiment_jobs(experiment: training.Experiment, out: Path, *, command: str) -> list[Job]:
+
+def experiment_jobs(experiment: Experiment, out: Path, *, command: str) -> list[Job]:
     """Return the jobs of an experiment, one a run, below `out`/runs.
 
     Raises:
@@ -123,15 +55,7 @@ def stored_job(run_dir: Path, attacks: Sequence[Attack]) -> Job:
     Raises:
         UserError: it is not a complete run directory, or a budget is out of range for its images.
     """
-    record = records.read_run(run_dir).record
-    if record.method == FOREIGN:
-        raise UserError(f"{run_dir} holds the results of {record.model}, not the network: attack it with --model again")
-    if record.status != "complete":
-        raise UserError(f"{run_dir} is not complete: its training stopped after epoch {record.epochs_done}; train it again")
-    try:
-        config = training.TrainConfig.from_record(record.config)
-    except ValidationError as error:
-        raise UserError(f"{run_dir}/run.json: this version cannot read its configuration: {error.errors()[0]['msg']}") from error
+    record, config = stored_config(run_dir)
     for attack in attacks:
         attack.check_budgets(data.DATASETS[config.data.name].input_shape)
     return Job(run_dir.name, run_dir, config, tuple(attacks), record.command, train=False)
@@ -147,7 +71,7 @@ def foreign_job(foreign: Foreign, out: Path, attacks: Sequence[Attack], *, comma
     for attack in attacks:
         attack.check_budgets(subject.x.shape[1:])
         part = subject.first(attack.examples)
-        evaluation.fingerprint(part.model, part.x, part.y, question_of(subject, attack), sources=_sources(attack))
+        evaluation.fingerprint(part.model, part.x, part.y, question_of(subject, attack), sources=source_networks(attack))
     return Job(out.name, out, training.TrainConfig(), tuple(attacks), command, train=False, foreign=foreign)
 
 
@@ -185,8 +109,7 @@ def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord
     """
     stage = f"{attack.suite.name} {attack.suite.norm}"
     subject = subject_of(job, attack)
-    target = job.out / "results" / attack.directory
-    if (stored := _kept(job, attack, subject)) is not None:
+    if (stored := kept_result(job, attack, subject)) is not None:
         report(Event(job.name, stage, SCALE, SCALE, f"{stage} is there already"))
         return stored
     report(Event(job.name, stage, 0, SCALE, f"{stage} on {len(subject.y)} examples"))
@@ -198,13 +121,13 @@ def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord
         seed=attack.seed,
         batch_size=attack.batch_size,
         gradients=subject.gradients,
-        sources=_sources(attack),
+        sources=source_networks(attack),
         max_passes=attack.max_passes,
         max_seconds=attack.max_seconds,
-        store=target / UNITS,
-        progress=_teller(job.name, stage, report),
+        store=job.files(attack).units,
+        progress=teller(job.name, stage, report),
     )
-    result.save(target)
+    result.save(job.files(attack).root)
     worst = f"{result.robust_accuracy.value:.1%} at eps {max(result.record.eps):.4g}"
     unresolved = next(entry.unresolved for entry in reversed(result.record.accuracies))
     left = f", {unresolved} examples unresolved" if unresolved else ""
@@ -213,44 +136,9 @@ def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord
     return result.record
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of the examples of one attack on one run, for a process of its own."""
+def teller(name: str, stage: str, report: Report) -> evaluation.Progress:
+    """Return what turns an evaluation's progress into events."""
 
-    job: Job
-    attack: Attack
-    index: int
-    of: int
-
-
-def parts(jobs: Sequence[Job], workers: int) -> list[Part]:
-    """Return what several processes can do of attacks on runs that are trained, where each run has two or more.
-
-    Attacks with a budget are left out: it is one for all examples, and spent in their order.
-    """
-    each = workers // len(jobs)
-    if each < 2:
-        return []
-    shared = [(job, attack) for job in jobs if not job.train for attack in job.attacks if not attack.limited]
-    return [Part(job, attack, index, each) for job, attack in shared for index in range(each)]
-
-
-def perform_part(part: Part, report: Report) -> None:
-    """Do the units of one part and leave them in the store, unless the result is there."""
-    job, attack = part.job, part.attack
-    subject = subject_of(job, attack)
-    if _kept(job, attack, subject) is not None:
-        return
-    batches = torch.arange(len(subject.x)).split(attack.batch_size)
-    tell = _teller(f"{job.name}, part {part.index + 1} of {part.of}", f"{attack.suite.name} {attack.suite.norm}", report)
-    for batch in batches[part.index :: part.of]:
-        question = question_of(subject, attack, first=int(batch[0]))
-        store = job.out / "results" / attack.directory / UNITS
-        x, y = subject.x[batch], subject.y[batch]
-        evaluation.prepare(subject.model, x, y, question, store=store, sources=_sources(attack), progress=tell)
-
-
-def _teller(name: str, stage: str, report: Report) -> evaluation.Progress:
     def tell(fraction: float, what: str) -> None:
         report(Event(name, f"{stage}: {what}", round(fraction * SCALE), SCALE))
 
@@ -281,19 +169,20 @@ def question_of(subject: Subject, attack: Attack, first: int = 0) -> evaluation.
     return evaluation.ask(attack.suite, seed=attack.seed, batch_size=attack.batch_size, gradients=subject.gradients, first=first)
 
 
-def _sources(attack: Attack) -> list[nn.Module]:
+def source_networks(attack: Attack) -> list[nn.Module]:
+    """Return the networks on which attacks by transfer make their inputs."""
     return [network(source) for source in attack.sources]
 
 
-def _kept(job: Job, attack: Attack, subject: Subject) -> records.ResultRecord | None:
+def kept_result(job: Job, attack: Attack, subject: Subject) -> records.ResultRecord | None:
     """Return the stored result, if there is one that is complete and of these weights, data and attack.
 
     Raises:
         UserError: network, examples and attack do not go together.
     """
     question = question_of(subject, attack)
-    hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, question, sources=_sources(attack))
-    path = job.out / "results" / attack.directory / "result.json"
+    hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, question, sources=source_networks(attack))
+    path = job.files(attack).record
     if not path.is_file():
         return None
     stored = records.read_record(path, records.ResultRecord)

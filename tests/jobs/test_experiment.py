@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.training import Experiment, load_config, load_experiment
+from robust_lowrank.jobs import Experiment, load_experiment
+from robust_lowrank.training import load_config
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 

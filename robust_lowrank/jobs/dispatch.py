@@ -1,0 +1,42 @@
+"""Jobs are done side by side by an executor."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.jobs.chain import Job, perform
+from robust_lowrank.jobs.events import Report
+from robust_lowrank.jobs.executors import find_executor
+from robust_lowrank.jobs.parts import parts, perform_part
+
+
+def check_workers(workers: int | None) -> None:
+    """Require a worker, where their number is given.
+
+    Raises:
+        UserError: there is none.
+    """
+    if workers is not None and workers < 1:
+        raise UserError(f"{workers} workers do nothing: give at least one")
+
+
+def perform_all(jobs: Sequence[Job], *, executor: str, workers: int | None, report: Report) -> list[str | None]:
+    """Do all jobs, and return for each why its training failed, if it did: the others are done all the same.
+
+    Where there are two workers a job or more, they share the examples of each attack on a trained run. After any other failure none
+    is begun, those under way are finished, and the failure is raised.
+
+    Raises:
+        UserError: there is no worker or no such executor, or a job found something that the user can mend.
+    """
+    check_workers(workers)
+    kind = find_executor(executor)
+    count = kind.default_workers(len(jobs)) if workers is None else workers
+    shared = parts(jobs, count)
+    with kind(min(count, max(len(jobs), len(shared)))) as running:
+        for part in shared:
+            running.submit(partial(perform_part, part))
+        running.gather(report)
+        for job in jobs:
+            running.submit(partial(perform, job))
+        return running.gather(report)

@@ -1,0 +1,141 @@
+"""The functions behind the commands `train`, `bench` and `report`, for Python programs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from robust_lowrank import data, records
+from robust_lowrank.errors import TrainingError
+from robust_lowrank.jobs.chain import experiment_jobs, train_run, with_data
+from robust_lowrank.jobs.dispatch import perform_all
+from robust_lowrank.jobs.events import Event, Report
+from robust_lowrank.jobs.experiment import Experiment, load_experiment
+from robust_lowrank.jobs.transfer import matrix
+from robust_lowrank.records import Run
+from robust_lowrank.training import TrainConfig, load_config, parse_config
+from robust_lowrank.training.naming import run_name
+
+if TYPE_CHECKING:
+    from robust_lowrank.reporting.findings import Summary
+
+
+class Bench(NamedTuple):
+    """What became of an experiment: its report's page, the runs in it, its summary, and the trainings that failed."""
+
+    page: Path
+    runs: list[Run]
+    summary: "Summary"
+    failures: dict[str, str]  # why, by the job's name
+
+
+def _quiet(event: Event) -> None: ...
+
+
+def train(
+    config: TrainConfig | Mapping[str, Any] | Path | str,
+    out: Path | str | None = None,
+    *,
+    command: str = "",
+    progress: Report = _quiet,
+) -> Run:
+    """Train one network into a run directory, as `rlr-eval train` does.
+
+    Example:
+        >>> run = rlr.train({"method": {"name": "condlr", "tau": 0.1}}, "runs/condlr")  # doctest: +SKIP
+
+    Args:
+        config: what to train: a configuration, its tables as nested values, or a TOML file.
+        out: the run directory; runs/NAME without it.
+        command: what `run.json` names as the command.
+        progress: called with events.
+
+    Raises:
+        UserError: the configuration is wrong, data are missing, or `out` holds something else.
+        TrainingError: the loss or the logits are no longer finite.
+    """
+    if isinstance(config, Path | str):
+        config = load_config(config)
+    elif not isinstance(config, TrainConfig):
+        config = parse_config(config, source="config")
+    directory = Path("runs") / run_name(config) if out is None else Path(out)
+    return train_run(config, directory, job=directory.name, command=command, report=progress)
+
+
+def bench(
+    experiment: Experiment | Path | str,
+    out: Path | str | None = None,
+    *,
+    executor: str = "processes",
+    workers: int | None = None,
+    data_dir: Path | str | None = None,
+    download: bool = False,
+    command: str = "",
+    progress: Report = _quiet,
+) -> Bench:
+    """Train, attack and compare everything that an experiment names, as `rlr-eval bench` does; what is finished is kept.
+
+    With more than one worker the calling program is imported again in each: call this below `if __name__ == "__main__":`.
+
+    Example:
+        >>> page = rlr.bench("experiments/demo.toml", workers=1).page  # doctest: +SKIP
+
+    Args:
+        experiment: what to do, or its TOML file.
+        out: the directory of runs and report; reports/NAME without it.
+        executor: where the work runs: a module of `robust_lowrank.jobs.executors`.
+        workers: how many jobs run side by side; as the executor sees fit without it.
+        data_dir: where the data set's files lie.
+        download: fetch them if they are missing.
+        command: what the records name as the command.
+        progress: called with events.
+
+    Raises:
+        UserError: the experiment is wrong, data are missing, or a directory holds something else.
+        TrainingError: no training came to an end.
+    """
+    from robust_lowrank.reporting import comparison_report, summary
+
+    experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
+    directory = Path("reports") / experiment.name if out is None else Path(out)
+    place = None if data_dir is None else Path(data_dir)
+    jobs = [with_data(job, place, download) for job in experiment_jobs(experiment, directory, command=command)]
+    if download:
+        data.load(experiment.data.name, data_dir=jobs[0].config.data.data_dir, download=True)
+    outcomes = perform_all(jobs, executor=executor, workers=workers, report=progress)
+    trained = [job for job, failure in zip(jobs, outcomes, strict=True) if failure is None]
+    failures = {job.name: failure for job, failure in zip(jobs, outcomes, strict=True) if failure is not None}
+    for attack in jobs[0].attacks if len(trained) > 1 else ():
+        matrix(trained, attack)
+    if not trained:
+        name, failure = next(iter(failures.items()))
+        raise TrainingError(f"no run of {experiment.name} came to an end; {name}: {failure}")
+    runs = [records.read_run(job.out) for job in trained]
+    page = comparison_report(runs, directory, title=f"Comparison of low-rank networks: {experiment.name}", command=command)
+    return Bench(page, runs, summary(runs), failures)
+
+
+def report(
+    runs: Sequence[Run | Path | str],
+    out: Path | str = "reports/comparison",
+    *,
+    title: str = "Comparison of low-rank networks",
+    command: str = "",
+) -> Path:
+    """Write the comparison report of several runs, as `rlr-eval report` does, and return its page.
+
+    Example:
+        >>> rlr.report(["runs/condlr", "runs/dense"], "reports/mine")  # doctest: +SKIP
+
+    Args:
+        runs: run directories, or runs that were read.
+        out: the directory of the report.
+        title: its heading.
+        command: what it names as the command.
+
+    Raises:
+        UserError: one is not a run directory, or none is given.
+    """
+    from robust_lowrank.reporting import comparison_report
+
+    read = [run if isinstance(run, Run) else records.read_run(Path(run)) for run in runs]
+    return comparison_report(read, Path(out), title=title, command=command)

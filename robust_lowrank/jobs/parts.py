@@ -1,0 +1,48 @@
+"""Several processes share the examples of one attack on one run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from robust_lowrank import evaluation
+from robust_lowrank.jobs.attack import Attack
+from robust_lowrank.jobs.chain import Job, kept_result, question_of, source_networks, subject_of, teller
+from robust_lowrank.jobs.events import Report
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the examples of one attack on one run, for a process of its own."""
+
+    job: Job
+    attack: Attack
+    index: int
+    of: int
+
+
+def parts(jobs: Sequence[Job], workers: int) -> list[Part]:
+    """Return what several processes can do of attacks on runs that are trained, where each run has two or more.
+
+    Attacks with a budget are left out: it is one for all examples, and spent in their order.
+    """
+    each = workers // len(jobs)
+    if each < 2:
+        return []
+    shared = [(job, attack) for job in jobs if not job.train for attack in job.attacks if not attack.limited]
+    return [Part(job, attack, index, each) for job, attack in shared for index in range(each)]
+
+
+def perform_part(part: Part, report: Report) -> None:
+    """Do the units of one part and leave them in the store, unless the result is there."""
+    job, attack = part.job, part.attack
+    subject = subject_of(job, attack)
+    if kept_result(job, attack, subject) is not None:
+        return
+    batches = torch.arange(len(subject.x)).split(attack.batch_size)
+    tell = teller(f"{job.name}, part {part.index + 1} of {part.of}", f"{attack.suite.name} {attack.suite.norm}", report)
+    for batch in batches[part.index :: part.of]:
+        question = question_of(subject, attack, first=int(batch[0]))
+        store = job.files(attack).units
+        x, y = subject.x[batch], subject.y[batch]
+        evaluation.prepare(subject.model, x, y, question, store=store, sources=source_networks(attack), progress=tell)
