@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks.timing import medians
-from robust_lowrank import LowRankOptimizer, Memory, Monitor, compress
+from robust_lowrank import LowRankOptimizer, MemoryWriter, Monitor, compress
 from robust_lowrank.models import build, classifier
 
 EVERY = 10
@@ -17,7 +17,7 @@ def run() -> pd.DataFrame:
     net = build("resnet20", input_shape=(3, 32, 32), num_classes=10)
     compress(net, method="condlr", rank=0.25, exclude=[classifier(net)], start="kaiming")
     opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.01, momentum=0.9)
-    monitor = Monitor(net, writers=[Memory()])
+    monitor = Monitor(net, writers=[MemoryWriter()])
 
     def step() -> None:
         opt.zero_grad()

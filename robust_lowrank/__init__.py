@@ -6,11 +6,11 @@ from robust_lowrank.checkpoint import save as save
 from robust_lowrank.compress import CompressionReport as CompressionReport
 from robust_lowrank.compress import compress as compress
 from robust_lowrank.compress import plan as plan
-from robust_lowrank.conditioning import JSONL as JSONL
-from robust_lowrank.conditioning import Memory as Memory
+from robust_lowrank.conditioning import JsonlWriter as JsonlWriter
+from robust_lowrank.conditioning import MemoryWriter as MemoryWriter
 from robust_lowrank.conditioning import Monitor as Monitor
-from robust_lowrank.conditioning import Parquet as Parquet
-from robust_lowrank.conditioning import TensorBoard as TensorBoard
+from robust_lowrank.conditioning import ParquetWriter as ParquetWriter
+from robust_lowrank.conditioning import TensorBoardWriter as TensorBoardWriter
 from robust_lowrank.conditioning import spectra as spectra
 from robust_lowrank.errors import UserError as UserError
 from robust_lowrank.evaluation import Evaluation as Evaluation

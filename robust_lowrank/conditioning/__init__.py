@@ -12,7 +12,7 @@ from robust_lowrank.conditioning.smoothing import check_smoothing as check_smoot
 from robust_lowrank.conditioning.smoothing import smooth_certify as smooth_certify
 from robust_lowrank.conditioning.spectra import certificate_product as certificate_product
 from robust_lowrank.conditioning.spectra import spectra as spectra
-from robust_lowrank.conditioning.writers import JSONL as JSONL
-from robust_lowrank.conditioning.writers import Memory as Memory
-from robust_lowrank.conditioning.writers import Parquet as Parquet
-from robust_lowrank.conditioning.writers import TensorBoard as TensorBoard
+from robust_lowrank.conditioning.writers import JsonlWriter as JsonlWriter
+from robust_lowrank.conditioning.writers import MemoryWriter as MemoryWriter
+from robust_lowrank.conditioning.writers import ParquetWriter as ParquetWriter
+from robust_lowrank.conditioning.writers import TensorBoardWriter as TensorBoardWriter

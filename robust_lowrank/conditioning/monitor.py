@@ -31,7 +31,7 @@ class Monitor:
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 8))
-        >>> with Monitor(model, every=2, dense_every=2, writers=[memory := Memory()]) as monitor:
+        >>> with Monitor(model, every=2, dense_every=2, writers=[memory := MemoryWriter()]) as monitor:
         ...     for _ in range(4):  # optimizer.step(), then:
         ...         monitor.step()
         >>> memory.frame()[["step", "layer", "rank"]].to_numpy().tolist()
@@ -110,7 +110,7 @@ class Monitor:
         """Record now, whatever the step, and return the rows."""
         layers = self._layers()
         samples = [self._sample(name, layer) for name, layer in layers.items()]
-        rows = [_row(name, layer, sample) for (name, layer), sample in zip(layers.items(), fetched(samples), strict=True)]
+        rows = [_row(name, layer, sample) for (name, layer), sample in zip(layers.items(), to_cpu(samples), strict=True)]
         product = math.prod(row["cond"] for row in rows if row["factored"])
         for each in rows:
             each |= {"step": self.steps, "cond_product": product}
@@ -180,7 +180,7 @@ class Monitor:
         return Sample(layer.compact(), [defect(linalg.at_least_float32(basis)) for basis in bases], turned)
 
 
-def fetched(samples: Sequence[Sample]) -> list[Sample]:
+def to_cpu(samples: Sequence[Sample]) -> list[Sample]:
     """Return samples with all their tensors on the CPU, in float32 or better, by one transfer a device."""
     tensors = [tensor for sample in samples for tensor in _tensors(sample)]
     moved: dict[int, Tensor] = {}

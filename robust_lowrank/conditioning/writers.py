@@ -29,11 +29,11 @@ class Writer(Protocol):
         """Write what is not yet written."""
 
 
-class Memory:
+class MemoryWriter:
     """Keeps all rows.
 
     Example:
-        >>> memory = Memory()
+        >>> memory = MemoryWriter()
         >>> memory.frame()["layer"].tolist()
         []
     """
@@ -64,11 +64,11 @@ class Memory:
         return pd.DataFrame(self.rows, columns=pd.Index(MONITOR))
 
 
-class Parquet(Memory):
+class ParquetWriter(MemoryWriter):
     """Keeps all rows and writes them as one table at `flush` and at the end, whole at any time; a file that is there is continued.
 
     Example:
-        >>> Parquet("/tmp/monitor-example.parquet").close()
+        >>> ParquetWriter("/tmp/monitor-example.parquet").close()
 
     Raises:
         UserError: the file that is there is not such a table.
@@ -93,13 +93,13 @@ class Parquet(Memory):
         self.flush()
 
 
-class JSONL:
+class JsonlWriter:
     """Appends a line of JSON a row, and loses none to a kill: what a kill tore is dropped when the file is opened again.
 
     NaN is written as null and infinity as the string "inf", as strict JSON has neither.
 
     Example:
-        >>> JSONL("/tmp/monitor-example.jsonl").close()
+        >>> JsonlWriter("/tmp/monitor-example.jsonl").close()
 
     Raises:
         UserError: the file that is there does not consist of such lines.
@@ -150,11 +150,11 @@ class JSONL:
             raise UserError(f"{self.path} has a line that no monitor wrote: choose another name") from error
 
 
-class TensorBoard:
+class TensorBoardWriter:
     """Charts every quantity of every layer as "LAYER/QUANTITY"; needs the extra `tensorboard`.
 
     Example:
-        >>> TensorBoard("runs/condlr/tensorboard")  # doctest: +SKIP
+        >>> TensorBoardWriter("runs/condlr/tensorboard")  # doctest: +SKIP
 
     Raises:
         UserError: TensorBoard is not installed.

@@ -29,7 +29,7 @@ TENSORS, VALUES = "state.safetensors", "state.json"
 VERSION = 1
 
 
-class State(NamedTuple):
+class SavedState(NamedTuple):
     """A training at the end of an epoch; `values` holds the states of what takes part, by name."""
 
     record: RunRecord
@@ -37,7 +37,7 @@ class State(NamedTuple):
     values: dict[str, Any]
 
 
-def save_state(out: Path, state: State) -> None:
+def save_state(out: Path, state: SavedState) -> None:
     """Write a state, in the place of that of the epoch before."""
     epoch = state.record.epochs_done
     states = RunFiles(out).resume
@@ -63,7 +63,7 @@ def save_state(out: Path, state: State) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def load_state(out: Path, network: Callable[[], nn.Module]) -> State | None:
+def load_state(out: Path, network: Callable[[], nn.Module]) -> SavedState | None:
     """Return the latest state in a run directory, in a new network, or None if there is none or it is not sound."""
     directories = [entry for entry in RunFiles(out).resume.glob("*") if entry.name.isdecimal()]
     if not directories:
@@ -76,7 +76,7 @@ def load_state(out: Path, network: Callable[[], nn.Module]) -> State | None:
         there = {"version": text["version"], "weights": text["weights"], "tensors": text["tensors"]}
         if there != {"version": VERSION, "weights": checkpoint.digest(model), "tensors": digest_tensors(tensors)}:
             return None
-        return State(RunRecord.model_validate(text["record"]), model, unpack(text["values"], tensors))
+        return SavedState(RunRecord.model_validate(text["record"]), model, unpack(text["values"], tensors))
     except (OSError, SafetensorError, UserError, ValueError, KeyError, TypeError, RuntimeError):
         return None
 

@@ -1,4 +1,4 @@
-"""One training run: seeds, batches, epochs, and the files that come of them."""
+"""One training run is done from its configuration to its files."""
 
 import math
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.methods import SVD
 from robust_lowrank.training.config import TrainConfig
 from robust_lowrank.training.costs import measure_costs
-from robust_lowrank.training.course import Course, Plan, begun, factorise, phases, resumed
-from robust_lowrank.training.fitting import Examples, accuracy
+from robust_lowrank.training.loop import Examples, accuracy
 from robust_lowrank.training.resume import drop_states
 from robust_lowrank.training.rundir import finished_run
+from robust_lowrank.training.state import TrainJob, TrainState, factorise, phases
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ def train(
         return run
     device = _device(config.training.device)
     examples = Examples(dataset.train_images, dataset.train_y)
-    plan = Plan(config, out, examples, hashes, device, command)
+    job = TrainJob(config, out, examples, hashes, device, command)
     alerts: list[Alert] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         on_alert = log if progress is None else alerts.append
-        course = resumed(plan, on_alert) or begun(plan, on_alert)
-        _follow(course, dataset, validation, progress, alerts)
+        state = TrainState.resumed(job, on_alert) or TrainState.fresh(job, on_alert)
+        _run(state, dataset, validation, progress, alerts)
     return records.read_run(out)
 
 
@@ -103,37 +103,37 @@ def _device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def _follow(
-    course: Course,
+def _run(
+    state: TrainState,
     dataset: Dataset,
     validation: Examples | None,
     progress: Callable[[Progress], None] | None,
     alerts: list[Alert],
 ) -> None:
     """Train to the end, and write every epoch as it is complete."""
-    config, model, writer = course.plan.config, course.model, course.writer
+    config, model, writer = state.job.config, state.model, state.writer
     last_dense = config.training.epochs if config.method.name == SVD.name else None
     epochs = phases(config)[-1].last
 
     def report(epoch: int, metrics: dict[str, float] | None = None) -> None:
         if progress is not None:
-            line = "" if course.monitor is None else course.monitor.line()
+            line = "" if state.monitor is None else state.monitor.line()
             found = tuple(map(str, alerts))
             alerts.clear()
-            steps = epochs * course.fitting.steps_per_epoch
-            progress(Progress(writer.record.label, course.step, steps, epoch, epochs, metrics, line, found))
+            steps = epochs * state.loop.steps_per_epoch
+            progress(Progress(writer.record.label, state.step, steps, epoch, epochs, metrics, line, found))
 
-    for epoch in range(course.done + 1, epochs + 1):
-        course.enter(epoch)
-        outcome = course.fitting.epoch(on_step=lambda: report(epoch))  # noqa: B023
-        if epoch == course.phase.last:
-            course.fitting.finish()
+    for epoch in range(state.done + 1, epochs + 1):
+        state.enter(epoch)
+        outcome = state.loop.epoch(on_step=lambda: report(epoch))  # noqa: B023
+        if epoch == state.phase.last:
+            state.loop.finish()
         changes: dict[str, object] = {"seconds": writer.record.seconds + outcome.seconds}
         if epoch == last_dense:
             changes["kept_dense"] = factorise(model, config.method)
         metrics = {
             "epoch": epoch,
-            "step": course.step,
+            "step": state.step,
             "lr": outcome.lr,
             "train_loss": outcome.loss,
             "train_accuracy": outcome.accuracy,
@@ -145,10 +145,10 @@ def _follow(
             tested = accuracy(model, Examples(dataset.test_images, dataset.test_y))
             costs = measure_costs(model, dataset.input_shape)
             changes |= {"status": "complete", "test_accuracy": tested, "costs": costs}
-        if course.history is not None:
-            course.history.flush()
+        if state.history is not None:
+            state.history.flush()
         writer.write(model, metrics, **changes)
         if epoch < epochs:
-            course.keep()
+            state.keep()
         report(epoch, metrics)
     drop_states(writer.out)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust_lowrank import LowRankOptimizer, Memory, Monitor, compress
+from robust_lowrank import LowRankOptimizer, MemoryWriter, Monitor, compress
 from robust_lowrank.conditioning import callbacks
 from robust_lowrank.errors import UserError
 
@@ -39,11 +39,11 @@ def examples() -> list[dict[str, torch.Tensor]]:
     return [{"x": torch.rand(8), "labels": torch.tensor(i % 3)} for i in range(12)]
 
 
-def steps(memory: Memory) -> list[int]:
+def steps(memory: MemoryWriter) -> list[int]:
     return sorted(set(memory.frame()["step"]))
 
 
-class Closing(Memory):
+class Closing(MemoryWriter):
     closed = False
 
     def close(self) -> None:

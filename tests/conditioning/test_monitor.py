@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 from torch import nn
 
-from robust_lowrank import JSONL, LowRankOptimizer, Memory, Monitor, Parquet, compress, linalg
+from robust_lowrank import JsonlWriter, LowRankOptimizer, MemoryWriter, Monitor, ParquetWriter, compress, linalg
 from robust_lowrank.conditioning import spectra
 from robust_lowrank.conditioning.alerts import Alert
-from robust_lowrank.conditioning.monitor import Sample, fetched
+from robust_lowrank.conditioning.monitor import Sample, to_cpu
 from robust_lowrank.conditioning.rotation import largest_angle, overlap
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import FactoredLayer, named_factored_layers
@@ -130,7 +130,7 @@ def test_without_a_bound_there_is_no_distance() -> None:
 def test_ranks_may_change_between_records() -> None:
     model = network(DLRT(tol=0.4))
     _, step = trainer(model)
-    memory = Memory()
+    memory = MemoryWriter()
     monitor = Monitor(model, every=1, writers=[memory])
     for _ in range(4):
         step()
@@ -145,7 +145,7 @@ def test_ranks_may_change_between_records() -> None:
 def test_records_wait_until_a_window_has_closed() -> None:
     model = network(TDLRT(tol=0.3))
     optimizer, step = trainer(model, schedule="amortised", window=3)
-    memory = Memory()
+    memory = MemoryWriter()
     Monitor(model, every=6, writers=[memory]).attach(optimizer)
     for _ in range(16):
         step()
@@ -153,7 +153,7 @@ def test_records_wait_until_a_window_has_closed() -> None:
 
 
 def test_every_and_dense_every() -> None:
-    model, memory = network("condlr"), Memory()
+    model, memory = network("condlr"), MemoryWriter()
     monitor = Monitor(model, every=2, dense_every=4, writers=[memory])
     for _ in range(9):
         monitor.step()
@@ -163,7 +163,7 @@ def test_every_and_dense_every() -> None:
 
 
 def test_a_step_that_has_been_seen_is_not_recorded_again() -> None:
-    memory = Memory()
+    memory = MemoryWriter()
     monitor = Monitor(network("condlr"), every=5, writers=[memory])
     for number in (4, 5, 5, 6, 10, 10):
         monitor.step(number)
@@ -238,7 +238,7 @@ def test_tensors_of_several_types_and_shapes_come_back_as_they_were() -> None:
         Sample(torch.randn(3, 2, dtype=torch.float64), [torch.tensor(1.0)], [overlap(torch.eye(4, 2), torch.eye(4, 3))]),
         Sample(torch.randn(2, 2).bfloat16(), [], []),
     ]
-    back = fetched(given)
+    back = to_cpu(given)
     assert torch.equal(back[0].matrix, given[0].matrix)
     assert torch.equal(back[1].matrix, given[1].matrix.to(back[1].matrix.dtype))
     assert torch.equal(back[0].turned[0].cross, given[0].turned[0].cross.to(back[0].matrix.dtype))
@@ -248,7 +248,7 @@ def test_tensors_of_several_types_and_shapes_come_back_as_they_were() -> None:
 def test_an_interrupted_history_goes_on_as_one(kind: str, tmp_path: Path) -> None:
     def history(stop: int | None) -> pd.DataFrame:
         path = tmp_path / f"{stop}.{kind}"
-        writers = {"memory": Memory, "parquet": lambda: Parquet(path), "jsonl": lambda: JSONL(path)}
+        writers = {"memory": MemoryWriter, "parquet": lambda: ParquetWriter(path), "jsonl": lambda: JsonlWriter(path)}
         writer = writers[kind]()
         model = network("condlr")
         _, step = trainer(model)
@@ -292,7 +292,7 @@ def test_a_basis_that_is_not_a_number_is_recorded_and_told():
     assert "is not a number: training has diverged" in str(told[0])
 
 
-@pytest.mark.parametrize("writer", [JSONL, Parquet])
+@pytest.mark.parametrize("writer", [JsonlWriter, ParquetWriter])
 def test_a_new_monitor_goes_on_after_the_steps_of_the_file(writer, tmp_path):
     net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
     compress(net, method="condlr", rank=2, exclude=["1"])
@@ -300,5 +300,5 @@ def test_a_new_monitor_goes_on_after_the_steps_of_the_file(writer, tmp_path):
         with Monitor(net, every=2, writers=[writer(tmp_path / "history")]) as monitor:
             for _ in range(4):
                 monitor.step()
-    steps = pd.read_json(tmp_path / "history", lines=True) if writer is JSONL else pd.read_parquet(tmp_path / "history")
+    steps = pd.read_json(tmp_path / "history", lines=True) if writer is JsonlWriter else pd.read_parquet(tmp_path / "history")
     assert steps["step"].tolist() == [2, 4, 6, 8]

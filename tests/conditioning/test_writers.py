@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from robust_lowrank import JSONL, Memory, Parquet, TensorBoard
+from robust_lowrank import JsonlWriter, MemoryWriter, ParquetWriter, TensorBoardWriter
 from robust_lowrank.conditioning.writers import Row
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import MONITOR
@@ -29,7 +29,7 @@ def lines(path: Path) -> list[dict]:
 
 
 def test_every_line_is_strict_json(tmp_path: Path) -> None:
-    writer = JSONL(tmp_path / "deep" / "m.jsonl")
+    writer = JsonlWriter(tmp_path / "deep" / "m.jsonl")
     writer.write([row(1, singular_values=[math.nan, 1.0])])
     (found,) = lines(tmp_path / "deep" / "m.jsonl")  # before it is closed
     assert (found["rotation_u"], found["cond"], found["singular_values"]) == (None, "inf", [None, 1.0])
@@ -38,11 +38,11 @@ def test_every_line_is_strict_json(tmp_path: Path) -> None:
 
 def test_a_torn_line_is_dropped_and_the_file_continued(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
-    first = JSONL(path)
+    first = JsonlWriter(path)
     first.write([row(1), row(2)])
     first.close()
     path.write_text(path.read_text() + '{"step": 3, "la')
-    second = JSONL(path)
+    second = JsonlWriter(path)
     second.write([row(3)])
     second.close()
     assert [line["step"] for line in lines(path)] == [1, 2, 3]
@@ -53,19 +53,19 @@ def test_somebody_elses_lines_are_left_alone(text: str, tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text(text)
     with pytest.raises(UserError, match="no monitor wrote"):
-        JSONL(path)
+        JsonlWriter(path)
     assert path.read_text() == text
 
 
 def test_a_table_is_written_read_and_continued(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
-    first = Parquet(path)
+    first = ParquetWriter(path)
     first.write([row(1)])
     first.flush()
     first.write([row(2)])
     assert pd.read_parquet(path)["step"].tolist() == [1]
     first.close()
-    second = Parquet(path)
+    second = ParquetWriter(path)
     second.rewind(1)
     second.write([row(5, layer="<script>")])
     second.close()
@@ -81,26 +81,26 @@ def test_another_table_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
     pd.DataFrame({"a": [1]}).to_parquet(path)
     with pytest.raises(UserError, match="is not a table of a monitor"):
-        Parquet(path)
+        ParquetWriter(path)
 
 
 def test_an_empty_history_has_all_columns(tmp_path: Path) -> None:
-    Parquet(tmp_path / "m.parquet").close()
+    ParquetWriter(tmp_path / "m.parquet").close()
     assert tuple(pd.read_parquet(tmp_path / "m.parquet").columns) == MONITOR
-    assert Memory().frame().empty
+    assert MemoryWriter().frame().empty
 
 
 @pytest.mark.skipif(INSTALLED, reason="TensorBoard is installed")
 def test_a_missing_tensorboard_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pip install 'robust-lowrank\[tensorboard\]'"):
-        TensorBoard(tmp_path)
+        TensorBoardWriter(tmp_path)
 
 
 @pytest.mark.skipif(not INSTALLED, reason="NOT TESTED: needs tensorboard, of the extra of that name")
 def test_tensorboard_reads_the_charts(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # pyright: ignore
 
-    writer = TensorBoard(tmp_path)
+    writer = TensorBoardWriter(tmp_path)
     writer.write([row(10, cond=2.0)])
     writer.write([row(20, cond=3.0)])
     writer.rewind(10)
@@ -129,7 +129,7 @@ def test_every_quantity_but_nan_is_charted(monkeypatch: pytest.MonkeyPatch) -> N
     module.SummaryWriter = Stand  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.ModuleType("torch.utils.tensorboard"))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", module)
-    writer = TensorBoard("charts")
+    writer = TensorBoardWriter("charts")
     writer.write([row(10, cond=2.0)])
     writer.rewind(10)
     writer.close()
@@ -146,5 +146,5 @@ def test_the_file_of_somebody_else_is_left_alone(text: str, tmp_path) -> None:
     path = tmp_path / "notes.json"
     path.write_text(text)
     with pytest.raises(UserError, match="no monitor wrote"):
-        JSONL(path)
+        JsonlWriter(path)
     assert path.read_text() == text

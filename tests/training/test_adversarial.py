@@ -12,7 +12,7 @@ from robust_lowrank.methods import METHODS
 from robust_lowrank.models import build
 from robust_lowrank.training import AdversarialConfig, TrainingConfig
 from robust_lowrank.training.adversarial import ascend, divergence, fgsm, pgd, trades, training_inputs, training_loss
-from robust_lowrank.training.fitting import Examples, Fitting
+from robust_lowrank.training.loop import Examples, Loop
 
 ALL = ["dense", *METHODS]
 TABLES = {
@@ -253,7 +253,7 @@ def test_statistics_see_what_is_trained_on_once_a_step(method: str, table: dict)
     config = AdversarialConfig.model_validate(table).complete()
     x, y = examples.images[order], examples.labels[order]
     inputs = training_inputs(copy.deepcopy(model), x, y, config, Linf(0.1), noise=KeyedNoise(5, "training", order))
-    outcome = Fitting(model, examples, settings(table), seed=5).epoch(on_step=nothing)
+    outcome = Loop(model, examples, settings(table), seed=5).epoch(on_step=nothing)
     assert math.isfinite(outcome.loss)
     statistics = model.state_dict()
     assert statistics["0.num_batches_tracked"] == statistics["2.num_batches_tracked"] == 1
@@ -277,7 +277,7 @@ def test_a_step_is_an_ordinary_step_on_the_perturbed_batch(method: str, table: d
         (ordinary, perturbed, settings(table, adversarial=None)),
     ):
         torch.manual_seed(3)  # dropout
-        outcomes.append(Fitting(model, Examples(images, examples.labels), options, seed=0).epoch(on_step=nothing))
+        outcomes.append(Loop(model, Examples(images, examples.labels), options, seed=0).epoch(on_step=nothing))
     assert outcomes[0][:2] == outcomes[1][:2]
     after = ordinary.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in robust.state_dict().items())
@@ -285,15 +285,15 @@ def test_a_step_is_an_ordinary_step_on_the_perturbed_batch(method: str, table: d
 
 @pytest.mark.parametrize("method", ALL)
 def test_trades_lowers_its_loss_with_every_method(method: str) -> None:
-    fitting = Fitting(cnn(method), digits(192), settings(TABLES["trades"], epochs=3), seed=0)
-    losses = [fitting.epoch(on_step=nothing).loss for _ in range(3)]
+    loop = Loop(cnn(method), digits(192), settings(TABLES["trades"], epochs=3), seed=0)
+    losses = [loop.epoch(on_step=nothing).loss for _ in range(3)]
     assert losses[-1] < losses[0]
 
 
 def test_the_accuracy_of_trades_is_that_on_the_clean_images() -> None:
     model, examples = cnn(), digits(100)
     correct = int((model(examples.images).argmax(dim=1) == examples.labels).sum())
-    outcome = Fitting(model, examples, settings(TABLES["trades"], batch_size=100), seed=0).epoch(on_step=nothing)
+    outcome = Loop(model, examples, settings(TABLES["trades"], batch_size=100), seed=0).epoch(on_step=nothing)
     assert outcome.accuracy == correct / 100
 
 
@@ -308,9 +308,9 @@ def test_pgd_training_withstands_pgd(method: str) -> None:
         config = TrainingConfig.model_validate(
             {"epochs": 8, "batch_size": 64, "lr": 0.05, "cycle_momentum": True, "adversarial": table}
         )
-        fitting = Fitting(model, Examples(data.train_images, data.train_y), config, seed=0)
+        loop = Loop(model, Examples(data.train_images, data.train_y), config, seed=0)
         for _ in range(8):
-            fitting.epoch(on_step=nothing)
+            loop.epoch(on_step=nothing)
         result = evaluate(model.eval(), data.test_x, data.test_y, suite="quick", eps=0.1)
         robust_accuracy[name] = result.robust_accuracy.value
     assert robust_accuracy["robust"] > robust_accuracy["ordinary"] + 0.1

@@ -14,7 +14,7 @@ from robust_lowrank.data.catalogue import DATASETS
 from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.training import Progress, load_network, train
-from robust_lowrank.training.fitting import Examples, accuracy
+from robust_lowrank.training.loop import Examples, accuracy
 
 from .conftest import Small
 

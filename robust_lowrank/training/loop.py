@@ -1,4 +1,4 @@
-"""The training loop itself: epochs of shuffled batches, without a synchronisation with the device inside an epoch."""
+"""The training loop runs epochs of shuffled batches, without a synchronisation with the device inside an epoch."""
 
 import math
 import time
@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-class Fitting:
+class Loop:
     """Fits a network to examples with the cross-entropy, an epoch at a time.
 
     All examples lie on the network's device. An epoch visits every example once, in an order drawn on the CPU, so that it is
@@ -79,7 +79,7 @@ class Fitting:
             self._threat = threat(self._adversarial.norm, self._adversarial.eps, features=features)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a fitting of the same network needs at the end of an epoch to go on as if nothing had happened."""
+        """Return all that a loop on the same network needs at the end of an epoch to go on as if nothing had happened."""
         schedule = self._schedule.state_dict()
         return {
             "step": self.step,

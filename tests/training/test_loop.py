@@ -12,7 +12,7 @@ from robust_lowrank.layers import FactoredLayer, named_factored_layers
 from robust_lowrank.methods import METHODS, CondLR, RobustDLRT
 from robust_lowrank.models import build
 from robust_lowrank.training import MethodConfig, TrainingConfig
-from robust_lowrank.training.fitting import Examples, Fitting, accuracy
+from robust_lowrank.training.loop import Examples, Loop, accuracy
 
 
 def digits(count: int) -> Examples:
@@ -41,14 +41,14 @@ def test_an_epoch_visits_every_example_once_in_batches_of_like_size() -> None:
     model = Recorder()
     numbers = torch.arange(100, dtype=torch.float32) / 100
     examples = Examples(numbers.reshape(-1, 1, 1, 1), torch.zeros(100, dtype=torch.int64))
-    fitting = Fitting(model, examples, TrainingConfig(batch_size=33), seed=0)
-    fitting.epoch(on_step=nothing)
+    loop = Loop(model, examples, TrainingConfig(batch_size=33), seed=0)
+    loop.epoch(on_step=nothing)
     first = torch.cat(model.seen)
     assert [len(batch) for batch in model.seen] == [25, 25, 25, 25]
     assert torch.equal(first.sort().values, numbers)
     assert not torch.equal(first, numbers)
     model.seen.clear()
-    fitting.epoch(on_step=nothing)
+    loop.epoch(on_step=nothing)
     assert not torch.equal(torch.cat(model.seen), first)
 
 
@@ -58,7 +58,7 @@ def test_the_outcome_is_the_mean_over_the_examples_before_each_step() -> None:
     with torch.no_grad():
         logits = model(examples.images)
     config = TrainingConfig.model_validate({"epochs": 1, "batch_size": 33, "lr": 1e-12, "schedule": "constant"})
-    outcome = Fitting(model, examples, config, seed=0).epoch(on_step=nothing)
+    outcome = Loop(model, examples, config, seed=0).epoch(on_step=nothing)
     assert outcome.loss == pytest.approx(float(nn.functional.cross_entropy(logits, examples.labels)), rel=1e-5)
     assert outcome.accuracy == int((logits.argmax(dim=1) == examples.labels).sum()) / 100
     assert outcome.lr == 1e-12
@@ -72,8 +72,8 @@ def test_every_method_learns_the_digits(method: str | None) -> None:
         compress(model, method=method, rank=rank, exclude=["fc2"], start="kaiming")
     adamw = {"optimizer": "adamw", "lr": 0.003}  # plain descent on U, S and V diverges at the rate of the others
     config = TrainingConfig(epochs=5, batch_size=20, **(adamw if method == "usv" else {}))
-    fitting = Fitting(model, digits(400), config, seed=0)
-    outcomes = [fitting.epoch(on_step=nothing) for _ in range(5)]
+    loop = Loop(model, digits(400), config, seed=0)
+    outcomes = [loop.epoch(on_step=nothing) for _ in range(5)]
     assert outcomes[-1].loss < 0.5 * outcomes[0].loss
     assert accuracy(model, digits(400)) > 0.85
 
@@ -85,7 +85,7 @@ def test_T24_biases_batch_norm_and_skips_of_a_compressed_resnet_train(method: st
     compress(model, method=method, rank=0.25, exclude=["linear"], start="kaiming")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     examples = Examples(torch.rand(32, 3, 8, 8), torch.randint(10, (32,)))
-    outcome = Fitting(model, examples, TrainingConfig(epochs=1, batch_size=16), seed=0).epoch(on_step=nothing)
+    outcome = Loop(model, examples, TrainingConfig(epochs=1, batch_size=16), seed=0).epoch(on_step=nothing)
     assert math.isfinite(outcome.loss)
     after = model.state_dict()
     frozen = {"normalize.mean", "normalize.std"}
@@ -107,7 +107,7 @@ def test_T24_a_skip_carries_gradients_around_a_compressed_block() -> None:
     stem = model.get_submodule("layer1.0.conv1")
     assert isinstance(stem, FactoredLayer)
     before = stem.core.detach().clone()
-    Fitting(model, examples, TrainingConfig(epochs=1), seed=0).epoch(on_step=nothing)
+    Loop(model, examples, TrainingConfig(epochs=1), seed=0).epoch(on_step=nothing)
     assert not torch.equal(stem.core, before)
 
 
@@ -116,7 +116,7 @@ def test_T24_weight_decay_leaves_the_bases_orthonormal(optimizer: str) -> None:
     model = build("cnn", input_shape=(1, 8, 8), num_classes=10)
     compress(model, method=CondLR(tau=0.5), rank=0.25, exclude=["fc2"], start="kaiming")
     config = TrainingConfig.model_validate({"epochs": 1, "batch_size": 20, "optimizer": optimizer, "lr": 0.01, "weight_decay": 0.1})
-    Fitting(model, digits(200), config, seed=0).epoch(on_step=nothing)
+    Loop(model, digits(200), config, seed=0).epoch(on_step=nothing)
     for layer in (layer for layer in model.modules() if isinstance(layer, FactoredLayer)):
         for basis in layer.bases():
             assert float((basis.T @ basis - torch.eye(basis.shape[1])).detach().norm()) < 1e-5
@@ -128,9 +128,9 @@ def test_a_loss_that_is_not_finite_stops_training(compressed: bool) -> None:
     if compressed:
         compress(model, method="condlr", rank=0.25, exclude=["fc2"])
     config = TrainingConfig.model_validate({"epochs": 1, "batch_size": 20, "lr": 1e30, "schedule": "constant"})
-    fitting = Fitting(model, digits(200), config, seed=0)
+    loop = Loop(model, digits(200), config, seed=0)
     with pytest.raises(TrainingError, match=r"training stopped in epoch 1, after \d+ steps: .*smaller learning rate"):
-        fitting.epoch(on_step=nothing)
+        loop.epoch(on_step=nothing)
 
 
 def test_T25_accuracy_of_a_constant_prediction_is_exact() -> None:
@@ -155,10 +155,10 @@ def test_accuracy_does_not_count_logits_that_are_not_finite() -> None:
 
 def test_steps_are_reported_as_they_happen() -> None:
     model = build("mlp", input_shape=(1, 8, 8), num_classes=10)
-    fitting = Fitting(model, digits(100), TrainingConfig(epochs=1, batch_size=50), seed=0)
+    loop = Loop(model, digits(100), TrainingConfig(epochs=1, batch_size=50), seed=0)
     seen: list[int] = []
-    report: Callable[[], None] = lambda: seen.append(fitting.step)  # noqa: E731
-    fitting.epoch(on_step=report)
+    report: Callable[[], None] = lambda: seen.append(loop.step)  # noqa: E731
+    loop.epoch(on_step=report)
     assert seen == [1, 2]
 
 
@@ -171,8 +171,8 @@ def test_short_precision_learns_and_leaves_factors_long(method: str | None, inte
         compress(model, method=method, rank=0.5, exclude=["fc2"], start="kaiming")
     config = TrainingConfig(epochs=3, batch_size=25, precision="bf16")
     schedule = MethodConfig() if method is None else MethodConfig(name=method, integration=integration)
-    fitting = Fitting(model, digits(300), config, schedule, seed=0)
-    outcomes = [fitting.epoch(on_step=nothing) for _ in range(3)]
+    loop = Loop(model, digits(300), config, schedule, seed=0)
+    outcomes = [loop.epoch(on_step=nothing) for _ in range(3)]
     assert outcomes[-1].loss < 0.6 * outcomes[0].loss
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     for _, layer in named_factored_layers(model):
@@ -184,7 +184,7 @@ def test_an_epoch_ends_with_a_truncation() -> None:
     model = build("cnn", input_shape=(1, 8, 8), num_classes=10)
     compress(model, method=RobustDLRT(core_steps=50, max_rank=4), rank=4, exclude=["fc2"], start="kaiming")
     method = MethodConfig(name="robust-dlrt", core_steps=50, max_rank=4, integration="amortised")
-    Fitting(model, digits(200), TrainingConfig(epochs=1, batch_size=25), method, seed=0).epoch(on_step=nothing)
+    Loop(model, digits(200), TrainingConfig(epochs=1, batch_size=25), method, seed=0).epoch(on_step=nothing)
     assert max(layer.rank for _, layer in named_factored_layers(model)) <= 4
 
 
@@ -194,6 +194,6 @@ def test_the_temperature_divides_the_logits_in_the_loss_alone() -> None:
     with torch.no_grad():
         logits = model(unit_range(examples.images))
     config = TrainingConfig(epochs=1, batch_size=60, lr=0.1, schedule="constant", temperature=5.0)
-    outcome = Fitting(model, examples, config, seed=0).epoch(on_step=nothing)
+    outcome = Loop(model, examples, config, seed=0).epoch(on_step=nothing)
     assert outcome.loss == pytest.approx(float(nn.functional.cross_entropy(logits / 5, examples.labels)), rel=1e-5)
     assert outcome.accuracy == pytest.approx(float((logits.argmax(dim=1) == examples.labels).double().mean()))

@@ -1,0 +1,207 @@
+"""A training run is begun, or gone on with where it was interrupted, and its state is kept after every epoch."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank import records
+from robust_lowrank.compress import compress, count_parameters
+from robust_lowrank.conditioning import Alert, Monitor, ParquetWriter
+from robust_lowrank.data import DATASETS
+from robust_lowrank.errors import UserError
+from robust_lowrank.methods import SVD
+from robust_lowrank.models import classifier
+from robust_lowrank.provenance import machine, versions
+from robust_lowrank.records import RunFiles
+from robust_lowrank.training.config import DENSE, BudgetTable, MethodConfig, RankTable, TrainConfig, TrainingConfig
+from robust_lowrank.training.loop import Examples, Loop
+from robust_lowrank.training.naming import describe
+from robust_lowrank.training.resume import SavedState, load_state, save_state
+from robust_lowrank.training.rundir import RunWriter, build_network, difference
+
+
+class Phase(NamedTuple):
+    """Epochs `first` to `last` of a training, with one optimizer, one schedule and one order of batches."""
+
+    first: int
+    last: int
+    training: TrainingConfig
+    seed: int
+
+
+def phases(config: TrainConfig) -> list[Phase]:
+    """Return the phases of a training: one, and with the method SVD a second if the truncated network is tuned."""
+    epochs = config.training.epochs
+    first = Phase(1, epochs, config.training, config.seed)
+    method = None if config.method.name == DENSE else config.method.method()
+    if not isinstance(method, SVD) or not method.finetune:
+        return [first]
+    tuning = config.training.model_copy(update={"epochs": method.finetune})
+    return [first, Phase(epochs + 1, epochs + method.finetune, tuning, config.seed + 1)]
+
+
+class TrainJob(NamedTuple):
+    """What to train, on what, and where to."""
+
+    config: TrainConfig
+    out: Path
+    examples: Examples
+    hashes: dict[str, str]  # of the images
+    device: torch.device
+    command: str
+
+    def phase(self, epoch: int) -> Phase:
+        """Return the phase of an epoch."""
+        return next(phase for phase in phases(self.config) if epoch <= phase.last)
+
+    def loop(self, model: nn.Module, phase: Phase) -> Loop:
+        """Return what fits the network in a phase."""
+        return Loop(model, self.examples, phase.training, self.config.method, seed=phase.seed)
+
+
+@dataclass
+class TrainState:
+    """A training after its last complete epoch.
+
+    Attributes:
+        loop: that of the phase in which the next epoch lies, or the last one.
+        history: the file of the monitor, where there is one.
+    """
+
+    job: TrainJob
+    model: nn.Module
+    phase: Phase
+    loop: Loop
+    writer: RunWriter
+    monitor: Monitor | None = None
+    history: ParquetWriter | None = None
+
+    @classmethod
+    def fresh(cls, job: TrainJob, on_alert: Callable[[Alert], None]) -> Self:
+        """Return a training at its beginning, its directory written.
+
+        Raises:
+            UserError: ranks, penalties or eps do not fit; nothing has been written then.
+        """
+        config = job.config
+        torch.manual_seed(config.seed)
+        model = build_network(config)
+        kept_dense = {} if config.method.name == SVD.name else factorise(model, config.method)
+        model.to(job.device)
+        phase = job.phase(1)
+        loop = job.loop(model, phase)
+        record = records.RunRecord(
+            label=describe(config.method, config.training.adversarial),
+            method=config.method.name,
+            model=config.model.name,
+            data=config.data.name,
+            seed=config.seed,
+            created=records.now(),
+            command=job.command,
+            config=config.to_record(),
+            versions=versions(),
+            machine=machine(job.device),
+            hashes=job.hashes,
+            parameters=count_parameters(model),
+            classes=list(DATASETS[config.data.name].classes),
+            kept_dense=kept_dense,
+        )
+        writer = RunWriter(job.out, record)
+        writer.write(model, None)
+        training = cls(job, model, phase, loop, writer)
+        training.watch(on_alert)
+        return training
+
+    @classmethod
+    def resumed(cls, job: TrainJob, on_alert: Callable[[Alert], None]) -> Self | None:
+        """Return a training where it was interrupted, or None if it was not, or its files do not agree on where that was."""
+        state = load_state(job.out, lambda: build_network(job.config))
+        if state is None or not _fits(state.record, job):
+            return None
+        model = state.model.to(job.device)
+        phase = job.phase(state.record.epochs_done + 1)
+        try:
+            loop = job.loop(model, phase)
+            if state.values["fitting"] is not None:
+                loop.load_state_dict(state.values["fitting"])
+            record = state.record.model_copy(update={"versions": versions(), "machine": machine(job.device)})
+            if (writer := RunWriter.resumed(job.out, record, model)) is None:
+                return None
+            training = cls(job, model, phase, loop, writer)
+            training.watch(on_alert)
+            if training.monitor is not None and training.history is not None:
+                training.monitor.load_state_dict(state.values["monitor"])
+                if len(training.history.rows) != state.values["rows"]:
+                    return None
+            _set_random_states(state.values["random"], job.device)
+        except (UserError, ValueError, KeyError, TypeError, RuntimeError):
+            return None
+        return training
+
+    @property
+    def done(self) -> int:
+        """The number of epochs that are complete."""
+        return self.writer.record.epochs_done
+
+    @property
+    def step(self) -> int:
+        """The number of steps taken in all phases."""
+        return (self.phase.first - 1) * self.loop.steps_per_epoch + self.loop.step
+
+    def watch(self, on_alert: Callable[[Alert], None]) -> None:
+        """Put a monitor on the network if the configuration wants one; a history that is there is continued."""
+        if (wanted := self.job.config.monitor) is None:
+            return
+        self.history = ParquetWriter(RunFiles(self.job.out).monitor)
+        self.monitor = Monitor(
+            self.model, every=wanted.every, dense_every=wanted.dense_every, writers=[self.history], on_alert=on_alert
+        ).attach(self.loop.optimizer)
+
+    def enter(self, epoch: int) -> None:
+        """Begin another phase if an epoch lies in one."""
+        if (phase := self.job.phase(epoch)) != self.phase:
+            self.phase, self.loop = phase, self.job.loop(self.model, phase)
+            if self.monitor is not None:
+                self.monitor.attach(self.loop.optimizer)
+
+    def keep(self) -> None:
+        """Write down where the training stands, so that it goes on from here if it is interrupted."""
+        ends = self.done == self.phase.last
+        values = {"fitting": None if ends else self.loop.state_dict(), "random": _random_states(self.job.device)}
+        if self.monitor is not None and self.history is not None:
+            values |= {"monitor": self.monitor.state_dict(), "rows": len(self.history.rows)}
+        save_state(self.job.out, SavedState(self.writer.record, self.model, values))
+
+
+def factorise(model: nn.Module, method: MethodConfig) -> dict[str, str]:
+    """Compress a network in place as a configuration says; return which layers stayed dense and why."""
+    if method.name == DENSE:
+        return {}
+    assert method.start is not None
+    exclude = (re.escape(classifier(model)),) if method.exclude is None else method.exclude
+    rank = method.rank.made() if isinstance(method.rank, RankTable | BudgetTable) else method.rank
+    start = "weights" if method.name == SVD.name else method.start
+    return compress(model, method=method.method(), rank=rank, exclude=exclude, start=start).kept_dense
+
+
+def _fits(record: records.RunRecord, job: TrainJob) -> bool:
+    """Return whether a state is one of this training, with epochs left."""
+    same = not difference(record.config, job.config.to_record())
+    images = all(record.hashes.get(key) == value for key, value in job.hashes.items())
+    return same and images and 0 < record.epochs_done < phases(job.config)[-1].last
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def _set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
