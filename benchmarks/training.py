@@ -62,6 +62,7 @@ METHODS = {
     "geolora": Row(GeoLoRA()),
     "robust-dlrt": Row(RobustDLRT(), "amortised"),
 }
+NEED_KERNELS = ("plain Tucker",)
 INNER = {"sgd": (torch.optim.SGD, {"momentum": 0.9}), "adamw": (torch.optim.AdamW, {})}
 
 
@@ -106,6 +107,11 @@ def four_convolutions() -> nn.Sequential:
         *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(64 * 64, 128), nn.ReLU(), nn.Linear(128, 10)),
     )
+
+
+def contenders(task: Task) -> list[str]:
+    """Return the methods that a network is trained by: one without kernels has no Tucker factors."""
+    return [method for method in METHODS if task.network != "mlp" or method not in NEED_KERNELS]
 
 
 def network(task: Task) -> tuple[nn.Module, str]:
@@ -246,7 +252,7 @@ class Results:
         """Yield the trainings that are still to be run: those of the first seed choose the learning rate of the others."""
         for task in tasks:
             for optimizer, grid in TASKS[task].grids.items():
-                for method in METHODS:
+                for method in contenders(TASKS[task]):
                     lr = self.best(task, optimizer, method)
                     if lr is None:
                         trials = [Trial(task, optimizer, method, each, SEEDS[0], final=False) for each in grid]
@@ -286,6 +292,9 @@ def table(results: Results, tasks: list[str]) -> pd.DataFrame:
         for optimizer in TASKS[task].grids:
             cells = []
             for method in METHODS:
+                if method not in contenders(TASKS[task]):
+                    cells.append("–")
+                    continue
                 lr = results.best(task, optimizer, method)
                 assert lr is not None
                 rows = [results.rows[trial] for trial in results.reported(task, optimizer, method, lr)]
