@@ -1,4 +1,4 @@
-"""The errors that a user can mend: what was wrong, where, and what to do."""
+"""Errors that a user can mend say what was wrong, where, and what to do."""
 
 import difflib
 from collections.abc import Iterable

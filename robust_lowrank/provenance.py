@@ -1,4 +1,4 @@
-"""Where figures come from: hashes of tensors, versions of packages, and the machine."""
+"""Provenance of figures: hashes of tensors, versions of packages, and the machine."""
 
 import hashlib
 import json

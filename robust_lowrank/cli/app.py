@@ -1,4 +1,4 @@
-"""The command line's root: its global options and its list of commands."""
+"""The root of the command line holds global options and the commands."""
 
 from importlib import metadata
 from typing import Annotated

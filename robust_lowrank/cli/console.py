@@ -1,4 +1,4 @@
-"""What the command prints: results on stdout, progress on stderr, bars on a terminal and plain lines elsewhere."""
+"""Results are printed on stdout as lines, tables or JSON."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Is this installation sound: what is required works, what is optional is named with its known traps and their remedies."""
+"""The installation is examined: required packages must work, known traps of optional ones are named with remedies."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""How the command ends: 0 success, 1 failure at work, 2 wrong use or bad input; a traceback only with --debug."""
+"""Errors end the command: 1 for a failure at work, 2 for wrong use or bad input; tracebacks only with --debug."""
 
 import sys
 import traceback

@@ -1,4 +1,4 @@
-"""The command line as it was given, for records and reports to name."""
+"""Records and reports name the command line as it was given."""
 
 import shlex
 import sys

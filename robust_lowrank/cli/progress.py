@@ -1,4 +1,4 @@
-"""The display of events: bars on a terminal, plain lines elsewhere."""
+"""Events are shown as bars on a terminal, as plain lines elsewhere."""
 
 from types import TracebackType
 from typing import Self

@@ -1,4 +1,4 @@
-"""Results of attacks on the terminal: accuracies, the transfer matrix, and everything that the audit has to say."""
+"""Results of attacks are shown on the terminal: accuracies, transfer matrix, and the audit's remarks."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""How well conditioned a network's layers are, how much they stretch, and what that proves; while it trains and after."""
+"""Conditioning of a network's layers, their norms as operators, and the certificates that follow from them."""
 
 from robust_lowrank.conditioning import callbacks as callbacks
 from robust_lowrank.conditioning.alerts import Alert as Alert

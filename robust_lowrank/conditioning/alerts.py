@@ -1,4 +1,4 @@
-"""When the conditioning leaves its limits: said once a layer and quantity, until it recovers."""
+"""Alerts tell once a layer and quantity that conditioning has left its limits."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""A monitor as a callback of other people's training loops, whose packages are imported only here."""
+"""Callbacks put a monitor into other packages' training loops, which are imported only here."""
 
 from typing import TYPE_CHECKING, Any
 

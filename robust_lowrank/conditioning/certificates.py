@@ -1,4 +1,4 @@
-"""Certified radii: how far an input may move in L2 before a network's prediction can change, proved from its margin."""
+"""Certificates prove from margins how far an input may move in L2 before the prediction can change."""
 
 import copy
 import math

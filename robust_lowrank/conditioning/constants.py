@@ -1,4 +1,4 @@
-"""Lipschitz constants in L2 of what stands between linear layers: activations and pooling."""
+"""Lipschitz constants in L2 of activations and pooling."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A network as a graph of calls, traced as far as its modules allow."""
+"""A network is traced as a graph of calls, as far as modules allow."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A Lipschitz bound of a whole network, composed along its graph from the norms of its layers."""
+"""A network's Lipschitz bound is composed along its graph from the norms of its layers."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""The conditioning of a network while it is trained, by any loop, at the cost of the factors' small matrices."""
+"""The monitor records conditioning while any loop trains, at the cost of the factors' small matrices."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How far a subspace has turned: principal angles from small matrices, accurate for small angles as for large ones."""
+"""Principal angles between subspaces are computed from small matrices, accurately at any size."""
 
 import math
 from typing import NamedTuple

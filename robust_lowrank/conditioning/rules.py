@@ -1,4 +1,4 @@
-"""How the calls between modules change distances: a rule a function, from the constants of its arguments to that of its result."""
+"""Rules bound how calls between modules change distances, each a function of its arguments' constants."""
 
 import math
 import operator

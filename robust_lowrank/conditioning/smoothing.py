@@ -1,4 +1,4 @@
-"""Randomised smoothing: certificates of the class that a network gives most often under Gaussian noise."""
+"""Randomised smoothing certifies the class that a network gives most often under Gaussian noise."""
 
 import copy
 import hashlib

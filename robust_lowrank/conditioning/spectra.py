@@ -1,4 +1,4 @@
-"""Singular values of every layer's weight, and what follows from them."""
+"""Spectra hold all layers' singular values, and figures of them."""
 
 import math
 from collections.abc import Iterable

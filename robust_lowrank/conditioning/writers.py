@@ -1,4 +1,4 @@
-"""Where the rows of a monitor go: lines of JSON, a Parquet table, TensorBoard, or memory."""
+"""Writers keep a monitor's rows as JSON lines, Parquet, TensorBoard charts, or in memory."""
 
 import json
 import math

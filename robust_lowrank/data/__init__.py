@@ -1,4 +1,4 @@
-"""Data sets by name: images in [0, 1] and labels, from files that are already there or through torchvision."""
+"""Data sets by name: images in [0, 1] and labels, from local files or through torchvision."""
 
 from robust_lowrank.data.arrays import Examples as Examples
 from robust_lowrank.data.arrays import load_arrays as load_arrays

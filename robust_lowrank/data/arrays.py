@@ -1,4 +1,4 @@
-"""Examples from a file of arrays, for models whose data this package does not know."""
+"""Examples are read from files of arrays that no catalogue knows."""
 
 from pathlib import Path
 from typing import Any, NamedTuple

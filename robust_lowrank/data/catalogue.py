@@ -1,4 +1,4 @@
-"""The data sets by name."""
+"""Data sets are listed."""
 
 import os
 from dataclasses import dataclass

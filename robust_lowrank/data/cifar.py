@@ -1,4 +1,4 @@
-"""CIFAR-10: torchvision's folder or archive, or a tree rebuilt as image sheets."""
+"""CIFAR-10 is read from torchvision's folder or archive, or from image sheets."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The one form in which every data set arrives: images in [0, 1], integer labels, a training and a test part."""
+"""Every data set has one form: images in [0, 1] and integer labels, to train and to test on."""
 
 from dataclasses import dataclass, replace
 

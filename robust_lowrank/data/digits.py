@@ -1,4 +1,4 @@
-"""The digits that scikit-learn ships: 1,797 images of 8 x 8, so that everything runs without a download."""
+"""The digits come with scikit-learn: 1,797 images of 8 x 8 that need no download."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Fetching through torchvision, and what to say when nothing is there."""
+"""Fetching through torchvision, and instructions otherwise."""
 
 import sys
 from collections.abc import Callable, Sequence

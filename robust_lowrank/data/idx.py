@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST from their idx files, packed or not, each checked against the sha256 of its contents."""
+"""MNIST and Fashion-MNIST are read from idx files, packed or not, checked by sha256."""
 
 import gzip
 import hashlib

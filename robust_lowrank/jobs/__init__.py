@@ -1,4 +1,4 @@
-"""Jobs: what is trained, attacked and compared as a whole, with files for all that is finished."""
+"""Jobs train, attack and compare networks as a whole, and keep files of all that is finished."""
 
 from robust_lowrank.jobs.entry import Bench as Bench
 from robust_lowrank.jobs.entry import bench as bench

@@ -1,4 +1,4 @@
-"""An attack on runs: a suite with its budgets settled, on which of their test examples."""
+"""An attack on runs is a suite with its budgets settled, on some test examples."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The functions behind the commands `train`, `bench` and `report`, for Python programs."""
+"""These functions do what `train`, `bench` and `report` do, in Python."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Subjects of attacks: the network of a run directory with its test images, or one from elsewhere with any examples."""
+"""A subject is an attacked network with its examples: of a run directory, or from elsewhere."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reference architectures by name, and the loading of any other classifier; every `nn.Module` works with the library."""
+"""Reference architectures by name, and loaders of any other classifier; every `nn.Module` works with the library."""
 
 from robust_lowrank.models.catalogue import MODELS as MODELS
 from robust_lowrank.models.catalogue import build as build

@@ -1,4 +1,4 @@
-"""Architectures without weights: functions of the user's, those of torchvision and timm, and our own, by name."""
+"""Architectures without weights come from users' functions, torchvision, timm and this package."""
 
 import difflib
 import importlib

@@ -1,4 +1,4 @@
-"""The reference architectures by name."""
+"""Reference architectures are listed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

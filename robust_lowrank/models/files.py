@@ -1,4 +1,4 @@
-"""Files of weights and programs before anything is loaded from them: that they are there, what they hold, their sha256."""
+"""Files of weights and programs are checked before anything is loaded from them."""
 
 import hashlib
 import zipfile

@@ -1,4 +1,4 @@
-"""Any classifier as a target: architectures with weights, TorchScript, exported programs and ONNX files."""
+"""Any classifier becomes a target: architectures with weights, TorchScript, programs, ONNX."""
 
 from collections.abc import Sequence
 from pathlib import Path

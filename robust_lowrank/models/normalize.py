@@ -1,4 +1,4 @@
-"""The first layer of every network here: it takes images in [0, 1], so that attacks work on pixels."""
+"""The first layer of every network here takes images in [0, 1], so that attacks work on pixels."""
 
 from collections.abc import Sequence
 

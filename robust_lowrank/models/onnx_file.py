@@ -1,4 +1,4 @@
-"""ONNX files through onnxruntime: logits without gradients."""
+"""ONNX files run through onnxruntime, without gradients."""
 
 import hashlib
 from pathlib import Path

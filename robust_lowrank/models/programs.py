@@ -1,4 +1,4 @@
-"""Networks stored with their code: TorchScript files and exported programs, behind a plain `nn.Module`."""
+"""TorchScript files and exported programs, which hold code, stand behind a plain `nn.Module`."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The layers of a network whose weights alone are at hand: enough to see their spectra, not to run it."""
+"""A skeleton has the layers of a network whose weights alone are known: spectra, but no forward pass."""
 
 from collections.abc import Mapping
 from pathlib import Path

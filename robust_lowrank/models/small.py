@@ -1,4 +1,4 @@
-"""Networks for small grey images: a perceptron, LeNet5, and a convolutional network that trains on 8 x 8 in seconds."""
+"""Small networks for small grey images: a perceptron, LeNet5, and a network that trains on 8 x 8 in seconds."""
 
 from collections import OrderedDict
 

@@ -1,4 +1,4 @@
-"""VGG16 for CIFAR as the CondLR experiments use it: batch normalisation, LeakyReLU, linear layers 512-512-classes."""
+"""VGG16 for CIFAR follows the CondLR experiments: batch normalisation, LeakyReLU, linear layers 512-512-classes."""
 
 from collections import OrderedDict
 

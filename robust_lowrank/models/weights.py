@@ -1,4 +1,4 @@
-"""Weights of others: safetensors, or torch files read as tensors only, so that nothing in a file is ever executed."""
+"""Foreign weights are read as tensors only, from safetensors or torch files; nothing in them is executed."""
 
 import pickle
 import re

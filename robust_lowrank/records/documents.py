@@ -1,4 +1,4 @@
-"""The JSON documents that runs hold."""
+"""Runs hold these JSON documents."""
 
 from datetime import UTC, datetime
 from typing import Any, Literal

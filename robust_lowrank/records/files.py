@@ -1,4 +1,4 @@
-"""Reading files, and writing them so that nobody sees half of one."""
+"""Files are read, and written so that nobody sees half of one."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The names of a run directory's files, which every stage takes from here."""
+"""Layout names the files of a run directory, for every stage."""
 
 from dataclasses import dataclass
 from pathlib import Path

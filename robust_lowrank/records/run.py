@@ -1,4 +1,4 @@
-"""A run directory as a whole."""
+"""A run is read as a whole."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

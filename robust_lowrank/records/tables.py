@@ -1,4 +1,4 @@
-"""The columns of the tables that runs hold."""
+"""Tables of runs have these columns."""
 
 METRICS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "validation_accuracy", "seconds")
 

@@ -1,4 +1,4 @@
-"""Rank correlation of two quantities over a few networks, with the interval that so few allow."""
+"""Rank correlation over a few networks comes with the interval that so few allow."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

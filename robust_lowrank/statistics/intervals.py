@@ -1,4 +1,4 @@
-"""Confidence intervals of one accuracy: Wilson, Clopper–Pearson, and bounds where examples were left undecided."""
+"""Confidence intervals of one accuracy: Wilson, Clopper–Pearson, and bounds with undecided examples."""
 
 from typing import Literal, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Many tests at once: Holm's correction."""
+"""Holm's correction of many tests."""
 
 from collections.abc import Sequence
 

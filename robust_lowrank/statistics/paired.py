@@ -1,4 +1,4 @@
-"""Two networks on the same examples: exact McNemar test and bootstrap of the difference."""
+"""Two networks are compared on the same examples: exact McNemar test, bootstrap."""
 
 from collections.abc import Sequence
 

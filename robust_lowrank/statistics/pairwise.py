@@ -1,4 +1,4 @@
-"""Every pair of networks on the same examples: differences with intervals and corrected tests, undecided examples included."""
+"""All pairs of networks are compared on the same examples: intervals, corrected tests, undecided examples."""
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""How many examples a paired comparison takes: the power of the exact McNemar test."""
+"""The power of the exact McNemar test tells how many examples a comparison takes."""
 
 import numpy as np
 

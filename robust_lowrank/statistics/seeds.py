@@ -1,4 +1,4 @@
-"""How a method varies from seed to seed."""
+"""Spread of a method over seeds."""
 
 import math
 from collections.abc import Sequence

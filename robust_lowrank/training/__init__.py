@@ -1,4 +1,4 @@
-"""Training: a configuration, from TOML or options, becomes a run directory."""
+"""Training turns a configuration into a run directory."""
 
 from robust_lowrank.training.adversarial_config import AdversarialConfig as AdversarialConfig
 from robust_lowrank.training.config import DataConfig as DataConfig

@@ -1,4 +1,4 @@
-"""What one training run is made of; the tables of its TOML file, and what `run.json` keeps."""
+"""A training run's configuration: the tables of its TOML file, which `run.json` keeps."""
 
 import dataclasses
 import inspect

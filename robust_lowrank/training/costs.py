@@ -1,4 +1,4 @@
-"""What inference costs: floating-point operations and time of a forward pass, of a network and of the dense one in its place."""
+"""Inference costs are measured: operations and time of a forward pass, beside the dense network's."""
 
 import time
 from statistics import median

@@ -1,4 +1,4 @@
-"""What a method is called in reports, and in the names of directories."""
+"""Methods get names for reports and for directories."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""From a configuration to an optimizer and a schedule that moves the learning rate at every step."""
+"""Optimizers and learning-rate schedules are made from a configuration."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Nested values as JSON and tensors, and back bit for bit: what safetensors and JSON can hold without pickle."""
+"""Nested values are packed into JSON and tensors, and back bit for bit, without pickle."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A run directory while it is being written, and the network in it afterwards."""
+"""A run directory is written epoch by epoch, and its network read afterwards."""
 
 import shutil
 from pathlib import Path

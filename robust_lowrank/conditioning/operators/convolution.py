@@ -1,4 +1,4 @@
-"""What of a layer makes it a linear operator: a kernel, and how it slides over an image."""
+"""A layer becomes a linear operator by its kernel and how it slides over an image."""
 
 import copy
 from typing import NamedTuple, TypeGuard

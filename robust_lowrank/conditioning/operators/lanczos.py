@@ -1,4 +1,4 @@
-"""The norm of a convolution with its real stride and padding, estimated from below by Lanczos' method."""
+"""Lanczos' method estimates the norm of a strided, padded convolution from below."""
 
 import math
 from typing import NamedTuple

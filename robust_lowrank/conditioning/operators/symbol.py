@@ -1,4 +1,4 @@
-"""The symbol of a convolution, its kernel's Fourier transform on a torus, and what follows: bounds and circular spectra."""
+"""A kernel's Fourier transform on a torus, its symbol, gives bounds and circular spectra."""
 
 import math
 

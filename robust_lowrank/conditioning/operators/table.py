@@ -1,4 +1,4 @@
-"""Every layer's norm as an operator on the images that reach it, with batch normalisation folded in."""
+"""The table holds each layer's norm as an operator on its images, batch normalisation folded in."""
 
 import copy
 import math

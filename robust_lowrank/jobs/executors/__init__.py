@@ -1,4 +1,4 @@
-"""Executors: where tasks run. A module of this package is one, by its name, and holds it as `Executor`."""
+"""Executors run tasks; each module of this package holds one, as `Executor`, under its own name."""
 
 import pkgutil
 from collections.abc import Callable
