@@ -53,7 +53,7 @@ class Lipschitz:
 
     @property
     def certified(self) -> bool:
-        """Whether there is a bound."""
+        """True if bounded."""
         return math.isfinite(self.bound)
 
 

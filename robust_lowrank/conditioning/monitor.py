@@ -19,7 +19,7 @@ from robust_lowrank.records import MONITOR
 
 
 class Sample(NamedTuple):
-    """What a record takes of one layer: a matrix with its singular values, and of each basis its defect and how it turned."""
+    """One layer's part of a record: a matrix with its singular values, and each basis's defect and rotation."""
 
     matrix: Tensor
     defects: list[Tensor]

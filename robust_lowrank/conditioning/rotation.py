@@ -10,7 +10,7 @@ from robust_lowrank import linalg
 
 
 class Overlap(NamedTuple):
-    """What is left of two bases: cosines (R, r) of the smaller in the larger, and the Gram matrix (r, r) of the rest."""
+    """Overlap of two bases: cosines (R, r) of the smaller in the larger, and the Gram matrix (r, r) of the rest."""
 
     cross: Tensor
     rest: Tensor

@@ -21,7 +21,7 @@ BLOCK = 250  # samples at a time, always: the noise of an example and the sums o
 
 
 class Vote(NamedTuple):
-    """What the samples say of one example: the class found most often, the lower limit of its probability, its radius."""
+    """One example's certificate: the most frequent class, the lower limit of its probability, its radius."""
 
     prediction: int
     probability: float

@@ -17,7 +17,7 @@ NOT_CHARTED = ("step", "layer", "kind", "factored", "singular_values")
 
 
 class Writer(Protocol):
-    """What a monitor asks of a writer; rows have the columns of `records.MONITOR` and ascending steps."""
+    """Takes a monitor's rows, which have the columns of `records.MONITOR` and ascending steps."""
 
     def write(self, rows: Sequence[Row]) -> None:
         """Take the rows of one step."""

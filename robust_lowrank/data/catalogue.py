@@ -24,7 +24,7 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a data set without loading it."""
+    """A data set's description, without its images."""
 
     load: Loader
     input_shape: tuple[int, int, int]

@@ -66,7 +66,7 @@ class Attack:
 
     @property
     def limited(self) -> bool:
-        """Whether it has a budget, after which it ends with what it has."""
+        """True if a budget of passes or time may end it early."""
         return self.max_passes is not None or self.max_seconds is not None
 
     def check_budgets(self, input_shape: Sequence[int]) -> None:

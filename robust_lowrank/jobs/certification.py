@@ -30,7 +30,7 @@ SMOOTHING = (
 
 @dataclass(frozen=True)
 class Question:
-    """Which certificate, with its parameters settled."""
+    """A certificate's parameters, settled."""
 
     kind: Literal["lipschitz", "smoothing"]
     name: str  # of its files below RUN/certificates

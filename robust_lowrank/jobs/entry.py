@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Bench(NamedTuple):
-    """What became of an experiment: its report's page, the runs in it, its summary, and the trainings that failed."""
+    """An experiment's outcome: its report's page, the runs in it, their summary, and the trainings that failed."""
 
     page: Path
     runs: list[Run]

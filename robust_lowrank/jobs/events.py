@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """Where one job stands: `done` of `total` in a stage; `note` is what a log should keep of it, if anything.
+    """One job's progress: `done` of `total` in a stage; `note` is for logs, if it is not empty.
 
     `warning` is to be seen in any case; `state` is what a live display shows beside the stage.
     """

@@ -83,7 +83,7 @@ class AttackConfig(Table):
 
 
 class Experiment(Table):
-    """What `rlr-eval bench` runs.
+    """An experiment.
 
     Example:
         >>> methods = [{"name": "dense"}, {"name": "condlr", "tau": 0.1, "ranks": [0.2, 0.5]}]

@@ -68,7 +68,7 @@ def network(run_dir: Path) -> nn.Module:
 
 @dataclass(frozen=True)
 class Foreign:
-    """Where a network from elsewhere and its examples are; see `models.load_foreign` and `data.load_examples`."""
+    """A network from elsewhere and its examples; see `models.load_foreign` and `data.load_examples`."""
 
     source: str
     weights: Path | None

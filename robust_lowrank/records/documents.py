@@ -20,7 +20,7 @@ class Parameters(BaseModel):
 
 
 class Latency(BaseModel):
-    """How long a forward pass of a batch takes: the median over several passes."""
+    """The median time of a forward pass of one batch."""
 
     model_config = ConfigDict(extra="forbid")
     batch: int
@@ -30,7 +30,7 @@ class Latency(BaseModel):
 
 
 class Costs(BaseModel):
-    """What inference costs, with S merged into a factor where that is smaller, or the dense matrix where that is smallest."""
+    """Costs of inference, with S merged into a factor where that is smaller, or the dense matrix where that is smallest."""
 
     model_config = ConfigDict(extra="forbid")
     flops: int  # of one example's forward pass, 2 a multiplication and addition; matrix products and convolutions alone
@@ -41,7 +41,7 @@ class Costs(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """What `run.json` holds."""
+    """Holds `run.json`."""
 
     model_config = ConfigDict(extra="forbid")
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -96,7 +96,7 @@ class AccuracyRecord(BaseModel):
 
 
 class ResultRecord(BaseModel):
-    """What `results/SUITE/result.json` holds."""
+    """Holds `results/SUITE/result.json`."""
 
     model_config = ConfigDict(extra="forbid")
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -128,7 +128,7 @@ class CurvePoint(BaseModel):
 
 
 class LayerBound(BaseModel):
-    """What one call of a network adds to its Lipschitz bound; without a number it has none, and the note says why."""
+    """One call's part of a Lipschitz bound; without a number it has none, and the note says why."""
 
     model_config = ConfigDict(extra="forbid")
     layer: str
@@ -139,7 +139,7 @@ class LayerBound(BaseModel):
 
 
 class CertificateRecord(BaseModel):
-    """What `certificates/NAME.json` holds."""
+    """Holds `certificates/NAME.json`."""
 
     model_config = ConfigDict(extra="forbid")
     schema_version: Literal[1] = SCHEMA_VERSION

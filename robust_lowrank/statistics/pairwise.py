@@ -19,7 +19,7 @@ class Bounds(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What the same examples say of two networks a and b.
+    """Two networks a and b on the same examples.
 
     Where examples are undecided, everything but the interval is said of the way to decide them that speaks least for a difference;
     the interval covers every way.

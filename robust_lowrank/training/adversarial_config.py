@@ -25,7 +25,7 @@ _MISPLACED = {
 
 
 class AdversarialConfig(Table):
-    """How the inputs of a training step are perturbed.
+    """Perturbation of the inputs of a training step.
 
     Example:
         >>> AdversarialConfig(attack="pgd", eps=8 / 255).complete().steps

@@ -125,7 +125,7 @@ class PenaltyTable(Table):
 
 
 class DataConfig(Table):
-    """Which images: the first `train_examples` to train on, the last `validation_examples` of that part to watch."""
+    """The images: the first `train_examples` to train on, the last `validation_examples` of that part to watch."""
 
     name: str = "digits"
     data_dir: str | None = None
@@ -141,7 +141,7 @@ class DataConfig(Table):
 
 
 class ModelConfig(Table):
-    """Which architecture."""
+    """The architecture."""
 
     name: str = "cnn"
 
@@ -152,7 +152,7 @@ class ModelConfig(Table):
 
 
 class MethodConfig(Table):
-    """Which method, at which rank, and the method's own options as further keys, such as `tau`."""
+    """The method, its rank, and its own options as further keys, such as `tau`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -231,7 +231,7 @@ class MethodConfig(Table):
 
 
 class TrainingConfig(Table):
-    """How long and how fast."""
+    """Length and speed."""
 
     epochs: int = Field(default=5, ge=1)
     batch_size: int = Field(default=128, ge=1)
@@ -284,7 +284,7 @@ class TrainingConfig(Table):
 
 
 class MonitorConfig(Table):
-    """How often the conditioning is recorded while the network trains, in steps: `rlr.Monitor`."""
+    """The interval, in steps, at which conditioning is recorded: `rlr.Monitor`."""
 
     every: int = Field(default=10, ge=1)
     dense_every: int | None = Field(default=None, ge=1)  # layers that stayed dense; None: never

@@ -46,7 +46,7 @@ def phases(config: TrainConfig) -> list[Phase]:
 
 
 class TrainJob(NamedTuple):
-    """What to train, on what, and where to."""
+    """A training: network, images and directory."""
 
     config: TrainConfig
     out: Path

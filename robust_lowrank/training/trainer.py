@@ -24,7 +24,7 @@ from robust_lowrank.training.state import TrainJob, TrainState, factorise, phase
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is: after every step, and after every epoch with its metrics (a row of `records.METRICS`).
+    """Progress of a training after a step, or after an epoch with its metrics (a row of `records.METRICS`).
 
     With a monitor also its line, and what it has warned of since the last time.
     """

@@ -13,7 +13,7 @@ from robust_lowrank.cli.commands.attack import DataDir, Json
 
 
 class Method(StrEnum):
-    """How radii are proved."""
+    """Ways to prove radii."""
 
     lipschitz = "lipschitz"
     smoothing = "smoothing"

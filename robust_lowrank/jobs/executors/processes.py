@@ -106,7 +106,7 @@ def _drain(events: "Queue[Event | None]", report: Report, wait: float) -> int:
 
 
 class _Worker:
-    """What a worker process keeps from one task to the next: where its events go."""
+    """A worker process, which sends events to the process that started it."""
 
     events: "Queue[Event | None]"
 
