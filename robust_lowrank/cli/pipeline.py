@@ -14,7 +14,6 @@ from robust_lowrank.cli.progress import Event, Report
 from robust_lowrank.cli.subjects import FOREIGN, Foreign, Subject, network, trained
 from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.evaluation import Suite
-from robust_lowrank.evaluation.specs import Transfer
 
 UNITS = "units"  # the directory of finished units of work below RUN/results/SUITE
 SCALE = 1000  # steps of a bar for work that is measured as a fraction
@@ -56,13 +55,13 @@ class Attack:
         evaluation.Meter(max_passes=max_passes, max_seconds=max_seconds)
         if examples is not None and examples < 1:
             raise UserError(f"{examples} examples are none: attack at least one")
-        question = evaluation.ask(own, eps=eps or None, norm=norm, seed=seed, batch_size=batch_size)
-        if sources and not any(isinstance(spec, Transfer) for spec in own.attacks):
+        config = evaluation.EvalConfig.resolve(own, eps=eps or None, norm=norm, seed=seed, batch_size=batch_size)
+        if sources and not any(kind.transfers for kind in own.attacks):
             raise UserError(f"suite {own.name!r} has no attack by transfer, which a source is for: take 'blackbox', or no --source")
         for source in sources:
             stored_job(source, [])
         return cls(
-            suite=question.suite,
+            suite=config.suite,
             directory=own.name if norm in (None, own.norm) else f"{own.name}-{norm}",
             examples=examples,
             seed=seed,
@@ -147,7 +146,7 @@ def foreign_job(foreign: Foreign, out: Path, attacks: Sequence[Attack], *, comma
     for attack in attacks:
         attack.check_budgets(subject.x.shape[1:])
         part = subject.first(attack.examples)
-        evaluation.fingerprint(part.model, part.x, part.y, question_of(subject, attack), sources=_sources(attack))
+        evaluation.fingerprint(part.model, part.x, part.y, config_of(subject, attack), sources=_sources(attack))
     return Job(out.name, out, training.TrainConfig(), tuple(attacks), command, train=False, foreign=foreign)
 
 
@@ -244,10 +243,10 @@ def perform_part(part: Part, report: Report) -> None:
     batches = torch.arange(len(subject.x)).split(attack.batch_size)
     tell = _teller(f"{job.name}, part {part.index + 1} of {part.of}", f"{attack.suite.name} {attack.suite.norm}", report)
     for batch in batches[part.index :: part.of]:
-        question = question_of(subject, attack, first=int(batch[0]))
+        config = config_of(subject, attack, offset=int(batch[0]))
         store = job.out / "results" / attack.directory / UNITS
         x, y = subject.x[batch], subject.y[batch]
-        evaluation.prepare(subject.model, x, y, question, store=store, sources=_sources(attack), progress=tell)
+        evaluation.prepare(subject.model, x, y, config, store=store, sources=_sources(attack), progress=tell)
 
 
 def _teller(name: str, stage: str, report: Report) -> evaluation.Progress:
@@ -276,9 +275,10 @@ def subject_of(job: Job, attack: Attack) -> Subject:
     return subject.first(attack.examples)
 
 
-def question_of(subject: Subject, attack: Attack, first: int = 0) -> evaluation.Question:
-    """Return what an attack asks of a network."""
-    return evaluation.ask(attack.suite, seed=attack.seed, batch_size=attack.batch_size, gradients=subject.gradients, first=first)
+def config_of(subject: Subject, attack: Attack, offset: int = 0) -> evaluation.EvalConfig:
+    """Return how a network is attacked."""
+    gradients, size = subject.gradients, attack.batch_size
+    return evaluation.EvalConfig.resolve(attack.suite, seed=attack.seed, batch_size=size, gradients=gradients, offset=offset)
 
 
 def _sources(attack: Attack) -> list[nn.Module]:
@@ -291,8 +291,8 @@ def _kept(job: Job, attack: Attack, subject: Subject) -> records.ResultRecord | 
     Raises:
         UserError: network, examples and attack do not go together.
     """
-    question = question_of(subject, attack)
-    hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, question, sources=_sources(attack))
+    config = config_of(subject, attack)
+    hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, config, sources=_sources(attack))
     path = job.out / "results" / attack.directory / "result.json"
     if not path.is_file():
         return None

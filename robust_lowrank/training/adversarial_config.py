@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.suite import radius
+from robust_lowrank.threat import radius
 from robust_lowrank.training.tables import Table
 
 DEFAULT_STEPS = 10

@@ -8,12 +8,11 @@ from torch import nn
 from torch.nn import functional
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.engines.apgd import apgd, ranked_targets
-from robust_lowrank.evaluation.engines.apgd_paths import MomentumPath, SparsePath
-from robust_lowrank.evaluation.engines.losses import ascent, cross_entropy
-from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.threat import THREATS, Linf, threat
+from robust_lowrank.evaluation.attacks.apgd import apgd
+from robust_lowrank.evaluation.attacks.apgd_paths import MomentumPath, SparsePath
+from robust_lowrank.evaluation.attacks.gradients import cross_entropy, input_gradient, runner_up_classes
 from robust_lowrank.evaluation.verdict import check, margins
+from robust_lowrank.threat import THREATS, KeyedNoise, Linf, threat
 
 LOSSES = ["ce", "dlr", "targeted-dlr"]
 DUAL = {"Linf": 1, "L2": 2, "L1": torch.inf}
@@ -152,7 +151,7 @@ def test_it_breaks_what_upstream_breaks_and_costs_what_upstream_costs(hardened, 
 
 def test_targeted_runs_follow_the_order_of_the_clean_logits():
     logits = torch.tensor([[1.0, 5.0, 3.0, 4.0], [9.0, 2.0, 2.0, 8.0]])
-    assert ranked_targets(logits, torch.tensor([1, 3])).tolist() == [[3, 2, 0], [0, 1, 2]]
+    assert runner_up_classes(logits, torch.tensor([1, 3]), 9).tolist() == [[3, 2, 0], [0, 1, 2]]
 
 
 @pytest.mark.parametrize(("targets", "runs"), [(1, 1), (3, 3), (20, 9)])
@@ -190,7 +189,7 @@ def test_a_path_keeps_the_best_point_and_shortens_its_step(hardened, correct, no
     kind = SparsePath if norm == "L1" else MomentumPath
 
     def evaluate(point: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        _, loss, gradient, _ = ascent(model, point, lambda logits: cross_entropy(logits, y))
+        _, loss, gradient, _ = input_gradient(model, point, y, cross_entropy)
         return loss, gradient
 
     loss, gradient = evaluate(x)

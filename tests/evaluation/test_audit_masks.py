@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robust_lowrank.evaluation import L2, PGD, Linf, Suite, evaluate
+from robust_lowrank.evaluation import L2, PGD, Attempt, Linf, Suite, evaluate
+from robust_lowrank.evaluation.attacks.fgsm import fgsm
+from robust_lowrank.evaluation.attacks.pgd import pgd
 from robust_lowrank.evaluation.audit import Evidence, audit, plant, probe
 from robust_lowrank.evaluation.audit.probes import FEW
 from robust_lowrank.evaluation.clean import examine
-from robust_lowrank.evaluation.engines.fgsm import fgsm
-from robust_lowrank.evaluation.engines.pgd import pgd
-from robust_lowrank.evaluation.engines.search import Attempt
-from robust_lowrank.evaluation.hygiene import left_as_found
+from robust_lowrank.threat import frozen_eval
 
 
 class Masked(nn.Module):
@@ -47,7 +46,7 @@ class Stubborn(nn.Sequential):
 
 
 def judged(model, digits, budget=Linf(0.1)) -> dict:  # noqa: B008
-    with left_as_found(model):
+    with frozen_eval(model):
         clean = examine(model, digits.x[:50], digits.y[:50], twice=True)
         probes = probe(model, digits.x, digits.y, budget, seed=0)
     found = audit(Evidence(clean, 10, [], True, probes))
@@ -123,10 +122,10 @@ def test_inputs_of_a_narrow_range_are_reported(cnn, digits):
 def test_probes_are_the_same_in_any_batches_and_bounded_in_cost(cnn, digits):
     rows: list[int] = []
     handle = cnn.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
-    whole = probe(cnn, digits.x, digits.y, Linf(0.1), seed=0, examples=6)
+    whole = probe(cnn, digits.x, digits.y, Linf(0.1), seed=0, count=6)
     handle.remove()
     assert sum(rows) <= 6 * 300
-    parts = probe(cnn, digits.x, digits.y, Linf(0.1), seed=0, examples=6, batch_size=4)
+    parts = probe(cnn, digits.x, digits.y, Linf(0.1), seed=0, count=6, batch_size=4)
     assert all(torch.equal(one, other) for one, other in zip(whole.attacked, parts.attacked, strict=True))
 
 
@@ -166,7 +165,7 @@ def test_an_engine_that_finds_nothing_or_lies_fails_on_planted_examples(cnn, dig
         return attempt._replace(claimed=torch.ones_like(attempt.claimed))
 
     for engine, message in ((idle, "idle broke 0 of 6"), (liar, "and 6 of 6 that cannot")):
-        probes = probe(cnn, digits.x, digits.y, Linf(0.1), seed=0, examples=5, engines={engine.__name__: engine})
+        probes = probe(cnn, digits.x, digits.y, Linf(0.1), seed=0, count=5, engines={engine.__name__: engine})
         clean = examine(cnn, digits.x[:5], digits.y[:5], twice=False)
         finding = next(one for one in audit(Evidence(clean, 10, [], True, probes)) if one.check == "planted examples")
         assert finding.status == "fail" and message in finding.message

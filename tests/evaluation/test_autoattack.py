@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from robust_lowrank.evaluation import AutoAttack, Suite, evaluate
-from robust_lowrank.evaluation.engines.autoattack import autoattack, parameters, plan
-from robust_lowrank.evaluation.engines.slope import slope
-from robust_lowrank.evaluation.engines.view import square_tiles
-from robust_lowrank.evaluation.engines.witness import Witness
-from robust_lowrank.evaluation.target import Target
-from robust_lowrank.evaluation.threat import L1, L2, Linf, threat
+from robust_lowrank.evaluation.attacks.gradients import input_gradient
+from robust_lowrank.evaluation.attacks.upstream.autoattack import autoattack, parameters, plan
+from robust_lowrank.evaluation.attacks.upstream.counted import CountedModel
+from robust_lowrank.evaluation.attacks.upstream.view import square_tiles
+from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.verdict import check
+from robust_lowrank.threat import L1, L2, Linf, threat
 
 
 def by_hand(model, x, y, budget, *, seed, batch_size):
@@ -225,7 +225,7 @@ def test_nan_gradients_never_count_as_robust():
     x[4:, 0, 0, 0] = 0.9
     with torch.no_grad():
         y = model(x).argmax(dim=1)
-    assert slope(model, x, y).gradient.isfinite().flatten(1).all(dim=1).tolist() == [True] * 4 + [False] * 4
+    assert input_gradient(model, x, y).gradient.isfinite().flatten(1).all(dim=1).tolist() == [True] * 4 + [False] * 4
     result = evaluate(model, x, y, eps=1e-5)
     assert result.verdicts["verdict"].tolist() == ["robust"] * 4 + ["nonfinite"] * 4
     assert result.robust_accuracy.value == 0.5
@@ -234,17 +234,17 @@ def test_nan_gradients_never_count_as_robust():
 
 def test_values_that_are_not_finite_are_charged_to_their_example():
     clean = torch.tensor([[0.2, 0.2], [0.8, 0.8], [0.5, 0.9]])
-    witness = Witness(Target(nn.Linear(2, 2), clean), Linf(0.1), (2,))
-    witness.watch(clean)
+    counted = CountedModel(Target(nn.Linear(2, 2), clean), Linf(0.1), (2,))
+    counted.watch(clean)
     bad, good = torch.tensor([math.nan, 0.0]), torch.zeros(2)
-    witness._notice(clean + 0.05, torch.stack([good, bad, good]))
-    assert witness.nonfinite.tolist() == [False, True, False]
-    witness.watch(clean)
-    witness._notice(torch.tensor([[0.45, 0.85]]), bad[None])
-    assert witness.nonfinite.tolist() == [False, False, True]
-    witness.watch(clean)
-    witness._notice(torch.full((1, 2), math.nan), bad[None])
-    assert not witness.nonfinite.any()  # the attack's own NaN is not the model's fault
+    counted.notice(clean + 0.05, torch.stack([good, bad, good]))
+    assert counted.nonfinite.tolist() == [False, True, False]
+    counted.watch(clean)
+    counted.notice(torch.tensor([[0.45, 0.85]]), bad[None])
+    assert counted.nonfinite.tolist() == [False, False, True]
+    counted.watch(clean)
+    counted.notice(torch.full((1, 2), math.nan), bad[None])
+    assert not counted.nonfinite.any()  # the attack's own NaN is not the model's fault
 
 
 def test_tracing_logging_and_outputs_are_left_alone(mlp, digits, capfd):
@@ -273,13 +273,13 @@ def test_upstream_may_write_into_the_logits_of_a_model_that_shares_them(digits):
             return self.logits.expand(len(x), -1)
 
     model, x = Constant(), digits.x[:3]
-    witness = Witness(Target(model, x), Linf(0.3), (1, 8, 8))
-    attack = pyautoattack.autoattack.SquareAttack(witness, eps=0.3, n_queries=20, seed=0, device="cpu")
+    counted = CountedModel(Target(model, x), Linf(0.3), (1, 8, 8))
+    attack = pyautoattack.autoattack.SquareAttack(counted, eps=0.3, n_queries=20, seed=0, device="cpu")
     with torch.random.fork_rng(), torch.no_grad():
         adversarial = attack.perturb(x, torch.full((3,), 9))
     assert torch.equal(adversarial, x)
     assert torch.equal(model.logits.detach(), torch.arange(10.0))
-    assert witness(x[:0]).shape == (0, 10)
+    assert counted(x[:0]).shape == (0, 10)
 
 
 def test_broken_examples_pass_the_check_again(mlp, digits):

@@ -2,12 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from robust_lowrank.evaluation.engines.deepfool import deepfool, nearest_by_deepfool
-from robust_lowrank.evaluation.engines.fab import nearest_by_fab
-from robust_lowrank.evaluation.engines.hyperplane import ORDERS
-from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.threat import THREATS, threat
+from robust_lowrank.evaluation.attacks.deepfool import deepfool, nearest_by_deepfool
+from robust_lowrank.evaluation.attacks.fab import nearest_by_fab
+from robust_lowrank.evaluation.attacks.hyperplane import ORDERS
 from robust_lowrank.evaluation.verdict import check
+from robust_lowrank.threat import THREATS, KeyedNoise, threat
 
 EPS = {"Linf": 0.09, "L2": 0.48, "L1": 1.3}
 

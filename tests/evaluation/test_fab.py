@@ -3,12 +3,11 @@ import torch
 from torch import nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.engines.fab import fab, nearest_by_fab
-from robust_lowrank.evaluation.engines.hyperplane import DUALS, ORDERS, lengths
-from robust_lowrank.evaluation.engines.minimal import minimal
-from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.threat import THREATS, Linf, threat
+from robust_lowrank.evaluation.attacks.fab import fab, nearest_by_fab
+from robust_lowrank.evaluation.attacks.hyperplane import DUALS, ORDERS, lengths
+from robust_lowrank.evaluation.attacks.minimal import minimal
 from robust_lowrank.evaluation.verdict import check, margins
+from robust_lowrank.threat import THREATS, KeyedNoise, Linf, threat
 
 METHODS = ["fab", "deepfool"]
 EPS = {"Linf": 0.09, "L2": 0.48, "L1": 1.3}  # about half of the digits break there

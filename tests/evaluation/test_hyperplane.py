@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import linprog, minimize
 
-from robust_lowrank.evaluation.engines.hyperplane import DUALS, ORDERS, lengths, way
+from robust_lowrank.evaluation.attacks.hyperplane import DUALS, ORDERS, lengths, project_onto_hyperplane
 
 NORMS = list(ORDERS)
 coordinate = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(0, 1))
@@ -26,7 +26,7 @@ def cases(draw):
 
 def single(x, w, b, norm):
     rows = (torch.as_tensor(value, dtype=torch.float64)[None] for value in (x, w, b))
-    return way(*rows, norm)[0].numpy()
+    return project_onto_hyperplane(*rows, norm)[0].numpy()
 
 
 def oracle(x, w, b, norm):
@@ -109,7 +109,7 @@ def test_far_from_the_walls_the_length_is_the_closed_form(norm):
     w = torch.randn(50, 30, generator=generator, dtype=torch.float64)
     b = (w * x).sum(dim=1) + 0.2 * torch.randn(50, generator=generator, dtype=torch.float64)
     expected = ((w * x).sum(dim=1) - b).abs() / torch.linalg.vector_norm(w, ord=DUALS[norm], dim=1)
-    torch.testing.assert_close(lengths(way(x, w, b, norm), norm), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(lengths(project_onto_hyperplane(x, w, b, norm), norm), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -117,11 +117,11 @@ def test_degenerate_rows_stay_finite(norm):
     x = torch.tensor([[0.5, 0.5], [0.0, 1.0], [0.0, 1.0], [0.3, 0.3], [1.0, 1.0]])
     w = torch.tensor([[0.0, 0.0], [1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [1.0, 1.0]])
     b = torch.tensor([1.0, -1.0, -5.0, 0.6, 9.0])
-    change = way(x, w, b, norm)
+    change = project_onto_hyperplane(x, w, b, norm)
     assert change.isfinite().all()
     assert not change.any()  # no weight, on the plane, in the far corner twice, on the plane, in the far corner
 
-    beyond = way(x[:1], torch.tensor([[1.0, 0.0]]), torch.tensor([7.0]), norm)
+    beyond = project_onto_hyperplane(x[:1], torch.tensor([[1.0, 0.0]]), torch.tensor([7.0]), norm)
     torch.testing.assert_close(beyond, torch.tensor([[0.5, 0.0]]))
 
 
@@ -132,7 +132,7 @@ def test_the_scale_of_float32_weights_is_no_matter(norm, scale):
     x, w = torch.rand(40, 200, generator=generator), torch.randn(40, 200, generator=generator)
     scaled = w * scale
     b = (scaled.double() * torch.rand(40, 200, generator=generator)).sum(dim=1)
-    point = x.double() + way(x, scaled, b, norm).double()
+    point = x.double() + project_onto_hyperplane(x, scaled, b, norm).double()
     assert ((point >= -1e-7) & (point <= 1 + 1e-7)).all()
     missed = ((scaled.double() * point).sum(dim=1) - b).abs() / scaled.double().abs().sum(dim=1)
     assert missed.max() < 1e-6
@@ -144,10 +144,10 @@ def test_rows_do_not_know_of_each_other(norm):
     x, w = torch.rand(2, 65, 3, 4, 5, generator=generator).unbind()
     w = w - 0.5
     b = torch.randn(65, generator=generator)
-    together = way(x, w, b, norm)
+    together = project_onto_hyperplane(x, w, b, norm)
     assert together.shape == x.shape
     for row in range(65):
-        assert torch.equal(way(x[row : row + 1], w[row : row + 1], b[row : row + 1], norm)[0], together[row])
+        assert torch.equal(project_onto_hyperplane(x[row : row + 1], w[row : row + 1], b[row : row + 1], norm)[0], together[row])
 
 
 def test_the_two_tables_are_dual():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.inputs import are_probabilities, check_logits
+from robust_lowrank.evaluation.network.inputs import are_probabilities, check_logits
 
 
 def test_probabilities_are_refused_with_the_remedy() -> None:

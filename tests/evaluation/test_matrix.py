@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robust_lowrank.evaluation import FGSM, PGD, Square, Suite, evaluate
-from robust_lowrank.evaluation.matrix import transferred
+from robust_lowrank.evaluation.verification import transferred
 
 SUITE = Suite(name="s", eps=(0.05, 0.1), attacks=(FGSM(), PGD(steps=5), Square(queries=40)))
 

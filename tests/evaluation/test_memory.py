@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.evaluation import APGD, FAB, FGSM, PGD, RandomNoise, Square, Suite, evaluate
-from robust_lowrank.evaluation.memory import in_halves
-from robust_lowrank.evaluation.steady import Steady
-from robust_lowrank.evaluation.target import Target
+from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
+from robust_lowrank.evaluation.network.memory import in_halves
+from robust_lowrank.evaluation.network.target import Target
 
 SUITE = Suite(
     name="s",
@@ -83,7 +83,7 @@ def test_one_example_that_is_too_much_is_an_error(mlp, digits):
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(mlp, digits):
-    steady = Steady(Target(mlp, digits.x[:1]))
+    network = FixedBatch(Target(mlp, digits.x[:1]))
 
     def work(rows: Tensor) -> int:
         calls.append(len(rows))
@@ -91,17 +91,17 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(mlp, digits):
 
     calls: list[int] = []
     with pytest.raises(RuntimeError, match="something else"):
-        in_halves(work, torch.arange(64), steady)
+        in_halves(work, torch.arange(64), network)
     assert calls == [64]
 
 
 def test_parts_come_in_order_and_each_row_once(mlp, digits):
-    steady = Steady(Target(mlp, digits.x[:1]))
+    network = FixedBatch(Target(mlp, digits.x[:1]))
 
     def work(rows: Tensor) -> Tensor:
         if len(rows) > 40:
             raise torch.OutOfMemoryError
         return rows
 
-    assert torch.equal(torch.cat(in_halves(work, torch.arange(100), steady)), torch.arange(100))
-    assert steady.piece == 32
+    assert torch.equal(torch.cat(in_halves(work, torch.arange(100), network)), torch.arange(100))
+    assert network.piece == 32

@@ -1,6 +1,7 @@
 """A budget of passes or seconds is kept, and what it leaves open is said to be so."""
 
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -14,16 +15,18 @@ from robust_lowrank.evaluation import (
     PGD,
     AutoAttack,
     DeepFool,
+    EvalConfig,
     Meter,
     MomentumPGD,
     RandomNoise,
     Square,
     Suite,
     Torchattack,
-    ask,
-    evaluate,
 )
-from robust_lowrank.evaluation.work import Work
+from robust_lowrank.evaluation import (
+    evaluate as audited,
+)
+from robust_lowrank.evaluation.run import Run
 
 SUITE = Suite(
     name="s",
@@ -40,6 +43,7 @@ SUITE = Suite(
     ),
 )
 COUNT = 24
+evaluate = partial(audited, audit=False)
 
 
 class Counted(nn.Module):
@@ -54,16 +58,9 @@ class Counted(nn.Module):
         return self.model(x)
 
 
-@pytest.fixture(autouse=True)
-def no_audit_attacks(monkeypatch):
-    monkeypatch.setattr(Work, "_probes", lambda self: None)
-
-
 @pytest.fixture(scope="module")
 def whole(mlp, digits):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Work, "_probes", lambda self: None)
-        return evaluate(mlp, digits.x[:COUNT], digits.y[:COUNT], suite=SUITE, batch_size=8)
+    return evaluate(mlp, digits.x[:COUNT], digits.y[:COUNT], suite=SUITE, batch_size=8)
 
 
 def spent(result) -> int:
@@ -110,8 +107,7 @@ def test_small_budgets_one_after_the_other_reach_the_end(mlp, digits, whole, tmp
 
 def test_the_meter_counts_what_the_network_does(mlp, digits):
     meter = Meter(max_passes=200)
-    work = Work(mlp, digits.x[:COUNT], digits.y[:COUNT], ask(SUITE))
-    work.run(meter)
+    Run(mlp, digits.x[:COUNT], digits.y[:COUNT], EvalConfig.resolve(SUITE)).execute(meter)
     assert meter.exhausted
     assert meter.passes <= 200
 

@@ -5,11 +5,10 @@ import torch
 from torch import nn
 
 from robust_lowrank.evaluation import FGSM, PGD, Suite, evaluate
-from robust_lowrank.evaluation.engines.fgsm import fgsm
-from robust_lowrank.evaluation.engines.pgd import pgd
-from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.threat import THREATS, Linf, threat
+from robust_lowrank.evaluation.attacks.fgsm import fgsm
+from robust_lowrank.evaluation.attacks.pgd import pgd
 from robust_lowrank.evaluation.verdict import check, margins
+from robust_lowrank.threat import THREATS, KeyedNoise, Linf, threat
 
 DUAL = {"Linf": 1, "L2": 2, "L1": torch.inf}  # the order of the norm that a linear model measures in
 

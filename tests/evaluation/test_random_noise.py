@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from robust_lowrank.evaluation.engines.random_noise import random_noise
-from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.threat import THREATS, Linf, threat
+from robust_lowrank.evaluation.attacks.random_noise import random_noise
 from robust_lowrank.evaluation.verdict import margins
+from robust_lowrank.threat import THREATS, KeyedNoise, Linf, threat
 
 EPS = {"Linf": 0.3, "L2": 2.5, "L1": 18.0}
 

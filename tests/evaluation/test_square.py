@@ -7,12 +7,11 @@ from pyautoattack.square import SquareAttack
 from torch import nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.engines.pgd import pgd
-from robust_lowrank.evaluation.engines.square import blocks, square
-from robust_lowrank.evaluation.engines.windows import Grid
-from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.threat import L2, THREATS, Linf, Threat, threat
+from robust_lowrank.evaluation.attacks.pgd import pgd
+from robust_lowrank.evaluation.attacks.square import blocks, square
+from robust_lowrank.evaluation.attacks.square_moves import Grid
 from robust_lowrank.evaluation.verdict import check, margins
+from robust_lowrank.threat import L2, THREATS, KeyedNoise, Linf, Threat, threat
 
 EPS = {"Linf": 0.08, "L2": 0.6, "L1": 3.0}
 DUAL = {"Linf": 1, "L2": 2, "L1": math.inf}  # the order of the norm that a linear model measures in

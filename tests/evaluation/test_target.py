@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.engines.slope import slope
-from robust_lowrank.evaluation.target import Target
+from robust_lowrank.evaluation.attacks.gradients import input_gradient
+from robust_lowrank.evaluation.network.target import Target
 
 
 class Function(nn.Module):
@@ -43,7 +43,7 @@ def test_a_model_that_changes_its_number_of_rows_is_refused():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_inputs_are_cast_to_the_models_type_and_gradients_come_back_in_theirs(dtype):
     target = Target(nn.Linear(4, 3).to(dtype), torch.zeros(1, 4))
-    logits, gradient, finite = slope(target, torch.rand(5, 4), torch.zeros(5, dtype=torch.int64))
+    logits, gradient, finite = input_gradient(target, torch.rand(5, 4), torch.zeros(5, dtype=torch.int64))
     assert logits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert gradient.dtype == torch.float32
     assert finite.all()
@@ -55,7 +55,7 @@ def test_a_model_that_writes_into_its_input_does_no_harm():
     before = x.clone()
     target = Target(Function(lambda x: x.sub_(0.5)), x)
     torch.testing.assert_close(target(x), before - 0.5)
-    slope(target, x, torch.zeros(3, dtype=torch.int64))
+    input_gradient(target, x, torch.zeros(3, dtype=torch.int64))
     assert torch.equal(x, before)
 
 
@@ -63,14 +63,14 @@ def test_a_model_that_writes_into_its_input_does_no_harm():
 def test_outputs_that_ignore_the_input_have_gradient_zero(trainable):
     logits = nn.Parameter(torch.tensor([1.0, 2.0]), requires_grad=trainable)
     target = Target(Function(lambda x: logits.expand(len(x), -1)), torch.zeros(1, 4))
-    assert torch.equal(slope(target, torch.rand(3, 4), torch.zeros(3, dtype=torch.int64)).gradient, torch.zeros(3, 4))
+    assert torch.equal(input_gradient(target, torch.rand(3, 4), torch.zeros(3, dtype=torch.int64)).gradient, torch.zeros(3, 4))
 
 
 def test_gradients_exist_inside_no_grad_and_inference_mode():
     target = Target(nn.Linear(4, 3), torch.zeros(1, 4))
     x, y = torch.rand(2, 4), torch.zeros(2, dtype=torch.int64)
-    expected = slope(target, x, y).gradient
+    expected = input_gradient(target, x, y).gradient
     with torch.no_grad():
-        assert torch.equal(slope(target, x, y).gradient, expected)
+        assert torch.equal(input_gradient(target, x, y).gradient, expected)
     with torch.inference_mode():
-        assert torch.equal(slope(target, x, y).gradient, expected)
+        assert torch.equal(input_gradient(target, x, y).gradient, expected)

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.engines import foreign_torchattacks
-from robust_lowrank.evaluation.engines.foreign_torchattacks import complete_parameters, torchattack, torchattack_names
-from robust_lowrank.evaluation.target import Target
-from robust_lowrank.evaluation.threat import L2, Linf
+from robust_lowrank.evaluation.attacks.upstream.torchattacks import complete_parameters, norms_of, torchattack, torchattack_names
+from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.verdict import check, margins
+from robust_lowrank.threat import L2, Linf
 
 torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is not installed")
 
@@ -106,7 +105,7 @@ def test_norms_are_those_that_upstream_documents():
     for name in torchattack_names():
         documented = (getattr(torchattacks, name).__doc__ or "").partition("Distance Measure :")[2].partition("\n")[0]
         if documented:
-            assert set(documented.replace(" and ", ",").replace(" ", "").split(",")) == set(foreign_torchattacks._norms(name)), name
+            assert set(documented.replace(" and ", ",").replace(" ", "").split(",")) == set(norms_of(name)), name
 
 
 class Stateful(nn.Module):

@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.engines.pgd import pgd
-from robust_lowrank.evaluation.engines.transfer import transfer
-from robust_lowrank.evaluation.threat import THREATS, Linf, threat
+from robust_lowrank.evaluation.attacks.pgd import pgd
+from robust_lowrank.evaluation.attacks.transfer import transfer
 from robust_lowrank.evaluation.verdict import check, margins
+from robust_lowrank.threat import THREATS, Linf, threat
 
 EPS = {"Linf": 0.15, "L2": 1.2, "L1": 8.0}
 

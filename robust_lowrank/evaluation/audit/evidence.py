@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind for its audit, and the form of a finding."""
+"""An evaluation leaves evidence behind for its audit, which answers in findings."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
