@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from robust_lowrank.evaluation.attacks.base import Attack, JointAttack, NativeAttack
+from robust_lowrank.evaluation.attacks.registry import title_of
 from robust_lowrank.evaluation.suite import EvalConfig
 from robust_lowrank.evaluation.units import Unit
 from robust_lowrank.provenance import digest_definition, digest_tensors, versions
@@ -47,6 +48,11 @@ class Identity:
             "seed": self.config.seed,
             "attacks": [self._entry(attack, self._units_of(attack)) for attack in attacks],
         }
+
+    def described(self) -> dict[str, Any]:
+        """Return the definition for the record, with what reports call each attack, which enters no hash."""
+        definition = self.definition()
+        return definition | {"attacks": [entry | {"title": title_of(entry["name"])} for entry in definition["attacks"]]}
 
     def unit_key(self, unit: Unit, batch: Tensor, earlier: Sequence[str]) -> str:
         """Return the hash that names a unit on a batch: the network, examples and attack, and the units that it goes on from."""

@@ -105,7 +105,7 @@ class Run:
             interval=INTERVAL,
             accuracies=accuracies(self.clean, self.ledgers),
             audit=self._audit() if audit else [],
-            definition=self.identity.definition(),
+            definition=self.identity.described(),
             seconds=time.perf_counter() - started,
         )
         verdicts = pd.concat([ledger.frame(suite.norm, seed, offset) for ledger in self.ledgers], ignore_index=True)

@@ -60,7 +60,7 @@ class AttackConfig(Table):
 
     suite: str
     eps: tuple[float | str, ...] | None = Field(default=None, strict=False)  # a fraction as text: "8/255"
-    norm: Literal["Linf", "L2"] | None = None
+    norm: Literal["Linf", "L2", "L1"] | None = None
     examples: int | None = Field(default=None, ge=1)  # None: the whole test set
 
     @field_validator("eps", mode="before")

@@ -12,7 +12,7 @@ from robust_lowrank.evaluation import AutoAttack, Suite, evaluate
 from robust_lowrank.evaluation.attacks.gradients import input_gradient
 from robust_lowrank.evaluation.attacks.upstream.autoattack import autoattack, parameters, plan
 from robust_lowrank.evaluation.attacks.upstream.counted import CountedModel
-from robust_lowrank.evaluation.attacks.upstream.view import square_tiles
+from robust_lowrank.evaluation.attacks.view import square_tiles
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.verdict import check
 from robust_lowrank.threat import L1, L2, Linf, threat
@@ -163,6 +163,7 @@ def test_images_that_square_cannot_tile_are_known(height, width):
 def test_inputs_are_shown_to_square_in_a_shape_that_it_takes():
     assert plan(10, (64,), Linf(0.1)).view == (1, 8, 8)
     assert plan(10, (7,), Linf(0.1)).view == (1, 1, 7)
+    assert plan(10, (14, 56), Linf(0.1)).view == (1, 14, 56)
     assert plan(10, (4, 16), L2(0.1)).view == (1, 8, 8)
     assert plan(10, (1, 12, 12), Linf(0.1)).view == (1, 12, 12)
     assert plan(10, (1, 12, 12), L2(0.1)).view == (1, 9, 16)

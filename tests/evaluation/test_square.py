@@ -10,6 +10,7 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.attacks.pgd import pgd
 from robust_lowrank.evaluation.attacks.square import blocks, square
 from robust_lowrank.evaluation.attacks.square_moves import Grid
+from robust_lowrank.evaluation.attacks.view import image_view
 from robust_lowrank.evaluation.verdict import check, margins
 from robust_lowrank.threat import L2, THREATS, KeyedNoise, Linf, Threat, threat
 
@@ -247,8 +248,8 @@ def test_blocks_follow_the_schedule_of_autoattack():
     ],
 )
 def test_any_shape_is_seen_as_an_image(shape, grid, side, window):
-    assert Grid.of(shape) == grid
-    assert Grid.of(shape).window(side) == window
+    assert Grid(*image_view(shape)) == grid
+    assert Grid(*image_view(shape)).window(side) == window
 
 
 def test_wrong_use_is_refused():

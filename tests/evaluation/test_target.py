@@ -43,7 +43,7 @@ def test_a_model_that_changes_its_number_of_rows_is_refused():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_inputs_are_cast_to_the_models_type_and_gradients_come_back_in_theirs(dtype):
     target = Target(nn.Linear(4, 3).to(dtype), torch.zeros(1, 4))
-    logits, gradient, finite = input_gradient(target, torch.rand(5, 4), torch.zeros(5, dtype=torch.int64))
+    logits, _, gradient, finite = input_gradient(target, torch.rand(5, 4), torch.zeros(5, dtype=torch.int64))
     assert logits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert gradient.dtype == torch.float32
     assert finite.all()

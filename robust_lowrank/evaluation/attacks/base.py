@@ -37,7 +37,7 @@ class Attack(Strict):
     examples: Literal["correct", "survivors"] = "correct"  # all that the clean model gets right, or those no attack before broke
 
     turn: ClassVar[int]  # attacks run in ascending order, from cheap to dear
-    title: ClassVar[str | None] = None  # what reports write in place of the first word of its name
+    title: ClassVar[str | None] = None  # what reports write for the first word of a name that is its own
     joint: ClassVar[bool] = False  # verdicts depend on which examples are attacked together
     nested: ClassVar[bool] = True  # what broke an example within a smaller eps need not be tried again
     minimal: ClassVar[bool] = False  # finds the nearest input: one search serves every eps

@@ -26,3 +26,9 @@ if TYPE_CHECKING:
     AnyAttack = Attack
 else:
     AnyAttack = Annotated[Union[tuple(ATTACKS.values())], Field(discriminator="attack")]  # noqa: UP007
+
+
+def title_of(name: str) -> str:
+    """Return an attack's name in results as reports write it, such as `PGD-20` for `pgd-20`."""
+    head, dash, tail = name.partition("-")
+    return ((ATTACKS[head].title if head in ATTACKS else None) or head) + dash + tail

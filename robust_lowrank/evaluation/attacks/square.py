@@ -13,6 +13,7 @@ from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, named
 from robust_lowrank.evaluation.attacks.search import Search
 from robust_lowrank.evaluation.attacks.square_moves import Grid, LinfMoves, LpMoves, Moves
+from robust_lowrank.evaluation.attacks.view import image_view
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.evaluation.verdict import margins
 from robust_lowrank.threat import KeyedNoise, Threat
@@ -171,7 +172,7 @@ class _Walk:
 
 
 def _moves(x: Tensor, threat: Threat) -> Moves:
-    grid = Grid.of(tuple(x.shape[1:]))
+    grid = Grid(*image_view(tuple(x.shape[1:])))
     if threat.norm == "Linf":
         return LinfMoves(x, threat, grid)
     if threat.norm not in ORDERS:

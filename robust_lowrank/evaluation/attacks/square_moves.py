@@ -19,22 +19,6 @@ class Grid(NamedTuple):
     height: int
     width: int
 
-    @classmethod
-    def of(cls, shape: tuple[int, ...]) -> "Grid":
-        """Return the image that an input of this shape is: itself, or one channel of the most square image with its features.
-
-        Example:
-            >>> Grid.of((3, 32, 32)), Grid.of((784,))
-            (Grid(channels=3, height=32, width=32), Grid(channels=1, height=28, width=28))
-        """
-        if len(shape) == 3:
-            return cls(*shape)
-        if len(shape) == 2:
-            return cls(1, *shape)
-        features = math.prod(shape)
-        height = next(h for h in range(math.isqrt(features), 0, -1) if features % h == 0)
-        return cls(1, height, features // height)
-
     def window(self, side: int) -> tuple[int, int]:
         """Return height and width of a window of `side`² pixels: a square, or longer one way where the image is too short."""
         height, width = min(side, self.height), min(side, self.width)

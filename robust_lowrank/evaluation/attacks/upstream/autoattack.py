@@ -15,7 +15,7 @@ from robust_lowrank.evaluation.attacks.apgd import STEPS, TARGETS, apgd_starts
 from robust_lowrank.evaluation.attacks.base import RESERVED, JointAttack, JointTask
 from robust_lowrank.evaluation.attacks.square import QUERIES
 from robust_lowrank.evaluation.attacks.upstream.counted import CountedModel
-from robust_lowrank.evaluation.attacks.upstream.view import View, image_view, square_view
+from robust_lowrank.evaluation.attacks.view import View, image_view, square_view
 from robust_lowrank.evaluation.network.meter import Meter
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.unit_result import UnitResult

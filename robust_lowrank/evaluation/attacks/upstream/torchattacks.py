@@ -18,7 +18,7 @@ from torch import Tensor
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.attacks.base import JointAttack, JointTask, NamedAttack
 from robust_lowrank.evaluation.attacks.upstream.counted import CountedModel
-from robust_lowrank.evaluation.attacks.upstream.view import View, image_view, square_view
+from robust_lowrank.evaluation.attacks.view import View, image_view, square_view
 from robust_lowrank.evaluation.network.meter import Exhausted, Meter
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.unit_result import Attempt, UnitResult

@@ -6,11 +6,11 @@ View = tuple[int, int, int]  # channels, height, width
 
 
 def image_view(shape: tuple[int, ...]) -> View:
-    """Return the shape itself if it is that of an image, else the most square one of a single channel.
+    """Return the shape itself if it is that of an image or of a channel, else the most square one of a single channel.
 
     Example:
-        >>> image_view((3, 32, 32)), image_view((64,))
-        ((3, 32, 32), (1, 8, 8))
+        >>> image_view((3, 32, 32)), image_view((14, 56)), image_view((64,))
+        ((3, 32, 32), (1, 14, 56), (1, 8, 8))
     """
     return _candidates(shape)[0]
 
@@ -35,5 +35,5 @@ def square_tiles(height: int, width: int) -> bool:
 def _candidates(shape: tuple[int, ...]) -> list[View]:
     features = math.prod(shape)
     heights = (height for height in range(math.isqrt(features), 0, -1) if features % height == 0)
-    images: list[View] = [(shape[0], shape[1], shape[2])] if len(shape) == 3 else []
+    images: list[View] = [(shape[0] if len(shape) == 3 else 1, shape[-2], shape[-1])] if len(shape) in (2, 3) else []
     return images + [(1, height, features // height) for height in heights]
