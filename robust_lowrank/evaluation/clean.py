@@ -1,4 +1,4 @@
-"""The clean pass sees what a model says of inputs that nobody has touched, and what its gradients look like there."""
+"""The clean pass: what a model says of untouched inputs, and its gradients there."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

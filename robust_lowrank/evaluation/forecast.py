@@ -1,4 +1,4 @@
-"""A forecast says what an evaluation will cost, before it starts."""
+"""A forecast says what an evaluation costs."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A ledger is the account of one attack at one eps over all examples."""
+"""A ledger is one attack's account at one eps."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""A result is the outcome of an evaluation: accuracies with intervals, verdicts, audit, adversarial inputs, and their files."""
+"""A result has accuracies with intervals, verdicts, audit and adversarial inputs, and writes their files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -87,7 +87,7 @@ class Run:
         self._tell(1.0, None, "done")
 
     def conclude(self, started: float, *, audit: bool = True) -> Evaluation:
-        """Count, audit unless told not to, and record."""
+        """Count, audit and record."""
         import pandas as pd
 
         from robust_lowrank.records import ResultRecord, now

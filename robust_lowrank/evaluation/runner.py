@@ -1,4 +1,4 @@
-"""A suite is run against a model: the whole evaluation, a part of it, or only what identifies it."""
+"""A suite runs against a model: the whole of it, a part of it, or only what identifies it."""
 
 import time
 from collections.abc import Sequence

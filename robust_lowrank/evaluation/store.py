@@ -1,4 +1,4 @@
-"""A store keeps finished units: files that are only ever added, each found by a hash of everything that it depends on."""
+"""A store keeps finished units in files that are only ever added, each found by a hash of all it depends on."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from robust_lowrank.records import replacing
 
 
 class Store:
-    """Results of units by their key, in one directory.
+    """Results by key, in one directory.
 
     A unit is complete or not there at all, since its file is renamed into place; one that was damaged later is as good as none.
     Because the key covers weights, images, attack and what the unit was left by earlier ones, a stale unit is never found.

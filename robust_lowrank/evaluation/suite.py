@@ -1,4 +1,4 @@
-"""An attack suite is data: a TOML file that says completely what is run."""
+"""A suite is a TOML file that says completely what is run."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""A unit result is what one attack found on some examples at one eps; it is stored, and its unit never done twice."""
+"""A unit result is what one attack found on some examples at one eps, stored and never done twice."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A verdict has one rule: an example is broken only if this check says so, whatever an attack claims."""
+"""A verdict has one rule: an example is broken only if this check says so, whatever an attack says."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Stored verdicts are proved again by one forward pass over the inputs that broke an example, or tried on other networks."""
+"""Stored inputs prove verdicts again, and are tried on other networks, in one pass."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A network under attack is frozen, and everything is left as it was found: modes, gradients, flags and random states."""
+"""Whoever freezes a network leaves modes, gradients, flags and states as found."""
 
 import random
 from collections.abc import Iterator

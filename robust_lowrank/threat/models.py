@@ -1,4 +1,4 @@
-"""A threat model says how far an input in [0, 1] may be moved, and measures without tolerance."""
+"""A threat model says, without tolerance, how far an input in [0, 1] may be moved."""
 
 import math
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""APGD takes steps that shorten themselves, on the cross-entropy or on ratios of logit differences."""
+"""APGD climbs cross-entropy or a ratio of logit differences by steps that shorten themselves."""
 
 import math
 from collections.abc import Callable

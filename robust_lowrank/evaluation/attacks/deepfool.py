@@ -1,4 +1,4 @@
-"""DeepFool steps onto the nearest of the linearised decision boundaries, again and again."""
+"""DeepFool steps onto the nearest of the linearised decision boundaries."""
 
 from typing import ClassVar, Literal
 

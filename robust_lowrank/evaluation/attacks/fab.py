@@ -1,4 +1,4 @@
-"""FAB goes to the boundary by projections onto linearised decision boundaries, biased towards the clean input."""
+"""FAB projects onto linearised decision boundaries, biased towards the clean input."""
 
 import itertools
 from typing import ClassVar, Literal

@@ -1,4 +1,4 @@
-"""FGSM is one step of length eps."""
+"""FGSM takes one step of eps."""
 
 from typing import ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""Inputs are projected onto hyperplanes by the shortest way within [0, 1], row by row."""
+"""Inputs reach a hyperplane by the shortest way within [0, 1]."""
 
 import math
 

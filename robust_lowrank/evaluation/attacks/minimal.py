@@ -1,4 +1,4 @@
-"""Minimal-norm attacks without an eps measure distances to the decision boundary."""
+"""Minimal-norm attacks measure distances to the decision boundary."""
 
 from typing import Literal
 

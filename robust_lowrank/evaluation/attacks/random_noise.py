@@ -1,4 +1,4 @@
-"""Random noise is the black-box baseline that any other attack has to beat."""
+"""Random noise is the black-box baseline that every attack has to beat."""
 
 from dataclasses import replace
 from typing import ClassVar, Literal

@@ -1,4 +1,4 @@
-"""A search holds what an attack under way knows of every example, and what it proposes in the end."""
+"""A search knows the best input of every example so far, and what it cost."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Square searches at random over windows of an image, without gradients."""
+"""Square searches windows of an image at random, without gradients."""
 
 import math
 from bisect import bisect_left

@@ -1,4 +1,4 @@
-"""A view is the shape in which an input is shown to an attack that knows only images."""
+"""A view is the shape in which an attack on images sees an input."""
 
 import math
 
@@ -6,11 +6,11 @@ View = tuple[int, int, int]  # channels, height, width
 
 
 def image_view(shape: tuple[int, ...]) -> View:
-    """Return the shape itself if it is that of an image or of a channel, else the most square one of a single channel.
+    """Return the shape of an image or of a channel as it is, else the most square one of a channel.
 
     Example:
-        >>> image_view((3, 32, 32)), image_view((14, 56)), image_view((64,))
-        ((3, 32, 32), (1, 14, 56), (1, 8, 8))
+        >>> image_view((14, 56)), image_view((64,))
+        ((1, 14, 56), (1, 8, 8))
     """
     return _candidates(shape)[0]
 

@@ -1,4 +1,4 @@
-"""An evaluation leaves evidence behind for its audit, which answers in findings."""
+"""Evidence is what an evaluation leaves behind for its audit."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple

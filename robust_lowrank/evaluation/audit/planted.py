@@ -1,4 +1,4 @@
-"""Planted examples have a known answer: they show that an attack works on this device, for this shape, norm and eps."""
+"""Planted examples have a known answer, and show that an attack works on this device, shape, norm and eps."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Probes are small extra attacks and look-ups on a few examples, which show masked gradients; numbers only, judged elsewhere."""
+"""Probes are small extra attacks on a few examples, which show masked gradients; numbers only, judged elsewhere."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A network with batches of a fixed size gives an example the same logits, to the last bit, whatever else is in its batch."""
+"""Batches of a fixed size give an example the same logits, to the last bit, whatever is beside it."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Examples and outputs are checked before an evaluation, which says what is wrong with those it refuses."""
+"""Examples are checked before an evaluation, and refused with the reason."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""A meter knows what an evaluation has spent, and what it may spend."""
+"""A meter knows what is spent, and what may be spent."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""A target is the model as attacks see it: inputs of any float type on its device in, one row of logits an example out."""
+"""A target takes inputs of any float type on its device, and returns one row of logits an example."""
 
 from contextlib import suppress
 

@@ -1,4 +1,4 @@
-"""AutoAttack runs by its own package, with everything around it that upstream leaves open: classes, shapes, types, NaN, states."""
+"""AutoAttack by its own package, with all that upstream leaves open settled: classes, shapes, types, NaN, states."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""A counted model is what other packages attack: in their shape and type, its evaluations counted, what is not finite noticed."""
+"""A counted model shows itself to upstream attacks in their shape and type, and notices what is not finite."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Attacks of the package torchattacks run by their names, with every parameter said and all that it leaves open closed."""
+"""Attacks of the package torchattacks run by name, with every parameter said and all that it leaves open closed."""
 
 import inspect
 import io
