@@ -325,6 +325,13 @@ def test_progress_rises_to_one_and_says_what_is_done(cnn, digits):
     assert "pgd-20 at Linf 0.1" in {what for _, what in calls}
 
 
+def test_without_its_audit_an_evaluation_has_the_same_verdicts(cnn, digits):
+    whole, bare = (evaluate(cnn, digits.x[:10], digits.y[:10], suite="quick", eps=0.1, audit=audit) for audit in (True, False))
+    assert whole.audit and not bare.audit
+    assert bare.record.hashes == whole.record.hashes
+    assert bare.verdicts.drop(columns="seconds").equals(whole.verdicts.drop(columns="seconds"))
+
+
 def test_importing_the_evaluation_loads_nothing_heavy():
     heavy = {"pandas", "pyautoattack", "torchattacks", "scipy", "statsmodels", "altair", "sklearn"}
     code = f"import sys, robust_lowrank.evaluation; print(sorted({heavy!r} & set(sys.modules)))"
