@@ -10,7 +10,7 @@ from robust_lowrank.cli.commands.bench import bench, demo
 from robust_lowrank.cli.commands.catalogue import list_names
 from robust_lowrank.cli.commands.certify import certify
 from robust_lowrank.cli.commands.doctor import doctor
-from robust_lowrank.cli.commands.proof import plan, verify
+from robust_lowrank.cli.commands.proof import forecast, verify
 from robust_lowrank.cli.commands.reports import condition, report
 from robust_lowrank.cli.commands.train import train
 from robust_lowrank.cli.errors import Commands
@@ -29,7 +29,7 @@ COMMANDS = {
     "attack": (attack, "rlr-eval attack RUN --suite quick --eps 0.1 --norm Linf --n 100"),
     "certify": (certify, "rlr-eval certify RUN --method smoothing --sigma 0.25 --n 100"),
     "verify": (verify, "rlr-eval verify RUN"),
-    "plan": (plan, "rlr-eval plan RUN --suite standard --n 500"),
+    "forecast": (forecast, "rlr-eval forecast RUN --suite standard --n 500"),
     "condition": (condition, "rlr-eval condition RUN --out reports/condition"),
     "report": (report, "rlr-eval report RUN1 RUN2 --out reports/comparison"),
     "bench": (bench, "rlr-eval bench experiments/fashion-mnist-quick.toml --download"),

@@ -3,37 +3,28 @@
 Nothing here knows of low-rank layers: a model is any `nn.Module` that returns logits for inputs in [0, 1].
 """
 
-from robust_lowrank.evaluation.engines.apgd import apgd
-from robust_lowrank.evaluation.engines.fgsm import fgsm
-from robust_lowrank.evaluation.engines.pgd import pgd
-from robust_lowrank.evaluation.engines.search import Attempt
+from robust_lowrank.evaluation.attacks.aa_native import AANative
+from robust_lowrank.evaluation.attacks.apgd import APGD, apgd
+from robust_lowrank.evaluation.attacks.deepfool import DeepFool
+from robust_lowrank.evaluation.attacks.fab import FAB
+from robust_lowrank.evaluation.attacks.fgsm import FGSM, fgsm
+from robust_lowrank.evaluation.attacks.pgd import PGD, MomentumPGD, pgd
+from robust_lowrank.evaluation.attacks.random_noise import RandomNoise
+from robust_lowrank.evaluation.attacks.square import Square
+from robust_lowrank.evaluation.attacks.transfer import Transfer
+from robust_lowrank.evaluation.attacks.upstream.autoattack import AutoAttack
+from robust_lowrank.evaluation.attacks.upstream.torchattacks import Torchattack
 from robust_lowrank.evaluation.forecast import Forecast, forecast
-from robust_lowrank.evaluation.inputs import check_logits
-from robust_lowrank.evaluation.matrix import Transferred, transferred
-from robust_lowrank.evaluation.meter import Meter
-from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.question import BATCH, Question, ask
+from robust_lowrank.evaluation.network.inputs import check_logits
+from robust_lowrank.evaluation.network.meter import Meter
 from robust_lowrank.evaluation.result import Adversarial, Evaluation
+from robust_lowrank.evaluation.run import Progress
 from robust_lowrank.evaluation.runner import evaluate, fingerprint, prepare
-from robust_lowrank.evaluation.specs import (
-    APGD,
-    FAB,
-    FGSM,
-    PGD,
-    AANative,
-    AutoAttack,
-    DeepFool,
-    MomentumPGD,
-    RandomNoise,
-    Square,
-    Torchattack,
-    Transfer,
-)
-from robust_lowrank.evaluation.suite import Suite, load_suite, suite_names
-from robust_lowrank.evaluation.threat import L1, L2, Linf, Threat, threat
+from robust_lowrank.evaluation.suite import BATCH, EvalConfig, Suite, load_suite, suite_names
+from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.evaluation.verdict import Check, check
-from robust_lowrank.evaluation.verification import Proof, read_adversarial, verify
-from robust_lowrank.evaluation.work import Progress
+from robust_lowrank.evaluation.verification import Proof, Transferred, read_adversarial, transferred, verify
+from robust_lowrank.threat import L1, L2, KeyedNoise, Linf, Threat, threat
 
 __all__ = [
     "APGD",
@@ -49,6 +40,7 @@ __all__ = [
     "AutoAttack",
     "Check",
     "DeepFool",
+    "EvalConfig",
     "Evaluation",
     "Forecast",
     "KeyedNoise",
@@ -57,7 +49,6 @@ __all__ = [
     "MomentumPGD",
     "Progress",
     "Proof",
-    "Question",
     "RandomNoise",
     "Square",
     "Suite",
@@ -66,7 +57,6 @@ __all__ = [
     "Transfer",
     "Transferred",
     "apgd",
-    "ask",
     "check",
     "check_logits",
     "evaluate",

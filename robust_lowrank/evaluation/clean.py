@@ -1,4 +1,4 @@
-"""What a model says of inputs that nobody has touched, and what its gradients look like there."""
+"""The clean pass: what a model says of untouched inputs, and its gradients there."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.engines.slope import slope
-from robust_lowrank.evaluation.inputs import are_probabilities
+from robust_lowrank.evaluation.attacks.gradients import input_gradient
+from robust_lowrank.evaluation.network.inputs import are_probabilities
 from robust_lowrank.evaluation.verdict import margins, predictions
 
 _REPEATABLE = 1e-4  # largest change of logits on a second evaluation, relative to their size
@@ -34,7 +34,7 @@ class Clean(NamedTuple):
 def examine(model: nn.Module, x: Tensor, y: Tensor, *, twice: bool, gradients: bool = True) -> Clean:
     """Evaluate a batch and its gradients, if there are any, and once more if asked whether the model repeats itself."""
     if gradients:
-        logits, gradient, _ = slope(model, x, y)
+        logits, _, gradient, _ = input_gradient(model, x, y)
     else:
         with torch.no_grad():
             logits, gradient = model(x), torch.ones_like(x)

@@ -1,4 +1,4 @@
-"""What an evaluation will cost, before it starts."""
+"""A forecast says what an evaluation costs."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.engines.slope import slope
-from robust_lowrank.evaluation.hygiene import left_as_found
-from robust_lowrank.evaluation.question import Question
-from robust_lowrank.evaluation.steady import Steady
-from robust_lowrank.evaluation.work import Work
+from robust_lowrank.evaluation.attacks.gradients import input_gradient
+from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
+from robust_lowrank.evaluation.network.target import checked_target
+from robust_lowrank.evaluation.suite import EvalConfig
+from robust_lowrank.evaluation.units import list_units
+from robust_lowrank.threat import frozen_eval
 
 REPEATS = 3  # of which the fastest counts
 
@@ -35,39 +36,40 @@ class Forecast(NamedTuple):
     memory: int  # bytes that one batch keeps for the backward pass
 
 
-def forecast(model: nn.Module, x: Tensor, y: Tensor, question: Question) -> Forecast:
+def forecast(model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig) -> Forecast:
     """Predict passes, time and memory from the parameters of the attacks and the speed of one batch.
 
     Example:
-        >>> forecast(model, x, y, ask("standard", eps="8/255")).seconds / 3600
+        >>> forecast(model, x, y, EvalConfig.resolve("standard", eps="8/255")).seconds / 3600
 
     Raises:
         UserError: as `evaluate`.
     """
-    with left_as_found(model):
-        work = Work(model, x, y, question)
-        batch = x[: work.steady.piece].to(work.target.device)
-        labels = y[: len(batch)].to(work.target.device)
-        forward, both, kept = _measured(work.steady, batch, labels, gradients=question.gradients)
+    with frozen_eval(model):
+        target = checked_target(model, x, y)
+        network, units = FixedBatch(target), list_units(config.suite, tuple(x.shape[1:]), target.classes)
+        batch = x[: network.piece].to(target.device)
+        labels = y[: len(batch)].to(target.device)
+        forward, both, kept = _measured(network, batch, labels, gradients=config.gradients)
     shares = []
-    for unit in work.units:
-        repeated = unit.spec.minimal and any(share.attack == unit.name for share in shares)
+    for unit in units:
+        repeated = unit.attack.minimal and any(share.attack == unit.name for share in shares)
         passes = 0 if repeated else unit.work * len(x)
-        shares.append(Share(unit.name, unit.threat.eps, passes, passes * (both / 2 if unit.spec.gradients else forward)))
-    rows = min(question.batch_size, len(x))
-    memory = kept * rows if any(unit.spec.gradients for unit in work.units) else 0
+        shares.append(Share(unit.name, unit.threat.eps, passes, passes * (both / 2 if unit.attack.gradients else forward)))
+    rows = min(config.batch_size, len(x))
+    memory = kept * rows if any(unit.attack.gradients for unit in units) else 0
     return Forecast(shares, len(x), sum(share.passes for share in shares), sum(share.seconds for share in shares), memory)
 
 
-def _measured(steady: Steady, x: Tensor, y: Tensor, *, gradients: bool) -> tuple[float, float, int]:
+def _measured(network: FixedBatch, x: Tensor, y: Tensor, *, gradients: bool) -> tuple[float, float, int]:
     """Return the seconds of a forward and of a forward with its backward, and the bytes kept in between, for one example."""
     with torch.no_grad():
-        forward = min(_seconds(lambda: steady(x), x.device) for _ in range(REPEATS))
+        forward = min(_seconds(lambda: network(x), x.device) for _ in range(REPEATS))
     if not gradients:
-        return forward / steady.piece, 0.0, 0
-    both = min(_seconds(lambda: slope(steady, x, y), x.device) for _ in range(REPEATS))
+        return forward / network.piece, 0.0, 0
+    both = min(_seconds(lambda: input_gradient(network, x, y), x.device) for _ in range(REPEATS))
     kept: dict[int, int] = {}
-    weights = {tensor.data_ptr() for tensor in steady.target.model.state_dict().values()}
+    weights = {tensor.data_ptr() for tensor in network.target.model.state_dict().values()}
 
     def note(tensor: Tensor) -> Tensor:
         if tensor.data_ptr() not in weights:
@@ -75,8 +77,8 @@ def _measured(steady: Steady, x: Tensor, y: Tensor, *, gradients: bool) -> tuple
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        slope(steady, x, y)
-    return forward / steady.piece, both / steady.piece, sum(kept.values()) // steady.piece
+        input_gradient(network, x, y)
+    return forward / network.piece, both / network.piece, sum(kept.values()) // network.piece
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -1,4 +1,4 @@
-"""The account of one attack at one eps over all examples."""
+"""A ledger is one attack's account at one eps."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robust_lowrank.evaluation.clean import Clean
-from robust_lowrank.evaluation.findings import Findings
+from robust_lowrank.evaluation.unit_result import UnitResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,30 +73,30 @@ class Ledger:
             self.inputs[row] = earlier.inputs[row]
             self.flags[row].append(remark)
 
-    def enter(self, found: Findings) -> None:
+    def enter(self, result: UnitResult) -> None:
         """Enter what an attack found on some examples."""
-        rows, broken = found.rows, found.broken
+        rows, broken = result.rows, result.broken
         self.broken[rows] = broken
-        self.nonfinite[rows] |= found.nonfinite
+        self.nonfinite[rows] |= result.nonfinite
         for name in ("prediction", "margin"):
-            getattr(self, name)[rows] = getattr(found, name)
-        self.distance[rows[broken]] = found.distance[broken]
+            getattr(self, name)[rows] = getattr(result, name)
+        self.distance[rows[broken]] = result.distance[broken]
         for name in ("forwards", "backwards", "seconds"):
-            getattr(self, name)[rows] += getattr(found, name)
-        self._flag_rows(rows[found.nonfinite], "nonfinite-under-attack")
-        self._flag_rows(rows[found.rejected], "claim-rejected")
-        for row, remark in zip(rows.tolist(), found.remarks, strict=True):
+            getattr(self, name)[rows] += getattr(result, name)
+        self._flag_rows(rows[result.nonfinite], "nonfinite-under-attack")
+        self._flag_rows(rows[result.rejected], "claim-rejected")
+        for row, remark in zip(rows.tolist(), result.remarks, strict=True):
             if remark:
                 self.flags[row].append(remark)
-        for row, point in zip(rows[broken].tolist(), found.inputs, strict=True):
+        for row, point in zip(rows[broken].tolist(), result.inputs, strict=True):
             self.inputs[row] = point
 
     def leave(self, rows: Tensor) -> None:
         """Note that the budget ended before the attack on the examples `rows` did."""
         self.unresolved[rows] = True
 
-    def frame(self, norm: str, seed: int, first: int = 0) -> "pd.DataFrame":
-        """Return the account as rows of `records.VERDICTS`, the examples numbered from `first`."""
+    def frame(self, norm: str, seed: int, offset: int = 0) -> "pd.DataFrame":
+        """Return the account as rows of `records.VERDICTS`, the examples numbered from `offset`."""
         import pandas as pd
 
         nonfinite = self.nonfinite & ~self.broken
@@ -107,7 +107,7 @@ class Ledger:
         verdict[self.broken.numpy()] = "broken"
         return pd.DataFrame(
             {
-                "example": range(first, first + len(self.flags)),
+                "example": range(offset, offset + len(self.flags)),
                 "label": self.clean.labels.numpy(),
                 "clean_prediction": self.clean.prediction.numpy(),
                 "attack": self.attack,

@@ -1,4 +1,4 @@
-"""The outcome of an evaluation: accuracies with intervals, verdicts, audit, adversarial inputs, and their files."""
+"""A result has accuracies with intervals, verdicts, audit and adversarial inputs, and writes their files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,20 +107,20 @@ def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> "list[AccuracyRecord]
     return entries
 
 
-def adversarial_inputs(ledgers: Sequence[Ledger], x: Tensor, first: int) -> dict[str, Adversarial]:
-    """Return what broke an example, by attack and eps, the examples numbered from `first`."""
+def adversarial_inputs(ledgers: Sequence[Ledger], x: Tensor, offset: int) -> dict[str, Adversarial]:
+    """Return what broke an example, by attack and eps, the examples numbered from `offset`."""
     found = {}
     for ledger in ledgers:
         examples = sorted(ledger.inputs)
         inputs = torch.stack([ledger.inputs[row] for row in examples]) if examples else x[:0].cpu()
-        found[f"{ledger.attack}/{ledger.eps!r}"] = Adversarial(inputs, torch.tensor(examples, dtype=torch.int64) + first)
+        found[f"{ledger.attack}/{ledger.eps!r}"] = Adversarial(inputs, torch.tensor(examples, dtype=torch.int64) + offset)
     return found
 
 
-def clean_inputs(x: Tensor, first: int) -> Adversarial:
-    """Return the first examples, so many as are kept, numbered from `first`."""
+def clean_inputs(x: Tensor, offset: int) -> Adversarial:
+    """Return the first examples, so many as are kept, numbered from `offset`."""
     count = min(len(x), KEPT_EXAMPLES, max(1, KEPT_BYTES // (x[0].numel() * x.element_size())))
-    return Adversarial(x[:count].cpu().clone(), torch.arange(first, first + count))
+    return Adversarial(x[:count].cpu().clone(), torch.arange(offset, offset + count))
 
 
 def _entry(attack: str, eps: float, correct: Tensor, undecided: Tensor) -> "AccuracyRecord":

@@ -1,4 +1,4 @@
-"""robustbench's conventions: its threat models, the two figures of its benchmark, and its record of a network."""
+"""Robustbench's conventions: its threat models, the two figures of its benchmark, and its record of a network."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.result import CLEAN, Evaluation
 from robust_lowrank.evaluation.runner import evaluate
-from robust_lowrank.evaluation.threat import L2, Linf, Threat
+from robust_lowrank.threat import L2, Linf, Threat
 
 LEADERBOARDS: dict[tuple[str, str], Threat] = {
     ("cifar10", "Linf"): Linf(8 / 255),

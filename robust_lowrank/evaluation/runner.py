@@ -1,4 +1,4 @@
-"""Run a suite against a model: the whole evaluation, a part of it, or only what identifies it."""
+"""A suite runs against a model: the whole of it, a part of it, or only what identifies it."""
 
 import time
 from collections.abc import Sequence
@@ -6,12 +6,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.hygiene import left_as_found
-from robust_lowrank.evaluation.meter import Meter
-from robust_lowrank.evaluation.question import BATCH, Question, ask
+from robust_lowrank.evaluation.network.meter import Meter
 from robust_lowrank.evaluation.result import Evaluation
-from robust_lowrank.evaluation.suite import Suite
-from robust_lowrank.evaluation.work import Progress, Work
+from robust_lowrank.evaluation.run import Progress, Run
+from robust_lowrank.evaluation.suite import BATCH, EvalConfig, Suite
+from robust_lowrank.threat import frozen_eval
 
 
 def evaluate(
@@ -24,13 +23,14 @@ def evaluate(
     norm: str | None = None,
     seed: int = 0,
     batch_size: int = BATCH,
-    first: int = 0,
+    offset: int = 0,
     gradients: bool = True,
     sources: Sequence[nn.Module] = (),
     max_passes: int | None = None,
     max_seconds: float | None = None,
     store: str | Path | None = None,
     progress: Progress | None = None,
+    audit: bool = True,
 ) -> Evaluation:
     """Attack a model with a suite and return its accuracies with intervals, a verdict for every example, and an audit.
 
@@ -50,7 +50,7 @@ def evaluate(
         norm: "Linf", "L2" or "L1"; without it, that of the suite.
         seed: of all noise.
         batch_size: examples at a time. Verdicts of the native attacks do not depend on it; AutoAttack draws its noise by batch.
-        first: the number of the first example, where x and y are a part of a larger set: its verdicts are those that the whole set
+        offset: the number of the first example, where x and y are a part of a larger set: its verdicts are those that the whole set
             would have given.
         gradients: False for a network that has none; attacks that need them are then refused.
         sources: networks on which the attack "transfer" makes its inputs; without any it is left out.
@@ -59,23 +59,24 @@ def evaluate(
         max_seconds: the same as a time.
         store: a directory for finished units of work; an evaluation that was stopped goes on from there.
         progress: called with the finished fraction of the work and what is being done.
+        audit: False leaves the audit out, and with it the small attacks that it runs itself.
 
     Raises:
         UserError: something about the suite, the examples or the model's outputs is wrong; nothing was changed.
     """
     started = time.perf_counter()
-    question = ask(suite, eps=eps, norm=norm, seed=seed, batch_size=batch_size, gradients=gradients, first=first)
-    with left_as_found(model):
-        work = Work(model, x, y, question, sources=sources, store=store, progress=progress)
-        work.run(Meter(max_passes=max_passes, max_seconds=max_seconds))
-        return work.conclude(started)
+    config = EvalConfig.resolve(suite, eps=eps, norm=norm, seed=seed, batch_size=batch_size, gradients=gradients, offset=offset)
+    with frozen_eval(model):
+        run = Run(model, x, y, config, sources=sources, store=store, progress=progress)
+        run.execute(Meter(max_passes=max_passes, max_seconds=max_seconds))
+        return run.conclude(started, audit=audit)
 
 
 def prepare(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    question: Question,
+    config: EvalConfig,
     *,
     store: Path,
     sources: Sequence[nn.Module] = (),
@@ -86,21 +87,21 @@ def prepare(
     Left out are attacks that are given all examples at once, and whatever goes on from what they leave.
 
     Example:
-        >>> question = ask("quick", batch_size=100, first=500)
-        >>> prepare(model, x[500:600], y[500:600], question, store=Path("run/results/quick/units"))
+        >>> config = EvalConfig.resolve("quick", batch_size=100, offset=500)
+        >>> prepare(model, x[500:600], y[500:600], config, store=Path("run/results/quick/units"))
     """
-    with left_as_found(model):
-        Work(model, x, y, question, sources=sources, store=store, progress=progress).run(Meter(), joint=False)
+    with frozen_eval(model):
+        Run(model, x, y, config, sources=sources, store=store, progress=progress).execute(Meter(), joint=False)
 
 
-def fingerprint(model: nn.Module, x: Tensor, y: Tensor, question: Question, *, sources: Sequence[nn.Module] = ()) -> dict[str, str]:
+def fingerprint(model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig, *, sources: Sequence[nn.Module] = ()) -> dict[str, str]:
     """Return the hashes of weights, data and attack that `evaluate` would record, without attacking.
 
     Example:
-        >>> stored.record.hashes == fingerprint(model, x, y, ask("quick"))  # otherwise the stored result is stale
+        >>> stored.record.hashes == fingerprint(model, x, y, EvalConfig.resolve("quick"))  # otherwise the stored result is stale
 
     Raises:
         UserError: as `evaluate`.
     """
-    with left_as_found(model):
-        return Work(model, x, y, question, sources=sources).hashes()
+    with frozen_eval(model):
+        return Run(model, x, y, config, sources=sources).identity.hashes()

@@ -1,17 +1,20 @@
-"""Attack suites as data: TOML files that say completely what is run."""
+"""A suite is a TOML file that says completely what is run."""
 
 import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.evaluation.specs import ATTACKS, Attack, AttackSpec, Radii, Strict, listed, radius
-from robust_lowrank.evaluation.threat import THREATS
+from robust_lowrank.evaluation.attacks.base import Attack, Radii, Strict, listed
+from robust_lowrank.evaluation.attacks.registry import ATTACKS, AnyAttack
+from robust_lowrank.threat import THREATS, radius
+
+BATCH = 256
 
 
 class Suite(Strict):
@@ -25,20 +28,20 @@ class Suite(Strict):
     description: str = ""
     norm: Literal["Linf", "L2", "L1"] = "Linf"
     eps: Radii | None = None
-    attacks: Annotated[tuple[Attack, ...], Field(min_length=1, strict=False)]
+    attacks: Annotated[tuple[AnyAttack, ...], Field(min_length=1, strict=False)]
 
     @model_validator(mode="after")
     def _is_complete(self) -> "Suite":
-        if self.eps is None and any(spec.eps is None for spec in self.attacks):
+        if self.eps is None and any(attack.eps is None for attack in self.attacks):
             raise ValueError("no eps: give the suite one, or every attack")
-        labels = [spec.label for spec in self.attacks]
+        labels = [attack.label for attack in self.attacks]
         if len(set(labels)) < len(labels):
             raise ValueError(f"two attacks share a name ({', '.join(labels)}): set name")
         return self
 
-    def radii(self, spec: AttackSpec) -> tuple[float, ...]:
+    def radii(self, attack: Attack) -> tuple[float, ...]:
         """Return the budgets of one of the suite's attacks, ascending."""
-        return tuple(sorted(set(spec.eps or self.eps or ())))
+        return tuple(sorted(set(attack.eps or self.eps or ())))
 
     def replaced(self, *, eps: float | str | Sequence[float | str] | None = None, norm: str | None = None) -> "Suite":
         """Return the suite with another norm or with other budgets, which then hold for all its attacks.
@@ -55,8 +58,42 @@ class Suite(Strict):
             radii = tuple(radius(value) for value in listed(eps))
             if not radii:
                 raise UserError("eps is empty: give at least one budget, such as 0.1 or '8/255'")
-            changes |= {"eps": radii, "attacks": tuple(spec.model_copy(update={"eps": None}) for spec in self.attacks)}
+            changes |= {"eps": radii, "attacks": tuple(attack.model_copy(update={"eps": None}) for attack in self.attacks)}
         return self.model_copy(update=changes)
+
+
+class EvalConfig(NamedTuple):
+    """A suite with its budgets settled, and everything else that its verdicts can depend on."""
+
+    suite: Suite
+    seed: int = 0
+    batch_size: int = BATCH
+    gradients: bool = True  # False: the network has none, and only attacks that need none are run
+    offset: int = 0  # the number of the first example, where these are a part of a larger set
+
+    @classmethod
+    def resolve(
+        cls,
+        suite: str | Path | Suite,
+        *,
+        eps: float | str | Sequence[float | str] | None = None,
+        norm: str | None = None,
+        seed: int = 0,
+        batch_size: int = BATCH,
+        gradients: bool = True,
+        offset: int = 0,
+    ) -> "EvalConfig":
+        """Return a configuration with its suite read, and its budgets and norm settled.
+
+        Raises:
+            UserError: one of them is not what it should be.
+        """
+        chosen = (suite if isinstance(suite, Suite) else load_suite(suite)).replaced(eps=eps, norm=norm)
+        if batch_size < 1:
+            raise UserError(f"batch_size is at least 1, not {batch_size}")
+        if not gradients and (needing := [attack.label for attack in chosen.attacks if attack.gradients]):
+            raise UserError(f"the network has no gradients, which {', '.join(needing)} needs: take the suite 'blackbox'")
+        return cls(chosen, seed, batch_size, gradients, offset)
 
 
 def suite_names() -> list[str]:

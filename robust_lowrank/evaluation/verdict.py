@@ -1,11 +1,11 @@
-"""The rule of a verdict: an example is broken only if this check says so, whatever an attack claims."""
+"""A verdict has one rule: an example is broken only if this check says so, whatever an attack says."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.threat import Threat
+from robust_lowrank.threat import Threat, per_example
 
 
 class Check(NamedTuple):
@@ -42,7 +42,7 @@ def check(model: nn.Module, x: Tensor, y: Tensor, candidates: Tensor, threat: Th
 
     A candidate that is not finite is replaced by the clean input. A tie does not count as broken.
     """
-    usable = candidates.isfinite().flatten(1).all(dim=1).reshape(-1, *[1] * (x.dim() - 1))
+    usable = per_example(candidates.isfinite().flatten(1).all(dim=1), x)
     inputs = threat.project(x, torch.where(usable, candidates.to(x.dtype), x))
     logits = model(inputs)
     margin = margins(logits, y).double()

@@ -8,7 +8,6 @@ from pathlib import Path
 from robust_lowrank import evaluation
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation import Suite
-from robust_lowrank.evaluation.specs import Transfer
 from robust_lowrank.jobs.subjects import stored_config
 
 
@@ -48,13 +47,13 @@ class Attack:
         evaluation.Meter(max_passes=max_passes, max_seconds=max_seconds)
         if examples is not None and examples < 1:
             raise UserError(f"{examples} examples are none: attack at least one")
-        question = evaluation.ask(own, eps=eps or None, norm=norm, seed=seed, batch_size=batch_size)
-        if sources and not any(isinstance(spec, Transfer) for spec in own.attacks):
+        config = evaluation.EvalConfig.resolve(own, eps=eps or None, norm=norm, seed=seed, batch_size=batch_size)
+        if sources and not any(kind.transfers for kind in own.attacks):
             raise UserError(f"suite {own.name!r} has no attack by transfer, which a source is for: take 'blackbox', or no --source")
         for source in sources:
             stored_config(source)
         return cls(
-            suite=question.suite,
+            suite=config.suite,
             directory=own.name if norm in (None, own.norm) else f"{own.name}-{norm}",
             examples=examples,
             seed=seed,

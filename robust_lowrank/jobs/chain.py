@@ -71,7 +71,7 @@ def foreign_job(foreign: Foreign, out: Path, attacks: Sequence[Attack], *, comma
     for attack in attacks:
         attack.check_budgets(subject.x.shape[1:])
         part = subject.first(attack.examples)
-        evaluation.fingerprint(part.model, part.x, part.y, question_of(subject, attack), sources=source_networks(attack))
+        evaluation.fingerprint(part.model, part.x, part.y, config_of(subject, attack), sources=source_networks(attack))
     return Job(out.name, out, training.TrainConfig(), tuple(attacks), command, train=False, foreign=foreign)
 
 
@@ -164,9 +164,10 @@ def subject_of(job: Job, attack: Attack) -> Subject:
     return subject.first(attack.examples)
 
 
-def question_of(subject: Subject, attack: Attack, first: int = 0) -> evaluation.Question:
-    """Return what an attack asks of a network."""
-    return evaluation.ask(attack.suite, seed=attack.seed, batch_size=attack.batch_size, gradients=subject.gradients, first=first)
+def config_of(subject: Subject, attack: Attack, offset: int = 0) -> evaluation.EvalConfig:
+    """Return how a network is attacked."""
+    gradients, size = subject.gradients, attack.batch_size
+    return evaluation.EvalConfig.resolve(attack.suite, seed=attack.seed, batch_size=size, gradients=gradients, offset=offset)
 
 
 def source_networks(attack: Attack) -> list[nn.Module]:
@@ -180,8 +181,8 @@ def kept_result(job: Job, attack: Attack, subject: Subject) -> records.ResultRec
     Raises:
         UserError: network, examples and attack do not go together.
     """
-    question = question_of(subject, attack)
-    hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, question, sources=source_networks(attack))
+    config = config_of(subject, attack)
+    hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, config, sources=source_networks(attack))
     path = job.files(attack).record
     if not path.is_file():
         return None

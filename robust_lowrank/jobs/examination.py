@@ -5,7 +5,7 @@ from pathlib import Path
 from robust_lowrank import evaluation, records
 from robust_lowrank.errors import UserError
 from robust_lowrank.jobs.attack import Attack
-from robust_lowrank.jobs.chain import question_of, stored_job, subject_of, with_data
+from robust_lowrank.jobs.chain import config_of, stored_job, subject_of, with_data
 from robust_lowrank.jobs.subjects import trained
 
 
@@ -38,4 +38,4 @@ def forecast_of(run_dir: Path, attack: Attack, data_dir: Path | None) -> evaluat
     """
     job = with_data(stored_job(run_dir, [attack]), data_dir, download=False)
     subject = subject_of(job, attack)
-    return evaluation.forecast(subject.model, subject.x, subject.y, question_of(subject, attack))
+    return evaluation.forecast(subject.model, subject.x, subject.y, config_of(subject, attack))

@@ -7,8 +7,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.suite import radius
 from robust_lowrank.tables import Table, read_table
+from robust_lowrank.threat import radius
 from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import (
     DENSE,

@@ -7,7 +7,7 @@ import torch
 
 from robust_lowrank import evaluation
 from robust_lowrank.jobs.attack import Attack
-from robust_lowrank.jobs.chain import Job, kept_result, question_of, source_networks, subject_of, teller
+from robust_lowrank.jobs.chain import Job, config_of, kept_result, source_networks, subject_of, teller
 from robust_lowrank.jobs.events import Report
 
 
@@ -42,7 +42,7 @@ def perform_part(part: Part, report: Report) -> None:
     batches = torch.arange(len(subject.x)).split(attack.batch_size)
     tell = teller(f"{job.name}, part {part.index + 1} of {part.of}", f"{attack.suite.name} {attack.suite.norm}", report)
     for batch in batches[part.index :: part.of]:
-        question = question_of(subject, attack, first=int(batch[0]))
+        config = config_of(subject, attack, offset=int(batch[0]))
         store = job.files(attack).units
         x, y = subject.x[batch], subject.y[batch]
-        evaluation.prepare(subject.model, x, y, question, store=store, sources=source_networks(attack), progress=tell)
+        evaluation.prepare(subject.model, x, y, config, store=store, sources=source_networks(attack), progress=tell)

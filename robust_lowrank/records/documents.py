@@ -114,6 +114,10 @@ class ResultRecord(BaseModel):
     definition: dict[str, Any]  # the suite as it ran, every parameter explicit
     seconds: float
 
+    def title(self, attack: str) -> str | None:
+        """Return what reports call an attack, such as `PGD-20` for `pgd-20`; None in results that do not say it."""
+        return next((entry["title"] for entry in self.definition["attacks"] if "title" in entry and entry["name"] == attack), None)
+
 
 class CurvePoint(BaseModel):
     """The share of examples that are proved right within a radius, with its interval: a row of CURVE."""

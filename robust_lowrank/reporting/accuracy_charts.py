@@ -38,7 +38,7 @@ def attacks(trial: Trial) -> Figure | None:
         caption=f"n = {formats.count(trial.examples)}. An attack can only show that an example breaks: the strongest one is "
         f"nearest to the truth. {_spread(trial, 'Bands' if several else 'Bars')}",
         series=tuple(trial.series),
-        panels=tuple(Panel(draw(trial, attack), formats.attack(attack)) for attack in trial.attacks),
+        panels=tuple(Panel(draw(trial, attack), trial.title_of(attack)) for attack in trial.attacks),
         height=200 if several else 26 * len(trial.series) + 20,
     )
 

@@ -67,7 +67,7 @@ def _ranking(trial: Trial, eps: float) -> list[tuple[str, Mean]]:
 
 
 def _conditions(trial: Trial, eps: float) -> str:
-    names = [formats.attack(name) for name in trial.attacks_at(eps)]
+    names = [trial.title_of(name) for name in trial.attacks_at(eps)]
     under = f"under {names[0]}" if len(names) == 1 else f"in the worst case over {formats.listing(names)}"
     return f"{under} at {formats.norm(trial.norm)} eps {formats.budget(eps)}"
 

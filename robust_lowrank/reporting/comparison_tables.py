@@ -63,7 +63,7 @@ def by_attack(trial: Trial) -> Table:
     """Accuracy under each attack at each eps, a row a run."""
     columns = [Column("Method", numeric=False)]
     measured = [(attack, eps) for attack in trial.attacks for eps in trial.eps if attack in trial.attacks_at(eps)]
-    columns += [Column(formats.budget(eps), f"{formats.attack(attack)}, %, at eps") for attack, eps in measured]
+    columns += [Column(formats.budget(eps), f"{trial.title_of(attack)}, %, at eps") for attack, eps in measured]
     return Table(
         name=f"attacks-{trial.slug}",
         caption=f"Accuracy under each attack of {trial.title}, n = {formats.count(trial.examples)}, {trial.interval} below.",

@@ -165,7 +165,7 @@ def _card(trial: Trial, entries: Sequence[Entry], found: _Found, factor: int) ->
     stem = f"gallery-{trial.slug}-{found.example}"
     shots = []
     for place, (series, (row, image)) in enumerate(found.inputs.items(), start=1):
-        attack, taken_for = formats.attack(str(row["attack"])), class_name(names[series], int(row["adversarial_prediction"]))
+        attack, taken_for = trial.title_of(str(row["attack"])), class_name(names[series], int(row["adversarial_prediction"]))
         distance = f"{formats.norm(trial.norm)} {float(row['distance']):.3g}"
         added = np.clip(0.5 + factor * (image - found.clean), 0, 1)
         shots.append(

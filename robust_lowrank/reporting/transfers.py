@@ -78,7 +78,7 @@ def statement(transfers: Transfers) -> str:
     mean = sum(others.values()) / len(others)
     text = (
         f"On average a network stays right on {formats.percent(mean)} % of what broke another one under "
-        f"{formats.attack(transfers.attack)} at eps {formats.budget(transfers.eps)}."
+        f"{transfers.trial.title_of(transfers.attack)} at eps {formats.budget(transfers.eps)}."
     )
     if len(by_source) < 3:
         return text
@@ -168,7 +168,7 @@ def _means(accuracies: dict[tuple[str, str], float], place: int) -> dict[str, fl
 
 def _made(transfers: Transfers) -> str:
     norm = formats.norm(transfers.trial.norm)
-    return f"made by {formats.attack(transfers.attack)} at {norm} eps {formats.budget(transfers.eps)}"
+    return f"made by {transfers.trial.title_of(transfers.attack)} at {norm} eps {formats.budget(transfers.eps)}"
 
 
 def _fresh(trial: Trial, entry: Entry) -> pd.DataFrame | None:

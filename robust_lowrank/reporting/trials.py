@@ -70,8 +70,13 @@ class Trial:
         for attack in self.attacks:
             ran = [formats.budget(eps) for eps in self.eps if attack in self.attacks_at(eps)]
             limited = f" (eps {formats.listing(ran)} only)" if len(ran) < len(self.eps) else ""
-            described.append(formats.attack(attack) + limited)
+            described.append(self.title_of(attack) + limited)
         return formats.listing(described)
+
+    def title_of(self, attack: str) -> str:
+        """Return an attack's name as papers write it."""
+        titles = (result.record.title(attack) for result in self.results.values())
+        return next(filter(None, titles), None) or formats.attack(attack)
 
     def attacks_at(self, eps: float) -> list[str]:
         """The attacks that ran at a budget."""

@@ -11,9 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.hygiene import left_as_found
-from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.threat import Threat
+from robust_lowrank.threat import KeyedNoise, Threat, frozen_eval
 from robust_lowrank.training.adversarial_config import AdversarialConfig
 
 FAST_STEP = 1.25  # eps, Wong et al. 2020
@@ -131,12 +129,12 @@ def training_inputs(
         >>> config = AdversarialConfig(attack="fgsm", eps=0.1, mix=0.5).complete()
         >>> inputs = training_inputs(model, x, y, config, Linf(config.eps), noise=KeyedNoise(0, "training", torch.arange(len(x))))
     """
-    with left_as_found(model):
+    with frozen_eval(model):
         if config.attack == "trades":
             return torch.cat([x, _perturbed(model, x, y, config, threat, noise)])
         assert config.mix is not None
         count = max(1, round(config.mix * len(x)))
-        first = replace(noise, examples=noise.examples[:count])
+        first = replace(noise, rows=noise.rows[:count])
         return torch.cat([_perturbed(model, x[:count], y[:count], config, threat, first), x[count:]])
 
 

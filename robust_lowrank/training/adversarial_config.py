@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.suite import radius
 from robust_lowrank.tables import Table
+from robust_lowrank.threat import radius
 
 DEFAULT_STEPS = 10
 PGD_PATH = 2.5  # eps: the length of all steps together, as in Madry et al. 2018, section 5

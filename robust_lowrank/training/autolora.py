@@ -12,13 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from robust_lowrank.compress import install
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.evaluation.hygiene import left_as_found
-from robust_lowrank.evaluation.inputs import check_examples
-from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.specs.spec import radius
-from robust_lowrank.evaluation.threat import threat
+from robust_lowrank.evaluation.network.inputs import check_examples
 from robust_lowrank.layers import Adapter, without_updates
 from robust_lowrank.ranks import pattern
+from robust_lowrank.threat import KeyedNoise, frozen_eval, radius, threat
 from robust_lowrank.training.adversarial import divergence, pgd
 from robust_lowrank.training.adversarial_config import DEFAULT_BETA, DEFAULT_STEPS, PGD_PATH
 
@@ -128,7 +125,7 @@ class AutoLoRa:
         allowed = threat(self.norm, self.eps, features=x[0].numel())
         noise = KeyedNoise(self.seed, "autolora", torch.arange(len(x), device=x.device), step=self._batches)
         self._batches += 1
-        with left_as_found(self.model), without_updates(self.model):
+        with frozen_eval(self.model), without_updates(self.model):
             return pgd(self.model, x, y, allowed, noise=noise, steps=self.steps, step_size=self.step_size)
 
     def loss(self, x: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:

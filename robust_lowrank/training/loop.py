@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from robust_lowrank.data import unit_range
 from robust_lowrank.errors import TrainingError
-from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.threat import threat
 from robust_lowrank.linalg import FactorisationError
+from robust_lowrank.threat import KeyedNoise, threat
 from robust_lowrank.training.adversarial import training_inputs, training_loss
 from robust_lowrank.training.config import MethodConfig, TrainingConfig
 from robust_lowrank.training.optimizers import PLAIN, make_optimizer, make_schedule

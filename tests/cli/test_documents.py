@@ -14,7 +14,8 @@ from typer.main import get_command
 
 from robust_lowrank.cli.app import app
 from robust_lowrank.evaluation import audit, load_suite, suite_names
-from robust_lowrank.evaluation.specs import ATTACKS, AttackSpec
+from robust_lowrank.evaluation.attacks.base import Attack
+from robust_lowrank.evaluation.attacks.registry import ATTACKS
 from robust_lowrank.records import MONITOR
 from robust_lowrank.training import parse_config
 
@@ -133,7 +134,7 @@ def test_the_evaluation_page_lists_every_attack_with_its_keys() -> None:
     told = {name: cells for name, *cells in table(EVALUATION, "attack")}
     assert set(told) == set(ATTACKS)
     for name, (keys, _) in told.items():
-        own = set(ATTACKS[name].model_fields) - set(AttackSpec.model_fields) - {"attack", "engine", "name"}
+        own = set(ATTACKS[name].model_fields) - set(Attack.model_fields) - {"attack", "engine", "name"}
         assert set(re.findall(r"`(\w+)(?: =[^`]*)?`", keys)) == own, name
 
 

@@ -63,7 +63,7 @@ def test_verify_refuses_a_stale_result(rlr_eval: Command, attacked: Path, change
 
 def test_plan_says_what_an_attack_takes_and_writes_nothing(rlr_eval: Command, runs: Path) -> None:
     before = sorted(runs.rglob("*"))
-    options = ("plan", "LOW", "--suite", "demo", "--n", 20)
+    options = ("forecast", "LOW", "--suite", "demo", "--n", 20)
     cost = json.loads(rlr_eval(*options, "--json").stdout)
     assert cost["examples"] == 20
     assert [(share["attack"], share["eps"], share["passes"]) for share in cost["shares"]] == [

@@ -21,9 +21,8 @@ from robust_lowrank.evaluation import (
     evaluate,
     threat,
 )
-from robust_lowrank.evaluation.steady import Steady
-from robust_lowrank.evaluation.target import Target
-from robust_lowrank.evaluation.work import Work
+from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
+from robust_lowrank.evaluation.network.target import Target
 
 EPS = {"Linf": (0.1, 0.3), "L2": (0.5, 1.5), "L1": (1.0, 8.0)}
 
@@ -37,7 +36,6 @@ def short(monkeypatch):
         return tuple(part.model_copy(update=changes[str(part.attack)]) for part in parts(classes, norm))
 
     monkeypatch.setattr(AANative, "parts", staticmethod(shorter))
-    monkeypatch.setattr(Work, "_probes", lambda self: None)
 
 
 def attacks(classes: int):
@@ -80,11 +78,11 @@ def evaluated(model, x, y, norm="Linf", eps=None, **options):
     """Evaluate by every attack, and check every verdict and every stored input again."""
     classes = Target(model, x).classes
     suite = Suite(name="all", norm=norm, eps=eps or EPS[norm], attacks=attacks(classes))
-    result = evaluate(model, x, y, suite=suite, sources=[model], **options)
+    result = evaluate(model, x, y, suite=suite, sources=[model], audit=False, **options)
     frame = result.verdicts
     assert len(frame) == len(x) * len(suite.attacks) * len(suite.eps or ())
     assert set(frame["verdict"]) <= {"robust", "broken", "misclassified"}
-    steady = Steady(Target(model, x))
+    fixed = FixedBatch(Target(model, x))
     for key, found in result.adversarial.items():
         budget = threat(norm, float(key.rpartition("/")[2]), features=x[0].numel())
         clean, labels = x[found.examples], y[found.examples]
@@ -92,7 +90,7 @@ def evaluated(model, x, y, norm="Linf", eps=None, **options):
         if len(clean):
             assert budget.contains(clean, found.inputs).all()
             assert torch.equal(budget.project(clean, found.inputs), found.inputs)
-            assert check(steady, clean, labels, found.inputs, budget).broken.all()
+            assert check(fixed, clean, labels, found.inputs, budget).broken.all()
     broken = frame["verdict"] == "broken"
     assert sum(len(found.examples) for found in result.adversarial.values()) == broken.sum()
     assert (frame["distance"] <= frame["eps"])[broken].all()
@@ -228,9 +226,9 @@ def test_a_tiny_budget():
 @pytest.mark.parametrize("spec", [FAB(steps=20, targets=4), DeepFool(steps=20)], ids=lambda spec: spec.label)
 def test_one_search_finds_for_every_eps_what_a_search_for_it_alone_finds(mlp, digits, spec):
     x, y = digits.x[:40], digits.y[:40]
-    curve = evaluate(mlp, x, y, suite=Suite(name="s", eps=(0.06, 0.12, 0.25), attacks=(spec,))).verdicts
+    curve = evaluate(mlp, x, y, suite=Suite(name="s", eps=(0.06, 0.12, 0.25), attacks=(spec,)), audit=False).verdicts
     for eps in (0.06, 0.12, 0.25):
-        alone = evaluate(mlp, x, y, suite=Suite(name="s", eps=(eps,), attacks=(spec,))).verdicts
+        alone = evaluate(mlp, x, y, suite=Suite(name="s", eps=(eps,), attacks=(spec,)), audit=False).verdicts
         broken = (alone["verdict"] == "broken").to_numpy()
         assert broken.any()
         assert (curve[curve["eps"] == eps]["verdict"].to_numpy()[broken] == "broken").all()

@@ -11,18 +11,18 @@ from robust_lowrank.evaluation import (
     PGD,
     AANative,
     DeepFool,
+    EvalConfig,
     Meter,
     MomentumPGD,
     RandomNoise,
     Square,
     Suite,
-    ask,
     load_suite,
     suite_names,
 )
 from robust_lowrank.evaluation.forecast import forecast
-from robust_lowrank.evaluation.hygiene import left_as_found
-from robust_lowrank.evaluation.work import Work
+from robust_lowrank.evaluation.run import Run
+from robust_lowrank.threat import frozen_eval
 
 ATTACKS = (
     FGSM(),
@@ -39,13 +39,13 @@ ATTACKS = (
 SUITES = [Suite(name="s", norm=norm, eps=eps, attacks=ATTACKS) for norm, eps in (("Linf", (0.1,)), ("L1", (1.0,)))]
 
 
-def spent(model, x, y, question) -> tuple[int, dict]:
+def spent(model, x, y, config) -> tuple[int, dict]:
     meter = Meter()
-    with left_as_found(model):
-        work = Work(model, x, y, question)
-        work.run(meter)
+    with frozen_eval(model):
+        run = Run(model, x, y, config)
+        run.execute(meter)
     return meter.passes, {
-        (ledger.attack, ledger.eps): int(ledger.forwards.sum() + ledger.backwards.sum()) for ledger in work.ledgers
+        (ledger.attack, ledger.eps): int(ledger.forwards.sum() + ledger.backwards.sum()) for ledger in run.ledgers
     }
 
 
@@ -63,8 +63,8 @@ class Firm(nn.Module):
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.norm)
 def test_passes_are_those_of_a_network_that_nothing_breaks(digits, suite):
     model, x, y = Firm(), digits.x[:10], torch.zeros(10, dtype=torch.int64)
-    found = forecast(model, x, y, ask(suite))
-    total, each = spent(model, x, y, ask(suite))
+    found = forecast(model, x, y, EvalConfig.resolve(suite))
+    total, each = spent(model, x, y, EvalConfig.resolve(suite))
     assert total <= found.passes <= 1.05 * total
     for share in found.shares:
         assert each[share.attack, share.eps] <= share.passes
@@ -73,8 +73,8 @@ def test_passes_are_those_of_a_network_that_nothing_breaks(digits, suite):
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.norm)
 def test_passes_are_an_upper_bound(mlp, digits, suite):
     x, y = digits.x[:20], digits.y[:20]
-    found = forecast(mlp, x, y, ask(suite))
-    total, each = spent(mlp, x, y, ask(suite))
+    found = forecast(mlp, x, y, EvalConfig.resolve(suite))
+    total, each = spent(mlp, x, y, EvalConfig.resolve(suite))
     assert total <= found.passes
     for share in found.shares:
         assert each[share.attack, share.eps] <= share.passes
@@ -87,10 +87,10 @@ def test_passes_are_an_upper_bound(mlp, digits, suite):
 @pytest.mark.parametrize("name", suite_names())
 def test_every_suite_has_a_forecast(mlp, digits, name):
     suite = load_suite(name)
-    question = ask(suite) if name != "rand" else ask(suite, eps=0.03)
+    config = EvalConfig.resolve(suite) if name != "rand" else EvalConfig.resolve(suite, eps=0.03)
     if all(spec.attack == "transfer" for spec in suite.attacks):
         pytest.skip("only transfer")
-    found = forecast(mlp, digits.x[:20], digits.y[:20], question)
+    found = forecast(mlp, digits.x[:20], digits.y[:20], config)
     assert found.passes > 0
 
 
@@ -98,6 +98,6 @@ def test_every_suite_has_a_forecast(mlp, digits, name):
 @pytest.mark.parametrize("norm", ["Linf", "L1"])
 def test_the_ensemble_costs_what_was_said(digits, norm):
     model, x, y = Firm(), digits.x[:2], torch.zeros(2, dtype=torch.int64)
-    question = ask(Suite(name="s", norm=norm, eps=(0.1,), attacks=(AANative(),)))
-    total, _ = spent(model, x, y, question)
-    assert total <= forecast(model, x, y, question).passes <= 1.05 * total
+    config = EvalConfig.resolve(Suite(name="s", norm=norm, eps=(0.1,), attacks=(AANative(),)))
+    total, _ = spent(model, x, y, config)
+    assert total <= forecast(model, x, y, config).passes <= 1.05 * total

@@ -1,6 +1,5 @@
 """Verdicts do not depend on batches, parts, neighbours or the order of examples."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,24 +14,22 @@ from robust_lowrank.evaluation import (
     PGD,
     AANative,
     DeepFool,
+    EvalConfig,
     KeyedNoise,
     MomentumPGD,
     RandomNoise,
     Square,
     Suite,
     Transfer,
-    ask,
     evaluate,
     prepare,
 )
-from robust_lowrank.evaluation import work as module
-from robust_lowrank.evaluation.engines.slope import slope
-from robust_lowrank.evaluation.hygiene import left_as_found
-from robust_lowrank.evaluation.meter import Meter
+from robust_lowrank.evaluation import run as module
+from robust_lowrank.evaluation.attacks.gradients import input_gradient
+from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
+from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.result import Evaluation
-from robust_lowrank.evaluation.steady import Steady
-from robust_lowrank.evaluation.target import Target
-from robust_lowrank.evaluation.work import Work
+from robust_lowrank.evaluation.run import Run
 
 QUICK, ALL = 8, 40  # examples
 BUDGETS = {"Linf": (0.06, 0.12), "L2": (0.4, 0.8), "L1": (1.5, 3.0)}
@@ -60,17 +57,10 @@ class Case(NamedTuple):
     y: Tensor
     suite: Suite
 
-    def work(self, rows: slice | Tensor, *, batch_size: int, first: int = 0, store: Path | None = None) -> Work:
-        question = ask(self.suite, batch_size=batch_size, first=first)
-        return Work(self.model, self.x[rows], self.y[rows], question, sources=[self.source], store=store)
-
-    def evaluate(self, rows: slice | Tensor = slice(None), *, batch_size: int = 64, first: int = 0) -> Evaluation:
-        """Evaluate without the audit's own attacks, which enter no verdict."""
-        with left_as_found(self.model):
-            work = self.work(rows, batch_size=batch_size, first=first)
-            work.run(Meter())
-            work._probes = lambda: None
-            return work.conclude(0.0)
+    def evaluate(self, rows: slice | Tensor = slice(None), *, batch_size: int = 64, offset: int = 0) -> Evaluation:
+        """Evaluate without the audit, which enters no verdict."""
+        options = {"sources": [self.source], "batch_size": batch_size, "offset": offset, "audit": False}
+        return evaluate(self.model, self.x[rows], self.y[rows], suite=self.suite, **options)
 
 
 CASES = [
@@ -111,7 +101,7 @@ def test_verdicts_do_not_depend_on_the_batch_size(case):
 
 def test_parts_of_a_set_give_the_verdicts_of_the_whole(case):
     whole, cut = case.evaluate(batch_size=4), len(case.x) // 3
-    parts = [case.evaluate(rows, first=rows.start) for rows in (slice(0, cut), slice(cut, len(case.x)))]
+    parts = [case.evaluate(rows, offset=rows.start) for rows in (slice(0, cut), slice(cut, len(case.x)))]
     assert_same(pd.concat([part.verdicts for part in parts]), whole.verdicts)
     for key, found in whole.adversarial.items():
         assert torch.equal(torch.cat([part.adversarial[key].examples for part in parts]), found.examples)
@@ -122,11 +112,10 @@ def test_what_was_prepared_in_parts_is_not_done_again(case, tmp_path, monkeypatc
     size, options = 4, {"sources": [case.source], "store": tmp_path}
     for first in reversed(range(0, len(case.x), size)):
         rows = slice(first, first + size)
-        prepare(case.model, case.x[rows], case.y[rows], ask(case.suite, batch_size=size, first=first), **options)
+        prepare(case.model, case.x[rows], case.y[rows], EvalConfig.resolve(case.suite, batch_size=size, offset=first), **options)
     whole = case.evaluate()
-    monkeypatch.setattr(Work, "_find", lambda *args: pytest.fail("a unit was done again"))
-    monkeypatch.setattr(Work, "_probes", lambda self: None)
-    prepared = evaluate(case.model, case.x, case.y, suite=case.suite, batch_size=size, **options)
+    monkeypatch.setattr(Run, "find", lambda *args: pytest.fail("a unit was done again"))
+    prepared = evaluate(case.model, case.x, case.y, suite=case.suite, batch_size=size, audit=False, **options)
     assert_same(prepared.verdicts, whole.verdicts)
     assert prepared.record.accuracies == whole.record.accuracies
     assert prepared.record.hashes == whole.record.hashes
@@ -143,10 +132,10 @@ def test_verdicts_do_not_depend_on_the_neighbours(case, monkeypatch):
 
 
 def test_a_network_gives_an_example_the_same_bits_wherever_it_stands(case):
-    steady = Steady(Target(case.model.eval(), case.x))
+    fixed = FixedBatch(Target(case.model.eval(), case.x))
     x, y = case.x.repeat(9, 1, 1, 1), case.y.repeat(9)
-    alone = [slope(steady, x[row : row + 1], y[row : row + 1]) for row in range(len(case.x))]
-    together = slope(steady, x, y)
+    alone = [input_gradient(fixed, x[row : row + 1], y[row : row + 1]) for row in range(len(case.x))]
+    together = input_gradient(fixed, x, y)
     for name in ("logits", "gradient"):
         expected = torch.cat([getattr(part, name) for part in alone]).repeat(9, *[1] * (getattr(together, name).dim() - 1))
         assert torch.equal(getattr(together, name), expected)

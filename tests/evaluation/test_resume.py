@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,13 @@ from robust_lowrank.evaluation import (
     AutoAttack,
     Square,
     Suite,
-    evaluate,
 )
-from robust_lowrank.evaluation.findings import Findings
+from robust_lowrank.evaluation import (
+    evaluate as audited,
+)
+from robust_lowrank.evaluation.run import Run
 from robust_lowrank.evaluation.store import Store
-from robust_lowrank.evaluation.work import Work
+from robust_lowrank.evaluation.unit_result import UnitResult
 
 SUITE = Suite(
     name="s",
@@ -38,12 +41,8 @@ SUITE = Suite(
     ),
 )
 COUNT, BATCH = 20, 12
+evaluate = partial(audited, audit=False)
 UNITS = 2 * (4 * 2 + 1)  # batches, attacks at two eps, and one search for the nearest inputs
-
-
-@pytest.fixture(autouse=True)
-def no_audit_attacks(monkeypatch):
-    monkeypatch.setattr(Work, "_probes", lambda self: None)
 
 
 def run(model, digits, store: Path | None = None, **options):
@@ -67,13 +66,13 @@ class Done:
 
     def __init__(self, monkeypatch) -> None:
         self.units: list[str] = []
-        find = Work._find
+        find = Run.find
 
-        def counted(work, unit, *rest):
+        def counted(run, unit, *rest):
             self.units.append(unit.name)
-            return find(work, unit, *rest)
+            return find(run, unit, *rest)
 
-        monkeypatch.setattr(Work, "_find", counted)
+        monkeypatch.setattr(Run, "find", counted)
 
     def take(self) -> list[str]:
         units, self.units = self.units, []
@@ -164,7 +163,7 @@ def test_damaged_units_are_done_again(mlp, digits, tmp_path, done, damage):
     files = sorted(tmp_path.iterdir())
     for path in files:
         damage(path, generator)
-        assert Findings.from_file(path) is None
+        assert UnitResult.from_file(path) is None
     assert_same(run(mlp, digits, tmp_path), expected)
     assert len(done.take()) == UNITS
     flipped(files[7], generator)
@@ -178,10 +177,10 @@ def test_no_flipped_bit_goes_unnoticed(mlp, digits, tmp_path):
     content = path.read_bytes()
     for place in range(0, len(content), 7):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
-        assert Findings.from_file(path) is None
+        assert UnitResult.from_file(path) is None
 
 
-@pytest.mark.parametrize("other", ["weights", "seed", "eps", "norm", "inputs", "labels", "steps", "first", "sources"])
+@pytest.mark.parametrize("other", ["weights", "seed", "eps", "norm", "inputs", "labels", "steps", "offset", "sources"])
 def test_units_of_something_else_are_never_taken(mlp, cnn, digits, tmp_path, done, other):
     spec = PGD(steps=3)
     suite = Suite(name="s", eps=(0.1,), attacks=(spec,))
@@ -211,8 +210,8 @@ def test_units_of_something_else_are_never_taken(mlp, cnn, digits, tmp_path, don
             y[::BATCH] = (y[::BATCH] + 1) % 10
         case "steps":
             options["suite"] = Suite(name="s", eps=(0.1,), attacks=(PGD(name="pgd-3", steps=4),))
-        case "first":
-            options["first"] = 1
+        case "offset":
+            options["offset"] = 1
         case "sources":
             options["sources"] = [cnn]
     fresh = evaluate(model, x, y, **options)
@@ -249,14 +248,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from robust_lowrank.evaluation import APGD, FAB, FGSM, PGD, RandomNoise, Square, Suite, evaluate
-from robust_lowrank.evaluation.work import Work
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 weights, data = load_file(folder / "weights.safetensors"), load_file(folder / "data.safetensors")
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.LeakyReLU(), nn.Linear(24, 10))
 model.load_state_dict(weights)
-Work._probes = lambda self: None
 suite = Suite(
     name="s",
     eps=(0.03, 0.06),

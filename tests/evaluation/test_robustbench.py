@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation import evaluate, robustbench, zoo
-from robust_lowrank.evaluation.threat import L2, Linf
+from robust_lowrank.evaluation import evaluate, robustbench
+from robust_lowrank.threat import L2, Linf
+from tests import robustbench_zoo as zoo
 
 NEEDS = ("timm", "gdown", "geotorch", "torchdiffeq", "yaml", "requests", "tqdm")
 

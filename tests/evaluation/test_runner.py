@@ -11,10 +11,10 @@ from torch import nn
 
 from robust_lowrank import checkpoint, records
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation import FGSM, PGD, Linf, Suite, ask, check, evaluate, fingerprint
+from robust_lowrank.evaluation import FGSM, PGD, EvalConfig, Linf, Suite, check, evaluate, fingerprint
 from robust_lowrank.evaluation.audit import probe
+from robust_lowrank.evaluation.network.fixed_batch import PIECE
 from robust_lowrank.evaluation.result import KEPT_EXAMPLES, clean_inputs
-from robust_lowrank.evaluation.steady import PIECE
 from robust_lowrank.statistics import wilson
 
 
@@ -164,7 +164,7 @@ def test_saved_files_are_what_was_returned(result, tmp_path):
 
 
 def test_the_first_clean_examples_are_kept_within_a_limit():
-    few = clean_inputs(torch.rand(5, 1, 2, 2), first=7)
+    few = clean_inputs(torch.rand(5, 1, 2, 2), offset=7)
     assert few.inputs.shape == (5, 1, 2, 2) and few.examples.tolist() == [7, 8, 9, 10, 11]
     assert len(clean_inputs(torch.zeros(100, 1, 2, 2), 0).examples) == KEPT_EXAMPLES
     large = torch.zeros(3, 1, 512, 513)
@@ -199,7 +199,7 @@ def test_hashes_follow_weights_data_and_attack(cnn, digits):
 def test_the_fingerprint_is_known_before_the_attack(cnn, digits, suite):
     model, x, y, rows = nn.Sequential(cnn), digits.x[:5], digits.y[:5], []
     handle = model.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
-    before = fingerprint(model, x, y, ask(suite, eps=1.0, seed=3, batch_size=4))
+    before = fingerprint(model, x, y, EvalConfig.resolve(suite, eps=1.0, seed=3, batch_size=4))
     handle.remove()
     assert rows == [1]  # one example, to learn the number of classes
     assert before == evaluate(model, x, y, suite=suite, eps=1.0, seed=3, batch_size=4).record.hashes
@@ -323,6 +323,13 @@ def test_progress_rises_to_one_and_says_what_is_done(cnn, digits):
     assert fractions[-1] == 1.0
     assert all(0 <= fraction <= 1 for fraction in fractions)
     assert "pgd-20 at Linf 0.1" in {what for _, what in calls}
+
+
+def test_without_its_audit_an_evaluation_has_the_same_verdicts(cnn, digits):
+    whole, bare = (evaluate(cnn, digits.x[:10], digits.y[:10], suite="quick", eps=0.1, audit=audit) for audit in (True, False))
+    assert whole.audit and not bare.audit
+    assert bare.record.hashes == whole.record.hashes
+    assert bare.verdicts.drop(columns="seconds").equals(whole.verdicts.drop(columns="seconds"))
 
 
 def test_importing_the_evaluation_loads_nothing_heavy():

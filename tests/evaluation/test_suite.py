@@ -4,9 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from robust_lowrank.errors import UserError
+from robust_lowrank.evaluation import FGSM, PGD, AutoAttack
 from robust_lowrank.evaluation import suite as module
-from robust_lowrank.evaluation.specs import FGSM, PGD, AutoAttack, radius
 from robust_lowrank.evaluation.suite import Suite, load_suite, suite_names
+from robust_lowrank.threat import radius
 
 
 def written(tmp_path: Path, text: str) -> Path:

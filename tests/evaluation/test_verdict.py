@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from robust_lowrank.evaluation.threat import Linf
 from robust_lowrank.evaluation.verdict import check, margins, predictions
+from robust_lowrank.threat import Linf
 
 
 class Listed(nn.Module):

@@ -53,7 +53,7 @@ def test_files_prove_what_was_returned(subject, result, tmp_path):
 
 
 def test_a_part_of_a_larger_set_is_proved_by_its_own_numbers(subject):
-    part = evaluate(*subject, suite=SUITE, first=1000)
+    part = evaluate(*subject, suite=SUITE, offset=1000)
     assert part.verdicts["example"].min() == 1000
     assert all(proof.broken == proof.proved for proof in proved(subject, part).values())
 

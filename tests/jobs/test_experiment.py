@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.jobs import Experiment, load_experiment
+from robust_lowrank.jobs import AttackConfig, Experiment, load_experiment
+from robust_lowrank.threat import THREATS
 from robust_lowrank.training import load_config
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -64,6 +65,11 @@ def test_labels_tell_ranks_apart(trial: Experiment) -> None:
 
     labels = list(dict.fromkeys(describe(config.method) for _, config in trial.runs()))
     assert labels == ["Dense", "CondLR τ=∞, rank 0.2", "CondLR τ=∞, rank 8", "Mine"]
+
+
+@pytest.mark.parametrize("norm", THREATS)
+def test_attacks_have_the_norms_of_suites(norm: str) -> None:
+    assert AttackConfig(suite="quick", eps=(0.1,), norm=norm).norm == norm
 
 
 def test_attacks_keep_their_budgets(trial: Experiment) -> None:

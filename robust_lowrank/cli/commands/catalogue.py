@@ -76,7 +76,7 @@ def _suites() -> list[dict[str, Any]]:
 
 
 def _suite(suite: "Suite") -> dict[str, Any]:
-    attacks = [{"name": spec.label, "attack": spec.attack, "eps": list(suite.radii(spec))} for spec in suite.attacks]
+    attacks = [{"name": spec.label, "attack": spec.kind, "eps": list(suite.radii(spec))} for spec in suite.attacks]
     return {"name": suite.name, "summary": suite.description, "norm": suite.norm, "attacks": attacks}
 
 

@@ -1,4 +1,4 @@
-"""`rlr-eval verify` and `rlr-eval plan`."""
+"""`rlr-eval verify` and `rlr-eval forecast`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +40,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def plan(
+def forecast(
     run: Run,
     suite: SuiteName = "standard",
     eps: Eps = None,

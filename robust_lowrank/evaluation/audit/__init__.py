@@ -1,14 +1,14 @@
 """Signs that a robust accuracy is not what it seems, each with a remedy.
 
 A check is a function of the `Evidence` that returns one finding, or None if it has nothing to look at. The checks stand in the
-file of what they look at: the clean pass (`clean`), the ledgers of the attacks (`attacks`, `fidelity`), and small extra attacks
-that the audit runs itself (`probes` measures, `probed` judges).
+file of what they look at: the clean pass (`clean_checks`), the ledgers of the attacks (`attack_checks`, `fidelity`), and small
+extra attacks that the audit runs itself (`probes` measures, `probe_checks` judges).
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from robust_lowrank.evaluation.audit import attacks, clean, fidelity, probed
+from robust_lowrank.evaluation.audit import attack_checks, clean_checks, fidelity, probe_checks
 from robust_lowrank.evaluation.audit.evidence import Evidence
 from robust_lowrank.evaluation.audit.planted import Engine, Planted, plant
 from robust_lowrank.evaluation.audit.probes import Probes, probe
@@ -33,8 +33,8 @@ def audit(evidence: Evidence) -> "list[AuditFinding]":
 
 
 _CHECKS: "tuple[Callable[[Evidence], AuditFinding | None], ...]" = (
-    *clean.CHECKS,
-    *attacks.CHECKS,
+    *clean_checks.CHECKS,
+    *attack_checks.CHECKS,
     *fidelity.CHECKS,
-    *probed.CHECKS,
+    *probe_checks.CHECKS,
 )

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind for its audit, and the form of a finding."""
+"""Evidence is what an evaluation leaves behind for its audit."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple

@@ -1,10 +1,10 @@
-"""Whether what bears AutoAttack's name has cost what its published steps imply."""
+"""What bears AutoAttack's name must have cost what its published steps imply."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from robust_lowrank.evaluation.attacks.apgd import TARGETS
 from robust_lowrank.evaluation.audit.evidence import Evidence, finding
-from robust_lowrank.evaluation.engines.autoattack import STANDARD_TARGETS
 from robust_lowrank.evaluation.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def published(targets: int) -> Passes:
 
 
 def _pass_counts(evidence: Evidence) -> "AuditFinding | None":
-    due = published(min(STANDARD_TARGETS, evidence.classes - 1))
+    due = published(min(TARGETS, evidence.classes - 1))
     if evidence.norm == "L1":  # there the published ensemble has other restarts and targets
         return None
     ledgers = [ledger for ledger in evidence.ledgers if _is_standard(ledger.attack)]

@@ -1,4 +1,4 @@
-"""Examples whose answer is known: they show that an attack works on this device, for this shape, norm and eps."""
+"""Planted examples have a known answer, and show that an attack works on this device, shape, norm and eps."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.engines.search import Attempt
-from robust_lowrank.evaluation.threat import Threat
+from robust_lowrank.evaluation.attacks.search import Attempt
 from robust_lowrank.evaluation.verdict import check
+from robust_lowrank.threat import Threat
 
 Engine = Callable[[nn.Module, Tensor, Tensor, Threat], Attempt]
 

@@ -1,4 +1,4 @@
-"""Small extra attacks and look-ups on a few examples, which show masked gradients; numbers only, judged elsewhere."""
+"""Probes are small extra attacks on a few examples, which show masked gradients; numbers only, judged elsewhere."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robust_lowrank.evaluation.attacks.gradients import input_gradient
+from robust_lowrank.evaluation.attacks.pgd import pgd
+from robust_lowrank.evaluation.attacks.search import Attempt
 from robust_lowrank.evaluation.audit.planted import Engine, Planted, plant
-from robust_lowrank.evaluation.engines.pgd import pgd
-from robust_lowrank.evaluation.engines.search import Attempt
-from robust_lowrank.evaluation.engines.slope import slope
-from robust_lowrank.evaluation.noise import KeyedNoise
-from robust_lowrank.evaluation.target import Target
-from robust_lowrank.evaluation.threat import Linf, Threat
+from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.verdict import check, margins, predictions
+from robust_lowrank.threat import KeyedNoise, Linf, Threat
 
 FEW, MANY = 10, 40  # steps of PGD
 RESTARTS = 4
@@ -74,11 +73,11 @@ def probe(
     threat: Threat,
     *,
     seed: int,
-    examples: int = 32,
+    count: int = 32,
     batch_size: int = 250,
     engines: Mapping[str, Engine] | None = None,
 ) -> Probes:
-    """Run the extra attacks on the first `examples` inputs that the model gets right, among the first four times as many.
+    """Run the extra attacks on the first `count` inputs that the model gets right, among the first four times as many.
 
     An example costs at most 300 evaluations of the model and 250 gradients. `engines` are attacks to try on planted examples
     as well as PGD. The model is in evaluation mode; its device is where the examples go.
@@ -88,13 +87,13 @@ def probe(
         >>> int(found.attacked.few.sum()), int(found.attacked.many.sum())
     """
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), x.device)
-    x, y = x[: _SEARCHED * examples].to(device), y[: _SEARCHED * examples].to(device)
+    x, y = x[: _SEARCHED * count].to(device), y[: _SEARCHED * count].to(device)
     logits = _logits(model, x, batch_size)
-    rows = (predictions(logits) == y).nonzero().squeeze(1)[:examples]
+    rows = (predictions(logits) == y).nonzero().squeeze(1)[:count]
     far = type(threat)(threat.diameter(x[0].numel()) / (1 if isinstance(threat, Linf) else 2))
     parts = rows.split(batch_size) if len(rows) else ()
     batches = [_attack(model, x[part], y[part], threat, far, KeyedNoise(seed, "audit", part)) for part in parts]
-    seen, labels = x[:examples], y[:examples]
+    seen, labels = x[:count], y[:count]
     return Probes(
         eps=threat.eps,
         far_eps=far.eps,
@@ -156,7 +155,7 @@ def _holds(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, starts: Seque
 def _transfer(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Tensor:
     """Return which examples break on what PGD finds against the smoothed model."""
     width = threat.eps / threat.diameter(x[0].numel())
-    one = replace(noise, examples=noise.examples.new_zeros(1))
+    one = replace(noise, rows=noise.rows.new_zeros(1))
     smoothed = _Smoothed(model, width * (2 * one.uniform((SMOOTHING, *x.shape[1:]), stream=2)[0] - 1).to(x.dtype))
     found = pgd(smoothed, x, y, threat, starts=[x], steps=FEW, step_size=2.5 * threat.eps / FEW, momentum=1.0)
     return check(model, x, y, found.inputs, threat).broken
@@ -168,7 +167,7 @@ def _pgd(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
 
 def _downhill(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, point: Tensor) -> Tensor:
     """Return whether the loss's gradient shows where the margin falls: the sign of its change over a short step."""
-    change = _STRIDE * threat.eps * threat.steepest(slope(model, point, y).gradient)
+    change = _STRIDE * threat.eps * threat.steepest(input_gradient(model, point, y).gradient)
     ahead, behind = _logits(model, point + change, len(x)), _logits(model, point - change, len(x))
     return margins(ahead, y) < margins(behind, y)
 
@@ -185,9 +184,9 @@ def _flat(model: nn.Module, point: Tensor, noise: KeyedNoise) -> Tensor:
 
 def _saturation(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return whether the softmax of the label is 1, and whether the gradient vanishes beside that of smaller logits."""
-    logits, gradient, _ = slope(model, x, y)
+    logits, _, gradient, _ = input_gradient(model, x, y)
     saturated = functional.softmax(logits, dim=1).gather(1, y[:, None]).squeeze(1) == 1
-    smaller = SCALES[-1] * slope(_Rescaled(model, SCALES[-1]), x, y).gradient
+    smaller = SCALES[-1] * input_gradient(_Rescaled(model, SCALES[-1]), x, y).gradient
     size, due = (part.flatten(1).abs().amax(dim=1) for part in (gradient, smaller))
     return saturated, size < _VANISHED * due
 

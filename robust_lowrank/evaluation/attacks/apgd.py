@@ -1,0 +1,186 @@
+"""APGD climbs cross-entropy or a ratio of logit differences by steps that shorten themselves."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank.errors import unknown_name
+from robust_lowrank.evaluation.attacks.apgd_paths import MomentumPath, SparsePath
+from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, named
+from robust_lowrank.evaluation.attacks.gradients import cross_entropy, dlr, input_gradient, runner_up_classes, targeted_dlr
+from robust_lowrank.evaluation.attacks.search import Search
+from robust_lowrank.evaluation.unit_result import Attempt
+from robust_lowrank.threat import L1, KeyedNoise, Linf, Threat, per_example
+
+Objective = Callable[[Tensor, Tensor], Tensor]  # of logits and of the rows that they belong to
+
+LOSSES = ("ce", "dlr", "targeted-dlr")
+STEPS, TARGETS = 100, 9  # of AutoAttack standard
+
+
+class APGD(NativeAttack):
+    """PGD whose steps shorten by themselves (Auto-PGD), on the cross-entropy, the DLR loss, or the targeted DLR loss."""
+
+    attack: Literal["apgd"] = "apgd"
+    turn: ClassVar[int] = 60
+    title: ClassVar[str | None] = "APGD"
+    loss: Literal["ce", "dlr", "targeted-dlr"] = "ce"
+    steps: Count = STEPS
+    restarts: Count = 1
+    targets: Count = TARGETS  # of the targeted loss, at most one less than there are classes
+
+    @property
+    def label(self) -> str:
+        """The name in results, such as apgd-ce, or apgd-t with targets."""
+        return self.name or named(
+            "apgd-t" if self.loss == "targeted-dlr" else f"apgd-{self.loss}", self.steps, STEPS, self.restarts
+        )
+
+    @property
+    def purpose(self) -> str:
+        """The attack and its loss."""
+        return f"apgd-{self.loss}"
+
+    def cost(self, classes: int, norm: str) -> int:
+        """Return two passes a step and a start, for every target and restart, and one to find the targets."""
+        targeted = self.loss == "targeted-dlr"
+        runs = self.restarts * (min(self.targets, classes - 1) if targeted else 1)
+        return 2 * runs * (self.steps + apgd_starts(norm)) + targeted
+
+    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
+        """Take the steps."""
+        return apgd(
+            model, x, y, threat, noise=noise, loss=self.loss, steps=self.steps, restarts=self.restarts, targets=self.targets
+        )
+
+
+def apgd_starts(norm: str) -> int:
+    """Return how often a run of APGD begins: for L1 within three budgets, one after the other."""
+    return 3 if norm == "L1" else 1
+
+
+def apgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    noise: KeyedNoise,
+    loss: Literal["ce", "dlr", "targeted-dlr"] = "ce",
+    steps: int = 100,
+    restarts: int = 1,
+    targets: int = 9,
+) -> Attempt:
+    """Climb a loss from random starts, each example with steps of its own length, until an input breaks it.
+
+    A run spends one forward and one backward on its start and on each step. With `targeted-dlr` there are `restarts` runs for
+    each of the `targets` classes with the largest clean logits other than the label's, and one forward more to find those. For
+    L1 a run takes 30 % of its steps within 3 eps, 30 % within 2 eps and the rest within eps, with a start for each of the three.
+
+    Example:
+        >>> noise = KeyedNoise(0, "apgd-ce", torch.arange(len(x)))
+        >>> apgd(model, x, y, Linf(8 / 255), noise=noise, restarts=5)
+
+    Raises:
+        UserError: the loss is unknown or needs more classes than the model has.
+
+    Source: Croce and Hein 2020 (arXiv 2003.01690); for L1, Croce and Hein 2021 (arXiv 2103.01208). Parameters are those of
+    AutoAttack. It differs in one count: whether the first step raised the loss is seen against the start, as published.
+    """
+    if loss not in LOSSES:
+        raise unknown_name("loss", loss, LOSSES)
+    search = Search(x, y)
+    for number, objective in enumerate(_objectives(model, search, loss, targets)):
+        for restart in range(restarts):
+            rows = search.open
+            if len(rows) == 0:
+                return search.attempt()
+            _run(search, rows, model, objective, threat, noise.of(rows).at(restart=restart, step=number), steps)
+    return search.attempt()
+
+
+def _objectives(model: nn.Module, search: Search, loss: str, targets: int) -> list[Objective]:
+    y = search.y
+    if loss != "targeted-dlr":
+        kind = cross_entropy if loss == "ce" else dlr
+        return [lambda logits, rows: kind(logits, y[rows])]
+    with torch.no_grad():
+        logits = model(search.x)
+    search.see(torch.arange(len(y), device=y.device), search.x, logits)
+
+    def towards(target: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+        return targeted_dlr(logits, y[rows], target[rows])
+
+    return [partial(towards, target) for target in runner_up_classes(logits, y, targets).unbind(dim=1)]
+
+
+def _run(
+    search: Search, rows: Tensor, model: nn.Module, objective: Objective, threat: Threat, noise: KeyedNoise, steps: int
+) -> None:
+    start = _start(threat, search.x[rows], noise)
+    for ball, share in _balls(threat, steps):
+        rows, start = _climb(search, rows, start, model, objective, ball, share, judged=ball == threat)
+        if len(rows) == 0:
+            break
+
+
+def _balls(threat: Threat, steps: int) -> list[tuple[Threat, int]]:
+    """Return the threat models to climb within, one after the other, and the steps for each; the last one is `threat`."""
+    if not isinstance(threat, L1):
+        return [(threat, steps)]
+    first = math.ceil(0.3 * steps)
+    second = min(first, steps - first)
+    return [(L1(3 * threat.eps), first), (L1(2 * threat.eps), second), (threat, steps - first - second)]
+
+
+def _start(threat: Threat, x: Tensor, noise: KeyedNoise) -> Tensor:
+    """Return points in a random direction, for Linf and L2 at distance eps."""
+    shape = x.shape[1:]
+    change = 2 * noise.uniform(shape) - 1 if isinstance(threat, Linf) else noise.normal(shape)
+    if not isinstance(threat, L1):
+        length = threat.distance(torch.zeros_like(change), change)
+        change *= per_example(threat.eps / length, change)
+    return x + change.to(x.dtype)
+
+
+def _climb(
+    search: Search,
+    rows: Tensor,
+    start: Tensor,
+    model: nn.Module,
+    objective: Objective,
+    ball: Threat,
+    steps: int,
+    *,
+    judged: bool,
+) -> tuple[Tensor, Tensor]:
+    """Climb within a ball; return the rows that are left and their best points. Only what is `judged` can break an example."""
+
+    def evaluate(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, loss, gradient, finite = input_gradient(model, point, rows, objective)
+        if judged:
+            finite = finite & (search.see(rows, point, logits, gradient) >= 0)
+        else:
+            search.count(rows, logits, gradient)
+        return loss, gradient, finite.nonzero().squeeze(1)
+
+    kind = SparsePath if isinstance(ball, L1) else MomentumPath
+    point = ball.project(search.x[rows], start)
+    loss, gradient, kept = evaluate(point)
+    path = kind(ball, search.x[rows], point, loss, gradient, steps)
+    path.keep(kept)
+    rows = rows[kept]
+    for _ in range(steps):
+        if len(rows) == 0:
+            break
+        point = path.next()
+        loss, gradient, kept = evaluate(point)
+        path.arrive(point, loss, gradient)
+        if len(kept) < len(rows):
+            path.keep(kept)
+            rows = rows[kept]
+    return rows, path.best

@@ -1,0 +1,135 @@
+"""Every attack of a suite says its parameters, its name in results, what it costs, and how it is run."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from torch import Tensor, nn
+
+from robust_lowrank.evaluation.network.meter import Meter
+from robust_lowrank.evaluation.network.target import Target
+from robust_lowrank.evaluation.unit_result import Attempt, UnitResult
+from robust_lowrank.threat import KeyedNoise, Threat, radius
+
+RESERVED = "autoattack"
+
+
+def listed(value: Any) -> Any:
+    """Return a list of one for one value."""
+    return [value] if isinstance(value, (int, float, str)) else value
+
+
+Radii = Annotated[tuple[Annotated[float, BeforeValidator(radius)], ...], Field(min_length=1, strict=False), BeforeValidator(listed)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """What a suite file may say and nothing else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Attack(Strict):
+    """What every attack of a suite has; one that a suite can choose has the fields `attack` and `engine`."""
+
+    eps: Radii | None = None  # without: the suite's
+    examples: Literal["correct", "survivors"] = "correct"  # all that the clean model gets right, or those no attack before broke
+
+    turn: ClassVar[int]  # attacks run in ascending order, from cheap to dear
+    title: ClassVar[str | None] = None  # what reports write for the first word of a name that is its own
+    joint: ClassVar[bool] = False  # verdicts depend on which examples are attacked together
+    nested: ClassVar[bool] = True  # what broke an example within a smaller eps need not be tried again
+    minimal: ClassVar[bool] = False  # finds the nearest input: one search serves every eps
+    gradients: ClassVar[bool] = True  # needs gradients of the network
+    searches: ClassVar[bool] = True  # looks at what the network answers before it tries the next input
+    transfers: ClassVar[bool] = False  # makes its inputs on other networks
+    ensemble: ClassVar[bool] = False  # has several parts, which it names in its flags
+
+    @property
+    def kind(self) -> str:
+        """The name by which a suite chooses it."""
+        return str(getattr(self, "attack"))  # noqa: B009
+
+    @property
+    def package(self) -> str:
+        """The package whose code it is, "native" for this one."""
+        return str(getattr(self, "engine"))  # noqa: B009
+
+    @property
+    def label(self) -> str:
+        """The name in results."""
+        raise NotImplementedError
+
+    def named(self, classes: int, shape: tuple[int, ...], threat: Threat) -> str:
+        """Return the name in results for such a network."""
+        return self.label
+
+    def cost(self, classes: int, norm: str) -> int:
+        """Return the passes, forward and backward, that an example takes which nothing breaks."""
+        raise NotImplementedError
+
+
+class NamedAttack(Attack):
+    """An attack that a suite may give a name of its own."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, name: str | None) -> str | None:
+        if name is not None and RESERVED in name:
+            raise ValueError(f"the name {RESERVED} belongs to the upstream attack of that name")
+        return name
+
+
+class NativeAttack(NamedAttack):
+    """An attack of this package; its noise belongs to the example, so that batches never change a verdict."""
+
+    engine: Literal["native"] = "native"
+
+    @property
+    def purpose(self) -> str:
+        """What its noise is keyed with, whatever the attack is called."""
+        return self.kind
+
+    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
+        """Attack a batch; `noise` is that of its examples under this attack."""
+        raise NotImplementedError
+
+    def details(self, eps: float) -> dict[str, Any]:
+        """Return what follows from the parameters at one eps, such as the length of a step, for the record."""
+        return {}
+
+
+class JointTask(NamedTuple):
+    """What an attack that batches examples by itself is given."""
+
+    target: Target
+    x: Tensor
+    y: Tensor
+    rows: Tensor  # of x and y, those that are attacked
+    threat: Threat
+    seed: int
+    batch_size: int
+    meter: Meter
+    report: Callable[[float, str], None]
+
+
+class JointAttack(Attack):
+    """An attack that is given all examples at once, and batches them by itself."""
+
+    joint: ClassVar[bool] = True
+
+    def settings(self, classes: int, shape: tuple[int, ...], threat: Threat) -> dict[str, Any]:
+        """Return every parameter that the other package uses, for the record."""
+        raise NotImplementedError
+
+    def find(self, task: JointTask) -> UnitResult:
+        """Attack the examples `task.rows`."""
+        raise NotImplementedError
+
+
+def named(name: str, length: int, standard: int, restarts: int) -> str:
+    """Return an attack's name, with its length where that is not the standard one, and its restarts where there are several."""
+    return name + (f"-{length}" if length != standard else "") + (f"x{restarts}" if restarts > 1 else "")

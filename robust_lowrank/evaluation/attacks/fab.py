@@ -1,0 +1,145 @@
+"""FAB projects onto linearised decision boundaries, biased towards the clean input."""
+
+import itertools
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank.evaluation.attacks.apgd import STEPS, TARGETS
+from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, named
+from robust_lowrank.evaluation.attacks.gradients import linearise, runner_up_classes
+from robust_lowrank.evaluation.attacks.hyperplane import ORDERS, lengths, project_onto_hyperplane
+from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest
+from robust_lowrank.evaluation.unit_result import Attempt
+from robust_lowrank.threat import KeyedNoise, Threat, per_example
+
+ALPHA_MAX = 0.1
+ETA = 1.05
+BETA = 0.9
+
+
+class FAB(NativeAttack):
+    """The nearest input of another class, sought by projecting onto linearised class boundaries, target by target."""
+
+    attack: Literal["fab"] = "fab"
+    turn: ClassVar[int] = 80
+    title: ClassVar[str | None] = "FAB"
+    steps: Count = STEPS
+    restarts: Count = 1
+    targets: Count = TARGETS
+    minimal: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """The name in results, such as fab-t."""
+        return self.name or named("fab-t", self.steps, STEPS, self.restarts)
+
+    def cost(self, classes: int, norm: str) -> int:
+        """Return two forwards and a backward a step, for every target and restart, one on the clean input, and a final search."""
+        return 1 + 3 * min(self.targets, classes - 1) * self.restarts * self.steps + REFINEMENTS
+
+    def attempt(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
+    ) -> Attempt:
+        """Take the steps, until an input is as near as `within`, without it the radius of the threat model."""
+        return fab(model, x, y, threat, noise=noise, steps=self.steps, restarts=self.restarts, targets=self.targets, within=within)
+
+
+def fab(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    noise: KeyedNoise,
+    steps: int = 100,
+    restarts: int = 1,
+    targets: int = 9,
+    within: float | None = None,
+) -> Attempt:
+    """Look for the nearest misclassified inputs by targeted FAB, until they are as near as `within`, without it eps.
+
+    Example:
+        >>> noise = KeyedNoise(0, "fab", torch.arange(len(x)))
+        >>> fab(model, x, y, Linf(8 / 255), noise=noise).claimed
+
+    Source: Croce and Hein 2020 (arXiv 1907.02044), with the parameters it has in AutoAttack standard (arXiv 2003.01690).
+    """
+    enough = threat.eps if within is None else within
+    found = nearest_by_fab(model, x, y, threat.norm, noise=noise, steps=steps, restarts=restarts, targets=targets, within=enough)
+    return found.attempt(x, threat)
+
+
+def nearest_by_fab(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    *,
+    noise: KeyedNoise,
+    steps: int = 100,
+    restarts: int = 1,
+    targets: int = 9,
+    within: float = 0.0,
+) -> Distances:
+    """Return the nearest misclassified inputs that targeted FAB finds; an example is finished at a distance of `within`.
+
+    The targets are the classes of largest clean logits. For each of them the first of `restarts` begins at the clean input, the
+    others at half the distance of the nearest found so far, or of `within` if that is given. An example costs two forward
+    passes and a backward one a step, one forward pass for the clean input, and three for a final search if something was found.
+
+    Example:
+        >>> noise = KeyedNoise(0, "fab", torch.arange(len(x)))
+        >>> nearest_by_fab(model, x, y, "L2", noise=noise).distance.median()
+
+    Source: Croce and Hein 2020 (arXiv 1907.02044), algorithm 1.
+    """
+    nearest = Nearest(model, x, y, norm, within)
+    order = runner_up_classes(nearest.logits, y, targets)
+    for number, restart in itertools.product(range(order.shape[1]), range(restarts)):
+        rows = nearest.open
+        if len(rows) == 0:
+            break
+        start = _random_start(nearest, noise.at(restart=restart, step=number)) if restart else x
+        _descend(nearest, rows, order[rows, number], start[rows], steps)
+    nearest.refine()
+    return nearest.distances()
+
+
+def _descend(nearest: Nearest, rows: Tensor, target: Tensor, point: Tensor, steps: int) -> None:
+    """Go from `point` to the boundary with `target` and along it; an example leaves when it is finished or nothing is finite."""
+    for _ in range(steps):
+        x, y = nearest.x[rows], nearest.y[rows]
+        linear = linearise(nearest.model, point, y, target[:, None])
+        nearest.see(rows, point, linear.logits, backwards=1, finite=linear.finite)
+        w = linear.gradient[:, 0]
+        b = (w.double() * point.double()).flatten(1).sum(dim=1) - linear.gap[:, 0].double()
+        point = step(x, point, w, b, nearest.norm)
+        wrong = nearest.look(rows, point) < 0
+        point = torch.where(per_example(wrong, x), x + BETA * (point - x), point)
+        left = (linear.finite & (nearest.distance[rows] > nearest.within)).nonzero().squeeze(1)
+        rows, target, point = rows[left], target[left], point[left]
+        if len(rows) == 0:
+            return
+
+
+def step(x: Tensor, point: Tensor, w: Tensor, b: Tensor, norm: str) -> Tensor:
+    """Return where FAB goes from `point`: beyond the hyperplane w . z = b, between the projections of `point` and of `x`.
+
+    The nearer `point` is to the hyperplane compared to the clean input `x`, the less counts the projection of `x`.
+    """
+    here, origin = project_onto_hyperplane(point, w, b, norm), project_onto_hyperplane(x, w, b, norm)
+    near, far = (lengths(change, norm).clamp(min=1e-8) for change in (here, origin))
+    alpha = per_example((near / (near + far)).clamp(max=ALPHA_MAX), x).to(x.dtype)
+    return ((1 - alpha) * (point + ETA * here) + alpha * (x + ETA * origin)).clamp(0, 1)
+
+
+def _random_start(nearest: Nearest, noise: KeyedNoise) -> Tensor:
+    """Return a point in a random direction, at half the distance found so far or at half the largest one that matters."""
+    x, norm = nearest.x, nearest.norm
+    shape = x.shape[1:]
+    direction = 2 * noise.uniform(shape) - 1 if norm == "Linf" else noise.normal(shape)
+    farthest = nearest.within or x[0].numel() ** (1 / ORDERS[norm])
+    radius = nearest.distance.clamp(max=farthest) / 2 / lengths(direction, norm)
+    return (x + per_example(radius, x) * direction).clamp(0, 1).to(x.dtype)

@@ -1,0 +1,134 @@
+"""PGD climbs the cross-entropy by steps of fixed length, with or without momentum."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, Positive
+from robust_lowrank.evaluation.attacks.gradients import input_gradient
+from robust_lowrank.evaluation.attacks.search import Search
+from robust_lowrank.evaluation.unit_result import Attempt
+from robust_lowrank.threat import KeyedNoise, Threat, per_example
+
+
+class Stepwise(NativeAttack):
+    """Steps of length `relative_step * eps / steps` from `restarts` starts."""
+
+    steps: Count = 20
+    relative_step: Positive = 2.5
+    restarts: Count = 1
+    random_start: bool = True
+
+    def cost(self, classes: int, norm: str) -> int:
+        """Return what all steps of all restarts take, and the evaluation of the last point."""
+        return self.restarts * (2 * self.steps + 1)
+
+    def step_size(self, eps: float) -> float:
+        """Return the length of a step."""
+        return self.relative_step * eps / self.steps
+
+    def details(self, eps: float) -> dict[str, Any]:
+        """Return the length of a step."""
+        return {"step_size": self.step_size(eps)}
+
+    @model_validator(mode="after")
+    def _restarts_differ(self) -> "Stepwise":
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError("restarts without random_start repeat the same attack: set random_start or restarts = 1")
+        return self
+
+    def climb(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, *, momentum: float = 0.0) -> Attempt:
+        """Take the steps from every start."""
+        starts = (threat.random_start(x, noise.at(restart=r)) if self.random_start else x for r in range(self.restarts))
+        size = self.step_size(threat.eps)
+        return pgd(model, x, y, threat, starts=starts, steps=self.steps, step_size=size, momentum=momentum)
+
+
+class PGD(Stepwise):
+    """`steps` steps on the cross-entropy, from `restarts` starts."""
+
+    attack: Literal["pgd"] = "pgd"
+    turn: ClassVar[int] = 40
+    title: ClassVar[str | None] = "PGD"
+
+    @property
+    def label(self) -> str:
+        """The name in results, such as pgd-20 or pgd-20x5 with five restarts."""
+        return self.name or f"pgd-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
+        """Take the steps."""
+        return self.climb(model, x, y, threat, noise)
+
+
+class MomentumPGD(Stepwise):
+    """PGD along a running sum of normalised gradients, each new one added to `momentum` times the sum (MI-FGSM)."""
+
+    attack: Literal["momentum-pgd"] = "momentum-pgd"
+    turn: ClassVar[int] = 50
+    momentum: Positive = 1.0
+
+    @property
+    def label(self) -> str:
+        """The name in results, such as momentum-pgd-20."""
+        return self.name or f"momentum-pgd-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
+        """Take the steps."""
+        return self.climb(model, x, y, threat, noise, momentum=self.momentum)
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    starts: Iterable[Tensor],
+    steps: int,
+    step_size: float,
+    momentum: float = 0.0,
+) -> Attempt:
+    """Climb the loss by steps of fixed length along the steepest direction, projecting after each.
+
+    Every element of `starts`, an (N, ...) tensor, is a restart. An example is finished at the first input that breaks it. For one
+    that nothing breaks, the input with the smallest margin is returned. With `momentum` (mu), the direction is the steepest one
+    of the running sum `g <- mu g + gradient / mean |gradient|`.
+
+    Example:
+        >>> noise = KeyedNoise(0, "pgd", torch.arange(len(x)))
+        >>> starts = (threat.random_start(x, noise.at(restart=r)) for r in range(5))
+        >>> pgd(model, x, y, threat, starts=starts, steps=20, step_size=2.5 * threat.eps / 20)
+
+    Source: Madry et al. 2018 (arXiv 1706.06083), methods (30) and (31); momentum: Dong et al. 2018 (arXiv 1710.06081).
+    """
+    search = Search(x, y)
+    for start in starts:
+        rows = search.open
+        if len(rows) == 0:
+            break
+        point = threat.project(x[rows], start[rows])
+        running = torch.zeros_like(point)
+        for _ in range(steps):
+            logits, _, gradient, finite = input_gradient(model, point, y[rows])
+            margin = search.see(rows, point, logits, gradient)
+            stays = finite & (margin >= 0)
+            if momentum:
+                running = momentum * running + _normalised(gradient)
+                gradient = running
+            moved = threat.project(x[rows], point + step_size * threat.steepest(gradient))
+            rows, point, running = rows[stays], moved[stays], running[stays]
+            if len(rows) == 0:
+                break
+        else:
+            with torch.no_grad():
+                search.see(rows, point, model(point))
+    return search.attempt()
+
+
+def _normalised(gradient: Tensor) -> Tensor:
+    size = gradient.flatten(1).abs().mean(dim=1)
+    return gradient / per_example(torch.where(size > 0, size, 1.0), gradient)

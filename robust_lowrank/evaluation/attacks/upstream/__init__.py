@@ -1,0 +1,1 @@
+"""Attacks of other packages, which are given all examples at once."""

@@ -1,0 +1,52 @@
+"""A meter knows what is spent, and what may be spent."""
+
+import time
+
+from torch import Tensor
+
+from robust_lowrank.errors import UserError
+
+
+class Exhausted(Exception):
+    """The budget is spent: what is under way ends here, and what it was tried on stays unresolved."""
+
+
+class Meter:
+    """Counts passes, one forward or one backward of one example each, and stops the work at a limit.
+
+    Example:
+        >>> meter = Meter(max_passes=1000, max_seconds=60)
+        >>> meter.count(len(x))  # before every evaluation of the network
+        >>> meter.watch(logits)  # after it
+    """
+
+    def __init__(self, *, max_passes: int | None = None, max_seconds: float | None = None) -> None:
+        if max_passes is not None and max_passes < 1:
+            raise UserError(f"max_passes is at least 1, not {max_passes}")
+        if max_seconds is not None and not max_seconds > 0:
+            raise UserError(f"max_seconds is above 0, not {max_seconds:g}")
+        self.passes, self.max_passes = 0, max_passes
+        self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing more may be spent."""
+        spent = self.max_passes is not None and self.passes >= self.max_passes
+        return spent or (self._deadline is not None and time.monotonic() >= self._deadline)
+
+    def count(self, passes: int) -> None:
+        """Count passes that are about to happen.
+
+        Raises:
+            Exhausted: they are not covered any more.
+        """
+        if self.max_passes is not None and self.passes + passes > self.max_passes:
+            self.passes = self.max_passes
+        if self.exhausted:
+            raise Exhausted
+        self.passes += passes
+
+    def watch(self, logits: Tensor) -> None:
+        """Count a pass an example for every backward through these logits, when it happens."""
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: self.count(len(gradient)))

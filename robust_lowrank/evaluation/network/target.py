@@ -1,0 +1,75 @@
+"""A target takes inputs of any float type on its device, and returns one row of logits an example."""
+
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.evaluation.network.inputs import check_examples, check_labels
+
+
+class Target(nn.Module):
+    """A classifier behind a fixed interface: (N, ...) in [0, 1] to (N, classes) logits in float32 or float64.
+
+    The model gets a copy of the inputs in its own type, so that one that normalises in place does no harm; low-precision logits
+    become float32. A model whose outputs do not depend on the input has gradient 0 instead of an autograd error.
+
+    Raises:
+        UserError: the model cannot take such an input, or does not return one row of at least two logits an example.
+    """
+
+    classes: int
+    device: torch.device
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        tensors = [*model.parameters(), *model.buffers()]
+        self.device = tensors[0].device if tensors else example.device
+        self._dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), example.dtype)
+        self.classes = self._probe(example[:1].to(self.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, connected to `x`."""
+        logits = self.model(x.to(self._dtype, copy=True))
+        if not isinstance(logits, Tensor) or logits.shape != (len(x), self.classes):
+            raise UserError(f"the model returned {_describe(logits)} for {len(x)} inputs, where ({len(x)}, {self.classes}) is due")
+        if logits.dtype not in (torch.float32, torch.float64):
+            logits = logits.float()
+        if x.requires_grad and torch.is_grad_enabled():
+            logits = logits + 0 * x.flatten(1).sum(dim=1, keepdim=True)
+        return logits
+
+    def _probe(self, example: Tensor) -> int:
+        try:
+            with torch.no_grad():
+                logits = self.model(example.to(self._dtype, copy=True))
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"the model cannot take inputs of shape {(1, *example.shape[1:])}: {reason}") from error
+        classes = logits.shape[1] if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == 1 else 0
+        if classes < 2 or not logits.is_floating_point():
+            raise UserError(
+                f"the model returned {_describe(logits)} for one input; an attack needs logits of shape (N, classes) with at "
+                "least 2 classes. Take the logits out of what it returns, or give a binary model two outputs (z, 0)"
+            )
+        return classes
+
+
+def checked_target(model: nn.Module, x: Tensor, y: Tensor) -> Target:
+    """Return a model as attacks see it, if examples and labels are what it can be attacked on.
+
+    Raises:
+        UserError: they are not, or the model cannot take them.
+    """
+    check_examples(x, y)
+    target = Target(model, x)
+    check_labels(y, target.classes)
+    return target
+
+
+def _describe(output: object) -> str:
+    with suppress(AttributeError):
+        return f"a {str(output.dtype).removeprefix('torch.')} tensor of shape {tuple(output.shape)}"  # pyright: ignore[reportAttributeAccessIssue]
+    return f"a {type(output).__name__}"

@@ -1,0 +1,191 @@
+"""A run takes an evaluation through its units: what is stored is entered, everything else is found out and stored."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank.evaluation.attacks.base import JointAttack, JointTask, NativeAttack
+from robust_lowrank.evaluation.audit import Engine, Evidence, Probes, probe
+from robust_lowrank.evaluation.audit import audit as audit_evidence
+from robust_lowrank.evaluation.clean import Clean, examine, merge
+from robust_lowrank.evaluation.identity import Identity
+from robust_lowrank.evaluation.ledger import Ledger
+from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
+from robust_lowrank.evaluation.network.memory import in_halves, in_smaller_batches
+from robust_lowrank.evaluation.network.meter import Exhausted, Meter
+from robust_lowrank.evaluation.network.target import Target, checked_target
+from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs, clean_inputs
+from robust_lowrank.evaluation.store import Store
+from robust_lowrank.evaluation.suite import EvalConfig
+from robust_lowrank.evaluation.unit_result import UnitResult
+from robust_lowrank.evaluation.units import Unit, earlier_units, list_units
+from robust_lowrank.evaluation.verdict import check
+from robust_lowrank.provenance import digest_tensors, machine, versions
+from robust_lowrank.threat import KeyedNoise
+
+if TYPE_CHECKING:
+    from robust_lowrank.records import AuditFinding
+
+Progress = Callable[[float, str], None]
+
+
+class Run:
+    """One evaluation under way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        config: EvalConfig,
+        *,
+        sources: Sequence[nn.Module] = (),
+        store: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        weights = digest_tensors(model.state_dict())
+        self.target = checked_target(model, x, y)
+        self.x, self.y, self.config, self.progress = x.detach(), y.detach(), config, progress
+        self.store = None if store is None else Store(Path(store))
+        self.network = FixedBatch(self.target)
+        self.sources = [FixedBatch(Target(source.eval(), x)) for source in sources]
+        shape, classes = tuple(x.shape[1:]), self.target.classes
+        self.units = list_units(config.suite, shape, classes, with_sources=bool(sources))
+        self.identity = Identity(weights, self.x, self.y, config, self.units, classes=classes, sources=sources)
+        self.batches = torch.arange(len(x)).split(config.batch_size)
+        self.ledgers: list[Ledger] = []
+
+    def execute(self, meter: Meter, *, joint: bool = True) -> None:
+        """Do unit after unit, each on what is still open, but without `joint` none that is given all examples at once."""
+        self.clean = self._clean()
+        self.network.meter = meter
+        done, total = 0, sum(unit.work for unit in self.units)
+        keys: dict[tuple[int, int], str] = {}  # by the numbers of unit and batch
+        for number, unit in enumerate(self.units):
+            attack, earlier = unit.attack, earlier_units(self.units, number)
+            ledger = Ledger(unit.name, attack.package, unit.threat.eps, attack.examples == "correct", self.clean)
+            for other in (self.ledgers[index] for index in earlier):
+                ledger.inherit(other, f"within-eps={other.eps:g}" if other.attack == unit.name else f"by={other.attack}")
+            self.ledgers.append(ledger)
+            if not joint and (attack.joint or any(self.units[other].attack.joint for other in earlier)):
+                continue
+            if attack.minimal and any(self.units[other].name == unit.name for other in earlier):
+                ledger.unresolved |= self.ledgers[earlier[-1]].unresolved & ~ledger.broken
+                ledger.nonfinite |= self.ledgers[earlier[-1]].nonfinite & ~ledger.broken
+                continue
+            batches = [torch.arange(len(self.x))] if attack.joint else self.batches
+            for position, batch in enumerate(batches):
+                self._tell((done + unit.work * position / len(batches)) / total, unit, "")
+                taken = [key for (index, place), key in keys.items() if index in earlier and (attack.joint or place == position)]
+                keys[number, position] = self.identity.unit_key(unit, batch, taken)
+                self._settle(unit, ledger, batch, keys[number, position], meter, done / total, total)
+            done += unit.work
+        self._tell(1.0, None, "done")
+
+    def conclude(self, started: float, *, audit: bool = True) -> Evaluation:
+        """Count, audit and record."""
+        import pandas as pd
+
+        from robust_lowrank.records import ResultRecord, now
+
+        suite, seed, offset = self.config.suite, self.config.seed, self.config.offset
+        record = ResultRecord(
+            suite=suite.name,
+            norm=suite.norm,
+            eps=sorted({ledger.eps for ledger in self.ledgers}),
+            seed=seed,
+            created=now(),
+            versions=versions(),
+            machine=machine(self.target.device),
+            hashes=self.identity.hashes(),
+            interval=INTERVAL,
+            accuracies=accuracies(self.clean, self.ledgers),
+            audit=self._audit() if audit else [],
+            definition=self.identity.described(),
+            seconds=time.perf_counter() - started,
+        )
+        verdicts = pd.concat([ledger.frame(suite.norm, seed, offset) for ledger in self.ledgers], ignore_index=True)
+        return Evaluation(record, verdicts, adversarial_inputs(self.ledgers, self.x, offset), clean_inputs(self.x, offset))
+
+    def find(self, unit: Unit, rows: Tensor, meter: Meter, report: Progress) -> UnitResult:
+        """Attack the examples `rows`, in parts where memory does not suffice."""
+        attack = unit.attack
+        if isinstance(attack, JointAttack):
+            size, seed = self.config.batch_size, self.config.seed
+            return attack.find(JointTask(self.target, self.x, self.y, rows, unit.threat, seed, size, meter, report))
+        assert isinstance(attack, NativeAttack)
+        return UnitResult.joined(in_halves(lambda part: self._attack(unit, attack, part), rows, self.network))
+
+    def _clean(self) -> Clean:
+        def look(rows: Tensor) -> Clean:
+            return examine(self.network, *self._examples(rows), twice=int(rows[0]) == 0, gradients=self.config.gradients)
+
+        return merge([part for rows in self.batches for part in in_halves(look, rows, self.network)])
+
+    def _settle(self, unit: Unit, ledger: Ledger, batch: Tensor, key: str, meter: Meter, done: float, total: int) -> None:
+        """Enter what is stored of one batch, or find it out and store it; if the budget ends before that, leave it unresolved."""
+        rows = batch[torch.isin(batch, ledger.open)]
+        if len(rows) == 0:
+            return
+        result = self.store.get(key) if self.store else None
+        if result is None or not torch.equal(result.rows + batch[0], rows):
+            if meter.exhausted:
+                ledger.leave(rows)
+                return
+            try:
+                result = self.find(unit, rows, meter, lambda part, what: self._tell(done + part * unit.work / total, unit, what))
+            except Exhausted:
+                ledger.leave(rows)
+                return
+            if self.store:
+                self.store.put(key, result.moved(-int(batch[0])))
+        else:
+            result = result.moved(int(batch[0]))
+        ledger.enter(result)
+
+    def _attack(self, unit: Unit, attack: NativeAttack, rows: Tensor) -> UnitResult:
+        begun = time.perf_counter()
+        x, y = self._examples(rows)
+        noise = KeyedNoise(self.config.seed, attack.purpose, (rows + self.config.offset).to(self.target.device))
+        more: dict[str, Any] = {"within": min(self.config.suite.radii(attack))} if attack.minimal else {}
+        if attack.transfers:
+            more["sources"] = self.sources
+        attempt = attack.attempt(self.network, x, y, unit.threat, noise, **more)
+        return UnitResult.of(rows, attempt, check(self.network, x, y, attempt.inputs, unit.threat), time.perf_counter() - begun)
+
+    def _examples(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self.x[rows.to(self.x.device)].to(self.target.device), self.y[rows.to(self.y.device)].to(self.target.device)
+
+    def _audit(self) -> "list[AuditFinding]":
+        probes = self._probes()
+        unchanged = digest_tensors(self.target.model.state_dict()) == self.identity.weights
+        return audit_evidence(Evidence(self.clean, self.target.classes, self.ledgers, unchanged, probes, self.config.suite.norm))
+
+    def _probes(self) -> Probes | None:
+        """Run the audit's own attacks, and those of the suite on examples whose answer is known."""
+        if not self.config.gradients:
+            return None
+        widest = max((unit.threat for unit in self.units), key=lambda budget: budget.eps)
+        seed = self.config.seed
+
+        def engine(attack: NativeAttack) -> Engine:
+            return lambda model, x, y, threat: attack.attempt(
+                model, x, y, threat, KeyedNoise(seed, attack.purpose, torch.arange(len(x), device=x.device))
+            )
+
+        steepest = widest.norm != "L1"  # steps along one coordinate need more of them than the planted examples allow
+        attacks = [unit.attack for unit in self.units if isinstance(unit.attack, NativeAttack) and unit.attack.gradients]
+        engines = {attack.label: engine(attack) for attack in attacks if steepest}
+        return in_smaller_batches(
+            lambda size: probe(self.target, self.x, self.y, widest, seed=seed, batch_size=size, engines=engines),
+            self.config.batch_size,
+        )
+
+    def _tell(self, fraction: float, unit: Unit | None, detail: str) -> None:
+        if self.progress:
+            budget = f"{detail and f' ({detail})'} at {unit.threat.norm} {unit.threat.eps:.4g}" if unit else detail
+            self.progress(fraction, f"{unit.name}{budget}" if unit else budget)

@@ -1,0 +1,99 @@
+"""A unit result is what one attack found on some examples at one eps, stored and never done twice."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robust_lowrank.evaluation.verdict import Check
+from robust_lowrank.provenance import digest_definition, digest_tensors
+
+
+class Attempt(NamedTuple):
+    """What an attack proposes; every field has a row an example."""
+
+    inputs: Tensor  # the most harmful input found, (N, ...)
+    claimed: Tensor  # bool: the attack itself saw this input break the example
+    nonfinite: Tensor  # bool: logits or gradients were not finite somewhere on the way
+    forwards: Tensor  # int64, evaluations of the model spent on this example
+    backwards: Tensor  # int64
+    by: Sequence[str] = ()  # of an ensemble: the part that broke each example, "" where none did
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """Every tensor has a row for each of the examples that were tried, and lives on the CPU."""
+
+    rows: Tensor  # int64, the examples
+    inputs: Tensor  # what broke an example, within the threat model, (K, ...) for the K broken ones
+    broken: Tensor  # bool, as the check has it
+    nonfinite: Tensor  # bool: logits or gradients were not finite somewhere on the way or at the end
+    rejected: Tensor  # bool: the attack claimed a success that the check did not confirm
+    prediction: Tensor  # int64, -1 without finite logits
+    margin: Tensor  # float64
+    distance: Tensor  # float64
+    forwards: Tensor  # int64
+    backwards: Tensor  # int64
+    seconds: Tensor  # float64
+    remarks: tuple[str, ...]  # flags for the verdicts, comma-separated
+
+    @classmethod
+    def of(cls, rows: Tensor, attempt: Attempt, check: Check, seconds: float) -> "UnitResult":
+        """Return what a check confirms of an attempt."""
+        return cls(
+            rows=rows.cpu(),
+            inputs=check.inputs[check.broken].cpu(),
+            broken=check.broken.cpu(),
+            nonfinite=(attempt.nonfinite | ~check.finite).cpu(),
+            rejected=(attempt.claimed & ~check.broken).cpu(),
+            prediction=check.prediction.cpu(),
+            margin=check.margin.cpu(),
+            distance=check.distance.cpu(),
+            forwards=attempt.forwards.cpu(),
+            backwards=attempt.backwards.cpu(),
+            seconds=torch.full((len(rows),), seconds / max(len(rows), 1), dtype=torch.float64),
+            remarks=tuple(f"by={part}" if part else "" for part in attempt.by) or ("",) * len(rows),
+        )
+
+    def moved(self, offset: int) -> "UnitResult":
+        """Return them with other numbers for the examples."""
+        return replace(self, rows=self.rows + offset)
+
+    def to_file(self, path: Path) -> None:
+        """Write them as a safetensors file with their own digest inside."""
+        from safetensors.torch import save_file
+
+        tensors, remarks = self._tensors(), json.dumps(self.remarks)
+        save_file(tensors, path, {"remarks": remarks, "digest": _digest(tensors, remarks)})
+
+    @classmethod
+    def from_file(cls, path: Path) -> "UnitResult | None":
+        """Read them, or return None if the file is not what was written."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                about = file.metadata() or {}
+            if about["digest"] != _digest(tensors, about["remarks"]):
+                return None
+            return cls(**tensors, remarks=tuple(map(str, json.loads(about["remarks"]))))
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+            return None
+
+    @classmethod
+    def joined(cls, parts: Sequence["UnitResult"]) -> "UnitResult":
+        """Return several as one."""
+        tensors = {name: torch.cat([part._tensors()[name] for part in parts]) for name in parts[0]._tensors()}
+        return cls(**tensors, remarks=tuple(remark for part in parts for remark in part.remarks))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name).contiguous() for field in fields(self) if field.name != "remarks"}
+
+
+def _digest(tensors: Mapping[str, Tensor], remarks: str) -> str:
+    return digest_definition({"tensors": digest_tensors(tensors), "remarks": remarks})
