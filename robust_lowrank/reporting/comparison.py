@@ -5,18 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from robust_lowrank.records import Run
-from robust_lowrank.reporting import accuracy_charts, comparison_tables, conditioning_charts, formats, page, spectra
+from robust_lowrank.reporting.comparing import spectra
+from robust_lowrank.reporting.comparing.comparisons import compare
+from robust_lowrank.reporting.comparing.entries import Entry, arrange
+from robust_lowrank.reporting.comparing.evaluations import Evaluation, find_evaluations
 from robust_lowrank.reporting.comparison_summary import summarise
-from robust_lowrank.reporting.comparison_tables import Tests
-from robust_lowrank.reporting.comparisons import compare
-from robust_lowrank.reporting.entries import Entry, arrange
-from robust_lowrank.reporting.figures import Figure
-from robust_lowrank.reporting.findings import Summary
-from robust_lowrank.reporting.frames import results_frame
-from robust_lowrank.reporting.output import write_pictures, write_report
-from robust_lowrank.reporting.page import Drawing
-from robust_lowrank.reporting.provenance import provenance
-from robust_lowrank.reporting.trials import Trial, find_trials
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.figures import Figure
+from robust_lowrank.reporting.formats.statements import Summary
+from robust_lowrank.reporting.output import page
+from robust_lowrank.reporting.output.files import write_pictures, write_report
+from robust_lowrank.reporting.output.frames import results_frame
+from robust_lowrank.reporting.output.page import Drawing
+from robust_lowrank.reporting.output.provenance import provenance
+from robust_lowrank.reporting.sections import accuracy, comparison, conditioning
+from robust_lowrank.reporting.sections.comparison import Tests
 from robust_lowrank.reporting.views import View, conditioning_view, find_views
 
 _PANELS = 6  # layers drawn; the condition-number report has no limit
@@ -39,23 +42,23 @@ def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: st
         UserError: there are no runs.
     """
     entries = arrange(runs)
-    trials = find_trials(entries)
-    tests = {trial.slug: _tests(trial) for trial in trials}
-    figures = {trial.slug: [accuracy_charts.robustness(trial), accuracy_charts.attacks(trial)] for trial in trials}
+    evaluations = find_evaluations(entries)
+    tests = {evaluation.slug: _tests(evaluation) for evaluation in evaluations}
+    figures = {evaluation.slug: [accuracy.robustness(evaluation), accuracy.attacks(evaluation)] for evaluation in evaluations}
     measured = [entry for entry in entries if len(entry.run.spectra)]
     layers = spectra.worst_layers(measured, _PANELS) if measured else []
     figures["conditioning"] = _conditioning_figures(measured, layers) if measured else []
-    views, joined = find_views(trials), conditioning_view(trials)
+    views, joined = find_views(evaluations), conditioning_view(evaluations)
     for view in (*views, *([joined] if joined else [])):
         figures[view.slug] = list(view.figures)
     drawings = page.draw([figure for group in figures.values() for figure in group], entries)
     drawn = {group: [drawings[f.name] for f in members if f] for group, members in figures.items()}
     context = {
         "title": title,
-        "subtitle": _subtitle(entries, trials),
-        "summary": summarise(entries, trials, tests[trials[0].slug] if trials else {}),
-        "sections": [_section(entries, trial, tests[trial.slug], drawn[trial.slug]) for trial in trials]
-        or [{"title": "Networks", "overview": comparison_tables.overview(entries, None, {})}],
+        "subtitle": _subtitle(entries, evaluations),
+        "summary": summarise(entries, evaluations, tests[evaluations[0].slug] if evaluations else {}),
+        "sections": [_section(entries, evaluation, tests[evaluation.slug], drawn[evaluation.slug]) for evaluation in evaluations]
+        or [{"title": "Networks", "overview": comparison.overview(entries, None, {})}],
         "views": [_view(view, drawn[view.slug]) for view in views],
         "joined": _view(joined, drawn[joined.slug]) if joined else None,
         "conditioning": drawn["conditioning"],
@@ -81,26 +84,26 @@ def summary(runs: Sequence[Run]) -> Summary:
         UserError: there are no runs.
     """
     entries = arrange(runs)
-    trials = find_trials(entries)
-    return summarise(entries, trials, _tests(trials[0]) if trials else {})
+    evaluations = find_evaluations(entries)
+    return summarise(entries, evaluations, _tests(evaluations[0]) if evaluations else {})
 
 
-def _tests(trial: Trial) -> Tests:
-    return {eps: compare(trial, eps) for eps in (0.0, *trial.eps)}
+def _tests(evaluation: Evaluation) -> Tests:
+    return {eps: compare(evaluation, eps) for eps in (0.0, *evaluation.eps)}
 
 
-def _section(entries: Sequence[Entry], trial: Trial, tests: Tests, drawn: list[Drawing]) -> dict[str, Any]:
-    attacked = [entry.name for entry in trial.entries]
-    listed = [entry for entry in entries if entry.name in attacked or entry.run.record.data == trial.data]
+def _section(entries: Sequence[Entry], evaluation: Evaluation, tests: Tests, drawn: list[Drawing]) -> dict[str, Any]:
+    attacked = [entry.name for entry in evaluation.entries]
+    listed = [entry for entry in entries if entry.name in attacked or entry.run.record.data == evaluation.data]
     return {
-        "title": f"Comparison: {trial.title}",
-        "slug": trial.slug,
-        "overview": comparison_tables.overview(listed, trial, tests),
+        "title": f"Comparison: {evaluation.title}",
+        "slug": evaluation.slug,
+        "overview": comparison.overview(listed, evaluation, tests),
         "drawings": drawn,
-        "by_attack": comparison_tables.by_attack(trial),
-        "tests": [comparison_tables.paired_tests(trial, eps, found) for eps, found in tests.items() if found],
-        "audit": comparison_tables.audit(trial),
-        "remarks": comparison_tables.audit_remarks(trial),
+        "by_attack": comparison.by_attack(evaluation),
+        "tests": [comparison.paired_tests(evaluation, eps, found) for eps, found in tests.items() if found],
+        "audit": comparison.audit(evaluation),
+        "remarks": comparison.audit_remarks(evaluation),
     }
 
 
@@ -117,17 +120,17 @@ def _view(view: View, drawn: list[Drawing]) -> dict[str, Any]:
 
 def _conditioning_figures(entries: Sequence[Entry], layers: Sequence[str]) -> list[Figure | None]:
     return [
-        conditioning_charts.by_layer(entries),
-        conditioning_charts.over_training(entries, layers),
-        conditioning_charts.spectra_by_layer(entries, layers),
+        conditioning.by_layer(entries),
+        conditioning.over_training(entries, layers),
+        conditioning.spectra_by_layer(entries, layers),
     ]
 
 
-def _subtitle(entries: Sequence[Entry], trials: Sequence[Trial]) -> str:
-    models = formats.listing(list(dict.fromkeys(entry.run.record.model for entry in entries)))
-    data = formats.listing(list(dict.fromkeys(entry.run.record.data for entry in entries)))
+def _subtitle(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> str:
+    models = numbers.listing(list(dict.fromkeys(entry.run.record.model for entry in entries)))
+    data = numbers.listing(list(dict.fromkeys(entry.run.record.data for entry in entries)))
     networks = f"{len(entries)} network" + ("s" if len(entries) > 1 else "")
-    attacked = f"{formats.count(trials[0].examples)} test examples attacked" if trials else "not attacked"
+    attacked = f"{numbers.count(evaluations[0].examples)} test examples attacked" if evaluations else "not attacked"
     return f"{networks} ({models}) on {data}, {attacked}"
 
 

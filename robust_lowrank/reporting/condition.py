@@ -5,12 +5,15 @@ from pathlib import Path
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import Run
-from robust_lowrank.reporting import conditioning_charts, layer_tables, operator_norms, page, spectra
+from robust_lowrank.reporting.comparing import spectra
+from robust_lowrank.reporting.comparing.entries import arrange
 from robust_lowrank.reporting.condition_summary import summarise
-from robust_lowrank.reporting.entries import arrange
-from robust_lowrank.reporting.frames import layers_frame
-from robust_lowrank.reporting.output import write_report
-from robust_lowrank.reporting.provenance import provenance
+from robust_lowrank.reporting.output import page
+from robust_lowrank.reporting.output.files import write_report
+from robust_lowrank.reporting.output.frames import layers_frame
+from robust_lowrank.reporting.output.provenance import provenance
+from robust_lowrank.reporting.sections import conditioning, operator_norms
+from robust_lowrank.reporting.sections import layers as layer_tables
 
 _PREFIX = "condition-"
 
@@ -35,11 +38,11 @@ def condition_report(runs: Sequence[Run], out: Path, *, title: str, command: str
         raise UserError(f"{runs[0].path}/spectra.parquet is empty: its network shows no layers, or was not trained for an epoch")
     layers = spectra.worst_layers(entries, limit=len(spectra.table(entries)))
     figures = [
-        conditioning_charts.by_layer(entries, prefix=_PREFIX),
-        conditioning_charts.over_training(entries, layers, prefix=_PREFIX),
-        conditioning_charts.spectra_by_layer(entries, layers, prefix=_PREFIX),
-        conditioning_charts.ranks(entries, layers, prefix=_PREFIX),
-        conditioning_charts.product_over_training(entries, prefix=_PREFIX),
+        conditioning.by_layer(entries, prefix=_PREFIX),
+        conditioning.over_training(entries, layers, prefix=_PREFIX),
+        conditioning.spectra_by_layer(entries, layers, prefix=_PREFIX),
+        conditioning.ranks(entries, layers, prefix=_PREFIX),
+        conditioning.product_over_training(entries, prefix=_PREFIX),
         operator_norms.figure(entries, prefix=_PREFIX),
     ]
     drawings = page.draw(figures, entries)

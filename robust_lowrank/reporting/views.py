@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from robust_lowrank.reporting import certificates, classes, efficiency, join, transfers
-from robust_lowrank.reporting.figures import Figure
-from robust_lowrank.reporting.gallery import Gallery, find_gallery
-from robust_lowrank.reporting.pareto import Fronts
-from robust_lowrank.reporting.tables import Table
-from robust_lowrank.reporting.trials import Trial
+from robust_lowrank.reporting.comparing.evaluations import Evaluation
+from robust_lowrank.reporting.comparing.pareto import Fronts
+from robust_lowrank.reporting.formats.figures import Figure
+from robust_lowrank.reporting.formats.tables import Table
+from robust_lowrank.reporting.sections import certificates, classes, efficiency, join, transfers
+from robust_lowrank.reporting.sections.gallery import Gallery, find_gallery
 
 
 @dataclass(frozen=True)
@@ -24,65 +24,65 @@ class View:
     gallery: Gallery | None = None
 
 
-def find_views(trials: Sequence[Trial]) -> list[View]:
-    """Return the views that the records allow, each of the first trial that has it; certificates of every trial in L2."""
-    found = [_first(trials, view) for view in (_costs, _classes, _transfer, _gallery)]
-    return [view for view in (*found, *_certificates(trials)) if view]
+def find_views(evaluations: Sequence[Evaluation]) -> list[View]:
+    """Return the views that the records allow, each of the first evaluation that has it; certificates of every evaluation in L2."""
+    found = [_first(evaluations, view) for view in (_costs, _classes, _transfer, _gallery)]
+    return [view for view in (*found, *_certificates(evaluations)) if view]
 
 
-def conditioning_view(trials: Sequence[Trial]) -> View | None:
+def conditioning_view(evaluations: Sequence[Evaluation]) -> View | None:
     """Return what conditioning and robustness have to do with each other, or None where too little is recorded."""
-    return _first(trials, lambda trial: _join(trial, trials))
+    return _first(evaluations, lambda evaluation: _join(evaluation, evaluations))
 
 
-def _costs(trial: Trial) -> View | None:
-    fronts = Fronts(trial)
+def _costs(evaluation: Evaluation) -> View | None:
+    fronts = Fronts(evaluation)
     figure = efficiency.figure(fronts)
     if figure is None:
         return None
-    return View("costs", f"Robustness and its costs: {trial.title}", "", (figure,), (efficiency.table(fronts),))
+    return View("costs", f"Robustness and its costs: {evaluation.title}", "", (figure,), (efficiency.table(fronts),))
 
 
-def _classes(trial: Trial) -> View | None:
-    found = classes.by_class(trial)
+def _classes(evaluation: Evaluation) -> View | None:
+    found = classes.by_class(evaluation)
     if found is None:
         return None
-    title = f"Class by class: {trial.title}"
+    title = f"Class by class: {evaluation.title}"
     return View("classes", title, classes.statement(found), (classes.figure(found),), classes.tables(found))
 
 
-def _transfer(trial: Trial) -> View | None:
-    found = transfers.find_transfers(trial)
+def _transfer(evaluation: Evaluation) -> View | None:
+    found = transfers.find_transfers(evaluation)
     if found is None:
         return None
     figures, tables = (transfers.figure(found),), (transfers.table(found),)
-    return View("transfer", f"Transfer: {trial.title}", transfers.statement(found), figures, tables)
+    return View("transfer", f"Transfer: {evaluation.title}", transfers.statement(found), figures, tables)
 
 
-def _gallery(trial: Trial) -> View | None:
-    found = find_gallery(trial)
-    return View("gallery", f"Adversarial examples: {trial.title}", found.caption, gallery=found) if found else None
+def _gallery(evaluation: Evaluation) -> View | None:
+    found = find_gallery(evaluation)
+    return View("gallery", f"Adversarial examples: {evaluation.title}", found.caption, gallery=found) if found else None
 
 
-def _certificates(trials: Sequence[Trial]) -> Iterator[View]:
-    for trial in trials:
-        brackets = certificates.find_brackets(trial)
-        if figure := certificates.figure(brackets, trial):
-            title = f"Proved and attacked: {trial.title}"
-            table = certificates.table(brackets, trial)
-            said = certificates.statement(brackets, trial)
-            yield View(f"certified-{trial.slug}", title, said, (figure,), (table,) if table else ())
+def _certificates(evaluations: Sequence[Evaluation]) -> Iterator[View]:
+    for evaluation in evaluations:
+        brackets = certificates.find_brackets(evaluation)
+        if figure := certificates.figure(brackets, evaluation):
+            title = f"Proved and attacked: {evaluation.title}"
+            table = certificates.table(brackets, evaluation)
+            said = certificates.statement(brackets, evaluation)
+            yield View(f"certified-{evaluation.slug}", title, said, (figure,), (table,) if table else ())
 
 
-def _join(trial: Trial, trials: Sequence[Trial]) -> View | None:
-    found = join.find_join(trial, trials)
+def _join(evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> View | None:
+    found = join.find_join(evaluation, evaluations)
     if found is None:
         return None
     known = join.relations(found)
     figure, table = join.figure(found), join.table(found, known)
     return View(
         "join",
-        f"Conditioning and robustness: {trial.title}",
+        f"Conditioning and robustness: {evaluation.title}",
         join.statement(found, known),
         (figure,) if figure else (),
         (table,) if table else (),
@@ -92,5 +92,5 @@ def _join(trial: Trial, trials: Sequence[Trial]) -> View | None:
 _Found = TypeVar("_Found")
 
 
-def _first(trials: Sequence[Trial], find: Callable[[Trial], _Found | None]) -> _Found | None:
-    return next((found for trial in trials if (found := find(trial)) is not None), None)
+def _first(evaluations: Sequence[Evaluation], find: Callable[[Evaluation], _Found | None]) -> _Found | None:
+    return next((found for evaluation in evaluations if (found := find(evaluation)) is not None), None)

@@ -9,10 +9,10 @@ from safetensors.numpy import save_file
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import CLEAN_FILE
 from robust_lowrank.reporting import comparison_report
-from robust_lowrank.reporting.entries import arrange
-from robust_lowrank.reporting.gallery import _LIMIT, _picture, find_gallery
-from robust_lowrank.reporting.inputs import read_images
-from robust_lowrank.reporting.trials import find_trials
+from robust_lowrank.reporting.comparing.entries import arrange
+from robust_lowrank.reporting.comparing.evaluations import find_evaluations
+from robust_lowrank.reporting.formats.inputs import read_images
+from robust_lowrank.reporting.sections.gallery import _LIMIT, _picture, find_gallery
 
 RIGHT = np.ones(20, dtype=bool)
 LOST = {"A": [3, 4, 5], "B": [3, 4], "C": [4]}
@@ -46,7 +46,7 @@ def make_runs(make_run, make_result, tmp_path):
 
 @pytest.fixture
 def make_gallery(make_runs):
-    return lambda *args, **changes: find_gallery(find_trials(arrange(make_runs(*args, **changes)))[0])
+    return lambda *args, **changes: find_gallery(find_evaluations(arrange(make_runs(*args, **changes)))[0])
 
 
 def test_what_most_lost_and_what_only_some_lost_is_shown(make_gallery):
@@ -75,17 +75,17 @@ def test_pictures_are_the_inputs_pixel_by_pixel():
 
 
 def test_a_gallery_has_a_limited_size(make_runs, monkeypatch):
-    trial = find_trials(arrange(make_runs()))[0]
-    size = sum(len(picture.png) for picture in find_gallery(trial).pictures)
+    evaluation = find_evaluations(arrange(make_runs()))[0]
+    size = sum(len(picture.png) for picture in find_gallery(evaluation).pictures)
     assert 0 < size < _LIMIT
-    monkeypatch.setattr("robust_lowrank.reporting.gallery._LIMIT", size // 2)
-    assert [card.title for card in find_gallery(trial).cards] == ["Example 4: 1"]
+    monkeypatch.setattr("robust_lowrank.reporting.sections.gallery._LIMIT", size // 2)
+    assert [card.title for card in find_gallery(evaluation).cards] == ["Example 4: 1"]
 
 
 def test_without_stored_inputs_there_is_no_gallery(make_runs, make_gallery, make_run, make_result):
     assert make_gallery(clean=False) is None
-    trial = find_trials(arrange([make_run("D", results=[make_result(RIGHT, {("fgsm", 0.1): ~RIGHT})])]))[0]
-    assert find_gallery(trial) is None
+    evaluation = find_evaluations(arrange([make_run("D", results=[make_result(RIGHT, {("fgsm", 0.1): ~RIGHT})])]))[0]
+    assert find_gallery(evaluation) is None
 
 
 def test_the_report_shows_the_gallery_and_writes_its_pictures(make_runs, tmp_path):

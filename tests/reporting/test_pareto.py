@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robust_lowrank.records import Costs, Latency, Parameters
-from robust_lowrank.reporting import efficiency
-from robust_lowrank.reporting.entries import arrange
-from robust_lowrank.reporting.pareto import Fronts, pareto_front, statement
-from robust_lowrank.reporting.trials import find_trials
+from robust_lowrank.reporting.comparing.entries import arrange
+from robust_lowrank.reporting.comparing.evaluations import find_evaluations
+from robust_lowrank.reporting.comparing.pareto import Fronts, pareto_front, statement
+from robust_lowrank.reporting.sections import efficiency
 
 RIGHT = np.array([True] * 90 + [False] * 10)
 POINTS = st.integers(1, 3).flatmap(lambda size: st.lists(st.tuples(*[st.integers(0, 4)] * size), min_size=1, max_size=12))
@@ -47,7 +47,7 @@ def costs(flops: int, milliseconds: float, machine: str = "m") -> Costs:
 
 
 @pytest.fixture
-def make_trial(make_run, make_result):
+def make_evaluation(make_run, make_result):
     def make(networks, **changes):
         runs = []
         for label, (held, inference, cost, clean) in networks.items():
@@ -61,20 +61,20 @@ def make_trial(make_run, make_result):
                     **changes,
                 )
             )
-        return find_trials(arrange(runs))[0]
+        return find_evaluations(arrange(runs))[0]
 
     return make
 
 
-def test_every_cost_has_its_own_front(make_trial):
-    trial = make_trial(
+def test_every_cost_has_its_own_front(make_evaluation):
+    evaluation = make_evaluation(
         {
             "Big": (60, 1000, costs(1000, 1.0), 95),
             "Small": (50, 100, costs(500, 2.0), 90),
             "Bad": (40, 500, costs(700, 3.0), 85),
         }
     )
-    fronts = Fronts(trial)
+    fronts = Fronts(evaluation)
     assert {objective.name: fronts.on(objective) for objective in fronts.points} == {
         "clean": ["Big"],
         "parameters": ["Big", "Small"],
@@ -92,22 +92,22 @@ def test_every_cost_has_its_own_front(make_trial):
     assert rows["Bad"][-4:] == [""] * 4
 
 
-def test_runs_without_costs_have_the_fronts_that_are_known(make_trial):
-    fronts = Fronts(make_trial({"A": (60, 1000, None, 95), "B": (50, 100, None, 95)}))
+def test_runs_without_costs_have_the_fronts_that_are_known(make_evaluation):
+    fronts = Fronts(make_evaluation({"A": (60, 1000, None, 95), "B": (50, 100, None, 95)}))
     assert [objective.name for objective in fronts.points] == ["clean", "parameters"]
     assert statement(fronts, "flops") is None
     assert len(efficiency.table(fronts).columns) == 4 + 2
 
 
-def test_times_of_two_machines_are_not_compared(make_trial):
-    trial = make_trial({"A": (60, 1000, costs(1, 1.0), 95), "B": (50, 100, costs(2, 2.0, "other"), 95)})
-    fronts = Fronts(trial)
+def test_times_of_two_machines_are_not_compared(make_evaluation):
+    evaluation = make_evaluation({"A": (60, 1000, costs(1, 1.0), 95), "B": (50, 100, costs(2, 2.0, "other"), 95)})
+    fronts = Fronts(evaluation)
     assert "latency" not in [objective.name for objective in fronts.points]
     assert "Times of different machines are not drawn" in efficiency.figure(fronts).caption
     assert not any("Latency" in column.group for column in efficiency.table(fronts).columns)
 
 
-def test_one_network_has_no_front(make_trial):
-    trial = make_trial({"A": (60, 1000, None, 95)})
-    assert Fronts(trial).points == {}
-    assert efficiency.figure(Fronts(trial)) is None
+def test_one_network_has_no_front(make_evaluation):
+    evaluation = make_evaluation({"A": (60, 1000, None, 95)})
+    assert Fronts(evaluation).points == {}
+    assert efficiency.figure(Fronts(evaluation)) is None

@@ -4,9 +4,10 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from robust_lowrank.reporting import formats, spectra
-from robust_lowrank.reporting.entries import Entry
-from robust_lowrank.reporting.tables import Cell, Column, Table, count_cell, quantity_cell
+from robust_lowrank.reporting.comparing import spectra
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.tables import Cell, Column, Table, count_cell, quantity_cell
 
 
 def layers(entry: Entry) -> Table:
@@ -67,7 +68,7 @@ def _total(entry: Entry, found: spectra.Conditioning) -> tuple[Cell, ...]:
 def _row(layer: dict[Hashable, Any], reason: str) -> tuple[Cell, ...]:
     defect = layer["orthonormality"]
     share = (
-        f"{formats.percent(layer['params'] / layer['params_dense'])} % of dense" if layer["params"] != layer["params_dense"] else ""
+        f"{numbers.percent(layer['params'] / layer['params_dense'])} % of dense" if layer["params"] != layer["params_dense"] else ""
     )
     return (
         Cell(layer["layer"]),

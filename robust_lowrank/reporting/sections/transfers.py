@@ -8,11 +8,11 @@ import altair as alt
 import pandas as pd
 
 from robust_lowrank.records import TRANSFER
-from robust_lowrank.reporting import formats
-from robust_lowrank.reporting.entries import Entry
-from robust_lowrank.reporting.figures import Figure, Panel
-from robust_lowrank.reporting.tables import Cell, Column, Table, percent_cell
-from robust_lowrank.reporting.trials import Trial
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.comparing.evaluations import Evaluation
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.figures import Figure, Panel
+from robust_lowrank.reporting.formats.tables import Cell, Column, Table, percent_cell
 from robust_lowrank.statistics import Interval, wilson
 
 
@@ -20,7 +20,7 @@ from robust_lowrank.statistics import Interval, wilson
 class Transfers:
     """The inputs of one attack at the headline eps: those made on each run, tried on each other."""
 
-    trial: Trial
+    evaluation: Evaluation
     attack: str
     eps: float
     counts: dict[tuple[str, str], tuple[int, int]]  # by names of source and target: tried, fooled
@@ -28,7 +28,7 @@ class Transfers:
     @property
     def names(self) -> list[str]:
         """The runs, in the order of the report."""
-        return [entry.name for entry in self.trial.entries]
+        return [entry.name for entry in self.evaluation.entries]
 
     def accuracy(self, source: str, target: str) -> Interval | None:
         """Return the target's accuracy on what broke the source, of those that it gets right when clean; None without any."""
@@ -42,29 +42,29 @@ class Transfers:
         return {pair: found.value for pair in pairs if (found := self.accuracy(*pair))}
 
 
-def find_transfers(trial: Trial) -> Transfers | None:
+def find_transfers(evaluation: Evaluation) -> Transfers | None:
     """Return the stored transfers at the headline eps under the attack that breaks most; None where none were stored.
 
-    Only rows of the trial's own weights, examples and attack count.
+    Only rows of the evaluation's own weights, examples and attack count.
     """
-    eps = trial.headline_eps
-    stored = [(entry, frame) for entry in trial.entries if (frame := _fresh(trial, entry)) is not None]
+    eps = evaluation.headline_eps
+    stored = [(entry, frame) for entry in evaluation.entries if (frame := _fresh(evaluation, entry)) is not None]
     frames = [frame[frame["eps"] == eps] for _, frame in stored]
-    attacks = [attack for attack in trial.attacks_at(eps) if any((frame["attack"] == attack).any() for frame in frames)]
+    attacks = [attack for attack in evaluation.attacks_at(eps) if any((frame["attack"] == attack).any() for frame in frames)]
     if not attacks:
         return None
-    attack = min(attacks, key=lambda name: sum(a.value for e in trial.entries if (a := trial.accuracy(e, name, eps))))
+    attack = min(attacks, key=lambda name: sum(a.value for e in evaluation.entries if (a := evaluation.accuracy(e, name, eps))))
     counts: dict[tuple[str, str], tuple[int, int]] = {}
-    weights = {trial.results[entry.name].record.hashes["weights"]: entry.name for entry in trial.entries}
+    weights = {evaluation.results[entry.name].record.hashes["weights"]: entry.name for entry in evaluation.entries}
     for (target, _), frame in zip(stored, frames, strict=True):
         for row in frame[frame["attack"] == attack].itertuples():
             if row.source_weights in weights:
                 counts[weights[str(row.source_weights)], target.name] = (int(row.tried), int(row.fooled))  # pyright: ignore[reportArgumentType]
-    for entry in trial.entries:
-        verdicts = trial.results[entry.name].verdicts
+    for entry in evaluation.entries:
+        verdicts = evaluation.results[entry.name].verdicts
         broken = int(((verdicts["attack"] == attack) & (verdicts["eps"] == eps) & (verdicts["verdict"] == "broken")).sum())
         counts[entry.name, entry.name] = (broken, broken)
-    return Transfers(trial, attack, eps, counts) if any(source != target for source, target in counts) else None
+    return Transfers(evaluation, attack, eps, counts) if any(source != target for source, target in counts) else None
 
 
 def statement(transfers: Transfers) -> str:
@@ -77,20 +77,20 @@ def statement(transfers: Transfers) -> str:
     threat, shield = min(by_source, key=lambda name: by_source[name]), max(by_target, key=lambda name: by_target[name])
     mean = sum(others.values()) / len(others)
     text = (
-        f"On average a network stays right on {formats.percent(mean)} % of what broke another one under "
-        f"{formats.attack(transfers.attack)} at eps {formats.budget(transfers.eps)}."
+        f"On average a network stays right on {numbers.percent(mean)} % of what broke another one under "
+        f"{numbers.attack(transfers.attack)} at eps {numbers.budget(transfers.eps)}."
     )
     if len(by_source) < 3:
         return text
     return (
-        f"{text} Inputs made on {threat} transfer best (the others stay right on {formats.percent(by_source[threat])} %); "
-        f"{shield} withstands the others' inputs best ({formats.percent(by_target[shield])} %)."
+        f"{text} Inputs made on {threat} transfer best (the others stay right on {numbers.percent(by_source[threat])} %); "
+        f"{shield} withstands the others' inputs best ({numbers.percent(by_target[shield])} %)."
     )
 
 
 def figure(transfers: Transfers) -> Figure:
     """The matrix as a heat map: source by target."""
-    names, trial = transfers.names, transfers.trial
+    names, evaluation = transfers.names, transfers.evaluation
     rows = [
         {"source": source, "target": target, "value": found.value, "low": found.low, "high": found.high, "tried": tried}
         for source in names
@@ -112,7 +112,7 @@ def figure(transfers: Transfers) -> Figure:
     shade = alt.Color("value:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None)
     ink = alt.condition("datum.value > 0.55", alt.value("#ffffff"), alt.value("#1c2430"))
     return Figure(
-        name=f"transfer-{trial.slug}",
+        name=f"transfer-{evaluation.slug}",
         title="What breaks one network, tried on the others",
         description=f"Accuracy of each network (columns) on the inputs that broke each network (rows), {_made(transfers)}. "
         + statement(transfers),
@@ -136,9 +136,9 @@ def figure(transfers: Transfers) -> Figure:
 def table(transfers: Transfers) -> Table:
     """The matrix as a table, with the number of inputs and intervals."""
     names = transfers.names
-    series = {entry.name: entry.series for entry in transfers.trial.entries}
+    series = {entry.name: entry.series for entry in transfers.evaluation.entries}
     return Table(
-        name=f"transfer-{transfers.trial.slug}",
+        name=f"transfer-{transfers.evaluation.slug}",
         caption=f"Accuracy, %, on what broke another network, {_made(transfers)}; below, 95 % intervals and how many inputs.",
         columns=(Column("Made on", numeric=False), *(Column(name, "Tried on", series=series[name]) for name in names)),
         rows=tuple(
@@ -156,7 +156,7 @@ def _cell(transfers: Transfers, source: str, target: str) -> Cell:
     if found is None:
         return Cell("–")
     tried = transfers.counts[source, target][0]
-    return percent_cell(found.value, f"{formats.interval(found.low, found.high)}, {formats.count(tried)}")
+    return percent_cell(found.value, f"{numbers.interval(found.low, found.high)}, {numbers.count(tried)}")
 
 
 def _means(accuracies: dict[tuple[str, str], float], place: int) -> dict[str, float]:
@@ -167,13 +167,13 @@ def _means(accuracies: dict[tuple[str, str], float], place: int) -> dict[str, fl
 
 
 def _made(transfers: Transfers) -> str:
-    norm = formats.norm(transfers.trial.norm)
-    return f"made by {formats.attack(transfers.attack)} at {norm} eps {formats.budget(transfers.eps)}"
+    norm = numbers.norm(transfers.evaluation.norm)
+    return f"made by {numbers.attack(transfers.attack)} at {norm} eps {numbers.budget(transfers.eps)}"
 
 
-def _fresh(trial: Trial, entry: Entry) -> pd.DataFrame | None:
-    """Return a run's stored transfers that belong to the trial."""
-    result = trial.results[entry.name]
+def _fresh(evaluation: Evaluation, entry: Entry) -> pd.DataFrame | None:
+    """Return a run's stored transfers that belong to the evaluation."""
+    result = evaluation.results[entry.name]
     if result.transfer is None or not set(TRANSFER) <= set(result.transfer.columns):
         return None
     frame, hashes = result.transfer, result.record.hashes

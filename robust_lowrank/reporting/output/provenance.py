@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from robust_lowrank.records import now
-from robust_lowrank.reporting import formats
-from robust_lowrank.reporting.entries import Entry
-from robust_lowrank.reporting.tables import Cell, Column, Table
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.tables import Cell, Column, Table
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def provenance(entries: Sequence[Entry], command: str) -> Provenance:
         for machine in (entry.run.record.machine, *(result.record.machine for result in entry.run.results.values()))
     )
     suites = dict.fromkeys(
-        Document(f"Suite {result.record.suite}, {formats.norm(result.record.norm)}", _json(result.record.definition))
+        Document(f"Suite {result.record.suite}, {numbers.norm(result.record.norm)}", _json(result.record.definition))
         for entry in entries
         for result in entry.run.results.values()
     )
@@ -101,7 +101,7 @@ def _evaluations(entries: Sequence[Entry]) -> tuple[Table, ...]:
     rows = tuple(
         (
             Cell(entry.name, series=entry.series),
-            Cell(f"{record.suite}, {formats.norm(record.norm)}"),
+            Cell(f"{record.suite}, {numbers.norm(record.norm)}"),
             Cell(str(record.seed)),
             Cell(record.created),
             Cell(f"{record.seconds:.1f}"),

@@ -7,12 +7,12 @@ import altair as alt
 import pandas as pd
 
 from robust_lowrank.records import OPERATORS
-from robust_lowrank.reporting import formats
-from robust_lowrank.reporting.conditioning_charts import log_axis
-from robust_lowrank.reporting.entries import Entry, series_names
-from robust_lowrank.reporting.figures import Figure, Panel
-from robust_lowrank.reporting.findings import Finding
-from robust_lowrank.reporting.tables import Cell, Column, Table, quantity_cell
+from robust_lowrank.reporting.comparing.entries import Entry, series_names
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.figures import Figure, Panel
+from robust_lowrank.reporting.formats.statements import Statement
+from robust_lowrank.reporting.formats.tables import Cell, Column, Table, quantity_cell
+from robust_lowrank.reporting.sections.conditioning import log_axis
 
 NOTE = (
     "A convolution applies its matrix everywhere, and the windows overlap: as an operator on whole images it stretches more than "
@@ -70,8 +70,8 @@ def figure(entries: Sequence[Entry], *, prefix: str = "") -> Figure | None:
     return Figure(
         name=f"{prefix}operator-norms",
         title="Norm of each layer: matrix and operator",
-        description=f"Largest singular value of the matrix and upper bound of the operator norm of {formats.listing(layers)}, "
-        f"for {formats.listing(names)}.",
+        description=f"Largest singular value of the matrix and upper bound of the operator norm of {numbers.listing(layers)}, "
+        f"for {numbers.listing(names)}.",
         caption="Bar: the largest singular value of the matrix. Point: the proved upper bound of the layer's norm as an operator, "
         "without batch normalisation. Of a linear layer both are the same. Layers in the order in which an image reaches them.",
         series=tuple(names),
@@ -80,7 +80,7 @@ def figure(entries: Sequence[Entry], *, prefix: str = "") -> Figure | None:
     )
 
 
-def findings(entry: Entry) -> list[Finding]:
+def findings(entry: Entry) -> list[Statement]:
     """Say which layer the matrix tells least of, and what is proved of the whole network."""
     found = []
     frame = _recorded(entry)
@@ -90,17 +90,17 @@ def findings(entry: Entry) -> list[Finding]:
         most = frame.iloc[int(ratio.to_numpy(dtype=float).argmax())]
         if ratio.max() >= _NOTEWORTHY:
             found.append(
-                Finding(
+                Statement(
                     "note",
                     f"{entry.name}: as an operator on {most['height']} × {most['width']} images {most['layer']} stretches by up to "
-                    f"{formats.quantity(most['operator_bound'])}, {formats.quantity(ratio.max())} times the largest singular value "
-                    f"of its matrix ({formats.quantity(most['sigma_max'])}).",
+                    f"{numbers.quantity(most['operator_bound'])}, {numbers.quantity(ratio.max())} times the largest singular value "
+                    f"of its matrix ({numbers.quantity(most['sigma_max'])}).",
                 )
             )
     return found + _proved(entry)
 
 
-def _proved(entry: Entry) -> list[Finding]:
+def _proved(entry: Entry) -> list[Statement]:
     found = []
     for certificate in entry.run.certificates.values():
         record = certificate.record
@@ -109,17 +109,17 @@ def _proved(entry: Entry) -> list[Finding]:
         if record.bound is None:
             text = f"{entry.name}: no Lipschitz bound is known: {_shortened(record.reasons) or 'it is infinite'}."
         else:
-            bound = formats.quantity(record.bound)
+            bound = numbers.quantity(record.bound)
             text = f"{entry.name}: an input moved by δ in L2 provably moves the logits by at most {bound} δ"
             beyond = [point for point in record.curve if point.radius > 0]
             if beyond:
                 point = beyond[0]
                 text += (
-                    f"; {formats.percent(point.value)} % of {formats.count(point.total)} examples are certified at radius "
-                    f"{formats.budget(point.radius)}"
+                    f"; {numbers.percent(point.value)} % of {numbers.count(point.total)} examples are certified at radius "
+                    f"{numbers.budget(point.radius)}"
                 )
             text += "."
-        found.append(Finding("note", text))
+        found.append(Statement("note", text))
     return found
 
 

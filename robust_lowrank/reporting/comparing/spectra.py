@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robust_lowrank.reporting.entries import Entry
+from robust_lowrank.reporting.comparing.entries import Entry
 
 MATRIX_NOTE = (
     "A layer's condition number is that of its weight matrix; for a convolution this is the matricised kernel "

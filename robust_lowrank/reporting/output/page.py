@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from robust_lowrank.reporting.entries import Entry
-from robust_lowrank.reporting.figures import Figure, Paper, javascript
-from robust_lowrank.reporting.style import Theme, looks, vega_config, vega_range
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.formats.figures import Figure, Paper, javascript
+from robust_lowrank.reporting.formats.style import Theme, looks, vega_config, vega_range
 
 _LOADER = PackageLoader("robust_lowrank.reporting")
 _LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")

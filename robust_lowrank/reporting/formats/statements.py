@@ -5,7 +5,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Finding:
+class Statement:
     """A sentence in plain words; `kind` says whether a test supports it, leaves it open, or it is a remark or a warning."""
 
     kind: Literal["supported", "open", "note", "warning"]
@@ -18,4 +18,4 @@ class Summary:
 
     headline: str
     evidence: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Statement, ...]

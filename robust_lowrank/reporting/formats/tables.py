@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from robust_lowrank.records import AccuracyRecord
-from robust_lowrank.reporting import formats
+from robust_lowrank.reporting.formats import numbers
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Cell:
         found = self.accuracy
         if found is None:
             return ""
-        unresolved = f", {formats.count(found.unresolved)} unresolved" if found.unresolved else ""
-        return f"{formats.count(found.correct)} of {formats.count(found.total)} correct{unresolved}"
+        unresolved = f", {numbers.count(found.unresolved)} unresolved" if found.unresolved else ""
+        return f"{numbers.count(found.correct)} of {numbers.count(found.total)} correct{unresolved}"
 
     @property
     def about(self) -> tuple[str, ...]:
@@ -94,21 +94,21 @@ def accuracy_cell(accuracy: AccuracyRecord | None, *, leads: bool = False, missi
     """Return an accuracy in percent with its interval on the second line; a range where examples are unresolved."""
     if accuracy is None:
         return Cell(missing)
-    interval = formats.interval(accuracy.low, accuracy.high)
-    unresolved = f", {formats.count(accuracy.unresolved)} unresolved" if accuracy.unresolved else ""
-    return Cell(formats.accuracy(accuracy.value, accuracy.most), interval + unresolved, accuracy=accuracy, leads=leads)
+    interval = numbers.interval(accuracy.low, accuracy.high)
+    unresolved = f", {numbers.count(accuracy.unresolved)} unresolved" if accuracy.unresolved else ""
+    return Cell(numbers.accuracy(accuracy.value, accuracy.most), interval + unresolved, accuracy=accuracy, leads=leads)
 
 
 def quantity_cell(value: float, sub: str = "") -> Cell:
     """Return a positive number to three significant digits."""
-    return Cell(formats.quantity(value), sub, value=value)
+    return Cell(numbers.quantity(value), sub, value=value)
 
 
 def count_cell(value: int, sub: str = "") -> Cell:
     """Return a count with thousands separated."""
-    return Cell(formats.count(value), sub, value=value)
+    return Cell(numbers.count(value), sub, value=value)
 
 
 def percent_cell(fraction: float | None, sub: str = "") -> Cell:
     """Return a fraction in percent; a dash for none."""
-    return Cell("–") if fraction is None else Cell(formats.percent(fraction), sub, value=fraction)
+    return Cell("–") if fraction is None else Cell(numbers.percent(fraction), sub, value=fraction)

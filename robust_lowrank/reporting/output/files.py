@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from robust_lowrank.records import replacing, write_frame, write_text
-from robust_lowrank.reporting import document, latex, page
-from robust_lowrank.reporting.entries import Entry
-from robust_lowrank.reporting.gallery import Picture
-from robust_lowrank.reporting.page import Drawing
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.output import document, latex, page
+from robust_lowrank.reporting.output.page import Drawing
+from robust_lowrank.reporting.sections.gallery import Picture
 
 FORMATS = ("pdf", "svg", "png")
 

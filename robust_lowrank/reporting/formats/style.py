@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from robust_lowrank.reporting.entries import Entry
+from robust_lowrank.reporting.comparing.entries import Entry
 
 Theme = Literal["light", "dark"]
 

@@ -7,9 +7,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from robust_lowrank.reporting import formats, spectra
-from robust_lowrank.reporting.entries import Entry, series_names
-from robust_lowrank.reporting.figures import Figure, Panel
+from robust_lowrank.reporting.comparing import spectra
+from robust_lowrank.reporting.comparing.entries import Entry, series_names
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.figures import Figure, Panel
 
 _FLOOR = 1e-6  # relative singular values below are drawn there: float32 knows nothing smaller
 
@@ -38,8 +39,8 @@ def by_layer(entries: Sequence[Entry], *, prefix: str = "") -> Figure | None:
     return Figure(
         name=f"{prefix}condition-by-layer",
         title="Condition number of each layer",
-        description=f"Condition numbers {spectra.moment(entries)} of {formats.listing(order)}, "
-        f"a point each for {formats.listing(names)}.",
+        description=f"Condition numbers {spectra.moment(entries)} of {numbers.listing(order)}, "
+        f"a point each for {numbers.listing(names)}.",
         caption=f"{spectra.moment(entries).capitalize()}; 1 is perfect."
         + (f" Not drawn: {missing} infinite (a singular value of zero)." if missing else ""),
         series=tuple(names),
@@ -59,7 +60,7 @@ def over_training(entries: Sequence[Entry], layers: Sequence[str], *, prefix: st
     return Figure(
         name=f"{prefix}condition-over-training",
         title="Condition numbers over training",
-        description=f"Condition number by epoch of {formats.listing(list(layers))}, a panel each, for {formats.listing(names)}.",
+        description=f"Condition number by epoch of {numbers.listing(list(layers))}, a panel each, for {numbers.listing(names)}.",
         caption="Epoch 0 is the network before training. Logarithmic, the same scale in every panel." + _seeds(entries),
         series=tuple(names),
         panels=tuple(
@@ -81,7 +82,7 @@ def product_over_training(entries: Sequence[Entry], *, prefix: str = "") -> Figu
     return Figure(
         name=f"{prefix}product-over-training",
         title="Product of the condition numbers over training (certificate quantity)",
-        description=f"Product of all layers' condition numbers by epoch for {formats.listing(names)}.",
+        description=f"Product of all layers' condition numbers by epoch for {numbers.listing(names)}.",
         caption=spectra.CERTIFICATE_NOTE,
         series=tuple(names),
         panels=(Panel(chart),),
@@ -98,7 +99,7 @@ def ranks(entries: Sequence[Entry], layers: Sequence[str], *, prefix: str = "") 
     return Figure(
         name=f"{prefix}rank-over-training",
         title="Ranks over training",
-        description=f"Rank by epoch of {formats.listing(list(layers))}, a panel each, for {formats.listing(names)}.",
+        description=f"Rank by epoch of {numbers.listing(list(layers))}, a panel each, for {numbers.listing(names)}.",
         caption="Number of singular values that a layer keeps; epoch 0 is the network before training." + _seeds(entries),
         series=tuple(names),
         panels=tuple(
@@ -130,8 +131,8 @@ def spectra_by_layer(entries: Sequence[Entry], layers: Sequence[str], *, prefix:
     return Figure(
         name=f"{prefix}spectra",
         title="Spectra",
-        description=f"Singular values relative to the largest of {formats.listing(list(layers))}, a panel each, "
-        f"for {formats.listing(names)}.",
+        description=f"Singular values relative to the largest of {numbers.listing(list(layers))}, a panel each, "
+        f"for {numbers.listing(names)}.",
         caption=f"Singular values {spectra.moment(entries)}, divided by the layer's largest: "
         "a flat line is a well-conditioned layer; a line that ends early is a layer of lower rank. "
         "Logarithmic, the same scale in every panel." + _seeds(entries),

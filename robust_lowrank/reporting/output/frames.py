@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from robust_lowrank.records import CertificateRecord, CurvePoint, ResultRecord
-from robust_lowrank.reporting import operator_norms, spectra
-from robust_lowrank.reporting.entries import Entry
+from robust_lowrank.reporting.comparing import spectra
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.sections import operator_norms
 
 
 def results_frame(entries: Sequence[Entry]) -> pd.DataFrame:

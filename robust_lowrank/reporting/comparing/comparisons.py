@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations
 
-from robust_lowrank.reporting.entries import Entry
-from robust_lowrank.reporting.trials import CLEAN, WORST, Trial
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
 from robust_lowrank.statistics import Bounds, Interval, pairwise
 
 ALPHA = 0.05
@@ -53,7 +53,7 @@ class Contrast:
     better: str | None  # the series that is better in every pair
 
 
-def compare(trial: Trial, eps: float) -> tuple[Comparison, ...]:
+def compare(evaluation: Evaluation, eps: float) -> tuple[Comparison, ...]:
     """Test every pair of series at one budget, seed by seed; all the tests of a budget are one family for Holm.
 
     Every run takes part: it meets the run of its own seed, or where there is none the one in its place, or the last.
@@ -61,12 +61,12 @@ def compare(trial: Trial, eps: float) -> tuple[Comparison, ...]:
     """
     pairs = [
         pair
-        for first, second in combinations(trial.series, 2)
-        for pair in _pairs(_members(trial, first, eps), _members(trial, second, eps))
+        for first, second in combinations(evaluation.series, 2)
+        for pair in _pairs(_members(evaluation, first, eps), _members(evaluation, second, eps))
     ]
     if not pairs:
         return ()
-    held = {entry.name: trial.held(entry, eps) for pair in pairs for entry in pair}
+    held = {entry.name: evaluation.held(entry, eps) for pair in pairs for entry in pair}
     examples = reduce(lambda known, index: known.intersection(index), (frame.index for frame in held.values()))
     verdicts = {
         name: Bounds(frame.loc[examples, "least"].to_numpy(), frame.loc[examples, "most"].to_numpy())
@@ -94,13 +94,13 @@ def contrast(comparisons: tuple[Comparison, ...], one: str, other: str) -> Contr
     )
 
 
-def leaders(trial: Trial, eps: float, comparisons: tuple[Comparison, ...]) -> set[str]:
+def leaders(evaluation: Evaluation, eps: float, comparisons: tuple[Comparison, ...]) -> set[str]:
     """Return the best series at a budget and those which the tests cannot tell from it.
 
     Empty where no series is significantly worse than the best: then nothing deserves to stand out.
     """
     attack = CLEAN if eps == 0 else WORST
-    means = {name: mean.value for name in trial.series if (mean := trial.mean(name, attack, eps))}
+    means = {name: mean.value for name in evaluation.series if (mean := evaluation.mean(name, attack, eps))}
     if not means:
         return set()
     best = max(means, key=lambda name: means[name])
@@ -108,9 +108,11 @@ def leaders(trial: Trial, eps: float, comparisons: tuple[Comparison, ...]) -> se
     return set(means) - worse if worse else set()
 
 
-def _members(trial: Trial, series: str, eps: float) -> list[Entry]:
+def _members(evaluation: Evaluation, series: str, eps: float) -> list[Entry]:
     return [
-        entry for entry in trial.entries if entry.series == series and (eps == 0 or trial.accuracy(entry, WORST, eps) is not None)
+        entry
+        for entry in evaluation.entries
+        if entry.series == series and (eps == 0 or evaluation.accuracy(entry, WORST, eps) is not None)
     ]
 
 

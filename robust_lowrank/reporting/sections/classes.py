@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import altair as alt
 import pandas as pd
 
-from robust_lowrank.reporting import formats
-from robust_lowrank.reporting.entries import Entry
-from robust_lowrank.reporting.figures import Figure, Panel
-from robust_lowrank.reporting.tables import Cell, Column, Table, count_cell
-from robust_lowrank.reporting.trials import Trial
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.comparing.evaluations import Evaluation
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.figures import Figure, Panel
+from robust_lowrank.reporting.formats.tables import Cell, Column, Table, count_cell
 from robust_lowrank.statistics import bounded
 
 LEAST_EXAMPLES = 5  # a class, on average: with fewer the intervals cover almost everything
@@ -18,20 +18,20 @@ SHOWN = 12  # classes in the chart
 
 @dataclass(frozen=True)
 class Classes:
-    """Accuracies by class of one trial: on clean examples and in the worst case at the headline eps.
+    """Accuracies by class of one evaluation: on clean examples and in the worst case at the headline eps.
 
     `frame` has a row a series, class and kind: series, label, kind ("clean" or "worst"), value, low, high, most, seeds. Over seeds
     it holds the mean, and the span of the intervals.
     """
 
-    trial: Trial
+    evaluation: Evaluation
     frame: pd.DataFrame
     sizes: dict[int, int]  # examples, by label
     order: tuple[int, ...]  # labels, the weakest in the worst case over the series' mean first
 
     def name(self, label: int) -> str:
         """Return a class's name, or its number where the record has none."""
-        return class_name(self.trial.entries[0], label)
+        return class_name(self.evaluation.entries[0], label)
 
 
 def class_name(entry: Entry, label: int) -> str:
@@ -40,18 +40,18 @@ def class_name(entry: Entry, label: int) -> str:
     return names[label] if 0 <= label < len(names) else str(label)
 
 
-def by_class(trial: Trial) -> Classes | None:
+def by_class(evaluation: Evaluation) -> Classes | None:
     """Return the accuracies by class, or None where there are too few examples of a class or only one class."""
-    eps = trial.headline_eps
-    first = trial.results[trial.entries[0].name].verdicts
+    eps = evaluation.headline_eps
+    first = evaluation.results[evaluation.entries[0].name].verdicts
     labels = first.drop_duplicates("example").set_index("example")["label"]
     sizes = {int(label): int(count) for label, count in labels.value_counts().sort_index().items()}  # pyright: ignore[reportArgumentType]
     if len(sizes) < 2 or len(labels) < LEAST_EXAMPLES * len(sizes):
         return None
     rows = []
     for kind, budget in (("clean", 0.0), ("worst", eps)):
-        for entry in trial.entries:
-            held = trial.held(entry, budget)
+        for entry in evaluation.entries:
+            held = evaluation.held(entry, budget)
             if held.empty:
                 continue
             for label, part in held.groupby(labels.reindex(held.index)):
@@ -66,61 +66,63 @@ def by_class(trial: Trial) -> Classes | None:
     ).reset_index()
     worst = frame[frame["kind"] == "worst"].groupby("label")["value"].mean()
     order = tuple(int(label) for label in worst.sort_values(kind="stable").index)
-    return Classes(trial, frame, sizes, order)
+    return Classes(evaluation, frame, sizes, order)
 
 
 def statement(classes: Classes) -> str:
     """Name the weakest and the strongest class under attack."""
     means = classes.frame[classes.frame["kind"] == "worst"].groupby("label")["value"].mean()
     weakest, strongest = classes.order[0], classes.order[-1]
-    eps = formats.budget(classes.trial.headline_eps)
+    eps = numbers.budget(classes.evaluation.headline_eps)
     return (
-        f"Weakest at {formats.norm(classes.trial.norm)} eps {eps} is class {classes.name(weakest)} "
-        f"(mean over the methods {formats.percent(means[weakest])} %, n = {classes.sizes[weakest]}), strongest "
-        f"{classes.name(strongest)} ({formats.percent(means[strongest])} %, n = {classes.sizes[strongest]})."
+        f"Weakest at {numbers.norm(classes.evaluation.norm)} eps {eps} is class {classes.name(weakest)} "
+        f"(mean over the methods {numbers.percent(means[weakest])} %, n = {classes.sizes[weakest]}), strongest "
+        f"{classes.name(strongest)} ({numbers.percent(means[strongest])} %, n = {classes.sizes[strongest]})."
     )
 
 
 def figure(classes: Classes) -> Figure:
     """Accuracy of each class, clean and in the worst case, a point a series, the weakest class on top."""
-    trial = classes.trial
+    evaluation = classes.evaluation
     shown = classes.order[:SHOWN]
     names = [classes.name(label) for label in shown]
     left_out = f" The {SHOWN} weakest of {len(classes.order)} classes." if len(shown) < len(classes.order) else ""
-    titles = {"clean": "Clean", "worst": f"Worst case at eps {formats.budget(trial.headline_eps)}"}
+    titles = {"clean": "Clean", "worst": f"Worst case at eps {numbers.budget(evaluation.headline_eps)}"}
     frame = classes.frame[classes.frame["label"].isin(shown)]
     frame = frame.assign(label=[classes.name(label) for label in frame["label"]])
     return Figure(
-        name=f"classes-{trial.slug}",
+        name=f"classes-{evaluation.slug}",
         title="Accuracy class by class",
-        description=f"Accuracy of each class on clean examples and in the worst case for {formats.listing(trial.series)}. "
+        description=f"Accuracy of each class on clean examples and in the worst case for {numbers.listing(evaluation.series)}. "
         + statement(classes),
-        caption=f"Weakest class first (mean over the methods in the worst case). {_spread(trial)}{left_out}",
-        series=tuple(trial.series),
-        panels=tuple(Panel(_panel(frame[frame["kind"] == kind], names, trial.series), title) for kind, title in titles.items()),
-        height=max(160, len(shown) * (7 * len(trial.series) + 8)),
+        caption=f"Weakest class first (mean over the methods in the worst case). {_spread(evaluation)}{left_out}",
+        series=tuple(evaluation.series),
+        panels=tuple(
+            Panel(_panel(frame[frame["kind"] == kind], names, evaluation.series), title) for kind, title in titles.items()
+        ),
+        height=max(160, len(shown) * (7 * len(evaluation.series) + 8)),
     )
 
 
 def tables(classes: Classes) -> tuple[Table, Table]:
     """The worst case at the headline eps, and clean accuracy: a row a class, weakest first, a column a series."""
-    eps = formats.budget(classes.trial.headline_eps)
+    eps = numbers.budget(classes.evaluation.headline_eps)
     return _table(classes, "worst", f"worst case, %, at eps {eps}"), _table(classes, "clean", "clean accuracy, %")
 
 
 def _table(classes: Classes, kind: str, what: str) -> Table:
-    trial = classes.trial
+    evaluation = classes.evaluation
     part = classes.frame[classes.frame["kind"] == kind].set_index(["label", "series"])
     found = dict(zip(part.index, part.to_dict("records"), strict=True))
     return Table(
-        name=f"classes-{kind}-{trial.slug}",
-        caption=f"Class by class: {what}, {trial.title}; {trial.interval} intervals below.",
-        columns=(Column("Class", numeric=False), Column("n"), *(Column(name, series=name) for name in trial.series)),
+        name=f"classes-{kind}-{evaluation.slug}",
+        caption=f"Class by class: {what}, {evaluation.title}; {evaluation.interval} intervals below.",
+        columns=(Column("Class", numeric=False), Column("n"), *(Column(name, series=name) for name in evaluation.series)),
         rows=tuple(
             (
                 Cell(classes.name(label)),
                 count_cell(classes.sizes[label]),
-                *(_cell(found.get((label, name))) for name in trial.series),
+                *(_cell(found.get((label, name))) for name in evaluation.series),
             )
             for label in classes.order
         ),
@@ -131,7 +133,7 @@ def _table(classes: Classes, kind: str, what: str) -> Table:
 def _cell(row: dict | None) -> Cell:
     if row is None:
         return Cell("–")
-    return Cell(formats.accuracy(row["value"], row["most"]), formats.interval(row["low"], row["high"]), value=row["value"])
+    return Cell(numbers.accuracy(row["value"], row["most"]), numbers.interval(row["low"], row["high"]), value=row["value"])
 
 
 def _panel(frame: pd.DataFrame, order: list[str], names: list[str]) -> alt.LayerChart:
@@ -154,7 +156,7 @@ def _panel(frame: pd.DataFrame, order: list[str], names: list[str]) -> alt.Layer
     return alt.LayerChart(layer=[bars, base.mark_point(filled=True, size=38, opacity=1).encode(x="value:Q", shape=shape)])
 
 
-def _spread(trial: Trial) -> str:
-    if len(trial.entries) > len(trial.series):
-        return f"Bars: the span of the seeds' {trial.interval} intervals."
-    return f"Bars: {trial.interval} intervals."
+def _spread(evaluation: Evaluation) -> str:
+    if len(evaluation.entries) > len(evaluation.series):
+        return f"Bars: the span of the seeds' {evaluation.interval} intervals."
+    return f"Bars: {evaluation.interval} intervals."

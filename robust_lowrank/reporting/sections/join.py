@@ -8,12 +8,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from robust_lowrank.reporting import formats, spectra
-from robust_lowrank.reporting.conditioning_charts import log_axis
-from robust_lowrank.reporting.entries import Entry
-from robust_lowrank.reporting.figures import Figure, Panel
-from robust_lowrank.reporting.tables import Cell, Column, Table
-from robust_lowrank.reporting.trials import WORST, Trial
+from robust_lowrank.reporting.comparing import spectra
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.figures import Figure, Panel
+from robust_lowrank.reporting.formats.tables import Cell, Column, Table
+from robust_lowrank.reporting.sections.conditioning import log_axis
 from robust_lowrank.statistics import LEAST_PAIRS, RankCorrelation, holm, rank_correlation
 
 QUANTITIES = {"cond": "Condition number", "sigma_max": "σ max", "rank": "Rank"}
@@ -29,7 +30,7 @@ _CAVEAT = (
 
 @dataclass(frozen=True)
 class Join:
-    """What the runs of a trial have in conditioning and in robustness.
+    """What the runs of an evaluation have in conditioning and in robustness.
 
     `networks` has a row a run: series, run, worst and product (of condition numbers), robust with low and high, margin, distance.
     `margin` is the median over the examples of the smallest margin that the attacks at the headline eps left; `distance` the median
@@ -37,7 +38,7 @@ class Join:
     run and layer: run, layer, cond, sigma_max, rank.
     """
 
-    trial: Trial
+    evaluation: Evaluation
     networks: pd.DataFrame
     layers: pd.DataFrame
 
@@ -53,17 +54,18 @@ class Relation:
     adjusted: float  # Holm-corrected p over all relations of the table
 
 
-def find_join(trial: Trial, trials: Sequence[Trial]) -> Join | None:
-    """Join the runs of a trial, or None where fewer than two of them have spectra and a worst-case accuracy.
+def find_join(evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> Join | None:
+    """Join the runs of an evaluation, or None where fewer than two of them have spectra and a worst-case accuracy.
 
-    Distances come from the first of `trials` in this norm that all runs were put to and whose attacks look for the nearest input.
+    Distances come from the first of `evaluations` in this norm that all runs were put to, with an attack that looks for the nearest
+    input.
     """
     rows, layers = [], []
-    names = {entry.name for entry in trial.entries}
-    nearest = next((t for t in trials if t.norm == trial.norm and names <= set(t.results) and _attacks_nearest(t)), None)
-    for entry in trial.entries:
+    names = {entry.name for entry in evaluation.entries}
+    nearest = next((t for t in evaluations if t.norm == evaluation.norm and names <= set(t.results) and _attacks_nearest(t)), None)
+    for entry in evaluation.entries:
         found = spectra.conditioning(entry)
-        accuracy = trial.accuracy(entry, WORST, trial.headline_eps)
+        accuracy = evaluation.accuracy(entry, WORST, evaluation.headline_eps)
         if found is None or accuracy is None:
             continue
         rows.append(
@@ -75,30 +77,30 @@ def find_join(trial: Trial, trials: Sequence[Trial]) -> Join | None:
                 "robust": accuracy.value,
                 "low": accuracy.low,
                 "high": accuracy.high,
-                "margin": median_margin(trial, entry),
+                "margin": median_margin(evaluation, entry),
                 "distance": median_distance(nearest, entry) if nearest else math.nan,
             }
         )
         layers.append(spectra.final(entry)[["layer", *QUANTITIES]].assign(run=entry.name))
     if len(rows) < 2:
         return None
-    return Join(trial, pd.DataFrame(rows), pd.concat(layers, ignore_index=True))
+    return Join(evaluation, pd.DataFrame(rows), pd.concat(layers, ignore_index=True))
 
 
-def median_margin(trial: Trial, entry: Entry) -> float:
+def median_margin(evaluation: Evaluation, entry: Entry) -> float:
     """Return the median over the examples of the smallest margin at the headline eps, in units of logits; NaN without any."""
-    verdicts = trial.results[entry.name].verdicts
-    here = verdicts[(verdicts["eps"] == trial.headline_eps) & verdicts["margin"].notna()]
+    verdicts = evaluation.results[entry.name].verdicts
+    here = verdicts[(verdicts["eps"] == evaluation.headline_eps) & verdicts["margin"].notna()]
     return float(here.groupby("example")["margin"].min().median()) if len(here) else math.nan
 
 
-def median_distance(trial: Trial, entry: Entry) -> float:
+def median_distance(evaluation: Evaluation, entry: Entry) -> float:
     """Return the median, over the examples that are right when clean, of the smallest distance at which one was broken.
 
-    Infinite where more than half are never broken; NaN where no attack of the trial looks for the nearest input.
+    Infinite where more than half are never broken; NaN where no attack of the evaluation looks for the nearest input.
     """
-    verdicts = trial.results[entry.name].verdicts
-    tried = verdicts[verdicts["attack"].isin(_attacks_nearest(trial)) & (verdicts["verdict"] != "misclassified")]
+    verdicts = evaluation.results[entry.name].verdicts
+    tried = verdicts[verdicts["attack"].isin(_attacks_nearest(evaluation)) & (verdicts["verdict"] != "misclassified")]
     if tried.empty:
         return math.nan
     return float(np.median(tried.assign(distance=tried["distance"].fillna(np.inf)).groupby("example")["distance"].min()))
@@ -137,20 +139,20 @@ def statement(join: Join, known: Sequence[Relation]) -> str:
     direction = "lower" if rho.value < 0 else "higher"
     text = (
         f"Over {count} networks, robust accuracy tends to be {direction} where the largest condition number is higher: "
-        f"Spearman's ρ {formats.coefficient(rho)}, Kendall's τ {formats.coefficient(tau)}"
+        f"Spearman's ρ {numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}"
     )
     if main.found.p < 0.05:
-        return f"{text}; p {formats.p_value(main.found.p)} for this pair alone."
+        return f"{text}; p {numbers.p_value(main.found.p)} for this pair alone."
     return (
         f"Over {count} networks no relation of robust accuracy and the largest condition number shows: Spearman's ρ "
-        f"{formats.coefficient(rho)}, Kendall's τ {formats.coefficient(tau)}, p {formats.p_value(main.found.p)}."
+        f"{numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}, p {numbers.p_value(main.found.p)}."
     )
 
 
 def figure(join: Join) -> Figure | None:
     """Robust accuracy against the largest condition number and against the product, a point a run."""
-    trial = join.trial
-    names = [name for name in trial.series if name in set(join.networks["series"])]
+    evaluation = join.evaluation
+    names = [name for name in evaluation.series if name in set(join.networks["series"])]
     titles = {"worst": "Largest condition number", "product": "Product of the condition numbers"}
     panels = []
     for field, title in titles.items():
@@ -160,11 +162,12 @@ def figure(join: Join) -> Figure | None:
     if not panels:
         return None
     return Figure(
-        name=f"conditioning-robustness-{trial.slug}",
+        name=f"conditioning-robustness-{evaluation.slug}",
         title="Robustness against conditioning",
-        description=f"Worst-case accuracy at eps {formats.budget(trial.headline_eps)} against the largest condition number "
-        f"of a layer and the product over all layers, a point a run, for {formats.listing(names)}.",
-        caption=f"Worst-case accuracy at {formats.norm(trial.norm)} eps {formats.budget(trial.headline_eps)} with {trial.interval} "
+        description=f"Worst-case accuracy at eps {numbers.budget(evaluation.headline_eps)} against the largest condition number "
+        f"of a layer and the product over all layers, a point a run, for {numbers.listing(names)}.",
+        caption=f"Worst-case accuracy at {numbers.norm(evaluation.norm)} eps {numbers.budget(evaluation.headline_eps)} "
+        f"with {evaluation.interval} "
         f"intervals, a point a run; condition numbers on a logarithmic scale. {_CAVEAT}",
         series=tuple(names),
         panels=tuple(panels),
@@ -179,11 +182,11 @@ def table(join: Join, known: Sequence[Relation]) -> Table | None:
     outcomes = [outcome for outcome in OUTCOMES if any(relation.outcome == outcome for relation in known)]
     found = {(relation.layer, relation.quantity, relation.outcome): relation for relation in known}
     rows = list(dict.fromkeys((relation.layer, relation.quantity) for relation in known))
-    norms = formats.norm(join.trial.norm)
+    norms = numbers.norm(join.evaluation.norm)
     total = join.layers["layer"].nunique()
     layers = {layer for layer, _ in rows} - set(_ALL)
     return Table(
-        name=f"conditioning-robustness-{join.trial.slug}",
+        name=f"conditioning-robustness-{join.evaluation.slug}",
         caption=f"Rank correlations over {len(join.networks)} networks: Spearman's ρ with 95 % bootstrap intervals over them, "
         "Kendall's τ and its p below.",
         columns=(
@@ -199,7 +202,7 @@ def table(join: Join, known: Sequence[Relation]) -> Table | None:
             _CAVEAT,
             f"★: p below 5 % after Holm's correction over all {len(known)} of the table. "
             "The interval of networks in perfect order has no width; that is a weakness of the bootstrap, not certainty.",
-            f"Robust accuracy and margin: worst case at {norms} eps {formats.budget(join.trial.headline_eps)}; margin: of the "
+            f"Robust accuracy and margin: worst case at {norms} eps {numbers.budget(join.evaluation.headline_eps)}; margin: of the "
             "right logit over the largest other one. A distance is known only where an attack looked for the nearest one.",
             *((f"The {len(layers)} layers with the largest condition numbers of {total}.",) if len(layers) < total else ()),
         ),
@@ -211,8 +214,8 @@ def _cell(relation: Relation | None) -> Cell:
         return Cell("–")
     found = relation.found
     return Cell(
-        formats.coefficient(found.spearman),
-        f"τ {formats.decimal(found.kendall.value)}, p {formats.p_value(found.p).removeprefix('= ')}",
+        numbers.coefficient(found.spearman),
+        f"τ {numbers.decimal(found.kendall.value)}, p {numbers.p_value(found.p).removeprefix('= ')}",
         leads=relation.adjusted < 0.05,
         value=found.spearman.value,
     )
@@ -254,5 +257,5 @@ def _common_layers(join: Join) -> list[str]:
     return [layer for layer in dict.fromkeys(join.layers["layer"]) if layer in chosen]
 
 
-def _attacks_nearest(trial: Trial) -> list[str]:
-    return [attack for attack in trial.attacks if attack.partition("-")[0] in _NEAREST]
+def _attacks_nearest(evaluation: Evaluation) -> list[str]:
+    return [attack for attack in evaluation.attacks if attack.partition("-")[0] in _NEAREST]

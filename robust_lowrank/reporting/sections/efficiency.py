@@ -4,11 +4,11 @@ import altair as alt
 import pandas as pd
 
 from robust_lowrank.records import Costs
-from robust_lowrank.reporting import formats
-from robust_lowrank.reporting.figures import Figure, Panel
-from robust_lowrank.reporting.pareto import Fronts, Objective, Point, statement
-from robust_lowrank.reporting.tables import Cell, Column, Table, count_cell, quantity_cell
-from robust_lowrank.reporting.trials import CLEAN, WORST, Trial
+from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
+from robust_lowrank.reporting.comparing.pareto import Fronts, Objective, Point, statement
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.figures import Figure, Panel
+from robust_lowrank.reporting.formats.tables import Cell, Column, Table, count_cell, quantity_cell
 
 _PERCENT = alt.Axis(format=".0%", tickCount=5)
 _COUNTS = alt.Axis(labelExpr="datum.value ? format(datum.value, '~s') : '0'", tickCount=5)
@@ -21,18 +21,19 @@ def figure(fronts: Fronts) -> Figure | None:
     """Robust accuracy at the headline eps against clean accuracy, parameters, FLOPs and latency, a panel each, a point a series."""
     if not fronts.points:
         return None
-    trial, names = fronts.trial, fronts.trial.series
-    several = len(trial.entries) > len(names)
-    spans = "the span of the seeds' intervals around their mean" if several else f"{trial.interval} intervals"
+    evaluation, names = fronts.evaluation, fronts.evaluation.series
+    several = len(evaluation.entries) > len(names)
+    spans = "the span of the seeds' intervals around their mean" if several else f"{evaluation.interval} intervals"
     return Figure(
-        name=f"pareto-{trial.slug}",
+        name=f"pareto-{evaluation.slug}",
         title="Robustness against what it costs",
-        description=f"Worst-case accuracy at eps {formats.budget(trial.headline_eps)} against "
-        f"{formats.listing([_lowered(objective) for objective in fronts.points])}, a panel each, a point each for "
-        f"{formats.listing(names)}; points on the Pareto front stand out.",
-        caption=f"Worst-case accuracy at {formats.norm(trial.norm)} eps {formats.budget(trial.headline_eps)}, "
-        f"n = {formats.count(trial.examples)}. Ringed: on the Pareto front, no other point is at least as good in both and better "
-        f"in one; dimmed: off it. The line joins the front. Bars: {spans}; whether two points differ, the paired tests say."
+        description=f"Worst-case accuracy at eps {numbers.budget(evaluation.headline_eps)} against "
+        f"{numbers.listing([_lowered(objective) for objective in fronts.points])}, a panel each, a point each for "
+        f"{numbers.listing(names)}; points on the Pareto front stand out.",
+        caption=f"Worst-case accuracy at {numbers.norm(evaluation.norm)} eps {numbers.budget(evaluation.headline_eps)}, "
+        f"n = {numbers.count(evaluation.examples)}. Ringed: on the Pareto front, no other point is at least as good in both "
+        f"and better in one; dimmed: off it. The line joins the front. Bars: {spans}; "
+        "whether two points differ, the paired tests say."
         + (" Times of different machines are not drawn." if fronts.mixed_machines else ""),
         series=tuple(names),
         panels=tuple(Panel(_panel(fronts, objective), objective.title) for objective in fronts.points),
@@ -42,13 +43,13 @@ def figure(fronts: Fronts) -> Figure | None:
 
 def table(fronts: Fronts) -> Table:
     """What every series costs, and on which fronts it is."""
-    trial = fronts.trial
-    costs = {name: _costs(trial, name) for name in trial.series}
+    evaluation = fronts.evaluation
+    costs = {name: _costs(evaluation, name) for name in evaluation.series}
     known = [found for found in costs.values() if found]
     batches = sorted({latency.batch for found in known for latency in found.latencies}) if not fronts.mixed_machines else []
     columns = [
         Column("Method", numeric=False),
-        Column(f"Robust accuracy, %, at eps {formats.budget(trial.headline_eps)}"),
+        Column(f"Robust accuracy, %, at eps {numbers.budget(evaluation.headline_eps)}"),
         Column("Clean accuracy, %"),
         Column("Parameters"),
         *([Column("FLOPs")] if known else []),
@@ -56,16 +57,16 @@ def table(fronts: Fronts) -> Table:
         *(Column(_lowered(objective), "On the front of robustness and", numeric=False) for objective in fronts.points),
     ]
     return Table(
-        name=f"pareto-{trial.slug}",
-        caption=f"What robustness costs, and who is on which Pareto front ({trial.title}).",
+        name=f"pareto-{evaluation.slug}",
+        caption=f"What robustness costs, and who is on which Pareto front ({evaluation.title}).",
         columns=tuple(columns),
-        rows=tuple(_row(fronts, name, costs[name], batches, bool(known)) for name in trial.series),
+        rows=tuple(_row(fronts, name, costs[name], batches, bool(known)) for name in evaluation.series),
         notes=tuple(_notes(fronts, known)),
     )
 
 
 def _panel(fronts: Fronts, objective: Objective) -> alt.LayerChart:
-    names, points = fronts.trial.series, fronts.points[objective]
+    names, points = fronts.evaluation.series, fronts.points[objective]
     frame = pd.DataFrame([_as_row(point) for point in points])
     axis = _PERCENT if objective.gain else _TIMES if objective.name == "latency" else _COUNTS
     base = alt.Chart(frame).encode(
@@ -115,17 +116,17 @@ def _as_row(point: Point) -> dict[str, object]:
 
 
 def _row(fronts: Fronts, series: str, costs: Costs | None, batches: list[int], flops: bool) -> tuple[Cell, ...]:
-    trial = fronts.trial
-    parameters = next(entry for entry in trial.entries if entry.series == series).run.record.parameters
+    evaluation = fronts.evaluation
+    parameters = next(entry for entry in evaluation.entries if entry.series == series).run.record.parameters
     times = {latency.batch: latency for latency in costs.latencies} if costs else {}
     return (
         Cell(series, series=series),
-        _mean_cell(trial, series, WORST),
-        _mean_cell(trial, series, CLEAN),
+        _mean_cell(evaluation, series, WORST),
+        _mean_cell(evaluation, series, CLEAN),
         count_cell(parameters.inference) if parameters.total else Cell("–"),
         *([_flops_cell(costs)] if flops else []),
         *(
-            quantity_cell(times[batch].milliseconds, f"dense {formats.quantity(times[batch].dense_milliseconds)}")
+            quantity_cell(times[batch].milliseconds, f"dense {numbers.quantity(times[batch].dense_milliseconds)}")
             if batch in times
             else Cell("–")
             for batch in batches
@@ -134,10 +135,10 @@ def _row(fronts: Fronts, series: str, costs: Costs | None, batches: list[int], f
     )
 
 
-def _mean_cell(trial: Trial, series: str, attack: str) -> Cell:
-    mean = trial.mean(series, attack, trial.headline_eps)
+def _mean_cell(evaluation: Evaluation, series: str, attack: str) -> Cell:
+    mean = evaluation.mean(series, attack, evaluation.headline_eps)
     return (
-        Cell(formats.accuracy(mean.value, mean.most), formats.interval(mean.low, mean.high), value=mean.value)
+        Cell(numbers.accuracy(mean.value, mean.most), numbers.interval(mean.low, mean.high), value=mean.value)
         if mean
         else Cell("–")
     )
@@ -146,11 +147,11 @@ def _mean_cell(trial: Trial, series: str, attack: str) -> Cell:
 def _flops_cell(costs: Costs | None) -> Cell:
     if costs is None:
         return Cell("–")
-    return count_cell(costs.flops, f"{formats.percent(costs.flops / costs.dense_flops)} % of dense")
+    return count_cell(costs.flops, f"{numbers.percent(costs.flops / costs.dense_flops)} % of dense")
 
 
-def _costs(trial: Trial, series: str) -> Costs | None:
-    return next((e.run.record.costs for e in trial.entries if e.series == series and e.run.record.costs), None)
+def _costs(evaluation: Evaluation, series: str) -> Costs | None:
+    return next((e.run.record.costs for e in evaluation.entries if e.series == series and e.run.record.costs), None)
 
 
 def _notes(fronts: Fronts, known: list[Costs]) -> list[str]:
@@ -161,7 +162,7 @@ def _notes(fronts: Fronts, known: list[Costs]) -> list[str]:
             "FLOPs: of one example's forward pass, 2 a multiplication and addition, matrix products and convolutions alone "
             "(torch.utils.flop_counter), of the network as stored for inference; below, against the dense network."
         )
-        machines = formats.listing(list(dict.fromkeys(costs.machine for costs in known)))
+        machines = numbers.listing(list(dict.fromkeys(costs.machine for costs in known)))
         why = "; measured on several machines, so not compared" if fronts.mixed_machines else ""
         notes.append(
             f"Latency: median of several forward passes at the end of training on {machines}{why}; below, the dense network."

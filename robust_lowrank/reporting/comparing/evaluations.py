@@ -7,8 +7,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from robust_lowrank.records import AccuracyRecord, Result
-from robust_lowrank.reporting import formats
-from robust_lowrank.reporting.entries import Entry, series_names
+from robust_lowrank.reporting.comparing.entries import Entry, series_names
+from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.statistics import Interval, SeedSpread, over_seeds
 
 CLEAN = "clean"
@@ -28,7 +28,7 @@ class Mean(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trial:
+class Evaluation:
     """One suite on one set of examples, with every run that was put to it."""
 
     slug: str  # for file names and anchors, unique in a report
@@ -40,7 +40,7 @@ class Trial:
     @property
     def title(self) -> str:
         """The suite with its norm, such as `standard, L∞`."""
-        return f"{self.suite}, {formats.norm(self.norm)}"
+        return f"{self.suite}, {numbers.norm(self.norm)}"
 
     @property
     def data(self) -> str:
@@ -68,10 +68,10 @@ class Trial:
         """The attacks in words, with the budgets of those that did not run at all, such as `FGSM and AutoAttack (eps 0.1 only)`."""
         described = []
         for attack in self.attacks:
-            ran = [formats.budget(eps) for eps in self.eps if attack in self.attacks_at(eps)]
-            limited = f" (eps {formats.listing(ran)} only)" if len(ran) < len(self.eps) else ""
-            described.append(formats.attack(attack) + limited)
-        return formats.listing(described)
+            ran = [numbers.budget(eps) for eps in self.eps if attack in self.attacks_at(eps)]
+            limited = f" (eps {numbers.listing(ran)} only)" if len(ran) < len(self.eps) else ""
+            described.append(numbers.attack(attack) + limited)
+        return numbers.listing(described)
 
     def attacks_at(self, eps: float) -> list[str]:
         """The attacks that ran at a budget."""
@@ -147,10 +147,10 @@ class Trial:
         return [a for a in members if a is not None]
 
 
-def find_trials(entries: Sequence[Entry]) -> tuple[Trial, ...]:
-    """Gather the runs' evaluations into trials, the one that says most first.
+def find_evaluations(entries: Sequence[Entry]) -> tuple[Evaluation, ...]:
+    """Gather what the runs were put to in common, the evaluation that says most first.
 
-    Only runs with the same data hash and the same suite hash share a trial. The order: most runs; those on too few examples to
+    Only runs with the same data hash and the same suite hash share one. The order: most runs; those on too few examples to
     tell much apart behind the others; a suite with AutoAttack; most examples.
     """
     found: dict[tuple[str, ...], dict[str, Result]] = {}
@@ -160,13 +160,13 @@ def find_trials(entries: Sequence[Entry]) -> tuple[Trial, ...]:
             key = (record.suite, record.norm, record.hashes["data"], record.hashes["attack"])
             found.setdefault(key, {})[entry.name] = result
     ranked = sorted(found.items(), key=lambda item: _rank(item[1]))
-    trials: list[Trial] = []
+    evaluations: list[Evaluation] = []
     for (suite, norm, _, _), results in ranked:
         slug = _slug(f"{suite}-{norm}")
-        namesakes = sum(trial.slug.startswith(slug) for trial in trials)
+        namesakes = sum(evaluation.slug.startswith(slug) for evaluation in evaluations)
         members = tuple(entry for entry in entries if entry.name in results)
-        trials.append(Trial(slug + (f"-{namesakes + 1}" if namesakes else ""), suite, norm, results, members))
-    return tuple(trials)
+        evaluations.append(Evaluation(slug + (f"-{namesakes + 1}" if namesakes else ""), suite, norm, results, members))
+    return tuple(evaluations)
 
 
 def _rank(results: dict[str, Result]) -> tuple[int, bool, bool, int]:

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from robust_lowrank.records import CLEAN_FILE
-from robust_lowrank.reporting import formats
-from robust_lowrank.reporting.classes import class_name
-from robust_lowrank.reporting.entries import Entry
-from robust_lowrank.reporting.inputs import read_images
-from robust_lowrank.reporting.trials import Trial
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.comparing.evaluations import Evaluation
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.inputs import read_images
+from robust_lowrank.reporting.sections.classes import class_name
 
 _CARDS = 2  # of examples that several networks lost, and of those that only some lost
 _SHOTS = 2  # networks a card
@@ -63,7 +63,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The cards of one trial."""
+    """The cards of one evaluation."""
 
     cards: tuple[Card, ...]
     caption: str
@@ -85,13 +85,15 @@ class _Found:
     held: list[str]
 
 
-def find_gallery(trial: Trial) -> Gallery | None:
+def find_gallery(evaluation: Evaluation) -> Gallery | None:
     """Choose examples at the headline eps that several networks lost and that only some lost; None without stored inputs.
 
     One run a series takes part. The choice depends on the verdicts alone: the smallest example numbers that qualify.
     """
-    entries = list({entry.series: entry for entry in reversed(trial.entries)}.values())[::-1]
-    found = [seen for example, lost, held in _chosen(trial, entries) if (seen := _load(trial, entries, example, lost, held))]
+    entries = list({entry.series: entry for entry in reversed(evaluation.entries)}.values())[::-1]
+    found = [
+        seen for example, lost, held in _chosen(evaluation, entries) if (seen := _load(evaluation, entries, example, lost, held))
+    ]
     if not found:
         return None
     largest = max(float(np.abs(image - seen.clean).max()) for seen in found for _, image in seen.inputs.values())
@@ -99,7 +101,7 @@ def find_gallery(trial: Trial) -> Gallery | None:
     cards: list[Card] = []
     size = 0
     for seen in found:
-        card = _card(trial, entries, seen, factor)
+        card = _card(evaluation, entries, seen, factor)
         size += sum(len(picture.png) for picture in (card.clean, *_of_shots(card.shots)))
         if size > _LIMIT:
             break
@@ -108,22 +110,22 @@ def find_gallery(trial: Trial) -> Gallery | None:
         return None
     return Gallery(
         cards=tuple(cards),
-        caption=f"At {formats.norm(trial.norm)} eps {formats.budget(trial.headline_eps)}. Perturbations are shown "
+        caption=f"At {numbers.norm(evaluation.norm)} eps {numbers.budget(evaluation.headline_eps)}. Perturbations are shown "
         + (f"{factor} times as strong, " if factor > 1 else "")
         + "around mid-grey. Where several attacks broke an example, the input with the most decided wrong answer is shown.",
     )
 
 
-def _chosen(trial: Trial, entries: Sequence[Entry]) -> list[tuple[int, list[str], list[str]]]:
+def _chosen(evaluation: Evaluation, entries: Sequence[Entry]) -> list[tuple[int, list[str], list[str]]]:
     """Return examples with the series that lost and held them, first those that most lost, then those that fewest lost."""
-    eps = trial.headline_eps
+    eps = evaluation.headline_eps
     right: dict[str, pd.Series] = {}
     held: dict[str, pd.DataFrame] = {}
     kept: set[int] = set()
     for entry in entries:
-        right[entry.series] = trial.held(entry, 0.0)["least"]
-        held[entry.series] = trial.held(entry, eps)
-        path = trial.results[entry.name].path
+        right[entry.series] = evaluation.held(entry, 0.0)["least"]
+        held[entry.series] = evaluation.held(entry, eps)
+        path = evaluation.results[entry.name].path
         if path is not None and not kept:
             kept = set(read_images(path / CLEAN_FILE, "", range(2**31)))
     candidates = []
@@ -137,11 +139,11 @@ def _chosen(trial: Trial, entries: Sequence[Entry]) -> list[tuple[int, list[str]
     return several + some
 
 
-def _load(trial: Trial, entries: Sequence[Entry], example: int, lost: list[str], held: list[str]) -> _Found | None:
+def _load(evaluation: Evaluation, entries: Sequence[Entry], example: int, lost: list[str], held: list[str]) -> _Found | None:
     clean = None
     inputs: dict[str, tuple[pd.Series, np.ndarray]] = {}
     for entry in entries:
-        result = trial.results[entry.name]
+        result = evaluation.results[entry.name]
         if result.path is None:
             continue
         if clean is None:
@@ -149,7 +151,7 @@ def _load(trial: Trial, entries: Sequence[Entry], example: int, lost: list[str],
         if entry.series not in lost or len(inputs) == _SHOTS:
             continue
         verdicts = result.verdicts
-        mine = (verdicts["example"] == example) & (verdicts["eps"] == trial.headline_eps) & (verdicts["verdict"] == "broken")
+        mine = (verdicts["example"] == example) & (verdicts["eps"] == evaluation.headline_eps) & (verdicts["verdict"] == "broken")
         for _, row in verdicts[mine].sort_values("margin", kind="stable").iterrows():
             key = f"{row['attack']}/{float(row['eps'])!r}"
             image = read_images(result.path / "adversarial.safetensors", key, [example]).get(example)
@@ -159,14 +161,14 @@ def _load(trial: Trial, entries: Sequence[Entry], example: int, lost: list[str],
     return _Found(example, clean, inputs, lost, held) if clean is not None and inputs else None
 
 
-def _card(trial: Trial, entries: Sequence[Entry], found: _Found, factor: int) -> Card:
+def _card(evaluation: Evaluation, entries: Sequence[Entry], found: _Found, factor: int) -> Card:
     names = {entry.series: entry for entry in entries}
     label = class_name(entries[0], int(next(iter(found.inputs.values()))[0]["label"]))
-    stem = f"gallery-{trial.slug}-{found.example}"
+    stem = f"gallery-{evaluation.slug}-{found.example}"
     shots = []
     for place, (series, (row, image)) in enumerate(found.inputs.items(), start=1):
-        attack, taken_for = formats.attack(str(row["attack"])), class_name(names[series], int(row["adversarial_prediction"]))
-        distance = f"{formats.norm(trial.norm)} {float(row['distance']):.3g}"
+        attack, taken_for = numbers.attack(str(row["attack"])), class_name(names[series], int(row["adversarial_prediction"]))
+        distance = f"{numbers.norm(evaluation.norm)} {float(row['distance']):.3g}"
         added = np.clip(0.5 + factor * (image - found.clean), 0, 1)
         shots.append(
             Shot(
@@ -194,8 +196,8 @@ def _remark(found: _Found) -> str:
     if not found.held:
         return f"{lost}."
     if len(found.held) <= min(len(found.lost), _NAMED):
-        return f"{lost}; held by {formats.listing(found.held)}."
-    return f"{lost}: {formats.listing(found.lost)}."
+        return f"{lost}; held by {numbers.listing(found.held)}."
+    return f"{lost}: {numbers.listing(found.lost)}."
 
 
 def _of_shots(shots: Sequence[Shot]) -> list[Picture]:

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from robust_lowrank.records import RunRecord
-from robust_lowrank.reporting import formats
-from robust_lowrank.reporting.trials import CLEAN, WORST, Mean, Trial
+from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation, Mean
+from robust_lowrank.reporting.formats import numbers
 
 
 def pareto_front(costs: Sequence[Sequence[float]] | np.ndarray) -> list[bool]:
@@ -65,7 +65,7 @@ class Point:
 class Fronts:
     """The fronts of robust accuracy at the headline eps against each objective that is known for two series or more."""
 
-    trial: Trial
+    evaluation: Evaluation
 
     @cached_property
     def points(self) -> dict[Objective, list[Point]]:
@@ -76,7 +76,7 @@ class Fronts:
     @property
     def mixed_machines(self) -> bool:
         """Whether times were measured on several machines, and so cannot be compared."""
-        costs = [entry.run.record.costs for entry in self.trial.entries]
+        costs = [entry.run.record.costs for entry in self.evaluation.entries]
         return len({known.machine for known in costs if known}) > 1
 
     def on(self, objective: Objective) -> list[str]:
@@ -87,8 +87,9 @@ class Fronts:
     def _points(self, objective: Objective) -> list[Point]:
         known = [
             (name, robust, values)
-            for name in self.trial.series
-            if (robust := self.trial.mean(name, WORST, self.trial.headline_eps)) and (values := self._values(name, objective))
+            for name in self.evaluation.series
+            if (robust := self.evaluation.mean(name, WORST, self.evaluation.headline_eps))
+            and (values := self._values(name, objective))
         ]
         means = [(robust.value, values[0]) for _, robust, values in known]
         sign = -1 if objective.gain else 1
@@ -98,11 +99,11 @@ class Fronts:
     def _values(self, series: str, objective: Objective) -> tuple[float, float, float] | None:
         """Return mean and span of an objective over a series' seeds, or None where a run does not tell it."""
         if objective.name == "clean":
-            mean = self.trial.mean(series, CLEAN)
+            mean = self.evaluation.mean(series, CLEAN)
             return (mean.value, mean.low, mean.high) if mean else None
         if objective.name == "latency" and self.mixed_machines:
             return None
-        members = [entry.run.record for entry in self.trial.entries if entry.series == series]
+        members = [entry.run.record for entry in self.evaluation.entries if entry.series == series]
         values = [value for record in members if (value := _cost(record, objective.name)) is not None]
         if len(values) < len(members):
             return None
@@ -118,7 +119,7 @@ def statement(fronts: Fronts, name: str) -> str | None:
     if len(names) == 1:
         return f"No network here is {objective.adjective} or more robust than {names[0]}."
     return (
-        f"On the front of robustness and {objective.goal} are {formats.listing(names)}: "
+        f"On the front of robustness and {objective.goal} are {numbers.listing(names)}: "
         f"no network here is both {objective.adjective} and more robust than one of them."
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from robust_lowrank.reporting.style import Look, paper_config, vega_range
+from robust_lowrank.reporting.formats.style import Look, paper_config, vega_range
 
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 

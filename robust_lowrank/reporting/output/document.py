@@ -18,8 +18,8 @@ def render(kind: str, table: pd.DataFrame, context: Mapping[str, Any], files: Se
     missing or not a number is null.
 
     Example:
-        >>> from robust_lowrank.reporting.findings import Summary
-        >>> from robust_lowrank.reporting.provenance import Provenance
+        >>> from robust_lowrank.reporting.formats.statements import Summary
+        >>> from robust_lowrank.reporting.output.provenance import Provenance
         >>> made = Provenance("rlr-eval report RUN", "2026-11-24T00:00:00+00:00", "robust-lowrank 0.1.0", "a laptop", (), ())
         >>> context = {"title": "A", "subtitle": "", "summary": Summary("a is best.", "", ()), "provenance": made}
         >>> json.loads(render("report", pd.DataFrame({"cond": [math.inf]}), context, []))["records"]
