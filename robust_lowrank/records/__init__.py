@@ -36,7 +36,9 @@ from robust_lowrank.records.files import replacing as replacing
 from robust_lowrank.records.files import write_frame as write_frame
 from robust_lowrank.records.files import write_record as write_record
 from robust_lowrank.records.files import write_text as write_text
+from robust_lowrank.records.run import ADVERSARIAL_FILE as ADVERSARIAL_FILE
 from robust_lowrank.records.run import CLEAN_FILE as CLEAN_FILE
+from robust_lowrank.records.run import SPECTRA_FILE as SPECTRA_FILE
 from robust_lowrank.records.run import TRANSFER_FILE as TRANSFER_FILE
 from robust_lowrank.records.run import Certificate as Certificate
 from robust_lowrank.records.run import Result as Result

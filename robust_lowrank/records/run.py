@@ -12,7 +12,8 @@ from robust_lowrank.records.tables import CERTIFICATE, METRICS, OPERATORS, SPECT
 if TYPE_CHECKING:
     import pandas as pd
 
-TRANSFER_FILE, CLEAN_FILE = "transfer.parquet", "clean.safetensors"
+SPECTRA_FILE = "spectra.parquet"
+TRANSFER_FILE, CLEAN_FILE, ADVERSARIAL_FILE = "transfer.parquet", "clean.safetensors", "adversarial.safetensors"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def read_run(path: Path) -> Run:
         path=path,
         record=read_record(path / "run.json", RunRecord),
         metrics=read_frame(path / "metrics.parquet", METRICS),
-        spectra=read_frame(path / "spectra.parquet", SPECTRA),
+        spectra=read_frame(path / SPECTRA_FILE, SPECTRA),
         results=results,
         operators=read_frame(operators, OPERATORS) if operators.is_file() else None,
         certificates=certificates,

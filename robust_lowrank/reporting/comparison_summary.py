@@ -2,25 +2,26 @@
 
 from collections.abc import Sequence
 
-from robust_lowrank.reporting.comparing.comparisons import Contrast, contrast
+from robust_lowrank.reporting.comparing.comparisons import Contrast, Tests, contrast
 from robust_lowrank.reporting.comparing.entries import Entry, series_names
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation, Mean
-from robust_lowrank.reporting.comparing.pareto import Fronts, statement
+from robust_lowrank.reporting.comparing.evidence import Evidence
+from robust_lowrank.reporting.comparing.pareto import Fronts
 from robust_lowrank.reporting.comparing.spectra import conditioning
 from robust_lowrank.reporting.comparison_power import power
 from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.statements import Statement, Summary
-from robust_lowrank.reporting.sections.certificates import find_brackets, findings
-from robust_lowrank.reporting.sections.comparison import Tests
+from robust_lowrank.reporting.sections import certificates
 
 
-def summarise(entries: Sequence[Entry], evaluations: Sequence[Evaluation], tests: Tests) -> Summary:
-    """Put the first evaluation's outcome at its headline eps into words; `tests` are its paired tests by eps."""
+def summarise(evidence: Evidence) -> Summary:
+    """Put the first evaluation's outcome at its headline eps into words."""
+    entries, evaluations = evidence.entries, evidence.evaluations
     if not evaluations:
         return Summary(
             headline="None of these networks has been attacked: nothing is known about their robustness.",
             evidence="Attack them with 'rlr-eval attack RUN' and make the report again.",
-            findings=(*_unfinished(entries), *_conditioning(entries)),
+            statements=(*_unfinished(entries), *_conditioning(entries)),
         )
     evaluation = evaluations[0]
     eps = evaluation.headline_eps
@@ -32,18 +33,19 @@ def summarise(entries: Sequence[Entry], evaluations: Sequence[Evaluation], tests
         return Summary(
             headline=f"{best} holds {_accuracy(leading)} {_conditions(evaluation, eps)}.",
             evidence=f"n = {numbers.count(evaluation.examples)} examples. One method alone: there is nothing to compare it with.",
-            findings=(*_certified(evaluations), *_conditioning(entries), *_remarks(entries, evaluations)),
+            statements=(*_certified(evidence), *_conditioning(entries), *_remarks(entries, evaluations)),
         )
     rival, theirs = next((pair for pair in rest if _is_dense(evaluation, pair[0])), rest[0])
+    tests = evidence.tests(evaluation)
     tested = contrast(tests.get(eps, ()), best, rival)
     return Summary(
         headline=_headline(evaluation, eps, (best, leading), (rival, theirs), tested),
         evidence=_evidence(evaluation, _gap(leading, theirs), tested),
-        findings=(
+        statements=(
             *_others(evaluation, eps, best, rival, tests),
             *_clean(evaluation, best, rival, tests),
             *power(evaluation, (best, rival), tested),
-            *_certified(evaluations),
+            *_certified(evidence),
             *_size(evaluation, best),
             *_front(evaluation),
             *_conditioning(entries),
@@ -115,13 +117,13 @@ def _others(evaluation: Evaluation, eps: float, best: str, rival: str, tests: Te
             open_.append(f"{name} ({numbers.accuracy(mean.value, mean.most)} %, p {numbers.p_value(tested.p)})")
         else:
             (above if tested.better == name else below).append(f"{name} ({gap}, p {numbers.p_value(tested.p)})")
-    findings = []
+    statements = []
     if above:
-        findings.append(Statement("supported", f"Better than {reference}: {numbers.listing(above)}."))
+        statements.append(Statement("supported", f"Better than {reference}: {numbers.listing(above)}."))
     if below:
-        findings.append(Statement("supported", f"Worse than {reference}: {numbers.listing(below)}."))
+        statements.append(Statement("supported", f"Worse than {reference}: {numbers.listing(below)}."))
     if open_:
-        findings.append(Statement("open", f"Not distinguishable from {reference} on these examples: {numbers.listing(open_)}."))
+        statements.append(Statement("open", f"Not distinguishable from {reference} on these examples: {numbers.listing(open_)}."))
     if reference != best:
         equals = [
             f"{name} (p {numbers.p_value(tested.p)})"
@@ -129,8 +131,8 @@ def _others(evaluation: Evaluation, eps: float, best: str, rival: str, tests: Te
             if name not in (best, rival) and (tested := contrast(tests.get(eps, ()), best, name)) and tested.better is None
         ]
         if equals:
-            findings.append(Statement("open", f"Not distinguishable from {best}: {numbers.listing(equals)}."))
-    return findings
+            statements.append(Statement("open", f"Not distinguishable from {best}: {numbers.listing(equals)}."))
+    return statements
 
 
 def _clean(evaluation: Evaluation, best: str, rival: str, tests: Tests) -> list[Statement]:
@@ -144,8 +146,8 @@ def _clean(evaluation: Evaluation, best: str, rival: str, tests: Tests) -> list[
     return [Statement("supported", f"{text}: {tested.better} is better by {_gap(ours, theirs)}, {_p(tested)}.")]
 
 
-def _certified(evaluations: Sequence[Evaluation]) -> list[Statement]:
-    return [finding for evaluation in evaluations for finding in findings(find_brackets(evaluation), evaluation)]
+def _certified(evidence: Evidence) -> list[Statement]:
+    return [statement for section in certificates.find(evidence) for statement in certificates.statements(section)]
 
 
 def _size(evaluation: Evaluation, best: str) -> list[Statement]:
@@ -164,17 +166,17 @@ def _size(evaluation: Evaluation, best: str) -> list[Statement]:
 
 
 def _front(evaluation: Evaluation) -> list[Statement]:
-    said = statement(Fronts(evaluation), "parameters")
-    return [Statement("note", said)] if said else []
+    text = Fronts(evaluation).describe("parameters")
+    return [Statement("note", text)] if text else []
 
 
 def _conditioning(entries: Sequence[Entry]) -> list[Statement]:
-    known = [(entry, found) for entry in entries if (found := conditioning(entry))]
-    if not known:
+    measured = [(entry, layers) for entry in entries if (layers := conditioning(entry))]
+    if not measured:
         return [Statement("note", "No spectra were recorded, so nothing is said about conditioning.")]
-    worst, theirs = max(known, key=lambda pair: pair[1].worst)
+    worst, theirs = max(measured, key=lambda pair: pair[1].worst)
     text = f"The largest condition number of a layer is {numbers.quantity(theirs.worst)}: {theirs.worst_layer} of {worst.name}."
-    compressed = [(entry, found) for entry, found in known if found.factored_layers]
+    compressed = [(entry, layers) for entry, layers in measured if layers.factored_layers]
     if compressed:
         calm, ours = min(compressed, key=lambda pair: pair[1].factored_worst)
         text += f" No compressed layer of {calm.name} exceeds {numbers.quantity(ours.factored_worst)}."
@@ -192,7 +194,7 @@ def _remarks(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> tup
 
 
 def _failures(evaluations: Sequence[Evaluation]) -> list[Statement]:
-    findings = []
+    statements = []
     for evaluation in evaluations:
         statuses = {
             entry.name: {finding.status for finding in evaluation.results[entry.name].record.audit} for entry in evaluation.entries
@@ -201,11 +203,11 @@ def _failures(evaluations: Sequence[Evaluation]) -> list[Statement]:
         warned = [name for name, found in statuses.items() if "warn" in found and "fail" not in found]
         if failed:
             text = f"The audit of {evaluation.title} failed for {_whom(evaluation, failed)}: do not quote these numbers."
-            findings.append(Statement("warning", text))
+            statements.append(Statement("warning", text))
         if warned:
             text = f"The audit of {evaluation.title} has warnings for {_whom(evaluation, warned)}: read them below."
-            findings.append(Statement("warning", text))
-    return findings
+            statements.append(Statement("warning", text))
+    return statements
 
 
 def _unresolved(evaluations: Sequence[Evaluation]) -> list[Statement]:
@@ -232,12 +234,12 @@ def _unfinished(entries: Sequence[Entry]) -> list[Statement]:
 def _missing(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> list[Statement]:
     attacked = {entry.name for evaluation in evaluations for entry in evaluation.entries}
     names = [entry.name for entry in entries if entry.name not in attacked]
-    findings = [Statement("warning", f"Not attacked: {numbers.listing(names)}.")] if names else []
+    statements = [Statement("warning", f"Not attacked: {numbers.listing(names)}.")] if names else []
     if len(evaluations) > 1:
         others = numbers.listing([evaluation.title for evaluation in evaluations[1:]])
         text = f"This summary speaks of {evaluations[0].title} alone; further below: {others}."
-        findings.append(Statement("note", f"{text} Different suites or examples are never compared with each other."))
-    return findings
+        statements.append(Statement("note", f"{text} Different suites or examples are never compared with each other."))
+    return statements
 
 
 def _one_seed(evaluation: Evaluation) -> list[Statement]:

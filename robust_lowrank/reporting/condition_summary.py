@@ -23,7 +23,7 @@ def summarise(entries: Sequence[Entry]) -> Summary:
     return Summary(
         headline=headline,
         evidence=_meaning(worst),
-        findings=tuple(finding for entry in entries for finding in _run(entry)),
+        statements=tuple(statement for entry in entries for statement in _run(entry)),
     )
 
 
@@ -38,17 +38,18 @@ def _meaning(worst: pd.Series) -> str:
 
 def _run(entry: Entry) -> list[Statement]:
     layers = spectra.final(entry)
-    found = spectra.conditioning(entry)
-    if found is None:
+    conditioning = spectra.conditioning(entry)
+    if conditioning is None:
         return [Statement("note", f"{entry.name}: no spectra were recorded.")]
-    text = f"{entry.name}: largest condition number {numbers.quantity(found.worst)} ({found.worst_layer}), {_course(entry)}"
-    if found.factored_layers and found.factored_layers < found.layers:
-        text += f"; {numbers.quantity(found.factored_worst)} over its {found.factored_layers} compressed layers"
-    findings = [Statement("note", text + ".")]
+    worst = f"{numbers.quantity(conditioning.worst)} ({conditioning.worst_layer})"
+    text = f"{entry.name}: largest condition number {worst}, {_course(entry)}"
+    if conditioning.factored_layers and conditioning.factored_layers < conditioning.layers:
+        text += f"; {numbers.quantity(conditioning.factored_worst)} over its {conditioning.factored_layers} compressed layers"
+    statements = [Statement("note", text + ".")]
     ill = layers.loc[layers["cond"] > ILL_CONDITIONED, "layer"]
     if len(ill):
         text = f"{entry.name}: condition number above {numbers.quantity(ILL_CONDITIONED)} in {numbers.listing(list(ill))}."
-        findings.append(Statement("warning", text))
+        statements.append(Statement("warning", text))
     loose = layers.loc[layers["orthonormality"] > NOT_ORTHONORMAL]
     if len(loose):
         defect = numbers.quantity(float(loose["orthonormality"].max()))
@@ -56,8 +57,8 @@ def _run(entry: Entry) -> list[Statement]:
             f"{entry.name}: the bases of {numbers.listing(list(loose['layer']))} are not orthonormal (defect up to {defect}), "
             "so the core's singular values may not be the weight's."
         )
-        findings.append(Statement("warning", text))
-    return findings + operator_norms.findings(entry)
+        statements.append(Statement("warning", text))
+    return statements + operator_norms.statements(entry)
 
 
 def _course(entry: Entry) -> str:

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robust_lowrank.records import Certificate, CertificateRecord, CurvePoint
+from robust_lowrank.reporting.comparing.brackets import certified_accuracy, find_brackets
 from robust_lowrank.reporting.comparing.entries import arrange
 from robust_lowrank.reporting.comparing.evaluations import find_evaluations
+from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.comparison_summary import summarise
 from robust_lowrank.reporting.output.frames import results_frame
 from robust_lowrank.reporting.sections import certificates
-from robust_lowrank.reporting.sections.certificates import certified_accuracy, find_brackets
 
 CLEAN = np.arange(10) < 9  # the ninth example on are wrong; `make_result` labels all of them 1
 RADII = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.0, 0.0, 0.1, 0.1, 0.9])
@@ -81,35 +82,36 @@ def test_the_bracket_has_both_bounds_at_every_radius(make_evaluation):
     at = bracket.curve.set_index("radius")
     assert at.loc[0.0, "attacked"] == 0.9 and at.loc[0.1, "attacked"] == 0.8 and at.loc[0.25, "attacked"] == 0.6
     assert at.loc[0.2, "certified"] == 0.2  # holds just beyond 0.2
-    assert certificates.statement([bracket], evaluation) == "True accuracy at L2 eps 0.25: A between 20.0 and 60.0 %."
-    figure = certificates.figure([bracket], evaluation)
+    section = certificates.find_certificates(evaluation)
+    assert section.statement == "True accuracy at L2 eps 0.25: A between 20.0 and 60.0 %."
+    (figure,) = section.figures
     assert "another classifier" not in figure.caption
     assert [mark["mark"]["type"] for mark in figure.page_specs()[0]["layer"]] == ["area", "line", "line"]
 
 
 def test_smoothing_bounds_another_classifier(make_evaluation):
     evaluation = make_evaluation(certificate("smoothing"))
-    brackets = find_brackets(evaluation)
-    assert not brackets[0].bounds
-    assert certificates.statement(brackets, evaluation) == ""
-    figure = certificates.figure(brackets, evaluation)
+    section = certificates.find_certificates(evaluation)
+    assert not section.brackets[0].bounds
+    assert section.statement == ""
+    (figure,) = section.figures
     assert "no lower bound of the attacked network's accuracy" in figure.caption
     assert [mark["mark"]["type"] for mark in figure.page_specs()[0]["layer"]] == ["line", "line"]
 
 
 def test_only_what_was_certified_and_attacked_under_l2_is_drawn(make_evaluation):
-    assert find_brackets(make_evaluation()) == []
-    assert certificates.figure([], make_evaluation()) is None
-    assert find_brackets(make_evaluation(certificate(), norm="Linf")) == []
+    assert find_brackets(make_evaluation()) == ()
+    assert certificates.find_certificates(make_evaluation()) is None
+    assert find_brackets(make_evaluation(certificate(), norm="Linf")) == ()
     assert find_brackets(make_evaluation(certificate(table=frame().iloc[:4])))[0].examples == 4
     both = make_evaluation(certificate(), certificate("smoothing"))
-    titles = [panel.title for panel in certificates.figure(find_brackets(both), both).panels]
+    titles = [panel.title for panel in certificates.find_certificates(both).figures[0].panels]
     assert titles == ["A, certified", "A, smoothed network, σ = 0.25, 1,000 samples, α = 0.001"]
 
 
 def test_certificates_of_other_weights_or_examples_are_left_out(make_evaluation):
-    assert find_brackets(make_evaluation(certificate(table=frame(label=7)))) == []
-    assert find_brackets(make_evaluation(certificate(weights="other"))) == []
+    assert find_brackets(make_evaluation(certificate(table=frame(label=7)))) == ()
+    assert find_brackets(make_evaluation(certificate(weights="other"))) == ()
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 5)), min_size=1, max_size=8), st.floats(0, 5), st.floats(0, 5))
@@ -142,32 +144,33 @@ def _compared(make_run, make_result, radii):
 def test_who_has_most_proved_is_told_with_its_test(make_run, make_result):
     far, near = np.full(40, 0.5), np.r_[np.full(20, 0.5), np.full(20, 0.1)]
     evaluation = _compared(make_run, make_result, {"Dense": near, "CondLR": far})
-    brackets = find_brackets(evaluation)
-    (finding,) = certificates.findings(brackets, evaluation)
-    assert finding.kind == "supported"
-    assert finding.text.startswith(
+    section = certificates.find_certificates(evaluation)
+    (statement,) = certificates.statements(section)
+    assert statement.kind == "supported"
+    assert statement.text.startswith(
         "Proved at L2 eps 0.25: CondLR is right on 100.0 % [91.2, 100.0] of 40 examples whatever the attack, Dense"
     )
-    assert "on 50.0 % [33.8, 66.2]" in finding.text and "p < 0.001" in finding.text
-    rows = {row[0].text: row for row in certificates.table(brackets, evaluation).rows}
+    assert "on 50.0 % [33.8, 66.2]" in statement.text and "p < 0.001" in statement.text
+    rows = {row[0].text: row for row in section.tables[0].rows}
     assert rows["Dense"][2].text == "50.0 to 100.0" and rows["CondLR"][2].text == "100.0 to 100.0"
     assert rows["Dense"][2].sub == "[33.8, 100.0]"
-    assert finding in summarise(evaluation.entries, [evaluation], {}).findings
+    assert statement in summarise(Evidence(evaluation.entries, (evaluation,))).statements
 
 
 def test_equal_radii_are_not_told_apart(make_run, make_result):
     evaluation = _compared(make_run, make_result, {"Dense": np.full(40, 0.5), "CondLR": np.full(40, 0.4)})
-    (finding,) = certificates.findings(find_brackets(evaluation), evaluation)
-    assert finding.kind == "open" and "cannot tell these apart" in finding.text
+    (statement,) = certificates.statements(certificates.find_certificates(evaluation))
+    assert statement.kind == "open" and "cannot tell these apart" in statement.text
 
 
 def test_one_network_alone_has_nothing_to_be_compared_with(make_evaluation):
     evaluation = make_evaluation(certificate())
-    (finding,) = certificates.findings(find_brackets(evaluation), evaluation)
-    assert finding.text == "Proved at L2 eps 0.25: A is right on 20.0 % [2.5, 55.6] of 10 examples whatever the attack."
+    (statement,) = certificates.statements(certificates.find_certificates(evaluation))
+    assert statement.text == "Proved at L2 eps 0.25: A is right on 20.0 % [2.5, 55.6] of 10 examples whatever the attack."
     smoothed = make_evaluation(certificate("smoothing"))
-    assert certificates.findings(find_brackets(smoothed), smoothed) == []
-    assert certificates.table(find_brackets(smoothed), smoothed) is None
+    section = certificates.find_certificates(smoothed)
+    assert certificates.statements(section) == []
+    assert section.tables == ()
 
 
 def test_the_table_of_results_holds_what_is_certified(make_run):
@@ -189,18 +192,18 @@ def test_where_nothing_is_proved_at_the_headline_a_smaller_eps_is_told(make_run,
         rows = {"example": np.arange(40), "label": 1, "prediction": 1, "margin": 1.0, "radius": radius, "abstained": False}
         runs.append(replace(make_run(name, results=[made]), certificates={"lipschitz": certificate(table=pd.DataFrame(rows))}))
     evaluation = find_evaluations(arrange(runs))[0]
-    (finding,) = certificates.findings(find_brackets(evaluation), evaluation)
-    assert finding.text.startswith("Proved at L2 eps 0.1:")
+    (statement,) = certificates.statements(certificates.find_certificates(evaluation))
+    assert statement.text.startswith("Proved at L2 eps 0.1:")
     for run in runs:
         run.certificates["lipschitz"].table["radius"] = 0.01
-    (finding,) = certificates.findings(find_brackets(evaluation), evaluation)
-    assert finding.text == "Nothing is proved at L2 eps 0.1: the Lipschitz bounds are too large."
+    (statement,) = certificates.statements(certificates.find_certificates(evaluation))
+    assert statement.text == "Nothing is proved at L2 eps 0.1: the Lipschitz bounds are too large."
 
 
 def test_panels_of_different_counts_say_theirs(make_run, make_result):
     evaluation = _compared(make_run, make_result, {"Dense": np.full(40, 0.5), "CondLR": np.full(40, 0.4)})
     certified = evaluation.entries[0].run.certificates
     certified["lipschitz"] = certificate(table=certified["lipschitz"].table.iloc[:10])
-    figure = certificates.figure(find_brackets(evaluation), evaluation)
+    (figure,) = certificates.find_certificates(evaluation).figures
     assert {panel.title for panel in figure.panels} == {"Dense, n = 10", "CondLR, n = 40"}
     assert figure.caption.startswith("The examples that were certified and attacked.")

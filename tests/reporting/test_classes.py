@@ -49,12 +49,12 @@ def test_accuracies_by_class_are_counted_with_their_intervals(make_evaluation):
 
 def test_the_table_names_classes_weakest_first(make_evaluation):
     found = classes.by_class(make_evaluation(classes=["cat", "dog", "<b>"]))
-    worst, clean = classes.tables(found)
+    worst, clean = found.tables
     assert worst.rows[0][0].text == "dog" and worst.rows[0][1].text == "20"
     assert [cell.text for cell in worst.rows[0][2:]] == ["0.0", "50.0"]
     assert [row[0].text for row in clean.rows] == [row[0].text for row in worst.rows]
-    assert "class dog (mean over the methods 25.0 %, n = 20)" in classes.statement(found)
-    assert len(classes.figure(found).panels) == 2
+    assert "class dog (mean over the methods 25.0 %, n = 20)" in found.statement
+    assert len(found.figures[0].panels) == 2
 
 
 def test_unresolved_examples_widen_the_interval(make_evaluation):
@@ -71,10 +71,10 @@ def test_too_few_examples_of_a_class_make_no_view(make_evaluation):
 
 def test_of_many_classes_the_weakest_are_drawn(make_evaluation):
     labels = np.arange(60) % 12
-    few = classes.figure(classes.by_class(make_evaluation(labels=labels)))
+    (few,) = classes.by_class(make_evaluation(labels=labels)).figures
     assert "weakest of" not in few.caption
 
 
 def test_a_label_beyond_the_names_is_a_number(make_run):
     entry = arrange([make_run("A", classes=["cat"])])[0]
-    assert [classes.class_name(entry, label) for label in (0, 1, -1)] == ["cat", "1", "-1"]
+    assert [entry.class_name(label) for label in (0, 1, -1)] == ["cat", "1", "-1"]

@@ -45,7 +45,7 @@ def test_networks_are_joined_with_what_they_hold(make_evaluations):
 
 def test_the_correlations_are_those_of_scipy_corrected_together(make_evaluations):
     joined = found(make_evaluations(distances=True))
-    known = join.relations(joined)
+    known = joined.relations
     at = {(relation.layer, relation.quantity, relation.outcome): relation for relation in known}
     relation = at["one", "cond", "robust"]
     assert relation.found.spearman.value == pytest.approx(spearmanr(CONDS, HELD).statistic)
@@ -53,27 +53,27 @@ def test_the_correlations_are_those_of_scipy_corrected_together(make_evaluations
     assert relation.adjusted >= relation.found.p
     assert ("one", "cond", "distance") in at
     assert not any(relation.layer == "two" for relation in known)  # the same in every network
-    table = join.table(joined, known)
+    (table,) = joined.tables
     assert "not what causes what" in table.notes[0]
     assert table.rows[0][0].text == "all layers: worst" and table.rows[0][2].text.startswith("−0.9")
 
 
 def test_a_relation_is_put_into_words_and_a_missing_one_too(make_evaluations):
     joined = found(make_evaluations())
-    said = join.statement(joined, join.relations(joined))
+    said = joined.statement
     assert "Over 6 networks, robust accuracy tends to be lower where the largest condition number is higher" in said
     mixed = found(make_evaluations(held=[50, 60, 55, 40, 52, 45]))
-    assert "no relation of robust accuracy and the largest condition number shows" in join.statement(mixed, join.relations(mixed))
+    assert "no relation of robust accuracy and the largest condition number shows" in mixed.statement
     level = found(make_evaluations(held=[50] * 6))
-    assert "nothing to correlate" in join.statement(level, join.relations(level))
+    assert "nothing to correlate" in level.statement
 
 
 def test_too_few_networks_are_said_to_be_so(make_evaluations):
     joined = found(make_evaluations(3))
-    assert join.relations(joined) == []
-    assert join.statement(joined, []) == "Too few networks for a correlation: n = 3, and it takes 5."
-    assert join.table(joined, []) is None
-    assert join.figure(joined) is not None
+    assert joined.relations == []
+    assert joined.statement == "Too few networks for a correlation: n = 3, and it takes 5."
+    assert joined.tables == ()
+    assert len(joined.figures) == 1
 
 
 def test_one_network_or_none_with_spectra_is_not_joined(make_evaluations, make_run, make_result):
@@ -86,8 +86,8 @@ def test_one_network_or_none_with_spectra_is_not_joined(make_evaluations, make_r
 def test_infinite_condition_numbers_take_part_in_ranks_and_not_in_the_figure(make_evaluations):
     joined = found(make_evaluations(conds=[1.5, 3.0, 0.0, 8.0, 100.0, 20.0]))
     assert joined.networks["worst"].tolist()[2] == math.inf
-    assert join.relations(joined)
-    spec = join.figure(joined).page_specs()[0]
+    assert joined.relations
+    spec = joined.figures[0].page_specs()[0]
     assert len(next(iter(spec["datasets"].values()))) == 5
 
 

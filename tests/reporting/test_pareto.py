@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from robust_lowrank.records import Costs, Latency, Parameters
 from robust_lowrank.reporting.comparing.entries import arrange
 from robust_lowrank.reporting.comparing.evaluations import find_evaluations
-from robust_lowrank.reporting.comparing.pareto import Fronts, pareto_front, statement
+from robust_lowrank.reporting.comparing.pareto import Fronts, pareto_front
 from robust_lowrank.reporting.sections import efficiency
 
 RIGHT = np.array([True] * 90 + [False] * 10)
@@ -81,33 +81,36 @@ def test_every_cost_has_its_own_front(make_evaluation):
         "flops": ["Big", "Small"],
         "latency": ["Big"],
     }
-    assert statement(fronts, "parameters") == (
+    assert fronts.describe("parameters") == (
         "On the front of robustness and size are Big and Small: no network here is both smaller and more robust than one of them."
     )
-    assert statement(fronts, "latency") == "No network here is faster or more robust than Big."
-    figure = efficiency.figure(fronts)
+    assert fronts.describe("latency") == "No network here is faster or more robust than Big."
+    section = efficiency.find_efficiency(evaluation)
+    (figure,), (table,) = section.figures, section.tables
     assert [panel.title.split(" ")[0] for panel in figure.panels] == ["Clean", "Parameters", "FLOPs", "Latency"]
-    rows = {row[0].text: [cell.text for cell in row[1:]] for row in efficiency.table(fronts).rows}
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
     assert rows["Small"] == ["50.0", "90.0", "100", "500", "2.00", "128", "", "✓", "✓", ""]
     assert rows["Bad"][-4:] == [""] * 4
 
 
 def test_runs_without_costs_have_the_fronts_that_are_known(make_evaluation):
-    fronts = Fronts(make_evaluation({"A": (60, 1000, None, 95), "B": (50, 100, None, 95)}))
+    section = efficiency.find_efficiency(make_evaluation({"A": (60, 1000, None, 95), "B": (50, 100, None, 95)}))
+    fronts = section.fronts
     assert [objective.name for objective in fronts.points] == ["clean", "parameters"]
-    assert statement(fronts, "flops") is None
-    assert len(efficiency.table(fronts).columns) == 4 + 2
+    assert fronts.describe("flops") is None
+    assert len(section.tables[0].columns) == 4 + 2
 
 
 def test_times_of_two_machines_are_not_compared(make_evaluation):
     evaluation = make_evaluation({"A": (60, 1000, costs(1, 1.0), 95), "B": (50, 100, costs(2, 2.0, "other"), 95)})
     fronts = Fronts(evaluation)
+    section = efficiency.find_efficiency(evaluation)
     assert "latency" not in [objective.name for objective in fronts.points]
-    assert "Times of different machines are not drawn" in efficiency.figure(fronts).caption
-    assert not any("Latency" in column.group for column in efficiency.table(fronts).columns)
+    assert "Times of different machines are not drawn" in section.figures[0].caption
+    assert not any("Latency" in column.group for column in section.tables[0].columns)
 
 
 def test_one_network_has_no_front(make_evaluation):
     evaluation = make_evaluation({"A": (60, 1000, None, 95)})
     assert Fronts(evaluation).points == {}
-    assert efficiency.figure(Fronts(evaluation)) is None
+    assert efficiency.find_efficiency(evaluation) is None

@@ -49,7 +49,7 @@ def test_the_matrix_is_that_of_the_strongest_attack(evaluation):
 
 
 def test_a_sentence_reads_the_matrix(evaluation):
-    said = transfers.statement(transfers.find_transfers(evaluation))
+    said = transfers.find_transfers(evaluation).statement
     mean = 100 * (1 - (30 + 20 + 10 + 10 + 4 + 8) / 240)
     assert f"stays right on {mean:.1f} % of what broke another one under PGD-20 at eps 0.1" in said
     assert "Inputs made on B transfer best (the others stay right on 52.5 %)" in said
@@ -58,11 +58,11 @@ def test_a_sentence_reads_the_matrix(evaluation):
 
 def test_figure_and_table_hold_every_pair(evaluation):
     found = transfers.find_transfers(evaluation)
-    table = transfers.table(found)
+    (table,) = found.tables
     assert [column.title for column in table.columns] == ["Made on", *NAMES]
     assert [cell.text for cell in table.rows[0]] == ["A", "0.0", "75.0", "90.0"]
     assert table.rows[0][2].sub.endswith(", 40")
-    spec = transfers.figure(found).page_specs()[0]
+    spec = found.figures[0].page_specs()[0]
     drawn = next(iter(spec["datasets"].values()))
     assert {(row["source"], row["target"]): row["value"] for row in drawn}["B", "A"] == 0.25
 
@@ -81,5 +81,5 @@ def test_a_file_of_another_form_is_no_transfer(make_evaluation):
 def test_pairs_that_were_not_tried_are_blank(make_evaluation):
     found = transfers.find_transfers(make_evaluation({"A": rows("A", {"B": 0}, tried=0), "B": None}))
     assert found.accuracy("B", "A") is None
-    assert transfers.table(found).rows[1][1].text == "–"
-    assert "No input that broke a network here" in transfers.statement(found)
+    assert found.tables[0].rows[1][1].text == "–"
+    assert "No input that broke a network here" in found.statement

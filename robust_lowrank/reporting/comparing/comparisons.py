@@ -42,6 +42,9 @@ class Comparison:
         return self.first if self.difference.value > 0 else self.second
 
 
+Tests = dict[float, tuple[Comparison, ...]]  # by eps, 0 for clean accuracy
+
+
 @dataclass(frozen=True)
 class Contrast:
     """What all pairs of runs together say of one series against another."""

@@ -25,6 +25,11 @@ class Entry:
         """The run's own name, unique in a report."""
         return f"{self.series}, {self.variant}" if self.variant else self.series
 
+    def class_name(self, label: int) -> str:
+        """Return the name of a class, or its number where the run's record has none."""
+        names = self.run.record.classes
+        return names[label] if 0 <= label < len(names) else str(label)
+
 
 def arrange(runs: Sequence[Run]) -> tuple[Entry, ...]:
     """Name the runs and order them: dense networks, plain low-rank ones, then as given; seeds ascending.

@@ -84,6 +84,19 @@ class Fronts:
         points = sorted(self.points[objective], key=lambda point: point.robust.value, reverse=True)
         return [point.series for point in points if point.front]
 
+    def describe(self, name: str) -> str | None:
+        """Say who is on the front of an objective and what that means, or None where it is not known."""
+        objective = next((o for o in self.points if o.name == name), None)
+        if objective is None:
+            return None
+        names = self.on(objective)
+        if len(names) == 1:
+            return f"No network here is {objective.adjective} or more robust than {names[0]}."
+        return (
+            f"On the front of robustness and {objective.goal} are {numbers.listing(names)}: "
+            f"no network here is both {objective.adjective} and more robust than one of them."
+        )
+
     def _points(self, objective: Objective) -> list[Point]:
         known = [
             (name, robust, values)
@@ -108,20 +121,6 @@ class Fronts:
         if len(values) < len(members):
             return None
         return sum(values) / len(values), min(values), max(values)
-
-
-def statement(fronts: Fronts, name: str) -> str | None:
-    """Say who is on the front of an objective and what that means, or None where it is not known."""
-    objective = next((o for o in fronts.points if o.name == name), None)
-    if objective is None:
-        return None
-    names = fronts.on(objective)
-    if len(names) == 1:
-        return f"No network here is {objective.adjective} or more robust than {names[0]}."
-    return (
-        f"On the front of robustness and {objective.goal} are {numbers.listing(names)}: "
-        f"no network here is both {objective.adjective} and more robust than one of them."
-    )
 
 
 def _cost(record: RunRecord, name: str) -> float | None:

@@ -115,6 +115,16 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def times(number: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    Example:
+        >>> times(1, "epoch"), times(1200, "epoch")
+        ('1 epoch', '1,200 epochs')
+    """
+    return f"{count(number)} {noun}" + ("" if number == 1 else "s")
+
+
 def budget(eps: float) -> str:
     """Return an eps as people write it: a short decimal, or a multiple of 1/255.
 

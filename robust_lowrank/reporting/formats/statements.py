@@ -18,4 +18,4 @@ class Summary:
 
     headline: str
     evidence: str
-    findings: tuple[Statement, ...]
+    statements: tuple[Statement, ...]

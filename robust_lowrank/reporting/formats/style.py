@@ -4,11 +4,9 @@ The hues are a colour-blind-safe set, one a method, so that a method looks the s
 method are shades of its hue. Dense networks are neutral grey. Shapes tell apart what colours cannot, as in print.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from robust_lowrank.reporting.comparing.entries import Entry
 
 Theme = Literal["light", "dark"]
 
@@ -46,18 +44,17 @@ class Look:
     shape: str
 
 
-def looks(entries: Sequence[Entry]) -> tuple[Look, ...]:
-    """Give every series its look, in the order of the report."""
-    methods = {entry.series: entry.run.record.method for entry in entries}
+def looks(methods: Mapping[str, str]) -> tuple[Look, ...]:
+    """Give every series its look, in the order of the report; `methods` are theirs."""
     seen: dict[str, int] = {}
-    found = []
+    chosen = []
     for index, (series, method) in enumerate(methods.items()):
         hues = _HUES.get(method, _OTHER)
         key = method if method in _HUES else ""
         light, dark = hues[seen.get(key, 0) % len(hues)]
         seen[key] = seen.get(key, 0) + 1
-        found.append(Look(series, light, dark, SHAPES[index % len(SHAPES)]))
-    return tuple(found)
+        chosen.append(Look(series, light, dark, SHAPES[index % len(SHAPES)]))
+    return tuple(chosen)
 
 
 def vega_range(theme: Theme, looks: Sequence[Look]) -> dict[str, list[str]]:

@@ -25,7 +25,8 @@ def render(kind: str, table: pd.DataFrame, context: Mapping[str, Any], files: Se
         >>> json.loads(render("report", pd.DataFrame({"cond": [math.inf]}), context, []))["records"]
         [{'cond': 'Infinity'}]
     """
-    made = context["provenance"]
+    made, summary = context["provenance"], context["summary"]
+    findings = [asdict(statement) for statement in summary.statements]
     document = {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
@@ -35,7 +36,7 @@ def render(kind: str, table: pd.DataFrame, context: Mapping[str, Any], files: Se
         "package": made.package,
         "command": made.command,
         "machines": made.machines,
-        "summary": asdict(context["summary"]),
+        "summary": {"headline": summary.headline, "evidence": summary.evidence, "findings": findings},
         "files": list(files),
         "records": [{key: _plain(value) for key, value in row.items()} for row in table.to_dict("records")],
     }

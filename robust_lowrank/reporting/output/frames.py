@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from robust_lowrank.records import CertificateRecord, CurvePoint, ResultRecord
-from robust_lowrank.reporting.comparing import spectra
+from robust_lowrank.reporting.comparing import operators, spectra
 from robust_lowrank.reporting.comparing.entries import Entry
-from robust_lowrank.reporting.sections import operator_norms
 
 
 def results_frame(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -41,10 +40,10 @@ def layers_frame(entries: Sequence[Entry]) -> pd.DataFrame:
     Rows of the last epoch have the layers' norms as operators too, where these are recorded.
     """
     history = spectra.history(entries)
-    norms = operator_norms.norms(entries)[["run", "layer", *operator_norms.MEASURED]]
-    frame = history.merge(norms, how="left", on=["run", "layer"]).astype(dict.fromkeys(operator_norms.MEASURED, "float64"))
+    norms = operators.norms(entries)[["run", "layer", *operators.MEASURED]]
+    frame = history.merge(norms, how="left", on=["run", "layer"]).astype(dict.fromkeys(operators.MEASURED, "float64"))
     earlier = frame["epoch"] < frame.groupby("run")["epoch"].transform("max")
-    frame.loc[earlier, list(operator_norms.MEASURED)] = math.nan
+    frame.loc[earlier, list(operators.MEASURED)] = math.nan
     joined = [" ".join(repr(float(value)) for value in sigma) for sigma in frame["singular_values"].tolist()]
     first = ["run", "series"]
     return frame.assign(singular_values=joined)[first + [c for c in frame.columns if c not in first]]
@@ -123,7 +122,7 @@ def _certified(record: CertificateRecord, point: CurvePoint) -> dict[str, object
 
 def _common(entry: Entry) -> dict[str, object]:
     record = entry.run.record
-    found = spectra.conditioning(entry)
+    conditioning = spectra.conditioning(entry)
     return {
         "run": entry.name,
         "series": entry.series,
@@ -139,9 +138,9 @@ def _common(entry: Entry) -> dict[str, object]:
         "parameters_inference": record.parameters.inference,
         "removed": record.parameters.removed,
         "rank_fraction": record.parameters.rank_fraction,
-        "condition_worst": found.worst if found else None,
-        "condition_product": found.product if found else None,
-        "condition_worst_compressed": found.factored_worst if found else None,
-        "condition_product_compressed": found.factored_product if found else None,
+        "condition_worst": conditioning.worst if conditioning else None,
+        "condition_product": conditioning.product if conditioning else None,
+        "condition_worst_compressed": conditioning.factored_worst if conditioning else None,
+        "condition_product_compressed": conditioning.factored_product if conditioning else None,
         "weights_hash": record.hashes.get("weights"),
     }

@@ -2,15 +2,14 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from robust_lowrank.reporting.formats.tables import Table
+from robust_lowrank.reporting.output.provenance import Provenance
 
 _GREEK = {
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "ζ": "zeta", "η": "eta", "θ": "theta", "ι": "iota",
@@ -59,8 +58,8 @@ def escape(text: str) -> str:
     return "".join(("{}" if now == before in "-,'" else "") + _character(now) for before, now in pairwise(line))
 
 
-def render(context: Mapping[str, Any]) -> str:
-    """Return every table of a report's `context`, in its order, as a file to \\input."""
+def render(title: str, made: Provenance, tables: Sequence[Table]) -> str:
+    """Return the tables of a report as a file to \\input."""
     environment = Environment(
         loader=PackageLoader("robust_lowrank.reporting"),
         autoescape=False,
@@ -78,37 +77,20 @@ def render(context: Mapping[str, Any]) -> str:
     )
     environment.filters["comment"] = lambda text: Markup(_one_line(text))
     environment.filters["slug"] = lambda name: Markup(re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-"))
-    tables = list(_tables(context))
-    return environment.get_template("tables.tex").render(
-        tables=tables, spans=_spans, title=context["title"], made=context["provenance"]
-    )
+    return environment.get_template("tables.tex").render(tables=tables, spans=_spans, title=title, made=made)
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _tables(value: Any) -> Iterator[Table]:
-    """All tables within a value, in their order."""
-    if isinstance(value, Table):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _tables(inner)
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        for inner in value:
-            yield from _tables(inner)
-    elif is_dataclass(value):
-        yield from _tables(vars(value))
-
-
 def _spans(table: Table) -> list[tuple[str, int, int, int]]:
     """The headings above the columns: title, number of columns, the first and the last of them, from 1."""
-    found, first = [], 1
+    spans, first = [], 1
     for title, span in table.groups:
-        found.append((title, span, first, first + span - 1))
+        spans.append((title, span, first, first + span - 1))
         first += span
-    return found
+    return spans
 
 
 def _character(character: str) -> str:

@@ -2,16 +2,15 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.formats.figures import Figure, Paper, javascript
-from robust_lowrank.reporting.formats.style import Theme, looks, vega_config, vega_range
+from robust_lowrank.reporting.formats.style import Look, Theme, vega_config, vega_range
 
 _LOADER = PackageLoader("robust_lowrank.reporting")
 _LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")
@@ -31,18 +30,16 @@ class Drawing:
         return "data:image/svg+xml;base64," + base64.b64encode(self.paper.svg.encode()).decode()
 
 
-def draw(figures: Sequence[Figure | None], entries: Sequence[Entry]) -> dict[str, Drawing]:
-    """Draw the figures that have something to show; by name."""
-    found = looks(entries)
-    return {figure.name: Drawing(figure, figure.paper(found)) for figure in figures if figure}
+def draw(figures: Sequence[Figure], series: Sequence[Look]) -> dict[str, Drawing]:
+    """Draw figures; by name."""
+    return {figure.name: Drawing(figure, figure.paper(series)) for figure in figures}
 
 
-def html(template: str, entries: Sequence[Entry], **context: Any) -> str:
+def html(template: str, series: Sequence[Look], **context: Any) -> str:
     """Render an HTML page with the interactive forms of `drawings` inside."""
     environment = Environment(loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    series = looks(entries)
     themes: tuple[Theme, ...] = ("light", "dark")
-    drawings: Sequence[Drawing] = context["drawings"]
+    drawings: Collection[Drawing] = context["drawings"].values()
     charts = {
         "configs": {theme: vega_config(theme) for theme in themes},
         "ranges": {d.figure.name: {theme: vega_range(theme, d.figure.drawn(series)) for theme in themes} for d in drawings},

@@ -4,7 +4,7 @@ import altair as alt
 import pandas as pd
 
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
-from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats import encodings, numbers
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 
 _PERCENT = alt.Axis(format=".0%")
@@ -58,17 +58,17 @@ def _curves(evaluation: Evaluation, attack: str) -> alt.LayerChart:
             scale=alt.Scale(domain=[0, max(evaluation.eps)]),
             axis=alt.Axis(values=[0, *evaluation.eps], format=".3~g", grid=False, labelOverlap=True),
         ),
-        color=_series(evaluation.series),
+        color=encodings.color(evaluation.series),
         tooltip=[
             alt.Tooltip("series:N", title="Method"),
             alt.Tooltip("eps:Q", title="eps", format=".3~g"),
-            *_accuracy_tips(),
+            *encodings.accuracy_tooltips(),
             alt.Tooltip("seeds:Q", title="Seeds"),
         ],
     )
     band = base.mark_area(opacity=0.08).encode(y=_accuracy(), y2="high:Q")
     line = base.mark_line(strokeWidth=2).encode(y="value:Q")
-    points = base.mark_point(filled=True, size=70, opacity=1).encode(y="value:Q", shape=_shape(evaluation.series))
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(y="value:Q", shape=encodings.shape(evaluation.series))
     return alt.LayerChart(layer=[band, line, points])
 
 
@@ -78,33 +78,17 @@ def _forest(evaluation: Evaluation, attack: str) -> alt.LayerChart:
     rows = [{"series": name, **mean._asdict()} for name, mean in means.items() if mean]
     base = alt.Chart(pd.DataFrame(rows)).encode(
         y=alt.Y("series:N", sort=evaluation.series, title=None, axis=alt.Axis(grid=True, labelLimit=150)),
-        color=_series(evaluation.series),
-        tooltip=[alt.Tooltip("series:N", title="Method"), *_accuracy_tips(), alt.Tooltip("seeds:Q", title="Seeds")],
+        color=encodings.color(evaluation.series),
+        tooltip=[alt.Tooltip("series:N", title="Method"), *encodings.accuracy_tooltips(), alt.Tooltip("seeds:Q", title="Seeds")],
     )
     x = alt.X("low:Q", title="Accuracy", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
     bars = base.mark_rule(strokeWidth=1.5).encode(x=x, x2="high:Q")
-    points = base.mark_point(filled=True, size=70, opacity=1).encode(x="value:Q", shape=_shape(evaluation.series))
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(x="value:Q", shape=encodings.shape(evaluation.series))
     return alt.LayerChart(layer=[bars, points])
-
-
-def _series(names: list[str]) -> alt.Color:
-    return alt.Color("series:N", title=None, scale=alt.Scale(domain=names))
-
-
-def _shape(names: list[str]) -> alt.Shape:
-    return alt.Shape("series:N", title=None, scale=alt.Scale(domain=names))
 
 
 def _accuracy() -> alt.Y:
     return alt.Y("low:Q", title="Accuracy", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
-
-
-def _accuracy_tips() -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("value:Q", title="Accuracy", format=".1%"),
-        alt.Tooltip("low:Q", title="from", format=".1%"),
-        alt.Tooltip("high:Q", title="to", format=".1%"),
-    ]
 
 
 def _spread(evaluation: Evaluation, marks: str) -> str:

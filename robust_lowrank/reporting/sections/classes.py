@@ -1,15 +1,17 @@
 """Accuracy class by class: which classes are weakest, and for whom."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import altair as alt
 import pandas as pd
 
-from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
-from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.comparing.evidence import Evidence
+from robust_lowrank.reporting.formats import encodings, numbers
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table, count_cell
+from robust_lowrank.reporting.sections.section import EvaluationSection, first
 from robust_lowrank.statistics import bounded
 
 LEAST_EXAMPLES = 5  # a class, on average: with fewer the intervals cover almost everything
@@ -17,34 +19,74 @@ SHOWN = 12  # classes in the chart
 
 
 @dataclass(frozen=True)
-class Classes:
+class Classes(EvaluationSection):
     """Accuracies by class of one evaluation: on clean examples and in the worst case at the headline eps.
 
     `frame` has a row a series, class and kind: series, label, kind ("clean" or "worst"), value, low, high, most, seeds. Over seeds
     it holds the mean, and the span of the intervals.
     """
 
-    evaluation: Evaluation
     frame: pd.DataFrame
     sizes: dict[int, int]  # examples, by label
     order: tuple[int, ...]  # labels, the weakest in the worst case over the series' mean first
+    slug = "classes"
+    heading = "Class by class"
 
     def name(self, label: int) -> str:
         """Return a class's name, or its number where the record has none."""
-        return class_name(self.evaluation.entries[0], label)
+        return self.evaluation.entries[0].class_name(label)
+
+    @property
+    def statement(self) -> str:
+        """Name the weakest and the strongest class under attack."""
+        means = self.frame[self.frame["kind"] == "worst"].groupby("label")["value"].mean()
+        weakest, strongest = self.order[0], self.order[-1]
+        eps = numbers.budget(self.evaluation.headline_eps)
+        return (
+            f"Weakest at {numbers.norm(self.evaluation.norm)} eps {eps} is class {self.name(weakest)} "
+            f"(mean over the methods {numbers.percent(means[weakest])} %, n = {self.sizes[weakest]}), strongest "
+            f"{self.name(strongest)} ({numbers.percent(means[strongest])} %, n = {self.sizes[strongest]})."
+        )
+
+    @cached_property
+    def figures(self) -> tuple[Figure, ...]:
+        """Accuracy of each class, clean and in the worst case, a point a series, the weakest class on top."""
+        evaluation, series = self.evaluation, self.evaluation.series
+        shown = self.order[:SHOWN]
+        names = [self.name(label) for label in shown]
+        left_out = f" The {SHOWN} weakest of {len(self.order)} classes." if len(shown) < len(self.order) else ""
+        titles = {"clean": "Clean", "worst": f"Worst case at eps {numbers.budget(evaluation.headline_eps)}"}
+        frame = self.frame[self.frame["label"].isin(shown)]
+        frame = frame.assign(label=[self.name(label) for label in frame["label"]])
+        figure = Figure(
+            name=f"classes-{evaluation.slug}",
+            title="Accuracy class by class",
+            description=f"Accuracy of each class on clean examples and in the worst case for {numbers.listing(series)}. "
+            + self.statement,
+            caption=f"Weakest class first (mean over the methods in the worst case). {_spread(evaluation)}{left_out}",
+            series=tuple(series),
+            panels=tuple(Panel(_panel(frame[frame["kind"] == kind], names, series), title) for kind, title in titles.items()),
+            height=max(160, len(shown) * (7 * len(series) + 8)),
+        )
+        return (figure,)
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """The worst case at the headline eps, and clean accuracy: a row a class, weakest first, a column a series."""
+        eps = numbers.budget(self.evaluation.headline_eps)
+        return _table(self, "worst", f"worst case, %, at eps {eps}"), _table(self, "clean", "clean accuracy, %")
 
 
-def class_name(entry: Entry, label: int) -> str:
-    """Return the name of a class, or its number where the run's record has none."""
-    names = entry.run.record.classes
-    return names[label] if 0 <= label < len(names) else str(label)
+def find(evidence: Evidence) -> list[Classes]:
+    """Return the accuracies by class of the first evaluation with enough examples."""
+    return first(evidence.evaluations, by_class)
 
 
 def by_class(evaluation: Evaluation) -> Classes | None:
     """Return the accuracies by class, or None where there are too few examples of a class or only one class."""
     eps = evaluation.headline_eps
-    first = evaluation.results[evaluation.entries[0].name].verdicts
-    labels = first.drop_duplicates("example").set_index("example")["label"]
+    verdicts = evaluation.results[evaluation.entries[0].name].verdicts
+    labels = verdicts.drop_duplicates("example").set_index("example")["label"]
     sizes = {int(label): int(count) for label, count in labels.value_counts().sort_index().items()}  # pyright: ignore[reportArgumentType]
     if len(sizes) < 2 or len(labels) < LEAST_EXAMPLES * len(sizes):
         return None
@@ -56,8 +98,8 @@ def by_class(evaluation: Evaluation) -> Classes | None:
                 continue
             for label, part in held.groupby(labels.reindex(held.index)):
                 right, most = int(part["least"].sum()), int(part["most"].sum())
-                found = bounded(right, most - right, len(part))._asdict()
-                rows.append({"series": entry.series, "label": int(label), "kind": kind, "most": most / len(part), **found})  # pyright: ignore[reportArgumentType]
+                accuracy = bounded(right, most - right, len(part))._asdict()
+                rows.append({"series": entry.series, "label": int(label), "kind": kind, "most": most / len(part), **accuracy})  # pyright: ignore[reportArgumentType]
     if not rows:
         return None
     grouped = pd.DataFrame(rows).groupby(["series", "label", "kind"], sort=False)
@@ -69,51 +111,10 @@ def by_class(evaluation: Evaluation) -> Classes | None:
     return Classes(evaluation, frame, sizes, order)
 
 
-def statement(classes: Classes) -> str:
-    """Name the weakest and the strongest class under attack."""
-    means = classes.frame[classes.frame["kind"] == "worst"].groupby("label")["value"].mean()
-    weakest, strongest = classes.order[0], classes.order[-1]
-    eps = numbers.budget(classes.evaluation.headline_eps)
-    return (
-        f"Weakest at {numbers.norm(classes.evaluation.norm)} eps {eps} is class {classes.name(weakest)} "
-        f"(mean over the methods {numbers.percent(means[weakest])} %, n = {classes.sizes[weakest]}), strongest "
-        f"{classes.name(strongest)} ({numbers.percent(means[strongest])} %, n = {classes.sizes[strongest]})."
-    )
-
-
-def figure(classes: Classes) -> Figure:
-    """Accuracy of each class, clean and in the worst case, a point a series, the weakest class on top."""
-    evaluation = classes.evaluation
-    shown = classes.order[:SHOWN]
-    names = [classes.name(label) for label in shown]
-    left_out = f" The {SHOWN} weakest of {len(classes.order)} classes." if len(shown) < len(classes.order) else ""
-    titles = {"clean": "Clean", "worst": f"Worst case at eps {numbers.budget(evaluation.headline_eps)}"}
-    frame = classes.frame[classes.frame["label"].isin(shown)]
-    frame = frame.assign(label=[classes.name(label) for label in frame["label"]])
-    return Figure(
-        name=f"classes-{evaluation.slug}",
-        title="Accuracy class by class",
-        description=f"Accuracy of each class on clean examples and in the worst case for {numbers.listing(evaluation.series)}. "
-        + statement(classes),
-        caption=f"Weakest class first (mean over the methods in the worst case). {_spread(evaluation)}{left_out}",
-        series=tuple(evaluation.series),
-        panels=tuple(
-            Panel(_panel(frame[frame["kind"] == kind], names, evaluation.series), title) for kind, title in titles.items()
-        ),
-        height=max(160, len(shown) * (7 * len(evaluation.series) + 8)),
-    )
-
-
-def tables(classes: Classes) -> tuple[Table, Table]:
-    """The worst case at the headline eps, and clean accuracy: a row a class, weakest first, a column a series."""
-    eps = numbers.budget(classes.evaluation.headline_eps)
-    return _table(classes, "worst", f"worst case, %, at eps {eps}"), _table(classes, "clean", "clean accuracy, %")
-
-
 def _table(classes: Classes, kind: str, what: str) -> Table:
     evaluation = classes.evaluation
     part = classes.frame[classes.frame["kind"] == kind].set_index(["label", "series"])
-    found = dict(zip(part.index, part.to_dict("records"), strict=True))
+    rows = dict(zip(part.index, part.to_dict("records"), strict=True))
     return Table(
         name=f"classes-{kind}-{evaluation.slug}",
         caption=f"Class by class: {what}, {evaluation.title}; {evaluation.interval} intervals below.",
@@ -122,7 +123,7 @@ def _table(classes: Classes, kind: str, what: str) -> Table:
             (
                 Cell(classes.name(label)),
                 count_cell(classes.sizes[label]),
-                *(_cell(found.get((label, name))) for name in evaluation.series),
+                *(_cell(rows.get((label, name))) for name in evaluation.series),
             )
             for label in classes.order
         ),
@@ -139,21 +140,19 @@ def _cell(row: dict | None) -> Cell:
 def _panel(frame: pd.DataFrame, order: list[str], names: list[str]) -> alt.LayerChart:
     base = alt.Chart(frame.reset_index(drop=True)).encode(
         y=alt.Y("label:N", sort=order, title=None, axis=alt.Axis(grid=True, bandPosition=0, labelLimit=110)),
-        yOffset=alt.YOffset("series:N", scale=alt.Scale(domain=names)),
-        color=alt.Color("series:N", title=None, scale=alt.Scale(domain=names)),
+        yOffset=encodings.offset(names),
+        color=encodings.color(names),
         tooltip=[
             alt.Tooltip("series:N", title="Method"),
             alt.Tooltip("label:N", title="Class"),
-            alt.Tooltip("value:Q", title="Accuracy", format=".1%"),
-            alt.Tooltip("low:Q", title="from", format=".1%"),
-            alt.Tooltip("high:Q", title="to", format=".1%"),
+            *encodings.accuracy_tooltips(),
         ],
     )
     scale = alt.Scale(domain=[0, 1])
     x = alt.X("low:Q", title="Accuracy", axis=alt.Axis(format=".0%", tickCount=5), scale=scale)
-    shape = alt.Shape("series:N", title=None, scale=alt.Scale(domain=names))
     bars = base.mark_rule(strokeWidth=1, opacity=0.6).encode(x=x, x2="high:Q")
-    return alt.LayerChart(layer=[bars, base.mark_point(filled=True, size=38, opacity=1).encode(x="value:Q", shape=shape)])
+    points = base.mark_point(filled=True, size=38, opacity=1).encode(x="value:Q", shape=encodings.shape(names))
+    return alt.LayerChart(layer=[bars, points])
 
 
 def _spread(evaluation: Evaluation) -> str:

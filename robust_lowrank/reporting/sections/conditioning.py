@@ -1,7 +1,8 @@
 """The charts of conditioning: condition numbers by layer and over training, spectra, ranks, the product."""
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import altair as alt
 import numpy as np
@@ -9,13 +10,82 @@ import pandas as pd
 
 from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry, series_names
+from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.encodings import color, log_axis, offset, shape
 from robust_lowrank.reporting.formats.figures import Figure, Panel
+from robust_lowrank.reporting.sections.section import Section
 
+_PANELS = 6  # layers drawn; the condition-number report has no limit
+_PREFIX = "condition-"  # of that report's files
 _FLOOR = 1e-6  # relative singular values below are drawn there: float32 knows nothing smaller
 
 
-def by_layer(entries: Sequence[Entry], *, prefix: str = "") -> Figure | None:
+@dataclass(frozen=True)
+class Conditioning(Section):
+    """How well layers are conditioned: those of the runs whose spectra were recorded, the worst layers of each."""
+
+    entries: tuple[Entry, ...]
+    layers: list[str]  # drawn in panels
+    slug = "conditioning"
+    heading = "Conditioning"
+    template = "figures"
+    leading = True
+
+    @property
+    def statement(self) -> str:
+        """Say so where nothing was recorded."""
+        return "" if self.entries else "No spectra were recorded for these runs."
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a condition number is of, and which layers are drawn."""
+        if not self.entries:
+            return ()
+        total = len({layer for entry in self.entries for layer in spectra.final(entry)["layer"]})
+        selection = (
+            f"The panels show the {len(self.layers)} layers with the largest condition numbers of {total}; "
+            "the condition-number report has them all."
+        )
+        return (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE, *((selection,) if total > len(self.layers) else ()))
+
+    @cached_property
+    def figures(self) -> tuple[Figure, ...]:
+        """By layer, over training, and the spectra."""
+        return tuple(figure for figure in self._drawn("") if figure) if self.entries else ()
+
+    def _drawn(self, prefix: str) -> list[Figure | None]:
+        return [
+            _by_layer(self.entries, prefix),
+            _over_training(self.entries, self.layers, prefix),
+            _spectra_by_layer(self.entries, self.layers, prefix),
+        ]
+
+
+@dataclass(frozen=True)
+class FullConditioning(Conditioning):
+    """The conditioning of every layer, with ranks and product."""
+
+    @cached_property
+    def figures(self) -> tuple[Figure, ...]:
+        """By layer, over training, the spectra, the ranks and the product over training."""
+        more = _ranks(self.entries, self.layers, _PREFIX), _product_over_training(self.entries, _PREFIX)
+        return tuple(figure for figure in (*self._drawn(_PREFIX), *more) if figure)
+
+
+def find(evidence: Evidence) -> list[Conditioning]:
+    """Return the conditioning of the worst layers; without recorded spectra the section says so."""
+    entries = evidence.measured
+    return [Conditioning(entries, spectra.worst_layers(entries, _PANELS) if entries else [])]
+
+
+def find_all(evidence: Evidence) -> list[FullConditioning]:
+    """Return the conditioning of every layer of the runs whose spectra were recorded."""
+    entries = evidence.measured
+    return [FullConditioning(entries, spectra.worst_layers(entries, len(spectra.table(entries))))] if entries else []
+
+
+def _by_layer(entries: Sequence[Entry], prefix: str) -> Figure | None:
     """Condition number of every layer after training, a point a run, on a logarithmic scale; None where all are infinite."""
     names = series_names(entries)
     frame = spectra.table(entries)
@@ -30,9 +100,9 @@ def by_layer(entries: Sequence[Entry], *, prefix: str = "") -> Figure | None:
         .encode(
             x=alt.X("cond:Q", title="Condition number (log scale)", scale=alt.Scale(type="log"), axis=log_axis(finite["cond"])),
             y=alt.Y("layer:N", sort=order, title=None, axis=alt.Axis(grid=True, bandPosition=0, labelLimit=140)),
-            yOffset=alt.YOffset("series:N", scale=alt.Scale(domain=names)),
-            color=_series(names),
-            shape=alt.Shape("series:N", title=None, scale=alt.Scale(domain=names)),
+            yOffset=offset(names),
+            color=color(names),
+            shape=shape(names),
             tooltip=[*_who(), *_numbers("cond", "sigma_max", "sigma_min"), alt.Tooltip("rank:Q", title="Rank")],
         )
     )
@@ -49,7 +119,7 @@ def by_layer(entries: Sequence[Entry], *, prefix: str = "") -> Figure | None:
     )
 
 
-def over_training(entries: Sequence[Entry], layers: Sequence[str], *, prefix: str = "") -> Figure | None:
+def _over_training(entries: Sequence[Entry], layers: Sequence[str], prefix: str) -> Figure | None:
     """Condition number of each layer by epoch, a panel a layer; None where only one epoch was recorded."""
     frame = spectra.history(entries)
     shown = frame[np.isfinite(frame["cond"]) & frame["layer"].isin(layers)]
@@ -64,14 +134,17 @@ def over_training(entries: Sequence[Entry], layers: Sequence[str], *, prefix: st
         caption="Epoch 0 is the network before training. Logarithmic, the same scale in every panel." + _seeds(entries),
         series=tuple(names),
         panels=tuple(
-            Panel(_epochs(shown[shown["layer"] == layer], "cond", "Condition number", names, scale, log_axis(shown["cond"])), layer)
+            Panel(
+                _epochs(shown[shown["layer"] == layer], "cond", "Condition number", names, scale, log_axis(shown["cond"])),
+                layer,
+            )
             for layer in layers
         ),
         height=170,
     )
 
 
-def product_over_training(entries: Sequence[Entry], *, prefix: str = "") -> Figure | None:
+def _product_over_training(entries: Sequence[Entry], prefix: str) -> Figure | None:
     """The product of the condition numbers by epoch: the certificate quantity; None where only one epoch was recorded."""
     frame = spectra.product_history(entries)
     frame = frame[np.isfinite(frame["product"])]
@@ -90,7 +163,7 @@ def product_over_training(entries: Sequence[Entry], *, prefix: str = "") -> Figu
     )
 
 
-def ranks(entries: Sequence[Entry], layers: Sequence[str], *, prefix: str = "") -> Figure | None:
+def _ranks(entries: Sequence[Entry], layers: Sequence[str], prefix: str) -> Figure | None:
     """Rank of each layer by epoch, a panel a layer; None where no rank changes."""
     frame = spectra.history(entries)
     if (frame.groupby(["run", "layer"])["rank"].nunique() < 2).all():
@@ -120,7 +193,7 @@ def ranks(entries: Sequence[Entry], layers: Sequence[str], *, prefix: str = "") 
     )
 
 
-def spectra_by_layer(entries: Sequence[Entry], layers: Sequence[str], *, prefix: str = "") -> Figure:
+def _spectra_by_layer(entries: Sequence[Entry], layers: Sequence[str], prefix: str) -> Figure:
     """Singular values of each layer after training, relative to the largest, a panel a layer."""
     frame = spectra.values(entries)
     frame = frame.assign(relative=frame["relative"].clip(lower=_FLOOR))
@@ -149,7 +222,7 @@ def _spectrum(frame: pd.DataFrame, names: list[str], scale: alt.Scale, axis: alt
         .encode(
             x=alt.X("index:Q", title="Index", axis=alt.Axis(tickMinStep=1, grid=False, tickCount=5), scale=alt.Scale(nice=False)),
             y=alt.Y("relative:Q", title="σ / σ max", scale=scale, axis=axis),
-            color=_series(names),
+            color=color(names),
             detail="run:N",
             tooltip=[*_who(), alt.Tooltip("index:Q", title="Index"), *_numbers("sigma", "relative")],
         )
@@ -164,28 +237,15 @@ def _epochs(frame: pd.DataFrame, field: str, title: str, names: list[str], scale
         .encode(
             x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(tickMinStep=1, grid=False, tickCount=5)),
             y=alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis),
-            color=_series(names),
+            color=color(names),
             detail="run:N",
             tooltip=[alt.Tooltip("run:N", title="Run"), alt.Tooltip("epoch:Q", title="Epoch"), *_numbers(field)],
         )
     )
 
 
-def log_axis(values: pd.Series) -> alt.Axis:
-    """Return an axis with ticks at 1, 3, 10, 30, ...; powers of ten alone over more than four decades; finer ones within one."""
-    low, high = values.min(), max(values.max(), 1.0)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 3) if high / low > 10 else (1, 1.2, 1.5, 2, 3, 5, 7)
-    steps = (1,) if high / low > 1e4 else steps
-    return alt.Axis(values=[step * 10.0**decade for decade in decades for step in steps], format="~g")
-
-
 def _plain(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return frame[list(columns)].reset_index(drop=True)
-
-
-def _series(names: list[str]) -> alt.Color:
-    return alt.Color("series:N", title=None, scale=alt.Scale(domain=names))
 
 
 def _who() -> list[alt.Tooltip]:

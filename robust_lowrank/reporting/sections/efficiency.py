@@ -1,14 +1,19 @@
 """Robust accuracy against what it costs: the Pareto fronts as a figure and as a table."""
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import altair as alt
 import pandas as pd
 
 from robust_lowrank.records import Costs
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
-from robust_lowrank.reporting.comparing.pareto import Fronts, Objective, Point, statement
-from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.comparing.evidence import Evidence
+from robust_lowrank.reporting.comparing.pareto import Fronts, Objective, Point
+from robust_lowrank.reporting.formats import encodings, numbers
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table, count_cell, quantity_cell
+from robust_lowrank.reporting.sections.section import EvaluationSection, first
 
 _PERCENT = alt.Axis(format=".0%", tickCount=5)
 _COUNTS = alt.Axis(labelExpr="datum.value ? format(datum.value, '~s') : '0'", tickCount=5)
@@ -17,52 +22,72 @@ _DIMMED = 0.35
 _ON_FRONT = "✓"
 
 
-def figure(fronts: Fronts) -> Figure | None:
-    """Robust accuracy at the headline eps against clean accuracy, parameters, FLOPs and latency, a panel each, a point a series."""
-    if not fronts.points:
-        return None
-    evaluation, names = fronts.evaluation, fronts.evaluation.series
-    several = len(evaluation.entries) > len(names)
-    spans = "the span of the seeds' intervals around their mean" if several else f"{evaluation.interval} intervals"
-    return Figure(
-        name=f"pareto-{evaluation.slug}",
-        title="Robustness against what it costs",
-        description=f"Worst-case accuracy at eps {numbers.budget(evaluation.headline_eps)} against "
-        f"{numbers.listing([_lowered(objective) for objective in fronts.points])}, a panel each, a point each for "
-        f"{numbers.listing(names)}; points on the Pareto front stand out.",
-        caption=f"Worst-case accuracy at {numbers.norm(evaluation.norm)} eps {numbers.budget(evaluation.headline_eps)}, "
-        f"n = {numbers.count(evaluation.examples)}. Ringed: on the Pareto front, no other point is at least as good in both "
-        f"and better in one; dimmed: off it. The line joins the front. Bars: {spans}; "
-        "whether two points differ, the paired tests say."
-        + (" Times of different machines are not drawn." if fronts.mixed_machines else ""),
-        series=tuple(names),
-        panels=tuple(Panel(_panel(fronts, objective), objective.title) for objective in fronts.points),
-        height=240,
-    )
+@dataclass(frozen=True)
+class Efficiency(EvaluationSection):
+    """Robust accuracy of an evaluation's series against what it costs."""
+
+    fronts: Fronts
+    slug = "costs"
+    heading = "Robustness and its costs"
+
+    @cached_property
+    def figures(self) -> tuple[Figure, ...]:
+        """Robust accuracy at the headline eps against clean accuracy, parameters, FLOPs and latency, a panel each."""
+        evaluation, fronts, names = self.evaluation, self.fronts, self.evaluation.series
+        several = len(evaluation.entries) > len(names)
+        spans = "the span of the seeds' intervals around their mean" if several else f"{evaluation.interval} intervals"
+        figure = Figure(
+            name=f"pareto-{evaluation.slug}",
+            title="Robustness against what it costs",
+            description=f"Worst-case accuracy at eps {numbers.budget(evaluation.headline_eps)} against "
+            f"{numbers.listing([_lowered(objective) for objective in fronts.points])}, a panel each, a point each for "
+            f"{numbers.listing(names)}; points on the Pareto front stand out.",
+            caption=f"Worst-case accuracy at {numbers.norm(evaluation.norm)} eps {numbers.budget(evaluation.headline_eps)}, "
+            f"n = {numbers.count(evaluation.examples)}. Ringed: on the Pareto front, no other point is at least as good in both "
+            f"and better in one; dimmed: off it. The line joins the front. Bars: {spans}; "
+            "whether two points differ, the paired tests say."
+            + (" Times of different machines are not drawn." if fronts.mixed_machines else ""),
+            series=tuple(names),
+            panels=tuple(Panel(_panel(fronts, objective), objective.title) for objective in fronts.points),
+            height=240,
+        )
+        return (figure,)
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """What every series costs, and on which fronts it is."""
+        evaluation, fronts = self.evaluation, self.fronts
+        costs = {name: _costs(evaluation, name) for name in evaluation.series}
+        known = [cost for cost in costs.values() if cost]
+        batches = sorted({latency.batch for cost in known for latency in cost.latencies}) if not fronts.mixed_machines else []
+        columns = [
+            Column("Method", numeric=False),
+            Column(f"Robust accuracy, %, at eps {numbers.budget(evaluation.headline_eps)}"),
+            Column("Clean accuracy, %"),
+            Column("Parameters"),
+            *([Column("FLOPs")] if known else []),
+            *(Column(f"batch of {batch}" if batch > 1 else "one example", "Latency, ms") for batch in batches),
+            *(Column(_lowered(objective), "On the front of robustness and", numeric=False) for objective in fronts.points),
+        ]
+        table = Table(
+            name=f"pareto-{evaluation.slug}",
+            caption=f"What robustness costs, and who is on which Pareto front ({evaluation.title}).",
+            columns=tuple(columns),
+            rows=tuple(_row(fronts, name, costs[name], batches, bool(known)) for name in evaluation.series),
+            notes=tuple(_notes(fronts, known)),
+        )
+        return (table,)
 
 
-def table(fronts: Fronts) -> Table:
-    """What every series costs, and on which fronts it is."""
-    evaluation = fronts.evaluation
-    costs = {name: _costs(evaluation, name) for name in evaluation.series}
-    known = [found for found in costs.values() if found]
-    batches = sorted({latency.batch for found in known for latency in found.latencies}) if not fronts.mixed_machines else []
-    columns = [
-        Column("Method", numeric=False),
-        Column(f"Robust accuracy, %, at eps {numbers.budget(evaluation.headline_eps)}"),
-        Column("Clean accuracy, %"),
-        Column("Parameters"),
-        *([Column("FLOPs")] if known else []),
-        *(Column(f"batch of {batch}" if batch > 1 else "one example", "Latency, ms") for batch in batches),
-        *(Column(_lowered(objective), "On the front of robustness and", numeric=False) for objective in fronts.points),
-    ]
-    return Table(
-        name=f"pareto-{evaluation.slug}",
-        caption=f"What robustness costs, and who is on which Pareto front ({evaluation.title}).",
-        columns=tuple(columns),
-        rows=tuple(_row(fronts, name, costs[name], batches, bool(known)) for name in evaluation.series),
-        notes=tuple(_notes(fronts, known)),
-    )
+def find(evidence: Evidence) -> list[Efficiency]:
+    """Return the fronts of the first evaluation that has any."""
+    return first(evidence.evaluations, find_efficiency)
+
+
+def find_efficiency(evaluation: Evaluation) -> Efficiency | None:
+    """Return the fronts of an evaluation, or None where there are none."""
+    fronts = Fronts(evaluation)
+    return Efficiency(evaluation, fronts) if fronts.points else None
 
 
 def _panel(fronts: Fronts, objective: Objective) -> alt.LayerChart:
@@ -70,13 +95,11 @@ def _panel(fronts: Fronts, objective: Objective) -> alt.LayerChart:
     frame = pd.DataFrame([_as_row(point) for point in points])
     axis = _PERCENT if objective.gain else _TIMES if objective.name == "latency" else _COUNTS
     base = alt.Chart(frame).encode(
-        color=alt.Color("series:N", title=None, scale=alt.Scale(domain=names)),
+        color=encodings.color(names),
         opacity=alt.condition("datum.front", alt.value(1), alt.value(_DIMMED)),
         tooltip=[
             alt.Tooltip("series:N", title="Method"),
-            alt.Tooltip("value:Q", title="Robust accuracy", format=".1%"),
-            alt.Tooltip("low:Q", title="from", format=".1%"),
-            alt.Tooltip("high:Q", title="to", format=".1%"),
+            *encodings.accuracy_tooltips("Robust accuracy"),
             alt.Tooltip("cost:Q", title=objective.title, format=".1%" if objective.gain else ",.4~g"),
             alt.Tooltip("front:N", title="On the front"),
         ],
@@ -89,14 +112,13 @@ def _panel(fronts: Fronts, objective: Objective) -> alt.LayerChart:
         .mark_line(interpolate=step, strokeWidth=1.5, strokeDash=[3, 3], color="#8b94a1")
         .encode(x=x, y=y)
     )
-    shape = alt.Shape("series:N", title=None, scale=alt.Scale(domain=names))
     rings = base.transform_filter("datum.front").mark_point(size=260, strokeWidth=1.5, shape="circle", filled=False)
     return alt.LayerChart(
         layer=[
             line,
             base.mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("low:Q", title="Robust accuracy"), y2="high:Q"),
             base.mark_rule(strokeWidth=1.5).encode(x=alt.X("cost_low:Q", title=objective.title), x2="cost_high:Q", y=y),
-            base.mark_point(filled=True, size=80).encode(x=x, y=y, shape=shape),
+            base.mark_point(filled=True, size=80).encode(x=x, y=y, shape=encodings.shape(names)),
             rings.encode(x=x, y=y),
         ]
     )
@@ -155,7 +177,7 @@ def _costs(evaluation: Evaluation, series: str) -> Costs | None:
 
 
 def _notes(fronts: Fronts, known: list[Costs]) -> list[str]:
-    notes = [said for objective in fronts.points if (said := statement(fronts, objective.name))]
+    notes = [said for objective in fronts.points if (said := fronts.describe(objective.name))]
     notes.append("A front compares the measured values; it says nothing of whether their differences are more than chance.")
     if known:
         notes.append(

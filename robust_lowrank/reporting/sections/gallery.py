@@ -1,7 +1,5 @@
 """A gallery of adversarial examples: the clean input, what an attack added, and what came of it."""
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,34 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robust_lowrank.records import CLEAN_FILE
+from robust_lowrank.records import ADVERSARIAL_FILE, CLEAN_FILE
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
+from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.inputs import read_images
-from robust_lowrank.reporting.sections.classes import class_name
+from robust_lowrank.reporting.formats.pictures import Picture, draw_picture
+from robust_lowrank.reporting.sections.section import EvaluationSection, first
 
 _CARDS = 2  # of examples that several networks lost, and of those that only some lost
 _SHOTS = 2  # networks a card
-_SIDE = 96  # pixels; smaller images are enlarged pixel by pixel to about this size, larger ones reduced to it
-_LIMIT = 220_000  # bytes of all pictures; in the page they take a third more
+LIMIT = 220_000  # bytes of all pictures; in the page they take a third more
 _NAMED = 6  # networks that a sentence lists
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG with its description for those who cannot see it."""
-
-    name: str  # of its file
-    png: bytes
-    alt: str
-    width: int
-    height: int
-
-    @property
-    def data_uri(self) -> str:
-        """The picture as an image address that needs no file."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
 @dataclass(frozen=True)
@@ -62,11 +45,23 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Gallery:
+class Gallery(EvaluationSection):
     """The cards of one evaluation."""
 
     cards: tuple[Card, ...]
-    caption: str
+    factor: int  # by which perturbations are shown stronger
+    slug = "gallery"
+    heading = "Adversarial examples"
+    template = "gallery"
+
+    @property
+    def statement(self) -> str:
+        """How the cards are to be read."""
+        return (
+            f"At {numbers.norm(self.evaluation.norm)} eps {numbers.budget(self.evaluation.headline_eps)}. Perturbations are shown "
+            + (f"{self.factor} times as strong, " if self.factor > 1 else "")
+            + "around mid-grey. Where several attacks broke an example, the input with the most decided wrong answer is shown."
+        )
 
     @property
     def pictures(self) -> list[Picture]:
@@ -75,7 +70,7 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Broken:
     """An example with what broke it: the rows of the verdicts and the inputs, by series."""
 
     example: int
@@ -85,10 +80,16 @@ class _Found:
     held: list[str]
 
 
-def find_gallery(evaluation: Evaluation) -> Gallery | None:
+def find(evidence: Evidence) -> list[Gallery]:
+    """Return the gallery of the first evaluation that has one."""
+    return first(evidence.evaluations, find_gallery)
+
+
+def find_gallery(evaluation: Evaluation, *, limit: int = LIMIT) -> Gallery | None:
     """Choose examples at the headline eps that several networks lost and that only some lost; None without stored inputs.
 
-    One run a series takes part. The choice depends on the verdicts alone: the smallest example numbers that qualify.
+    One run a series takes part. The choice depends on the verdicts alone: the smallest example numbers that qualify; their pictures
+    take at most `limit` bytes.
     """
     entries = list({entry.series: entry for entry in reversed(evaluation.entries)}.values())[::-1]
     found = [
@@ -103,17 +104,10 @@ def find_gallery(evaluation: Evaluation) -> Gallery | None:
     for seen in found:
         card = _card(evaluation, entries, seen, factor)
         size += sum(len(picture.png) for picture in (card.clean, *_of_shots(card.shots)))
-        if size > _LIMIT:
+        if size > limit:
             break
         cards.append(card)
-    if not cards:
-        return None
-    return Gallery(
-        cards=tuple(cards),
-        caption=f"At {numbers.norm(evaluation.norm)} eps {numbers.budget(evaluation.headline_eps)}. Perturbations are shown "
-        + (f"{factor} times as strong, " if factor > 1 else "")
-        + "around mid-grey. Where several attacks broke an example, the input with the most decided wrong answer is shown.",
-    )
+    return Gallery(evaluation, tuple(cards), factor) if cards else None
 
 
 def _chosen(evaluation: Evaluation, entries: Sequence[Entry]) -> list[tuple[int, list[str], list[str]]]:
@@ -139,7 +133,7 @@ def _chosen(evaluation: Evaluation, entries: Sequence[Entry]) -> list[tuple[int,
     return several + some
 
 
-def _load(evaluation: Evaluation, entries: Sequence[Entry], example: int, lost: list[str], held: list[str]) -> _Found | None:
+def _load(evaluation: Evaluation, entries: Sequence[Entry], example: int, lost: list[str], held: list[str]) -> _Broken | None:
     clean = None
     inputs: dict[str, tuple[pd.Series, np.ndarray]] = {}
     for entry in entries:
@@ -151,23 +145,23 @@ def _load(evaluation: Evaluation, entries: Sequence[Entry], example: int, lost: 
         if entry.series not in lost or len(inputs) == _SHOTS:
             continue
         verdicts = result.verdicts
-        mine = (verdicts["example"] == example) & (verdicts["eps"] == evaluation.headline_eps) & (verdicts["verdict"] == "broken")
-        for _, row in verdicts[mine].sort_values("margin", kind="stable").iterrows():
+        broken = (verdicts["example"] == example) & (verdicts["eps"] == evaluation.headline_eps) & (verdicts["verdict"] == "broken")
+        for _, row in verdicts[broken].sort_values("margin", kind="stable").iterrows():
             key = f"{row['attack']}/{float(row['eps'])!r}"
-            image = read_images(result.path / "adversarial.safetensors", key, [example]).get(example)
+            image = read_images(result.path / ADVERSARIAL_FILE, key, [example]).get(example)
             if image is not None and clean is not None and image.shape == clean.shape:
                 inputs[entry.series] = (row, image)
                 break
-    return _Found(example, clean, inputs, lost, held) if clean is not None and inputs else None
+    return _Broken(example, clean, inputs, lost, held) if clean is not None and inputs else None
 
 
-def _card(evaluation: Evaluation, entries: Sequence[Entry], found: _Found, factor: int) -> Card:
+def _card(evaluation: Evaluation, entries: Sequence[Entry], found: _Broken, factor: int) -> Card:
     names = {entry.series: entry for entry in entries}
-    label = class_name(entries[0], int(next(iter(found.inputs.values()))[0]["label"]))
+    label = entries[0].class_name(int(next(iter(found.inputs.values()))[0]["label"]))
     stem = f"gallery-{evaluation.slug}-{found.example}"
     shots = []
     for place, (series, (row, image)) in enumerate(found.inputs.items(), start=1):
-        attack, taken_for = numbers.attack(str(row["attack"])), class_name(names[series], int(row["adversarial_prediction"]))
+        attack, taken_for = numbers.attack(str(row["attack"])), names[series].class_name(int(row["adversarial_prediction"]))
         distance = f"{numbers.norm(evaluation.norm)} {float(row['distance']):.3g}"
         added = np.clip(0.5 + factor * (image - found.clean), 0, 1)
         shots.append(
@@ -176,21 +170,21 @@ def _card(evaluation: Evaluation, entries: Sequence[Entry], found: _Found, facto
                 attack=attack,
                 taken_for=taken_for,
                 distance=distance,
-                perturbation=_picture(
+                perturbation=draw_picture(
                     added, f"{stem}-{place}-perturbation", f"What {attack} adds to break it for {series}, {factor} times as strong"
                 ),
-                adversarial=_picture(image, f"{stem}-{place}-adversarial", f"The sum, which {series} takes for {taken_for}"),
+                adversarial=draw_picture(image, f"{stem}-{place}-adversarial", f"The sum, which {series} takes for {taken_for}"),
             )
         )
     return Card(
         title=f"Example {found.example}: {label}",
         remark=_remark(found),
-        clean=_picture(found.clean, f"{stem}-clean", f"Example {found.example} as it is, of class {label}"),
+        clean=draw_picture(found.clean, f"{stem}-clean", f"Example {found.example} as it is, of class {label}"),
         shots=tuple(shots),
     )
 
 
-def _remark(found: _Found) -> str:
+def _remark(found: _Broken) -> str:
     total = len(found.lost) + len(found.held)
     lost = f"Lost by {len(found.lost)} of {total} networks"
     if not found.held:
@@ -202,20 +196,3 @@ def _remark(found: _Found) -> str:
 
 def _of_shots(shots: Sequence[Shot]) -> list[Picture]:
     return [picture for shot in shots for picture in (shot.perturbation, shot.adversarial)]
-
-
-def _picture(pixels: np.ndarray, name: str, alt: str) -> Picture:
-    """Draw an image (channels, height, width) in [0, 1] as PNG: enlarged by a whole factor, or reduced where it is large."""
-    from PIL import Image
-
-    bytes_ = np.rint(255 * pixels).astype(np.uint8)
-    image = Image.fromarray(bytes_[0] if len(bytes_) == 1 else np.ascontiguousarray(bytes_.transpose(1, 2, 0)))
-    side = max(image.size)
-    if side <= _SIDE:
-        times = _SIDE // side
-        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
-    else:
-        image.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return Picture(name, buffer.getvalue(), alt, *image.size)

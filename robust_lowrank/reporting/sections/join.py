@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import altair as alt
 import numpy as np
@@ -11,10 +12,11 @@ import pandas as pd
 from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
-from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.comparing.evidence import Evidence
+from robust_lowrank.reporting.formats import encodings, numbers
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table
-from robust_lowrank.reporting.sections.conditioning import log_axis
+from robust_lowrank.reporting.sections.section import EvaluationSection, first
 from robust_lowrank.statistics import LEAST_PAIRS, RankCorrelation, holm, rank_correlation
 
 QUANTITIES = {"cond": "Condition number", "sigma_max": "σ max", "rank": "Rank"}
@@ -29,21 +31,6 @@ _CAVEAT = (
 
 
 @dataclass(frozen=True)
-class Join:
-    """What the runs of an evaluation have in conditioning and in robustness.
-
-    `networks` has a row a run: series, run, worst and product (of condition numbers), robust with low and high, margin, distance.
-    `margin` is the median over the examples of the smallest margin that the attacks at the headline eps left; `distance` the median
-    of the smallest perturbation known to break an example, NaN unless an attack looked for the nearest input. `layers` has a row a
-    run and layer: run, layer, cond, sigma_max, rank.
-    """
-
-    evaluation: Evaluation
-    networks: pd.DataFrame
-    layers: pd.DataFrame
-
-
-@dataclass(frozen=True)
 class Relation:
     """A quantity of a layer, or of all of them, against an outcome over the runs."""
 
@@ -52,6 +39,132 @@ class Relation:
     outcome: str
     found: RankCorrelation
     adjusted: float  # Holm-corrected p over all relations of the table
+
+
+@dataclass(frozen=True)
+class Join(EvaluationSection):
+    """What the runs of an evaluation have in conditioning and in robustness.
+
+    `networks` has a row a run: series, run, worst and product (of condition numbers), robust with low and high, margin, distance.
+    `margin` is the median over the examples of the smallest margin that the attacks at the headline eps left; `distance` the median
+    of the smallest perturbation known to break an example, NaN unless an attack looked for the nearest input. `layers` has a row a
+    run and layer: run, layer, cond, sigma_max, rank.
+    """
+
+    networks: pd.DataFrame
+    layers: pd.DataFrame
+    slug = "join"
+    heading = "Conditioning and robustness"
+
+    @cached_property
+    def relations(self) -> list[Relation]:
+        """The rank correlations over the runs, of the layers that all of them have and of all layers together."""
+        networks = self.networks.set_index("run")
+        shown = _common_layers(self)
+        predictors: list[tuple[str, str, pd.Series]] = [
+            (_ALL[0], "cond", networks["worst"]),
+            (_ALL[1], "cond", networks["product"]),
+        ]
+        for layer in shown:
+            part = self.layers[self.layers["layer"] == layer].set_index("run").reindex(networks.index)
+            predictors += [(layer, quantity, part[quantity]) for quantity in QUANTITIES]
+        correlated = [
+            (layer, quantity, outcome, correlation)
+            for layer, quantity, values in predictors
+            for outcome in OUTCOMES
+            if (correlation := rank_correlation(values.to_numpy(dtype=float), networks[outcome].to_numpy(dtype=float)))
+        ]
+        adjusted = holm([correlation.p for *_, correlation in correlated])
+        return [Relation(*parts, p) for parts, p in zip(correlated, adjusted, strict=True)]
+
+    @property
+    def statement(self) -> str:
+        """Say in words what robust accuracy and the worst condition number have to do with each other."""
+        count = len(self.networks)
+        if count < LEAST_PAIRS:
+            return f"Too few networks for a correlation: n = {count}, and it takes {LEAST_PAIRS}."
+        main = next((r for r in self.relations if (r.layer, r.outcome) == (_ALL[0], "robust")), None)
+        if main is None:
+            return "Robust accuracy or the largest condition number is the same for every network: there is nothing to correlate."
+        rho, tau = main.found.spearman, main.found.kendall
+        direction = "lower" if rho.value < 0 else "higher"
+        text = (
+            f"Over {count} networks, robust accuracy tends to be {direction} where the largest condition number is higher: "
+            f"Spearman's ρ {numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}"
+        )
+        if main.found.p < 0.05:
+            return f"{text}; p {numbers.p_value(main.found.p)} for this pair alone."
+        return (
+            f"Over {count} networks no relation of robust accuracy and the largest condition number shows: Spearman's ρ "
+            f"{numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}, p {numbers.p_value(main.found.p)}."
+        )
+
+    @cached_property
+    def figures(self) -> tuple[Figure, ...]:
+        """Robust accuracy against the largest condition number and against the product, a point a run."""
+        evaluation, eps = self.evaluation, numbers.budget(self.evaluation.headline_eps)
+        names = [name for name in evaluation.series if name in set(self.networks["series"])]
+        titles = {"worst": "Largest condition number", "product": "Product of the condition numbers"}
+        panels = []
+        for field, title in titles.items():
+            frame = self.networks[np.isfinite(self.networks[field])]
+            if len(frame):
+                panels.append(Panel(_scatter(frame, field, title, names), title))
+        if not panels:
+            return ()
+        figure = Figure(
+            name=f"conditioning-robustness-{evaluation.slug}",
+            title="Robustness against conditioning",
+            description=f"Worst-case accuracy at eps {eps} against the largest condition number "
+            f"of a layer and the product over all layers, a point a run, for {numbers.listing(names)}.",
+            caption=f"Worst-case accuracy at {numbers.norm(evaluation.norm)} eps {eps} with {evaluation.interval} "
+            f"intervals, a point a run; condition numbers on a logarithmic scale. {_CAVEAT}",
+            series=tuple(names),
+            panels=tuple(panels),
+            height=240,
+        )
+        return (figure,)
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """The rank correlations: a row a layer and quantity, a column an outcome; none where there are none."""
+        known = self.relations
+        if not known:
+            return ()
+        outcomes = [outcome for outcome in OUTCOMES if any(relation.outcome == outcome for relation in known)]
+        cells = {(relation.layer, relation.quantity, relation.outcome): relation for relation in known}
+        rows = list(dict.fromkeys((relation.layer, relation.quantity) for relation in known))
+        threat = f"{numbers.norm(self.evaluation.norm)} eps {numbers.budget(self.evaluation.headline_eps)}"
+        total = self.layers["layer"].nunique()
+        layers = {layer for layer, _ in rows} - set(_ALL)
+        table = Table(
+            name=f"conditioning-robustness-{self.evaluation.slug}",
+            caption=f"Rank correlations over {len(self.networks)} networks: Spearman's ρ with 95 % bootstrap intervals over them, "
+            "Kendall's τ and its p below.",
+            columns=(
+                Column("Layer", numeric=False),
+                Column("Quantity", numeric=False),
+                *(Column(OUTCOMES[outcome], "ρ with") for outcome in outcomes),
+            ),
+            rows=tuple(
+                (Cell(layer), Cell(QUANTITIES[quantity]), *(_cell(cells.get((layer, quantity, outcome))) for outcome in outcomes))
+                for layer, quantity in rows
+            ),
+            notes=(
+                _CAVEAT,
+                f"★: p below 5 % after Holm's correction over all {len(known)} of the table. "
+                "The interval of networks in perfect order has no width; that is a weakness of the bootstrap, not certainty.",
+                f"Robust accuracy and margin: worst case at {threat}; margin: of the "
+                "right logit over the largest other one. A distance is known only where an attack looked for the nearest one.",
+                *((f"The {len(layers)} layers with the largest condition numbers of {total}.",) if len(layers) < total else ()),
+            ),
+        )
+        return (table,)
+
+
+def find(evidence: Evidence) -> list[Join]:
+    """Return the first evaluation that can be joined."""
+    return first(evidence.evaluations, lambda evaluation: find_join(evaluation, evidence.evaluations))
 
 
 def find_join(evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> Join | None:
@@ -64,16 +177,16 @@ def find_join(evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> Join
     names = {entry.name for entry in evaluation.entries}
     nearest = next((t for t in evaluations if t.norm == evaluation.norm and names <= set(t.results) and _attacks_nearest(t)), None)
     for entry in evaluation.entries:
-        found = spectra.conditioning(entry)
+        conditioning = spectra.conditioning(entry)
         accuracy = evaluation.accuracy(entry, WORST, evaluation.headline_eps)
-        if found is None or accuracy is None:
+        if conditioning is None or accuracy is None:
             continue
         rows.append(
             {
                 "series": entry.series,
                 "run": entry.name,
-                "worst": found.worst,
-                "product": found.product,
+                "worst": conditioning.worst,
+                "product": conditioning.product,
                 "robust": accuracy.value,
                 "low": accuracy.low,
                 "high": accuracy.high,
@@ -106,109 +219,6 @@ def median_distance(evaluation: Evaluation, entry: Entry) -> float:
     return float(np.median(tried.assign(distance=tried["distance"].fillna(np.inf)).groupby("example")["distance"].min()))
 
 
-def relations(join: Join) -> list[Relation]:
-    """Return the rank correlations over the runs, of the layers that all of them have and of all layers together."""
-    networks = join.networks.set_index("run")
-    shown = _common_layers(join)
-    predictors: list[tuple[str, str, pd.Series]] = [
-        (_ALL[0], "cond", networks["worst"]),
-        (_ALL[1], "cond", networks["product"]),
-    ]
-    for layer in shown:
-        part = join.layers[join.layers["layer"] == layer].set_index("run").reindex(networks.index)
-        predictors += [(layer, quantity, part[quantity]) for quantity in QUANTITIES]
-    found = [
-        (layer, quantity, outcome, correlation)
-        for layer, quantity, values in predictors
-        for outcome in OUTCOMES
-        if (correlation := rank_correlation(values.to_numpy(dtype=float), networks[outcome].to_numpy(dtype=float)))
-    ]
-    adjusted = holm([correlation.p for *_, correlation in found])
-    return [Relation(*parts, p) for parts, p in zip(found, adjusted, strict=True)]
-
-
-def statement(join: Join, known: Sequence[Relation]) -> str:
-    """Say in words what robust accuracy and the worst condition number have to do with each other."""
-    count = len(join.networks)
-    if count < LEAST_PAIRS:
-        return f"Too few networks for a correlation: n = {count}, and it takes {LEAST_PAIRS}."
-    main = next((r for r in known if (r.layer, r.outcome) == (_ALL[0], "robust")), None)
-    if main is None:
-        return "Robust accuracy or the largest condition number is the same for every network: there is nothing to correlate."
-    rho, tau = main.found.spearman, main.found.kendall
-    direction = "lower" if rho.value < 0 else "higher"
-    text = (
-        f"Over {count} networks, robust accuracy tends to be {direction} where the largest condition number is higher: "
-        f"Spearman's ρ {numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}"
-    )
-    if main.found.p < 0.05:
-        return f"{text}; p {numbers.p_value(main.found.p)} for this pair alone."
-    return (
-        f"Over {count} networks no relation of robust accuracy and the largest condition number shows: Spearman's ρ "
-        f"{numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}, p {numbers.p_value(main.found.p)}."
-    )
-
-
-def figure(join: Join) -> Figure | None:
-    """Robust accuracy against the largest condition number and against the product, a point a run."""
-    evaluation = join.evaluation
-    names = [name for name in evaluation.series if name in set(join.networks["series"])]
-    titles = {"worst": "Largest condition number", "product": "Product of the condition numbers"}
-    panels = []
-    for field, title in titles.items():
-        frame = join.networks[np.isfinite(join.networks[field])]
-        if len(frame):
-            panels.append(Panel(_scatter(frame, field, title, names), title))
-    if not panels:
-        return None
-    return Figure(
-        name=f"conditioning-robustness-{evaluation.slug}",
-        title="Robustness against conditioning",
-        description=f"Worst-case accuracy at eps {numbers.budget(evaluation.headline_eps)} against the largest condition number "
-        f"of a layer and the product over all layers, a point a run, for {numbers.listing(names)}.",
-        caption=f"Worst-case accuracy at {numbers.norm(evaluation.norm)} eps {numbers.budget(evaluation.headline_eps)} "
-        f"with {evaluation.interval} "
-        f"intervals, a point a run; condition numbers on a logarithmic scale. {_CAVEAT}",
-        series=tuple(names),
-        panels=tuple(panels),
-        height=240,
-    )
-
-
-def table(join: Join, known: Sequence[Relation]) -> Table | None:
-    """The rank correlations: a row a layer and quantity, a column an outcome; None where there are none."""
-    if not known:
-        return None
-    outcomes = [outcome for outcome in OUTCOMES if any(relation.outcome == outcome for relation in known)]
-    found = {(relation.layer, relation.quantity, relation.outcome): relation for relation in known}
-    rows = list(dict.fromkeys((relation.layer, relation.quantity) for relation in known))
-    norms = numbers.norm(join.evaluation.norm)
-    total = join.layers["layer"].nunique()
-    layers = {layer for layer, _ in rows} - set(_ALL)
-    return Table(
-        name=f"conditioning-robustness-{join.evaluation.slug}",
-        caption=f"Rank correlations over {len(join.networks)} networks: Spearman's ρ with 95 % bootstrap intervals over them, "
-        "Kendall's τ and its p below.",
-        columns=(
-            Column("Layer", numeric=False),
-            Column("Quantity", numeric=False),
-            *(Column(OUTCOMES[outcome], "ρ with") for outcome in outcomes),
-        ),
-        rows=tuple(
-            (Cell(layer), Cell(QUANTITIES[quantity]), *(_cell(found.get((layer, quantity, outcome))) for outcome in outcomes))
-            for layer, quantity in rows
-        ),
-        notes=(
-            _CAVEAT,
-            f"★: p below 5 % after Holm's correction over all {len(known)} of the table. "
-            "The interval of networks in perfect order has no width; that is a weakness of the bootstrap, not certainty.",
-            f"Robust accuracy and margin: worst case at {norms} eps {numbers.budget(join.evaluation.headline_eps)}; margin: of the "
-            "right logit over the largest other one. A distance is known only where an attack looked for the nearest one.",
-            *((f"The {len(layers)} layers with the largest condition numbers of {total}.",) if len(layers) < total else ()),
-        ),
-    )
-
-
 def _cell(relation: Relation | None) -> Cell:
     if relation is None:
         return Cell("–")
@@ -227,23 +237,20 @@ def _scatter(frame: pd.DataFrame, field: str, title: str, names: list[str]) -> a
             f"{field}:Q",
             title=f"{title} (log scale)",
             scale=alt.Scale(type="log", padding=14),
-            axis=log_axis(frame[field]),
+            axis=encodings.log_axis(frame[field]),
         ),
-        color=alt.Color("series:N", title=None, scale=alt.Scale(domain=names)),
+        color=encodings.color(names),
         tooltip=[
             alt.Tooltip("run:N", title="Run"),
             alt.Tooltip(f"{field}:Q", title=title, format=".4~g"),
-            alt.Tooltip("robust:Q", title="Robust accuracy", format=".1%"),
-            alt.Tooltip("low:Q", title="from", format=".1%"),
-            alt.Tooltip("high:Q", title="to", format=".1%"),
+            *encodings.accuracy_tooltips("Robust accuracy", "robust"),
         ],
     )
     y = alt.Y("low:Q", title="Robust accuracy", axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False, padding=10))
-    shape = alt.Shape("series:N", title=None, scale=alt.Scale(domain=names))
     return alt.LayerChart(
         layer=[
             base.mark_rule(strokeWidth=1.5, opacity=0.7).encode(y=y, y2="high:Q"),
-            base.mark_point(filled=True, size=80, opacity=1).encode(y="robust:Q", shape=shape),
+            base.mark_point(filled=True, size=80, opacity=1).encode(y="robust:Q", shape=encodings.shape(names)),
         ]
     )
 

@@ -2,15 +2,44 @@
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table, count_cell, quantity_cell
+from robust_lowrank.reporting.sections.section import Section
 
 
-def layers(entry: Entry) -> Table:
+@dataclass(frozen=True)
+class Layers(Section):
+    """The layers of all runs after training."""
+
+    entries: tuple[Entry, ...]
+    slug = "layers"
+    heading = "Layers"
+    template = "tables"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a condition number is of."""
+        return (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE)
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """The totals of all runs, and the layers of each."""
+        return (_totals(self.entries), *(_layers(entry) for entry in self.entries))
+
+
+def find(evidence: Evidence) -> list[Layers]:
+    """Return the layers of the runs whose spectra were recorded."""
+    return [Layers(evidence.measured)] if evidence.measured else []
+
+
+def _layers(entry: Entry) -> Table:
     """Every layer of a run after training, worst first."""
     kept = entry.run.record.kept_dense
     epoch = entry.run.spectra["epoch"].max()
@@ -35,7 +64,7 @@ def layers(entry: Entry) -> Table:
     )
 
 
-def totals(entries: Sequence[Entry]) -> Table:
+def _totals(entries: Sequence[Entry]) -> Table:
     """Largest condition number and the product, a row a run."""
     return Table(
         name="totals",
@@ -49,19 +78,19 @@ def totals(entries: Sequence[Entry]) -> Table:
             Column("All", "Layers"),
             Column("Compressed", "Layers"),
         ),
-        rows=tuple(_total(entry, found) for entry in entries if (found := spectra.conditioning(entry))),
+        rows=tuple(_total(entry, conditioning) for entry in entries if (conditioning := spectra.conditioning(entry))),
     )
 
 
-def _total(entry: Entry, found: spectra.Conditioning) -> tuple[Cell, ...]:
+def _total(entry: Entry, conditioning: spectra.Conditioning) -> tuple[Cell, ...]:
     return (
         Cell(entry.name, series=entry.series),
-        quantity_cell(found.worst, found.worst_layer),
-        quantity_cell(found.factored_worst),
-        quantity_cell(found.product),
-        quantity_cell(found.factored_product),
-        count_cell(found.layers),
-        count_cell(found.factored_layers),
+        quantity_cell(conditioning.worst, conditioning.worst_layer),
+        quantity_cell(conditioning.factored_worst),
+        quantity_cell(conditioning.product),
+        quantity_cell(conditioning.factored_product),
+        count_cell(conditioning.layers),
+        count_cell(conditioning.factored_layers),
     )
 
 

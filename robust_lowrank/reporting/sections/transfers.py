@@ -10,20 +10,23 @@ import pandas as pd
 from robust_lowrank.records import TRANSFER
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
-from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.comparing.evidence import Evidence
+from robust_lowrank.reporting.formats import encodings, numbers
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table, percent_cell
+from robust_lowrank.reporting.sections.section import EvaluationSection, first
 from robust_lowrank.statistics import Interval, wilson
 
 
 @dataclass(frozen=True)
-class Transfers:
+class Transfers(EvaluationSection):
     """The inputs of one attack at the headline eps: those made on each run, tried on each other."""
 
-    evaluation: Evaluation
     attack: str
     eps: float
     counts: dict[tuple[str, str], tuple[int, int]]  # by names of source and target: tried, fooled
+    slug = "transfer"
+    heading = "Transfer"
 
     @property
     def names(self) -> list[str]:
@@ -39,7 +42,97 @@ class Transfers:
     def others(self) -> dict[tuple[str, str], float]:
         """The accuracies off the diagonal."""
         pairs = [pair for pair in product(self.names, self.names) if pair[0] != pair[1]]
-        return {pair: found.value for pair in pairs if (found := self.accuracy(*pair))}
+        return {pair: held.value for pair in pairs if (held := self.accuracy(*pair))}
+
+    @property
+    def statement(self) -> str:
+        """Put into words whose inputs transfer best, and who withstands the others' best."""
+        others = self.others
+        if not others:
+            return "No input that broke a network here was tried on another one."
+        by_source = _means(others, 0)
+        by_target = _means(others, 1)
+        threat, shield = min(by_source, key=lambda name: by_source[name]), max(by_target, key=lambda name: by_target[name])
+        mean = sum(others.values()) / len(others)
+        text = (
+            f"On average a network stays right on {numbers.percent(mean)} % of what broke another one under "
+            f"{numbers.attack(self.attack)} at eps {numbers.budget(self.eps)}."
+        )
+        if len(by_source) < 3:
+            return text
+        return (
+            f"{text} Inputs made on {threat} transfer best (the others stay right on {numbers.percent(by_source[threat])} %); "
+            f"{shield} withstands the others' inputs best ({numbers.percent(by_target[shield])} %)."
+        )
+
+    @cached_property
+    def figures(self) -> tuple[Figure, ...]:
+        """The matrix as a heat map: source by target."""
+        names = self.names
+        rows = [
+            {"source": source, "target": target, **held._asdict(), "tried": self.counts[source, target][0]}
+            for source in names
+            for target in names
+            if (held := self.accuracy(source, target))
+        ]
+        above = alt.Axis(orient="top", labelAngle=-60, labelLimit=150, grid=False)
+        base = alt.Chart(pd.DataFrame(rows)).encode(
+            x=alt.X("target:N", sort=names, title="Tried on", axis=above),
+            y=alt.Y("source:N", sort=names, title="Made on", axis=alt.Axis(labelLimit=150)),
+            tooltip=[
+                alt.Tooltip("source:N", title="Made on"),
+                alt.Tooltip("target:N", title="Tried on"),
+                *encodings.accuracy_tooltips(),
+                alt.Tooltip("tried:Q", title="Inputs"),
+            ],
+        )
+        shade = alt.Color("value:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None)
+        ink = alt.condition("datum.value > 0.55", alt.value("#ffffff"), alt.value("#1c2430"))
+        figure = Figure(
+            name=f"transfer-{self.evaluation.slug}",
+            title="What breaks one network, tried on the others",
+            description=f"Accuracy of each network (columns) on the inputs that broke each network (rows), {_made(self)}. "
+            + self.statement,
+            caption=f"Accuracy of the network in the column on the inputs that broke the one in the row, {_made(self)}; only "
+            "examples count that the column's network gets right when clean. On the diagonal every input breaks its own network.",
+            series=(),
+            panels=(
+                Panel(
+                    alt.LayerChart(
+                        layer=[
+                            base.mark_rect(stroke="#8b94a1", strokeWidth=0.5).encode(color=shade),
+                            base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=".0%"), color=ink),
+                        ]
+                    )
+                ),
+            ),
+            height=34 * len(names),
+        )
+        return (figure,)
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """The matrix as a table, with the number of inputs and intervals."""
+        names = self.names
+        series = {entry.name: entry.series for entry in self.evaluation.entries}
+        table = Table(
+            name=f"transfer-{self.evaluation.slug}",
+            caption=f"Accuracy, %, on what broke another network, {_made(self)}; below, 95 % intervals and how many inputs.",
+            columns=(Column("Made on", numeric=False), *(Column(name, "Tried on", series=series[name]) for name in names)),
+            rows=tuple(
+                (Cell(source, series=series[source]), *(_cell(self, source, target) for target in names)) for source in names
+            ),
+            notes=(
+                "The column's network gets all of these examples right when they are clean. On the diagonal stand the inputs that "
+                "broke the network itself.",
+            ),
+        )
+        return (table,)
+
+
+def find(evidence: Evidence) -> list[Transfers]:
+    """Return the transfers of the first evaluation that has any."""
+    return first(evidence.evaluations, find_transfers)
 
 
 def find_transfers(evaluation: Evaluation) -> Transfers | None:
@@ -65,90 +158,6 @@ def find_transfers(evaluation: Evaluation) -> Transfers | None:
         broken = int(((verdicts["attack"] == attack) & (verdicts["eps"] == eps) & (verdicts["verdict"] == "broken")).sum())
         counts[entry.name, entry.name] = (broken, broken)
     return Transfers(evaluation, attack, eps, counts) if any(source != target for source, target in counts) else None
-
-
-def statement(transfers: Transfers) -> str:
-    """Put into words whose inputs transfer best, and who withstands the others' best."""
-    others = transfers.others
-    if not others:
-        return "No input that broke a network here was tried on another one."
-    by_source = _means(others, 0)
-    by_target = _means(others, 1)
-    threat, shield = min(by_source, key=lambda name: by_source[name]), max(by_target, key=lambda name: by_target[name])
-    mean = sum(others.values()) / len(others)
-    text = (
-        f"On average a network stays right on {numbers.percent(mean)} % of what broke another one under "
-        f"{numbers.attack(transfers.attack)} at eps {numbers.budget(transfers.eps)}."
-    )
-    if len(by_source) < 3:
-        return text
-    return (
-        f"{text} Inputs made on {threat} transfer best (the others stay right on {numbers.percent(by_source[threat])} %); "
-        f"{shield} withstands the others' inputs best ({numbers.percent(by_target[shield])} %)."
-    )
-
-
-def figure(transfers: Transfers) -> Figure:
-    """The matrix as a heat map: source by target."""
-    names, evaluation = transfers.names, transfers.evaluation
-    rows = [
-        {"source": source, "target": target, "value": found.value, "low": found.low, "high": found.high, "tried": tried}
-        for source in names
-        for target in names
-        if (found := transfers.accuracy(source, target)) and (tried := transfers.counts[source, target][0])
-    ]
-    base = alt.Chart(pd.DataFrame(rows)).encode(
-        x=alt.X("target:N", sort=names, title="Tried on", axis=alt.Axis(orient="top", labelAngle=-60, labelLimit=150, grid=False)),
-        y=alt.Y("source:N", sort=names, title="Made on", axis=alt.Axis(labelLimit=150)),
-        tooltip=[
-            alt.Tooltip("source:N", title="Made on"),
-            alt.Tooltip("target:N", title="Tried on"),
-            alt.Tooltip("value:Q", title="Accuracy", format=".1%"),
-            alt.Tooltip("low:Q", title="from", format=".1%"),
-            alt.Tooltip("high:Q", title="to", format=".1%"),
-            alt.Tooltip("tried:Q", title="Inputs"),
-        ],
-    )
-    shade = alt.Color("value:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None)
-    ink = alt.condition("datum.value > 0.55", alt.value("#ffffff"), alt.value("#1c2430"))
-    return Figure(
-        name=f"transfer-{evaluation.slug}",
-        title="What breaks one network, tried on the others",
-        description=f"Accuracy of each network (columns) on the inputs that broke each network (rows), {_made(transfers)}. "
-        + statement(transfers),
-        caption=f"Accuracy of the network in the column on the inputs that broke the one in the row, {_made(transfers)}; only "
-        "examples count that the column's network gets right when clean. On the diagonal every input breaks its own network.",
-        series=(),
-        panels=(
-            Panel(
-                alt.LayerChart(
-                    layer=[
-                        base.mark_rect(stroke="#8b94a1", strokeWidth=0.5).encode(color=shade),
-                        base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=".0%"), color=ink),
-                    ]
-                )
-            ),
-        ),
-        height=34 * len(names),
-    )
-
-
-def table(transfers: Transfers) -> Table:
-    """The matrix as a table, with the number of inputs and intervals."""
-    names = transfers.names
-    series = {entry.name: entry.series for entry in transfers.evaluation.entries}
-    return Table(
-        name=f"transfer-{transfers.evaluation.slug}",
-        caption=f"Accuracy, %, on what broke another network, {_made(transfers)}; below, 95 % intervals and how many inputs.",
-        columns=(Column("Made on", numeric=False), *(Column(name, "Tried on", series=series[name]) for name in names)),
-        rows=tuple(
-            (Cell(source, series=series[source]), *(_cell(transfers, source, target) for target in names)) for source in names
-        ),
-        notes=(
-            "The column's network gets all of these examples right when they are clean. On the diagonal stand the inputs that "
-            "broke the network itself.",
-        ),
-    )
 
 
 def _cell(transfers: Transfers, source: str, target: str) -> Cell:

@@ -1,0 +1,73 @@
+"""The protocol of a section: what was found in the evidence, shown as a statement, figures and tables."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+from robust_lowrank.reporting.comparing.evaluations import Evaluation
+from robust_lowrank.reporting.formats.figures import Figure
+from robust_lowrank.reporting.formats.pictures import Picture
+from robust_lowrank.reporting.formats.tables import Table
+
+
+class Section:
+    """A part of a report.
+
+    Its file has a function `find` of the evidence that returns the sections there are to show, none where nothing is known.
+    """
+
+    slug: str  # its anchor, unique on the page
+    heading: str
+    template = "section"  # in templates/sections
+    leading = False  # whether its figures lead the list of files
+
+    @property
+    def title(self) -> str:
+        """What stands above it."""
+        return self.heading
+
+    @property
+    def statement(self) -> str:
+        """What there is to see, in words."""
+        return ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know."""
+        return ()
+
+    @cached_property
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures, in order."""
+        return ()
+
+    @property
+    def pictures(self) -> Sequence[Picture]:
+        """The pictures, in order."""
+        return ()
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables, in order."""
+        return ()
+
+
+@dataclass(frozen=True)
+class EvaluationSection(Section):
+    """A section on one evaluation."""
+
+    evaluation: Evaluation
+
+    @property
+    def title(self) -> str:
+        """What stands above it, with the evaluation."""
+        return f"{self.heading}: {self.evaluation.title}"
+
+
+_Found = TypeVar("_Found")
+
+
+def first(evaluations: Sequence[Evaluation], find: Callable[[Evaluation], _Found | None]) -> list[_Found]:
+    """Return what the first evaluation has of which anything is found, alone."""
+    return next(([section] for evaluation in evaluations if (section := find(evaluation)) is not None), [])
