@@ -48,9 +48,9 @@ def test_the_correlations_are_those_of_scipy_corrected_together(make_evaluations
     known = joined.relations
     at = {(relation.layer, relation.quantity, relation.outcome): relation for relation in known}
     relation = at["one", "cond", "robust"]
-    assert relation.found.spearman.value == pytest.approx(spearmanr(CONDS, HELD).statistic)
-    assert relation.found.kendall.value == pytest.approx(kendalltau(CONDS, HELD).statistic)
-    assert relation.adjusted >= relation.found.p
+    assert relation.correlation.spearman.value == pytest.approx(spearmanr(CONDS, HELD).statistic)
+    assert relation.correlation.kendall.value == pytest.approx(kendalltau(CONDS, HELD).statistic)
+    assert relation.adjusted >= relation.correlation.p
     assert ("one", "cond", "distance") in at
     assert not any(relation.layer == "two" for relation in known)  # the same in every network
     (table,) = joined.tables

@@ -70,7 +70,7 @@ def compare(evaluation: Evaluation, eps: float) -> tuple[Comparison, ...]:
     if not pairs:
         return ()
     held = {entry.name: evaluation.held(entry, eps) for pair in pairs for entry in pair}
-    examples = reduce(lambda known, index: known.intersection(index), (frame.index for frame in held.values()))
+    examples = reduce(lambda common, index: common.intersection(index), (frame.index for frame in held.values()))
     verdicts = {
         name: Bounds(frame.loc[examples, "least"].to_numpy(), frame.loc[examples, "most"].to_numpy())
         for name, frame in held.items()

@@ -90,10 +90,11 @@ def _series_names(representatives: list[Run]) -> list[str]:
     names = []
     for run in representatives:
         namesakes = [_settings(other) for other in representatives if other.record.label == run.record.label]
-        mine = _settings(run)
-        differing = [key for key in mine if any(other.get(key) != mine[key] for other in namesakes)]
+        settings = _settings(run)
+        differing = [key for key in settings if any(other.get(key) != settings[key] for other in namesakes)]
         values = [
-            str(mine[key]) if key in ("data", "model", "method") else f"{key.rpartition('.')[2]}={mine[key]}" for key in differing
+            str(settings[key]) if key in ("data", "model", "method") else f"{key.rpartition('.')[2]}={settings[key]}"
+            for key in differing
         ]
         names.append(run.record.label + (f" ({', '.join(dict.fromkeys(values[:3]))})" if values else ""))
     repeated = {name for name in names if names.count(name) > 1}

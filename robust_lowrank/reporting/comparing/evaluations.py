@@ -109,22 +109,22 @@ class Evaluation:
 
     def mean(self, series: str, attack: str, eps: float = 0.0) -> Mean | None:
         """Return a series' accuracy over its seeds, or None where nothing is recorded."""
-        known = self._members(series, attack, eps)
-        if not known:
+        accuracies = self._members(series, attack, eps)
+        if not accuracies:
             return None
-        value, most = (sum(values) / len(known) for values in ([a.value for a in known], [a.most for a in known]))
-        unresolved = sum(a.unresolved for a in known)
-        return Mean(value, min(a.low for a in known), max(a.high for a in known), len(known), most, unresolved)
+        value, most = (sum(values) / len(accuracies) for values in ([a.value for a in accuracies], [a.most for a in accuracies]))
+        unresolved = sum(a.unresolved for a in accuracies)
+        return Mean(value, min(a.low for a in accuracies), max(a.high for a in accuracies), len(accuracies), most, unresolved)
 
     def spread(self, series: str, attack: str, eps: float = 0.0) -> SeedSpread | None:
         """Return how a series' accuracy varies over its seeds, or None where nothing is recorded.
 
         With unresolved examples the mean is the least that it can be, and the interval reaches to that of the most.
         """
-        known = self._members(series, attack, eps)
-        if not known:
+        accuracies = self._members(series, attack, eps)
+        if not accuracies:
             return None
-        least, most = over_seeds([a.value for a in known]), over_seeds([a.most for a in known])
+        least, most = over_seeds([a.value for a in accuracies]), over_seeds([a.most for a in accuracies])
         if least.interval is None or most.interval is None:
             return least
         return least._replace(interval=Interval(least.mean, least.interval.low, most.interval.high))
@@ -153,13 +153,13 @@ def find_evaluations(entries: Sequence[Entry]) -> tuple[Evaluation, ...]:
     Only runs with the same data hash and the same suite hash share one. The order: most runs; those on too few examples to
     tell much apart behind the others; a suite with AutoAttack; most examples.
     """
-    found: dict[tuple[str, ...], dict[str, Result]] = {}
+    gathered: dict[tuple[str, ...], dict[str, Result]] = {}
     for entry in entries:
         for result in entry.run.results.values():
             record = result.record
             key = (record.suite, record.norm, record.hashes["data"], record.hashes["attack"])
-            found.setdefault(key, {})[entry.name] = result
-    ranked = sorted(found.items(), key=lambda item: _rank(item[1]))
+            gathered.setdefault(key, {})[entry.name] = result
+    ranked = sorted(gathered.items(), key=lambda item: _rank(item[1]))
     evaluations: list[Evaluation] = []
     for (suite, norm, _, _), results in ranked:
         slug = _slug(f"{suite}-{norm}")

@@ -70,14 +70,14 @@ class Fronts:
     @cached_property
     def points(self) -> dict[Objective, list[Point]]:
         """The points by objective; a series for which it is not known has none."""
-        found = {objective: self._points(objective) for objective in OBJECTIVES}
-        return {objective: points for objective, points in found.items() if len(points) > 1}
+        panels = {objective: self._points(objective) for objective in OBJECTIVES}
+        return {objective: points for objective, points in panels.items() if len(points) > 1}
 
     @property
     def mixed_machines(self) -> bool:
         """Whether times were measured on several machines, and so cannot be compared."""
         costs = [entry.run.record.costs for entry in self.evaluation.entries]
-        return len({known.machine for known in costs if known}) > 1
+        return len({cost.machine for cost in costs if cost}) > 1
 
     def on(self, objective: Objective) -> list[str]:
         """Return the series on the front of an objective, most robust first."""
@@ -98,16 +98,16 @@ class Fronts:
         )
 
     def _points(self, objective: Objective) -> list[Point]:
-        known = [
+        priced = [
             (name, robust, values)
             for name in self.evaluation.series
             if (robust := self.evaluation.mean(name, WORST, self.evaluation.headline_eps))
             and (values := self._values(name, objective))
         ]
-        means = [(robust.value, values[0]) for _, robust, values in known]
+        means = [(robust.value, values[0]) for _, robust, values in priced]
         sign = -1 if objective.gain else 1
         fronts = pareto_front([(-robust, sign * cost) for robust, cost in means])
-        return [Point(name, robust, *values, front) for (name, robust, values), front in zip(known, fronts, strict=True)]
+        return [Point(name, robust, *values, front) for (name, robust, values), front in zip(priced, fronts, strict=True)]
 
     def _values(self, series: str, objective: Objective) -> tuple[float, float, float] | None:
         """Return mean and span of an objective over a series' seeds, or None where a run does not tell it."""

@@ -22,13 +22,16 @@ def offset(series: Sequence[str]) -> alt.YOffset:
     return alt.YOffset("series:N", scale=alt.Scale(domain=list(series)))
 
 
+def tooltips(number_format: str = "", **titles: str) -> list[alt.Tooltip]:
+    """Return tooltips by field; of words, or of numbers where a format is given."""
+    if not number_format:
+        return [alt.Tooltip(f"{field}:N", title=title) for field, title in titles.items()]
+    return [alt.Tooltip(f"{field}:Q", title=title, format=number_format) for field, title in titles.items()]
+
+
 def accuracy_tooltips(title: str = "Accuracy", field: str = "value") -> list[alt.Tooltip]:
     """Return the tooltips of an accuracy with its interval in `low` and `high`."""
-    return [
-        alt.Tooltip(f"{field}:Q", title=title, format=".1%"),
-        alt.Tooltip("low:Q", title="from", format=".1%"),
-        alt.Tooltip("high:Q", title="to", format=".1%"),
-    ]
+    return tooltips(".1%", **{field: title}, low="from", high="to")
 
 
 def log_axis(values: pd.Series) -> alt.Axis:

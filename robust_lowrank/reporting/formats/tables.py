@@ -22,6 +22,16 @@ class Column:
         return () if self.series is None else (self.series,)
 
 
+def words(*titles: str, group: str = "") -> tuple[Column, ...]:
+    """Return columns of words under a common heading."""
+    return tuple(Column(title, group, numeric=False) for title in titles)
+
+
+def numeric(*titles: str, group: str = "") -> tuple[Column, ...]:
+    """Return columns of numbers under a common heading."""
+    return tuple(Column(title, group) for title in titles)
+
+
 @dataclass(frozen=True)
 class Cell:
     """What stands in a cell: a text, a second line, an accuracy to draw, the look of a series, an emphasis.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from robust_lowrank.records import CertificateRecord, CurvePoint, ResultRecord
+from robust_lowrank.records import AccuracyRecord, CertificateRecord, CurvePoint, ResultRecord
 from robust_lowrank.reporting.comparing import operators, spectra
 from robust_lowrank.reporting.comparing.entries import Entry
 
@@ -19,9 +19,9 @@ def results_frame(entries: Sequence[Entry]) -> pd.DataFrame:
     for entry in entries:
         common = _common(entry)
         measured = [
-            {**common, **_measured(result.record, i)}
+            {**common, **_measured(result.record, accuracy)}
             for result in entry.run.results.values()
-            for i in range(len(result.record.accuracies))
+            for accuracy in result.record.accuracies
         ]
         certified = [
             {**common, **_certified(certificate.record, point)}
@@ -29,7 +29,7 @@ def results_frame(entries: Sequence[Entry]) -> pd.DataFrame:
             for point in certificate.record.curve
         ]
         rows += measured + certified or [common]
-    columns = [*_common(entries[0]), *_MEASURED]
+    columns = [*_common(entries[0]), *_MEASURED, "data_hash", "attack_hash"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_FRACTIONS, "float64"))
 
@@ -49,57 +49,24 @@ def layers_frame(entries: Sequence[Entry]) -> pd.DataFrame:
     return frame.assign(singular_values=joined)[first + [c for c in frame.columns if c not in first]]
 
 
-_MEASURED = (
-    "suite",
-    "norm",
-    "attack",
-    "eps",
-    "correct",
-    "total",
-    "unresolved",
-    "accuracy",
-    "low",
-    "high",
-    "interval",
-    "suite_seed",
-    "data_hash",
-    "attack_hash",
-)
-
 # What a run may lack keeps its type.
 _COUNTS = ("correct", "total", "unresolved", "suite_seed")
-_FRACTIONS = (
-    "test_accuracy",
-    "condition_worst",
-    "condition_product",
-    "condition_worst_compressed",
-    "condition_product_compressed",
-    "eps",
-    "accuracy",
-    "low",
-    "high",
-)
+_MEASURED = ("suite", "norm", "attack", "eps", *_COUNTS[:3], "accuracy", "low", "high", "interval", *_COUNTS[3:])
+_CONDITION = ("condition_worst", "condition_product", "condition_worst_compressed", "condition_product_compressed")
+_FRACTIONS = ("test_accuracy", *_CONDITION, "eps", "accuracy", "low", "high")
 
 
-def _measured(record: ResultRecord, index: int) -> dict[str, object]:
-    accuracy = record.accuracies[index]
-    values = (
-        record.suite,
-        record.norm,
-        accuracy.attack,
-        accuracy.eps,
-        accuracy.correct,
-        accuracy.total,
-        accuracy.unresolved,
-        accuracy.value,
-        accuracy.low,
-        accuracy.high,
-        record.interval,
-        record.seed,
-        record.hashes["data"],
-        record.hashes["attack"],
-    )
-    return dict(zip(_MEASURED, values, strict=True))
+def _measured(record: ResultRecord, accuracy: AccuracyRecord) -> dict[str, object]:
+    counted = accuracy.model_dump(include={"attack", "eps", "correct", "total", "unresolved", "low", "high"})
+    return counted | {
+        "suite": record.suite,
+        "norm": record.norm,
+        "accuracy": accuracy.value,
+        "interval": record.interval,
+        "suite_seed": record.seed,
+        "data_hash": record.hashes["data"],
+        "attack_hash": record.hashes["attack"],
+    }
 
 
 def _certified(record: CertificateRecord, point: CurvePoint) -> dict[str, object]:
@@ -122,7 +89,8 @@ def _certified(record: CertificateRecord, point: CurvePoint) -> dict[str, object
 
 def _common(entry: Entry) -> dict[str, object]:
     record = entry.run.record
-    conditioning = spectra.conditioning(entry)
+    layers = spectra.conditioning(entry)
+    conditions = (layers.worst, layers.product, layers.factored_worst, layers.factored_product) if layers else (None,) * 4
     return {
         "run": entry.name,
         "series": entry.series,
@@ -138,9 +106,6 @@ def _common(entry: Entry) -> dict[str, object]:
         "parameters_inference": record.parameters.inference,
         "removed": record.parameters.removed,
         "rank_fraction": record.parameters.rank_fraction,
-        "condition_worst": conditioning.worst if conditioning else None,
-        "condition_product": conditioning.product if conditioning else None,
-        "condition_worst_compressed": conditioning.factored_worst if conditioning else None,
-        "condition_product_compressed": conditioning.factored_product if conditioning else None,
+        **dict(zip(_CONDITION, conditions, strict=True)),
         "weights_hash": record.hashes.get("weights"),
     }

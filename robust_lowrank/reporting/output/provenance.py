@@ -8,7 +8,7 @@ from importlib.metadata import version
 from robust_lowrank.records import now
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.formats import numbers
-from robust_lowrank.reporting.formats.tables import Cell, Column, Table
+from robust_lowrank.reporting.formats.tables import Cell, Table, numeric, words
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,9 @@ def _runs(entries: Sequence[Entry]) -> Table:
         name="runs",
         caption="The runs and the sha256 of what went into them.",
         columns=(
-            Column("Run", numeric=False),
-            Column("Model", numeric=False),
-            Column("Data", numeric=False),
-            Column("Seed"),
-            Column("Epochs"),
-            Column("Training, s"),
-            Column("Weights", "sha256", numeric=False),
-            Column("Training set", "sha256", numeric=False),
-            Column("Test set", "sha256", numeric=False),
-            Column("Evaluated examples", "sha256", numeric=False),
+            *words("Run", "Model", "Data"),
+            *numeric("Seed", "Epochs", "Training, s"),
+            *words("Weights", "Training set", "Test set", "Evaluated examples", group="sha256"),
         ),
         rows=tuple(_run_row(entry) for entry in entries),
     )
@@ -114,15 +107,12 @@ def _evaluations(entries: Sequence[Entry]) -> tuple[Table, ...]:
     if not rows:
         return ()
     columns = (
-        Column("Run", numeric=False),
-        Column("Suite", numeric=False),
-        Column("Seed"),
-        Column("Date", numeric=False),
-        Column("Evaluation, s"),
-        Column("Attack", "sha256", numeric=False),
-        Column("Weights", "sha256", numeric=False),
-        Column("Examples", "sha256", numeric=False),
-        Column("Of these weights", numeric=False),
+        *words("Run", "Suite"),
+        *numeric("Seed"),
+        *words("Date"),
+        *numeric("Evaluation, s"),
+        *words("Attack", "Weights", "Examples", group="sha256"),
+        *words("Of these weights"),
     )
     return (Table("evaluations", "The evaluations and the sha256 of what went into them.", columns, rows),)
 
@@ -136,7 +126,7 @@ def _versions(entries: Sequence[Entry]) -> Table:
     return Table(
         name="versions",
         caption="Versions that trained and evaluated.",
-        columns=(Column("Package", numeric=False), Column("Version", numeric=False)),
+        columns=words("Package", "Version"),
         rows=tuple((Cell(name), Cell(", ".join(numbers))) for name, numbers in found.items()),
     )
 

@@ -49,7 +49,7 @@ class Certificates(EvaluationSection):
         return f"True accuracy at L2 eps {numbers.budget(eps)}: {'; '.join(parts)}." if parts else ""
 
     @cached_property
-    def tables(self) -> tuple[Table, ...]:
+    def table(self) -> Table | None:
         """Lipschitz bound and, at every eps, between which shares the accuracy lies, a row a run; none where nothing is proved."""
         evaluation = self.evaluation
         rows = tuple(
@@ -61,8 +61,8 @@ class Certificates(EvaluationSection):
             for bracket in self.proved
         )
         if not rows:
-            return ()
-        table = Table(
+            return None
+        return Table(
             name=self.slug,
             caption=f"Proved and attacked, {evaluation.title}: the accuracy on these examples is not lower than the first number "
             "and not higher than the second.",
@@ -77,10 +77,9 @@ class Certificates(EvaluationSection):
                 f"to the upper one of what {evaluation.coverage} left.",
             ),
         )
-        return (table,)
 
     @cached_property
-    def figures(self) -> tuple[Figure, ...]:
+    def figure(self) -> Figure:
         """Certified lower bound and attack's upper bound against the radius, a panel a run and certificate."""
         evaluation, brackets = self.evaluation, self.brackets
         names = list(dict.fromkeys(bracket.entry.series for bracket in brackets))
@@ -88,7 +87,7 @@ class Certificates(EvaluationSection):
         counts = {bracket.examples for bracket in brackets}
         examples = f"n = {numbers.count(brackets[0].examples)} examples" if len(counts) == 1 else "The examples that were"
         several = len({bracket.certificate.record.name for bracket in brackets}) > 1
-        figure = Figure(
+        return Figure(
             name=self.slug,
             title="Proved and attacked: between which bounds the accuracy lies",
             description=f"Certified accuracy and accuracy under {evaluation.coverage} against the L2 radius "
@@ -106,7 +105,6 @@ class Certificates(EvaluationSection):
             ),
             height=200,
         )
-        return (figure,)
 
 
 def find(evidence: Evidence) -> list[Certificates]:
@@ -174,10 +172,9 @@ def _panel(bracket: Bracket, names: list[str], widest: float) -> alt.LayerChart:
         x=alt.X("radius:Q", title="L2 radius", axis=alt.Axis(grid=False, tickCount=5), scale=alt.Scale(domain=[0, widest])),
         color=encodings.color(names),
         tooltip=[
-            alt.Tooltip("series:N", title="Method"),
-            alt.Tooltip("radius:Q", title="Radius", format=".3~g"),
-            alt.Tooltip("certified:Q", title="Certified", format=".1%"),
-            alt.Tooltip("attacked:Q", title="Under attack", format=".1%"),
+            *encodings.tooltips(series="Method"),
+            *encodings.tooltips(".3~g", radius="Radius"),
+            *encodings.tooltips(".1%", certified="Certified", attacked="Under attack"),
         ],
     )
     y = alt.Y("certified:Q", title="Accuracy", axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[0, 1]))

@@ -49,7 +49,7 @@ class Classes(EvaluationSection):
         )
 
     @cached_property
-    def figures(self) -> tuple[Figure, ...]:
+    def figure(self) -> Figure:
         """Accuracy of each class, clean and in the worst case, a point a series, the weakest class on top."""
         evaluation, series = self.evaluation, self.evaluation.series
         shown = self.order[:SHOWN]
@@ -58,7 +58,7 @@ class Classes(EvaluationSection):
         titles = {"clean": "Clean", "worst": f"Worst case at eps {numbers.budget(evaluation.headline_eps)}"}
         frame = self.frame[self.frame["label"].isin(shown)]
         frame = frame.assign(label=[self.name(label) for label in frame["label"]])
-        figure = Figure(
+        return Figure(
             name=f"classes-{evaluation.slug}",
             title="Accuracy class by class",
             description=f"Accuracy of each class on clean examples and in the worst case for {numbers.listing(series)}. "
@@ -68,7 +68,6 @@ class Classes(EvaluationSection):
             panels=tuple(Panel(_panel(frame[frame["kind"] == kind], names, series), title) for kind, title in titles.items()),
             height=max(160, len(shown) * (7 * len(series) + 8)),
         )
-        return (figure,)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -142,11 +141,7 @@ def _panel(frame: pd.DataFrame, order: list[str], names: list[str]) -> alt.Layer
         y=alt.Y("label:N", sort=order, title=None, axis=alt.Axis(grid=True, bandPosition=0, labelLimit=110)),
         yOffset=encodings.offset(names),
         color=encodings.color(names),
-        tooltip=[
-            alt.Tooltip("series:N", title="Method"),
-            alt.Tooltip("label:N", title="Class"),
-            *encodings.accuracy_tooltips(),
-        ],
+        tooltip=[*encodings.tooltips(series="Method", label="Class"), *encodings.accuracy_tooltips()],
     )
     scale = alt.Scale(domain=[0, 1])
     x = alt.X("low:Q", title="Accuracy", axis=alt.Axis(format=".0%", tickCount=5), scale=scale)

@@ -11,7 +11,7 @@ from robust_lowrank.reporting.comparing.evaluations import Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.figures import Figure
-from robust_lowrank.reporting.formats.tables import Cell, Column, Table, accuracy_cell, count_cell
+from robust_lowrank.reporting.formats.tables import Cell, Column, Table, accuracy_cell, count_cell, numeric, words
 from robust_lowrank.reporting.sections import accuracy
 from robust_lowrank.reporting.sections.overview import heading_cell, overview_table
 from robust_lowrank.reporting.sections.section import EvaluationSection
@@ -117,13 +117,9 @@ def _paired_tests(evaluation: Evaluation, eps: float, comparisons: Sequence[Comp
         f"Holm-corrected over {numbers.times(len(comparisons), 'comparison')}; "
         "95 % intervals (paired bootstrap) below the differences.",
         columns=(
-            Column("Compared", numeric=False),
-            Column("Difference, points"),
-            Column("Only the first right"),
-            Column("Only the second right"),
-            Column("p"),
-            Column("p, corrected"),
-            Column("Verdict", numeric=False),
+            *words("Compared"),
+            *numeric("Difference, points", "Only the first right", "Only the second right", "p", "p, corrected"),
+            *words("Verdict"),
         ),
         rows=tuple(_test_row(c) for c in sorted(comparisons, key=lambda c: c.adjusted)),
         notes=(_OPEN,) if eps and evaluation.unresolved else (),

@@ -12,12 +12,13 @@ from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry, series_names
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import numbers
-from robust_lowrank.reporting.formats.encodings import color, log_axis, offset, shape
+from robust_lowrank.reporting.formats.encodings import color, log_axis, offset, shape, tooltips
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.sections.section import Section
 
 _PANELS = 6  # layers drawn; the condition-number report has no limit
 _PREFIX = "condition-"  # of that report's files
+_TITLES = {"cond": "Condition number", "product": "Product", "rank": "Rank"}  # in tooltips
 _FLOOR = 1e-6  # relative singular values below are drawn there: float32 knows nothing smaller
 
 
@@ -27,6 +28,7 @@ class Conditioning(Section):
 
     entries: tuple[Entry, ...]
     layers: list[str]  # drawn in panels
+    notes: tuple[str, ...] = ()
     slug = "conditioning"
     heading = "Conditioning"
     template = "figures"
@@ -36,18 +38,6 @@ class Conditioning(Section):
     def statement(self) -> str:
         """Say so where nothing was recorded."""
         return "" if self.entries else "No spectra were recorded for these runs."
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a condition number is of, and which layers are drawn."""
-        if not self.entries:
-            return ()
-        total = len({layer for entry in self.entries for layer in spectra.final(entry)["layer"]})
-        selection = (
-            f"The panels show the {len(self.layers)} layers with the largest condition numbers of {total}; "
-            "the condition-number report has them all."
-        )
-        return (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE, *((selection,) if total > len(self.layers) else ()))
 
     @cached_property
     def figures(self) -> tuple[Figure, ...]:
@@ -69,14 +59,23 @@ class FullConditioning(Conditioning):
     @cached_property
     def figures(self) -> tuple[Figure, ...]:
         """By layer, over training, the spectra, the ranks and the product over training."""
-        more = _ranks(self.entries, self.layers, _PREFIX), _product_over_training(self.entries, _PREFIX)
+        more = _ranks(self.entries, self.layers), _product_over_training(self.entries)
         return tuple(figure for figure in (*self._drawn(_PREFIX), *more) if figure)
 
 
 def find(evidence: Evidence) -> list[Conditioning]:
     """Return the conditioning of the worst layers; without recorded spectra the section says so."""
     entries = evidence.measured
-    return [Conditioning(entries, spectra.worst_layers(entries, _PANELS) if entries else [])]
+    if not entries:
+        return [Conditioning(entries, [])]
+    layers = spectra.worst_layers(entries, _PANELS)
+    total = len({layer for entry in entries for layer in spectra.final(entry)["layer"]})
+    selection = (
+        f"The panels show the {len(layers)} layers with the largest condition numbers of {total}; "
+        "the condition-number report has them all."
+    )
+    notes = (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE, *((selection,) if total > len(layers) else ()))
+    return [Conditioning(entries, layers, notes)]
 
 
 def find_all(evidence: Evidence) -> list[FullConditioning]:
@@ -103,7 +102,11 @@ def _by_layer(entries: Sequence[Entry], prefix: str) -> Figure | None:
             yOffset=offset(names),
             color=color(names),
             shape=shape(names),
-            tooltip=[*_who(), *_numbers("cond", "sigma_max", "sigma_min"), alt.Tooltip("rank:Q", title="Rank")],
+            tooltip=[
+                *tooltips(run="Run", layer="Layer"),
+                *tooltips(".4~g", cond="Condition number", sigma_max="σ max", sigma_min="σ min"),
+                alt.Tooltip("rank:Q", title="Rank"),
+            ],
         )
     )
     return Figure(
@@ -126,6 +129,7 @@ def _over_training(entries: Sequence[Entry], layers: Sequence[str], prefix: str)
     if shown["epoch"].nunique() < 2:
         return None
     scale = alt.Scale(type="log", domain=[1, max(shown["cond"].max(), 1.5)])
+    y = alt.Y("cond:Q", title="Condition number", scale=scale, axis=log_axis(shown["cond"]))
     names = series_names(entries)
     return Figure(
         name=f"{prefix}condition-over-training",
@@ -133,62 +137,44 @@ def _over_training(entries: Sequence[Entry], layers: Sequence[str], prefix: str)
         description=f"Condition number by epoch of {numbers.listing(list(layers))}, a panel each, for {numbers.listing(names)}.",
         caption="Epoch 0 is the network before training. Logarithmic, the same scale in every panel." + _seeds(entries),
         series=tuple(names),
-        panels=tuple(
-            Panel(
-                _epochs(shown[shown["layer"] == layer], "cond", "Condition number", names, scale, log_axis(shown["cond"])),
-                layer,
-            )
-            for layer in layers
-        ),
+        panels=tuple(Panel(_epochs(shown[shown["layer"] == layer], "cond", y, names), layer) for layer in layers),
         height=170,
     )
 
 
-def _product_over_training(entries: Sequence[Entry], prefix: str) -> Figure | None:
+def _product_over_training(entries: Sequence[Entry]) -> Figure | None:
     """The product of the condition numbers by epoch: the certificate quantity; None where only one epoch was recorded."""
     frame = spectra.product_history(entries)
     frame = frame[np.isfinite(frame["product"])]
     if frame["epoch"].nunique() < 2:
         return None
     names = series_names(entries)
-    chart = _epochs(frame, "product", "Product over the layers", names, alt.Scale(type="log"), log_axis(frame["product"]))
+    y = alt.Y("product:Q", title="Product over the layers", scale=alt.Scale(type="log"), axis=log_axis(frame["product"]))
     return Figure(
-        name=f"{prefix}product-over-training",
+        name=f"{_PREFIX}product-over-training",
         title="Product of the condition numbers over training (certificate quantity)",
         description=f"Product of all layers' condition numbers by epoch for {numbers.listing(names)}.",
         caption=spectra.CERTIFICATE_NOTE,
         series=tuple(names),
-        panels=(Panel(chart),),
+        panels=(Panel(_epochs(frame, "product", y, names)),),
         height=240,
     )
 
 
-def _ranks(entries: Sequence[Entry], layers: Sequence[str], prefix: str) -> Figure | None:
+def _ranks(entries: Sequence[Entry], layers: Sequence[str]) -> Figure | None:
     """Rank of each layer by epoch, a panel a layer; None where no rank changes."""
     frame = spectra.history(entries)
     if (frame.groupby(["run", "layer"])["rank"].nunique() < 2).all():
         return None
+    y = alt.Y("rank:Q", title="Rank", scale=alt.Scale(zero=True), axis=alt.Axis(tickMinStep=1, tickCount=4))
     names = series_names(entries)
     return Figure(
-        name=f"{prefix}rank-over-training",
+        name=f"{_PREFIX}rank-over-training",
         title="Ranks over training",
         description=f"Rank by epoch of {numbers.listing(list(layers))}, a panel each, for {numbers.listing(names)}.",
         caption="Number of singular values that a layer keeps; epoch 0 is the network before training." + _seeds(entries),
         series=tuple(names),
-        panels=tuple(
-            Panel(
-                _epochs(
-                    frame[frame["layer"] == layer],
-                    "rank",
-                    "Rank",
-                    names,
-                    alt.Scale(zero=True),
-                    alt.Axis(tickMinStep=1, tickCount=4),
-                ),
-                layer,
-            )
-            for layer in layers
-        ),
+        panels=tuple(Panel(_epochs(frame[frame["layer"] == layer], "rank", y, names), layer) for layer in layers),
         height=170,
     )
 
@@ -224,45 +210,32 @@ def _spectrum(frame: pd.DataFrame, names: list[str], scale: alt.Scale, axis: alt
             y=alt.Y("relative:Q", title="σ / σ max", scale=scale, axis=axis),
             color=color(names),
             detail="run:N",
-            tooltip=[*_who(), alt.Tooltip("index:Q", title="Index"), *_numbers("sigma", "relative")],
+            tooltip=[
+                *tooltips(run="Run", layer="Layer"),
+                alt.Tooltip("index:Q", title="Index"),
+                *tooltips(".4~g", sigma="σ", relative="σ / σ max"),
+            ],
         )
     )
 
 
-def _epochs(frame: pd.DataFrame, field: str, title: str, names: list[str], scale: alt.Scale, axis: alt.Axis) -> alt.Chart:
+def _epochs(frame: pd.DataFrame, field: str, y: alt.Y, names: list[str]) -> alt.Chart:
     columns = [column for column in ("series", "run", "layer", "epoch", field) if column in frame]
     return (
         alt.Chart(_plain(frame, *columns))
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=22))
         .encode(
             x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(tickMinStep=1, grid=False, tickCount=5)),
-            y=alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis),
+            y=y,
             color=color(names),
             detail="run:N",
-            tooltip=[alt.Tooltip("run:N", title="Run"), alt.Tooltip("epoch:Q", title="Epoch"), *_numbers(field)],
+            tooltip=[*tooltips(run="Run"), alt.Tooltip("epoch:Q", title="Epoch"), *tooltips(".4~g", **{field: _TITLES[field]})],
         )
     )
 
 
 def _plain(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return frame[list(columns)].reset_index(drop=True)
-
-
-def _who() -> list[alt.Tooltip]:
-    return [alt.Tooltip("run:N", title="Run"), alt.Tooltip("layer:N", title="Layer")]
-
-
-def _numbers(*fields: str) -> list[alt.Tooltip]:
-    titles = {
-        "cond": "Condition number",
-        "sigma_max": "σ max",
-        "sigma_min": "σ min",
-        "sigma": "σ",
-        "relative": "σ / σ max",
-        "product": "Product",
-        "rank": "Rank",
-    }
-    return [alt.Tooltip(f"{field}:Q", title=titles[field], format=".4~g") for field in fields]
 
 
 def _seeds(entries: Sequence[Entry]) -> str:

@@ -31,12 +31,12 @@ class Efficiency(EvaluationSection):
     heading = "Robustness and its costs"
 
     @cached_property
-    def figures(self) -> tuple[Figure, ...]:
+    def figure(self) -> Figure:
         """Robust accuracy at the headline eps against clean accuracy, parameters, FLOPs and latency, a panel each."""
         evaluation, fronts, names = self.evaluation, self.fronts, self.evaluation.series
         several = len(evaluation.entries) > len(names)
         spans = "the span of the seeds' intervals around their mean" if several else f"{evaluation.interval} intervals"
-        figure = Figure(
+        return Figure(
             name=f"pareto-{evaluation.slug}",
             title="Robustness against what it costs",
             description=f"Worst-case accuracy at eps {numbers.budget(evaluation.headline_eps)} against "
@@ -51,32 +51,30 @@ class Efficiency(EvaluationSection):
             panels=tuple(Panel(_panel(fronts, objective), objective.title) for objective in fronts.points),
             height=240,
         )
-        return (figure,)
 
     @cached_property
-    def tables(self) -> tuple[Table, ...]:
+    def table(self) -> Table:
         """What every series costs, and on which fronts it is."""
         evaluation, fronts = self.evaluation, self.fronts
         costs = {name: _costs(evaluation, name) for name in evaluation.series}
-        known = [cost for cost in costs.values() if cost]
-        batches = sorted({latency.batch for cost in known for latency in cost.latencies}) if not fronts.mixed_machines else []
+        measured = [cost for cost in costs.values() if cost]
+        batches = sorted({latency.batch for cost in measured for latency in cost.latencies}) if not fronts.mixed_machines else []
         columns = [
             Column("Method", numeric=False),
             Column(f"Robust accuracy, %, at eps {numbers.budget(evaluation.headline_eps)}"),
             Column("Clean accuracy, %"),
             Column("Parameters"),
-            *([Column("FLOPs")] if known else []),
+            *([Column("FLOPs")] if measured else []),
             *(Column(f"batch of {batch}" if batch > 1 else "one example", "Latency, ms") for batch in batches),
             *(Column(_lowered(objective), "On the front of robustness and", numeric=False) for objective in fronts.points),
         ]
-        table = Table(
+        return Table(
             name=f"pareto-{evaluation.slug}",
             caption=f"What robustness costs, and who is on which Pareto front ({evaluation.title}).",
             columns=tuple(columns),
-            rows=tuple(_row(fronts, name, costs[name], batches, bool(known)) for name in evaluation.series),
-            notes=tuple(_notes(fronts, known)),
+            rows=tuple(_row(fronts, name, costs[name], batches, bool(measured)) for name in evaluation.series),
+            notes=tuple(_notes(fronts, measured)),
         )
-        return (table,)
 
 
 def find(evidence: Evidence) -> list[Efficiency]:
@@ -176,15 +174,15 @@ def _costs(evaluation: Evaluation, series: str) -> Costs | None:
     return next((e.run.record.costs for e in evaluation.entries if e.series == series and e.run.record.costs), None)
 
 
-def _notes(fronts: Fronts, known: list[Costs]) -> list[str]:
+def _notes(fronts: Fronts, measured: list[Costs]) -> list[str]:
     notes = [said for objective in fronts.points if (said := fronts.describe(objective.name))]
     notes.append("A front compares the measured values; it says nothing of whether their differences are more than chance.")
-    if known:
+    if measured:
         notes.append(
             "FLOPs: of one example's forward pass, 2 a multiplication and addition, matrix products and convolutions alone "
             "(torch.utils.flop_counter), of the network as stored for inference; below, against the dense network."
         )
-        machines = numbers.listing(list(dict.fromkeys(costs.machine for costs in known)))
+        machines = numbers.listing(list(dict.fromkeys(costs.machine for costs in measured)))
         why = "; measured on several machines, so not compared" if fronts.mixed_machines else ""
         notes.append(
             f"Latency: median of several forward passes at the end of training on {machines}{why}; below, the dense network."

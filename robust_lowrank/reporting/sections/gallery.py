@@ -50,6 +50,7 @@ class Gallery(EvaluationSection):
 
     cards: tuple[Card, ...]
     factor: int  # by which perturbations are shown stronger
+    pictures: tuple[Picture, ...]  # of all cards, in order
     slug = "gallery"
     heading = "Adversarial examples"
     template = "gallery"
@@ -62,11 +63,6 @@ class Gallery(EvaluationSection):
             + (f"{self.factor} times as strong, " if self.factor > 1 else "")
             + "around mid-grey. Where several attacks broke an example, the input with the most decided wrong answer is shown."
         )
-
-    @property
-    def pictures(self) -> list[Picture]:
-        """All pictures, in order."""
-        return [picture for card in self.cards for picture in (card.clean, *_of_shots(card.shots))]
 
 
 @dataclass(frozen=True)
@@ -92,22 +88,23 @@ def find_gallery(evaluation: Evaluation, *, limit: int = LIMIT) -> Gallery | Non
     take at most `limit` bytes.
     """
     entries = list({entry.series: entry for entry in reversed(evaluation.entries)}.values())[::-1]
-    found = [
+    broken = [
         seen for example, lost, held in _chosen(evaluation, entries) if (seen := _load(evaluation, entries, example, lost, held))
     ]
-    if not found:
+    if not broken:
         return None
-    largest = max(float(np.abs(image - seen.clean).max()) for seen in found for _, image in seen.inputs.values())
+    largest = max(float(np.abs(image - seen.clean).max()) for seen in broken for _, image in seen.inputs.values())
     factor = max(1, math.floor(0.5 / largest)) if largest > 0 else 1
     cards: list[Card] = []
-    size = 0
-    for seen in found:
+    pictures: tuple[Picture, ...] = ()
+    for seen in broken:
         card = _card(evaluation, entries, seen, factor)
-        size += sum(len(picture.png) for picture in (card.clean, *_of_shots(card.shots)))
-        if size > limit:
+        more = (*pictures, card.clean, *(picture for shot in card.shots for picture in (shot.perturbation, shot.adversarial)))
+        if sum(len(picture.png) for picture in more) > limit:
             break
         cards.append(card)
-    return Gallery(evaluation, tuple(cards), factor) if cards else None
+        pictures = more
+    return Gallery(evaluation, tuple(cards), factor, pictures) if cards else None
 
 
 def _chosen(evaluation: Evaluation, entries: Sequence[Entry]) -> list[tuple[int, list[str], list[str]]]:
@@ -155,15 +152,15 @@ def _load(evaluation: Evaluation, entries: Sequence[Entry], example: int, lost: 
     return _Broken(example, clean, inputs, lost, held) if clean is not None and inputs else None
 
 
-def _card(evaluation: Evaluation, entries: Sequence[Entry], found: _Broken, factor: int) -> Card:
+def _card(evaluation: Evaluation, entries: Sequence[Entry], broken: _Broken, factor: int) -> Card:
     names = {entry.series: entry for entry in entries}
-    label = entries[0].class_name(int(next(iter(found.inputs.values()))[0]["label"]))
-    stem = f"gallery-{evaluation.slug}-{found.example}"
+    label = entries[0].class_name(int(next(iter(broken.inputs.values()))[0]["label"]))
+    stem = f"gallery-{evaluation.slug}-{broken.example}"
     shots = []
-    for place, (series, (row, image)) in enumerate(found.inputs.items(), start=1):
+    for place, (series, (row, image)) in enumerate(broken.inputs.items(), start=1):
         attack, taken_for = numbers.attack(str(row["attack"])), names[series].class_name(int(row["adversarial_prediction"]))
         distance = f"{numbers.norm(evaluation.norm)} {float(row['distance']):.3g}"
-        added = np.clip(0.5 + factor * (image - found.clean), 0, 1)
+        added = np.clip(0.5 + factor * (image - broken.clean), 0, 1)
         shots.append(
             Shot(
                 series=series,
@@ -177,22 +174,18 @@ def _card(evaluation: Evaluation, entries: Sequence[Entry], found: _Broken, fact
             )
         )
     return Card(
-        title=f"Example {found.example}: {label}",
-        remark=_remark(found),
-        clean=draw_picture(found.clean, f"{stem}-clean", f"Example {found.example} as it is, of class {label}"),
+        title=f"Example {broken.example}: {label}",
+        remark=_remark(broken),
+        clean=draw_picture(broken.clean, f"{stem}-clean", f"Example {broken.example} as it is, of class {label}"),
         shots=tuple(shots),
     )
 
 
-def _remark(found: _Broken) -> str:
-    total = len(found.lost) + len(found.held)
-    lost = f"Lost by {len(found.lost)} of {total} networks"
-    if not found.held:
+def _remark(broken: _Broken) -> str:
+    total = len(broken.lost) + len(broken.held)
+    lost = f"Lost by {len(broken.lost)} of {total} networks"
+    if not broken.held:
         return f"{lost}."
-    if len(found.held) <= min(len(found.lost), _NAMED):
-        return f"{lost}; held by {numbers.listing(found.held)}."
-    return f"{lost}: {numbers.listing(found.lost)}."
-
-
-def _of_shots(shots: Sequence[Shot]) -> list[Picture]:
-    return [picture for shot in shots for picture in (shot.perturbation, shot.adversarial)]
+    if len(broken.held) <= min(len(broken.lost), _NAMED):
+        return f"{lost}; held by {numbers.listing(broken.held)}."
+    return f"{lost}: {numbers.listing(broken.lost)}."

@@ -37,7 +37,7 @@ class Relation:
     layer: str
     quantity: str
     outcome: str
-    found: RankCorrelation
+    correlation: RankCorrelation
     adjusted: float  # Holm-corrected p over all relations of the table
 
 
@@ -86,21 +86,21 @@ class Join(EvaluationSection):
         main = next((r for r in self.relations if (r.layer, r.outcome) == (_ALL[0], "robust")), None)
         if main is None:
             return "Robust accuracy or the largest condition number is the same for every network: there is nothing to correlate."
-        rho, tau = main.found.spearman, main.found.kendall
+        rho, tau = main.correlation.spearman, main.correlation.kendall
         direction = "lower" if rho.value < 0 else "higher"
         text = (
             f"Over {count} networks, robust accuracy tends to be {direction} where the largest condition number is higher: "
             f"Spearman's ρ {numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}"
         )
-        if main.found.p < 0.05:
-            return f"{text}; p {numbers.p_value(main.found.p)} for this pair alone."
+        if main.correlation.p < 0.05:
+            return f"{text}; p {numbers.p_value(main.correlation.p)} for this pair alone."
         return (
             f"Over {count} networks no relation of robust accuracy and the largest condition number shows: Spearman's ρ "
-            f"{numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}, p {numbers.p_value(main.found.p)}."
+            f"{numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}, p {numbers.p_value(main.correlation.p)}."
         )
 
     @cached_property
-    def figures(self) -> tuple[Figure, ...]:
+    def figure(self) -> Figure | None:
         """Robust accuracy against the largest condition number and against the product, a point a run."""
         evaluation, eps = self.evaluation, numbers.budget(self.evaluation.headline_eps)
         names = [name for name in evaluation.series if name in set(self.networks["series"])]
@@ -111,8 +111,8 @@ class Join(EvaluationSection):
             if len(frame):
                 panels.append(Panel(_scatter(frame, field, title, names), title))
         if not panels:
-            return ()
-        figure = Figure(
+            return None
+        return Figure(
             name=f"conditioning-robustness-{evaluation.slug}",
             title="Robustness against conditioning",
             description=f"Worst-case accuracy at eps {eps} against the largest condition number "
@@ -123,21 +123,20 @@ class Join(EvaluationSection):
             panels=tuple(panels),
             height=240,
         )
-        return (figure,)
 
     @cached_property
-    def tables(self) -> tuple[Table, ...]:
+    def table(self) -> Table | None:
         """The rank correlations: a row a layer and quantity, a column an outcome; none where there are none."""
         known = self.relations
         if not known:
-            return ()
+            return None
         outcomes = [outcome for outcome in OUTCOMES if any(relation.outcome == outcome for relation in known)]
         cells = {(relation.layer, relation.quantity, relation.outcome): relation for relation in known}
         rows = list(dict.fromkeys((relation.layer, relation.quantity) for relation in known))
         threat = f"{numbers.norm(self.evaluation.norm)} eps {numbers.budget(self.evaluation.headline_eps)}"
         total = self.layers["layer"].nunique()
         layers = {layer for layer, _ in rows} - set(_ALL)
-        table = Table(
+        return Table(
             name=f"conditioning-robustness-{self.evaluation.slug}",
             caption=f"Rank correlations over {len(self.networks)} networks: Spearman's ρ with 95 % bootstrap intervals over them, "
             "Kendall's τ and its p below.",
@@ -159,7 +158,6 @@ class Join(EvaluationSection):
                 *((f"The {len(layers)} layers with the largest condition numbers of {total}.",) if len(layers) < total else ()),
             ),
         )
-        return (table,)
 
 
 def find(evidence: Evidence) -> list[Join]:
@@ -222,12 +220,12 @@ def median_distance(evaluation: Evaluation, entry: Entry) -> float:
 def _cell(relation: Relation | None) -> Cell:
     if relation is None:
         return Cell("–")
-    found = relation.found
+    correlation = relation.correlation
     return Cell(
-        numbers.coefficient(found.spearman),
-        f"τ {numbers.decimal(found.kendall.value)}, p {numbers.p_value(found.p).removeprefix('= ')}",
+        numbers.coefficient(correlation.spearman),
+        f"τ {numbers.decimal(correlation.kendall.value)}, p {numbers.p_value(correlation.p).removeprefix('= ')}",
         leads=relation.adjusted < 0.05,
-        value=found.spearman.value,
+        value=correlation.spearman.value,
     )
 
 

@@ -10,7 +10,7 @@ from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import numbers
-from robust_lowrank.reporting.formats.tables import Cell, Column, Table, count_cell, quantity_cell
+from robust_lowrank.reporting.formats.tables import Cell, Table, count_cell, numeric, quantity_cell, words
 from robust_lowrank.reporting.sections.section import Section
 
 
@@ -22,11 +22,7 @@ class Layers(Section):
     slug = "layers"
     heading = "Layers"
     template = "tables"
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a condition number is of."""
-        return (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE)
+    notes = (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -48,16 +44,8 @@ def _layers(entry: Entry) -> Table:
         name=f"layers of {entry.name}",
         caption=f"{entry.name}: layers {when}, worst condition number first.",
         columns=(
-            Column("Layer", numeric=False),
-            Column("Kind", numeric=False),
-            Column("Matrix"),
-            Column("Rank"),
-            Column("Condition number"),
-            Column("σ max"),
-            Column("σ min"),
-            Column("Stable rank"),
-            Column("Orthonormality defect"),
-            Column("Parameters"),
+            *words("Layer", "Kind"),
+            *numeric("Matrix", "Rank", "Condition number", "σ max", "σ min", "Stable rank", "Orthonormality defect", "Parameters"),
         ),
         rows=tuple(_row(layer, kept.get(layer["layer"], "")) for layer in spectra.table([entry]).to_dict("records")),
         series=entry.series,
@@ -70,13 +58,10 @@ def _totals(entries: Sequence[Entry]) -> Table:
         name="totals",
         caption=f"{spectra.moment(entries).capitalize()}, over all layers with a weight matrix and over the compressed ones.",
         columns=(
-            Column("Run", numeric=False),
-            Column("All", "Largest condition number"),
-            Column("Compressed", "Largest condition number"),
-            Column("All", "Product (certificate quantity)"),
-            Column("Compressed", "Product (certificate quantity)"),
-            Column("All", "Layers"),
-            Column("Compressed", "Layers"),
+            *words("Run"),
+            *numeric("All", "Compressed", group="Largest condition number"),
+            *numeric("All", "Compressed", group="Product (certificate quantity)"),
+            *numeric("All", "Compressed", group="Layers"),
         ),
         rows=tuple(_total(entry, conditioning) for entry in entries if (conditioning := spectra.conditioning(entry))),
     )
@@ -104,10 +89,7 @@ def _row(layer: dict[Hashable, Any], reason: str) -> tuple[Cell, ...]:
         Cell(layer["kind"], "compressed" if layer["factored"] else f"dense{f': {reason}' if reason else ''}"),
         Cell(f"{layer['rows']} × {layer['columns']}", value=layer["rows"] * layer["columns"]),
         count_cell(layer["rank"]),
-        quantity_cell(layer["cond"]),
-        quantity_cell(layer["sigma_max"]),
-        quantity_cell(layer["sigma_min"]),
-        quantity_cell(layer["stable_rank"]),
+        *(quantity_cell(layer[field]) for field in ("cond", "sigma_max", "sigma_min", "stable_rank")),
         Cell("–" if math.isnan(defect) else f"{defect:.1e}", value=defect),
         count_cell(layer["params"], share),
     )

@@ -14,7 +14,7 @@ from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import encodings, numbers
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.statements import Statement
-from robust_lowrank.reporting.formats.tables import Cell, Column, Table, quantity_cell
+from robust_lowrank.reporting.formats.tables import Cell, Table, numeric, quantity_cell, words
 from robust_lowrank.reporting.sections.section import Section
 
 _NOTE = (
@@ -35,11 +35,7 @@ class OperatorNorms(Section):
     slug = "operators"
     heading = "Layers as operators"
     template = "tables"
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Why a layer's norm is not its matrix's."""
-        return (_NOTE,)
+    notes = (_NOTE,)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -47,12 +43,12 @@ class OperatorNorms(Section):
         return tuple(_table(entry) for entry in self.entries)
 
     @cached_property
-    def figures(self) -> tuple[Figure, ...]:
+    def figure(self) -> Figure | None:
         """Norm of each layer's matrix and operator, joined by a line, on a logarithmic scale."""
         norms = operators.norms(self.entries)
         frame = norms[(norms["sigma_max"] > 0) & (norms["operator_bound"] > 0)]
         if frame.empty:
-            return ()
+            return None
         names = series_names(self.entries)
         layers = list(dict.fromkeys(frame["layer"]))
         ends = pd.concat([frame["sigma_max"], frame["operator_bound"]]).astype("float64")
@@ -63,11 +59,9 @@ class OperatorNorms(Section):
             yOffset=encodings.offset(names),
             color=encodings.color(names),
             tooltip=[
-                alt.Tooltip("run:N", title="Run"),
-                alt.Tooltip("layer:N", title="Layer"),
-                alt.Tooltip("sigma_max:Q", title="Matrix", format=".4~g"),
-                alt.Tooltip("operator_norm:Q", title="Operator, estimate", format=".4~g"),
-                alt.Tooltip("operator_bound:Q", title="Operator, upper bound", format=".4~g"),
+                *encodings.tooltips(run="Run", layer="Layer"),
+                *encodings.tooltips(".4~g", sigma_max="Matrix", operator_norm="Operator, estimate"),
+                *encodings.tooltips(".4~g", operator_bound="Operator, upper bound"),
             ],
         )
         marks = (
@@ -75,7 +69,7 @@ class OperatorNorms(Section):
             base.mark_tick(thickness=2, size=9).encode(x="sigma_max:Q"),
             base.mark_point(filled=True, size=60, opacity=1).encode(shape=encodings.shape(names)),
         )
-        figure = Figure(
+        return Figure(
             name="condition-operator-norms",
             title="Norm of each layer: matrix and operator",
             description=f"Largest singular value of the matrix and upper bound of the operator norm of {numbers.listing(layers)}, "
@@ -87,7 +81,6 @@ class OperatorNorms(Section):
             panels=(Panel(alt.LayerChart(layer=list(marks))),),
             height=max(160, len(layers) * (9 * len(names) + 14)),
         )
-        return (figure,)
 
 
 def find(evidence: Evidence) -> list[OperatorNorms]:
@@ -150,22 +143,16 @@ def _table(entry: Entry) -> Table:
         name=f"operators of {entry.name}",
         caption=f"{entry.name}: layers as operators, largest bound with batch normalisation first.",
         columns=(
-            Column("Layer", numeric=False),
-            Column("Images"),
-            Column("Matrix: σ max"),
-            Column("Estimate", "Operator norm"),
-            Column("Upper bound", "Operator norm"),
-            Column("With BatchNorm", "Operator norm"),
-            Column("Condition number on a torus"),
+            *words("Layer"),
+            *numeric("Images", "Matrix: σ max"),
+            *numeric("Estimate", "Upper bound", "With BatchNorm", group="Operator norm"),
+            *numeric("Condition number on a torus"),
         ),
         rows=tuple(
             (
                 Cell(row["layer"], row["kind"]),
                 _images(row["height"], row["width"]),
-                quantity_cell(row["sigma_max"]),
-                quantity_cell(row["operator_norm"]),
-                quantity_cell(row["operator_bound"]),
-                quantity_cell(row["folded_bound"]),
+                *(quantity_cell(row[field]) for field in ("sigma_max", "operator_norm", "operator_bound", "folded_bound")),
                 quantity_cell(row["circular_cond"] if row["kind"] != "linear" else math.nan),
             )
             for row in rows

@@ -21,6 +21,8 @@ class Section:
     heading: str
     template = "section"  # in templates/sections
     leading = False  # whether its figures lead the list of files
+    notes: tuple[str, ...] = ()  # what a reader has to know
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def title(self) -> str:
@@ -32,25 +34,25 @@ class Section:
         """What there is to see, in words."""
         return ""
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader has to know."""
-        return ()
+    @cached_property
+    def figure(self) -> Figure | None:
+        """Its figure, where it has one alone."""
+        return None
 
     @cached_property
     def figures(self) -> tuple[Figure, ...]:
-        """The figures, in order."""
-        return ()
+        """Its figures, in order."""
+        return (self.figure,) if self.figure else ()
 
-    @property
-    def pictures(self) -> Sequence[Picture]:
-        """The pictures, in order."""
-        return ()
+    @cached_property
+    def table(self) -> Table | None:
+        """Its table, where it has one alone."""
+        return None
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
-        """The tables, in order."""
-        return ()
+        """Its tables, in order."""
+        return (self.table,) if self.table else ()
 
 
 @dataclass(frozen=True)

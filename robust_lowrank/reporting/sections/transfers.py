@@ -66,7 +66,7 @@ class Transfers(EvaluationSection):
         )
 
     @cached_property
-    def figures(self) -> tuple[Figure, ...]:
+    def figure(self) -> Figure:
         """The matrix as a heat map: source by target."""
         names = self.names
         rows = [
@@ -80,15 +80,14 @@ class Transfers(EvaluationSection):
             x=alt.X("target:N", sort=names, title="Tried on", axis=above),
             y=alt.Y("source:N", sort=names, title="Made on", axis=alt.Axis(labelLimit=150)),
             tooltip=[
-                alt.Tooltip("source:N", title="Made on"),
-                alt.Tooltip("target:N", title="Tried on"),
+                *encodings.tooltips(source="Made on", target="Tried on"),
                 *encodings.accuracy_tooltips(),
                 alt.Tooltip("tried:Q", title="Inputs"),
             ],
         )
         shade = alt.Color("value:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None)
         ink = alt.condition("datum.value > 0.55", alt.value("#ffffff"), alt.value("#1c2430"))
-        figure = Figure(
+        return Figure(
             name=f"transfer-{self.evaluation.slug}",
             title="What breaks one network, tried on the others",
             description=f"Accuracy of each network (columns) on the inputs that broke each network (rows), {_made(self)}. "
@@ -108,14 +107,13 @@ class Transfers(EvaluationSection):
             ),
             height=34 * len(names),
         )
-        return (figure,)
 
     @cached_property
-    def tables(self) -> tuple[Table, ...]:
+    def table(self) -> Table:
         """The matrix as a table, with the number of inputs and intervals."""
         names = self.names
         series = {entry.name: entry.series for entry in self.evaluation.entries}
-        table = Table(
+        return Table(
             name=f"transfer-{self.evaluation.slug}",
             caption=f"Accuracy, %, on what broke another network, {_made(self)}; below, 95 % intervals and how many inputs.",
             columns=(Column("Made on", numeric=False), *(Column(name, "Tried on", series=series[name]) for name in names)),
@@ -127,7 +125,6 @@ class Transfers(EvaluationSection):
                 "broke the network itself.",
             ),
         )
-        return (table,)
 
 
 def find(evidence: Evidence) -> list[Transfers]:
@@ -161,18 +158,18 @@ def find_transfers(evaluation: Evaluation) -> Transfers | None:
 
 
 def _cell(transfers: Transfers, source: str, target: str) -> Cell:
-    found = transfers.accuracy(source, target)
-    if found is None:
+    held = transfers.accuracy(source, target)
+    if held is None:
         return Cell("–")
     tried = transfers.counts[source, target][0]
-    return percent_cell(found.value, f"{numbers.interval(found.low, found.high)}, {numbers.count(tried)}")
+    return percent_cell(held.value, f"{numbers.interval(held.low, held.high)}, {numbers.count(tried)}")
 
 
 def _means(accuracies: dict[tuple[str, str], float], place: int) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for pair, value in accuracies.items():
         values.setdefault(pair[place], []).append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}
+    return {name: sum(shares) / len(shares) for name, shares in values.items()}
 
 
 def _made(transfers: Transfers) -> str:
@@ -186,5 +183,5 @@ def _fresh(evaluation: Evaluation, entry: Entry) -> pd.DataFrame | None:
     if result.transfer is None or not set(TRANSFER) <= set(result.transfer.columns):
         return None
     frame, hashes = result.transfer, result.record.hashes
-    own = (frame["target_weights"] == hashes["weights"]) & (frame["data"] == hashes["data"])
-    return frame[own & (frame["attack_hash"] == hashes["attack"])]
+    same = (frame["target_weights"] == hashes["weights"]) & (frame["data"] == hashes["data"])
+    return frame[same & (frame["attack_hash"] == hashes["attack"])]
