@@ -12,7 +12,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from robust_lowrank.reporting.findings import Summary
+    from robust_lowrank.reporting.formats.statements import Summary
 
 
 def say(text: str) -> None:

@@ -16,7 +16,7 @@ from robust_lowrank.training import TrainConfig, load_config, parse_config
 from robust_lowrank.training.naming import run_name
 
 if TYPE_CHECKING:
-    from robust_lowrank.reporting.findings import Summary
+    from robust_lowrank.reporting.formats.statements import Summary
 
 
 class Bench(NamedTuple):

@@ -1,7 +1,7 @@
 """Reports from run directories: the comparison of networks, and the conditioning of their layers.
 
-The way through the files: `entries` names the runs, `trials` finds what may be compared, `comparisons` tests it, `spectra`
-reads the conditioning; tables, charts and summaries are made of these, and `page` renders them.
+The rooms, from below: `formats` has the forms in which things are shown, `comparing` names the runs and tests what may be
+compared, `sections` turns that into the parts of a report, `output` writes its files.
 """
 
 from robust_lowrank.reporting.comparison import comparison_report, summary

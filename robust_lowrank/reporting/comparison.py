@@ -2,24 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from robust_lowrank.records import Run
-from robust_lowrank.reporting import accuracy_charts, comparison_tables, conditioning_charts, formats, page, spectra
+from robust_lowrank.reporting.comparing.evidence import Evidence, gather
 from robust_lowrank.reporting.comparison_summary import summarise
-from robust_lowrank.reporting.comparison_tables import Tests
-from robust_lowrank.reporting.comparisons import compare
-from robust_lowrank.reporting.entries import Entry, arrange
-from robust_lowrank.reporting.figures import Figure
-from robust_lowrank.reporting.findings import Summary
-from robust_lowrank.reporting.frames import results_frame
-from robust_lowrank.reporting.output import write_pictures, write_report
-from robust_lowrank.reporting.page import Drawing
-from robust_lowrank.reporting.provenance import provenance
-from robust_lowrank.reporting.trials import Trial, find_trials
-from robust_lowrank.reporting.views import View, conditioning_view, find_views
-
-_PANELS = 6  # layers drawn; the condition-number report has no limit
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.statements import Summary
+from robust_lowrank.reporting.output.files import write_report
+from robust_lowrank.reporting.output.frames import results_frame
+from robust_lowrank.reporting.output.provenance import provenance
+from robust_lowrank.reporting.sections.registry import COMPARISON, find_sections
 
 
 def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: str) -> Path:
@@ -38,39 +30,18 @@ def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: st
     Raises:
         UserError: there are no runs.
     """
-    entries = arrange(runs)
-    trials = find_trials(entries)
-    tests = {trial.slug: _tests(trial) for trial in trials}
-    figures = {trial.slug: [accuracy_charts.robustness(trial), accuracy_charts.attacks(trial)] for trial in trials}
-    measured = [entry for entry in entries if len(entry.run.spectra)]
-    layers = spectra.worst_layers(measured, _PANELS) if measured else []
-    figures["conditioning"] = _conditioning_figures(measured, layers) if measured else []
-    views, joined = find_views(trials), conditioning_view(trials)
-    for view in (*views, *([joined] if joined else [])):
-        figures[view.slug] = list(view.figures)
-    drawings = page.draw([figure for group in figures.values() for figure in group], entries)
-    drawn = {group: [drawings[f.name] for f in members if f] for group, members in figures.items()}
-    context = {
-        "title": title,
-        "subtitle": _subtitle(entries, trials),
-        "summary": summarise(entries, trials, tests[trials[0].slug] if trials else {}),
-        "sections": [_section(entries, trial, tests[trial.slug], drawn[trial.slug]) for trial in trials]
-        or [{"title": "Networks", "overview": comparison_tables.overview(entries, None, {})}],
-        "views": [_view(view, drawn[view.slug]) for view in views],
-        "joined": _view(joined, drawn[joined.slug]) if joined else None,
-        "conditioning": drawn["conditioning"],
-        "conditioning_notes": (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE, *_selection_note(measured, layers)),
-        "provenance": provenance(entries, command),
-    }
-    write_pictures(out, [picture for view in views if view.gallery for picture in view.gallery.pictures])
+    evidence = gather(runs)
     return write_report(
         out,
         "report",
-        entries=entries,
-        drawings=list(drawings.values()),
+        title=title,
+        subtitle=_subtitle(evidence),
+        summary=summarise(evidence),
+        sections=find_sections(COMPARISON, evidence),
+        provenance=provenance(evidence.entries, command),
+        methods=evidence.methods,
         table_name="results",
-        table=results_frame(entries),
-        context=context,
+        table=results_frame(evidence.entries),
     )
 
 
@@ -80,62 +51,12 @@ def summary(runs: Sequence[Run]) -> Summary:
     Raises:
         UserError: there are no runs.
     """
-    entries = arrange(runs)
-    trials = find_trials(entries)
-    return summarise(entries, trials, _tests(trials[0]) if trials else {})
+    return summarise(gather(runs))
 
 
-def _tests(trial: Trial) -> Tests:
-    return {eps: compare(trial, eps) for eps in (0.0, *trial.eps)}
-
-
-def _section(entries: Sequence[Entry], trial: Trial, tests: Tests, drawn: list[Drawing]) -> dict[str, Any]:
-    attacked = [entry.name for entry in trial.entries]
-    listed = [entry for entry in entries if entry.name in attacked or entry.run.record.data == trial.data]
-    return {
-        "title": f"Comparison: {trial.title}",
-        "slug": trial.slug,
-        "overview": comparison_tables.overview(listed, trial, tests),
-        "drawings": drawn,
-        "by_attack": comparison_tables.by_attack(trial),
-        "tests": [comparison_tables.paired_tests(trial, eps, found) for eps, found in tests.items() if found],
-        "audit": comparison_tables.audit(trial),
-        "remarks": comparison_tables.audit_remarks(trial),
-    }
-
-
-def _view(view: View, drawn: list[Drawing]) -> dict[str, Any]:
-    return {
-        "slug": view.slug,
-        "title": view.title,
-        "text": view.text,
-        "drawings": drawn,
-        "tables": view.tables,
-        "gallery": view.gallery,
-    }
-
-
-def _conditioning_figures(entries: Sequence[Entry], layers: Sequence[str]) -> list[Figure | None]:
-    return [
-        conditioning_charts.by_layer(entries),
-        conditioning_charts.over_training(entries, layers),
-        conditioning_charts.spectra_by_layer(entries, layers),
-    ]
-
-
-def _subtitle(entries: Sequence[Entry], trials: Sequence[Trial]) -> str:
-    models = formats.listing(list(dict.fromkeys(entry.run.record.model for entry in entries)))
-    data = formats.listing(list(dict.fromkeys(entry.run.record.data for entry in entries)))
-    networks = f"{len(entries)} network" + ("s" if len(entries) > 1 else "")
-    attacked = f"{formats.count(trials[0].examples)} test examples attacked" if trials else "not attacked"
-    return f"{networks} ({models}) on {data}, {attacked}"
-
-
-def _selection_note(entries: Sequence[Entry], layers: Sequence[str]) -> tuple[str, ...]:
-    total = len({layer for entry in entries for layer in spectra.final(entry)["layer"]})
-    if total == len(layers):
-        return ()
-    return (
-        f"The panels show the {len(layers)} layers with the largest condition numbers of {total}; "
-        "the condition-number report has them all.",
-    )
+def _subtitle(evidence: Evidence) -> str:
+    entries, evaluations = evidence.entries, evidence.evaluations
+    models = numbers.listing(list(dict.fromkeys(entry.run.record.model for entry in entries)))
+    data = numbers.listing(list(dict.fromkeys(entry.run.record.data for entry in entries)))
+    attacked = f"{numbers.count(evaluations[0].examples)} test examples attacked" if evaluations else "not attacked"
+    return f"{numbers.times(len(entries), 'network')} ({models}) on {data}, {attacked}"

@@ -2,90 +2,93 @@
 
 from collections.abc import Sequence
 
-from robust_lowrank.reporting import formats
-from robust_lowrank.reporting.certificates import find_brackets, findings
+from robust_lowrank.reporting.comparing.comparisons import Contrast, Tests, contrast
+from robust_lowrank.reporting.comparing.entries import Entry, series_names
+from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation, Mean
+from robust_lowrank.reporting.comparing.evidence import Evidence
+from robust_lowrank.reporting.comparing.pareto import Fronts
+from robust_lowrank.reporting.comparing.spectra import conditioning
 from robust_lowrank.reporting.comparison_power import power
-from robust_lowrank.reporting.comparison_tables import Tests
-from robust_lowrank.reporting.comparisons import Contrast, contrast
-from robust_lowrank.reporting.entries import Entry, series_names
-from robust_lowrank.reporting.findings import Finding, Summary
-from robust_lowrank.reporting.pareto import Fronts, statement
-from robust_lowrank.reporting.spectra import conditioning
-from robust_lowrank.reporting.trials import CLEAN, WORST, Mean, Trial
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.statements import Statement, Summary
+from robust_lowrank.reporting.sections import certificates
 
 
-def summarise(entries: Sequence[Entry], trials: Sequence[Trial], tests: Tests) -> Summary:
-    """Put the first trial's outcome at its headline eps into words; `tests` are its paired tests by eps."""
-    if not trials:
+def summarise(evidence: Evidence) -> Summary:
+    """Put the first evaluation's outcome at its headline eps into words."""
+    entries, evaluations = evidence.entries, evidence.evaluations
+    if not evaluations:
         return Summary(
             headline="None of these networks has been attacked: nothing is known about their robustness.",
             evidence="Attack them with 'rlr-eval attack RUN' and make the report again.",
-            findings=(*_unfinished(entries), *_conditioning(entries)),
+            statements=(*_unfinished(entries), *_conditioning(entries)),
         )
-    trial = trials[0]
-    eps = trial.headline_eps
-    ranking = _ranking(trial, eps)
+    evaluation = evaluations[0]
+    eps = evaluation.headline_eps
+    ranking = _ranking(evaluation, eps)
     if not ranking:
-        return Summary(f"The evaluation with {trial.title} holds no worst-case accuracy.", "", _remarks(entries, trials))
+        return Summary(f"The evaluation with {evaluation.title} holds no worst-case accuracy.", "", _remarks(entries, evaluations))
     (best, leading), *rest = ranking
     if not rest:
         return Summary(
-            headline=f"{best} holds {_accuracy(leading)} {_conditions(trial, eps)}.",
-            evidence=f"n = {formats.count(trial.examples)} examples. One method alone: there is nothing to compare it with.",
-            findings=(*_certified(trials), *_conditioning(entries), *_remarks(entries, trials)),
+            headline=f"{best} holds {_accuracy(leading)} {_conditions(evaluation, eps)}.",
+            evidence=f"n = {numbers.count(evaluation.examples)} examples. One method alone: there is nothing to compare it with.",
+            statements=(*_certified(evidence), *_conditioning(entries), *_remarks(entries, evaluations)),
         )
-    rival, theirs = next((pair for pair in rest if _is_dense(trial, pair[0])), rest[0])
+    rival, theirs = next((pair for pair in rest if _is_dense(evaluation, pair[0])), rest[0])
+    tests = evidence.tests(evaluation)
     tested = contrast(tests.get(eps, ()), best, rival)
     return Summary(
-        headline=_headline(trial, eps, (best, leading), (rival, theirs), tested),
-        evidence=_evidence(trial, _gap(leading, theirs), tested),
-        findings=(
-            *_others(trial, eps, best, rival, tests),
-            *_clean(trial, best, rival, tests),
-            *power(trial, (best, rival), tested),
-            *_certified(trials),
-            *_size(trial, best),
-            *_front(trial),
+        headline=_headline(evaluation, eps, (best, leading), (rival, theirs), tested),
+        evidence=_evidence(evaluation, _gap(leading, theirs), tested),
+        statements=(
+            *_others(evaluation, eps, best, rival, tests),
+            *_clean(evaluation, best, rival, tests),
+            *power(evaluation, (best, rival), tested),
+            *_certified(evidence),
+            *_size(evaluation, best),
+            *_front(evaluation),
             *_conditioning(entries),
-            *_remarks(entries, trials),
+            *_remarks(entries, evaluations),
         ),
     )
 
 
-def _headline(trial: Trial, eps: float, first: tuple[str, Mean], second: tuple[str, Mean], tested: Contrast | None) -> str:
+def _headline(
+    evaluation: Evaluation, eps: float, first: tuple[str, Mean], second: tuple[str, Mean], tested: Contrast | None
+) -> str:
     (best, ours), (rival, theirs) = first, second
+    conditions = _conditions(evaluation, eps)
     if tested is None or tested.better != best:
-        return f"{best} and {rival} cannot be told apart: {_accuracy(ours)} against {_accuracy(theirs)} {_conditions(trial, eps)}."
-    return (
-        f"{best} holds {_accuracy(ours)} {_conditions(trial, eps)}, {_gap(ours, theirs)} more than {rival} ({_accuracy(theirs)})."
-    )
+        return f"{best} and {rival} cannot be told apart: {_accuracy(ours)} against {_accuracy(theirs)} {conditions}."
+    return f"{best} holds {_accuracy(ours)} {conditions}, {_gap(ours, theirs)} more than {rival} ({_accuracy(theirs)})."
 
 
-def _ranking(trial: Trial, eps: float) -> list[tuple[str, Mean]]:
-    means = [(name, mean) for name in trial.series if (mean := trial.mean(name, WORST, eps))]
+def _ranking(evaluation: Evaluation, eps: float) -> list[tuple[str, Mean]]:
+    means = [(name, mean) for name in evaluation.series if (mean := evaluation.mean(name, WORST, eps))]
     return sorted(means, key=lambda pair: pair[1].value, reverse=True)
 
 
-def _conditions(trial: Trial, eps: float) -> str:
-    names = [trial.title_of(name) for name in trial.attacks_at(eps)]
-    under = f"under {names[0]}" if len(names) == 1 else f"in the worst case over {formats.listing(names)}"
-    return f"{under} at {formats.norm(trial.norm)} eps {formats.budget(eps)}"
+def _conditions(evaluation: Evaluation, eps: float) -> str:
+    names = [evaluation.title_of(name) for name in evaluation.attacks_at(eps)]
+    under = f"under {names[0]}" if len(names) == 1 else f"in the worst case over {numbers.listing(names)}"
+    return f"{under} at {numbers.norm(evaluation.norm)} eps {numbers.budget(eps)}"
 
 
 def _accuracy(mean: Mean) -> str:
-    unresolved = f", {formats.count(mean.unresolved)} unresolved" if mean.unresolved else ""
+    unresolved = f", {numbers.count(mean.unresolved)} unresolved" if mean.unresolved else ""
     seeds = f" on average over {mean.seeds} seeds" if mean.seeds > 1 else ""
-    return f"{formats.accuracy(mean.value, mean.most)} % {formats.interval(mean.low, mean.high)}{seeds}{unresolved}"
+    return f"{numbers.accuracy(mean.value, mean.most)} % {numbers.interval(mean.low, mean.high)}{seeds}{unresolved}"
 
 
 def _gap(ours: Mean, theirs: Mean) -> str:
-    return formats.gap(ours.value - theirs.most, ours.most - theirs.value)
+    return numbers.gap(ours.value - theirs.most, ours.most - theirs.value)
 
 
-def _evidence(trial: Trial, gap: str, tested: Contrast | None) -> str:
+def _evidence(evaluation: Evaluation, gap: str, tested: Contrast | None) -> str:
     if tested is None:
         return "No paired test between the two was possible."
-    test = f"paired exact McNemar test on the same {formats.count(trial.examples)} examples, {_p(tested)}"
+    test = f"paired exact McNemar test on the same {numbers.count(evaluation.examples)} examples, {_p(tested)}"
     if tested.better:
         return f"The difference is statistically supported: {test}."
     return f"Their difference of {gap} is not statistically supported: {test}."
@@ -93,15 +96,15 @@ def _evidence(trial: Trial, gap: str, tested: Contrast | None) -> str:
 
 def _p(tested: Contrast) -> str:
     corrected = f"Holm-corrected over {tested.family} comparisons" if tested.family > 1 else "the only comparison"
-    value = formats.p_value(tested.p)
+    value = numbers.p_value(tested.p)
     joint = f"p {value}" if tested.pairs == 1 else f"largest p {value} of {tested.pairs} pairs of runs"
     return f"{joint} ({corrected})"
 
 
-def _others(trial: Trial, eps: float, best: str, rival: str, tests: Tests) -> list[Finding]:
+def _others(evaluation: Evaluation, eps: float, best: str, rival: str, tests: Tests) -> list[Statement]:
     """Whoever the headline leaves out: against the dense network, or the best where there is none; then who equals the best."""
-    reference = rival if _is_dense(trial, rival) else best
-    ranking = dict(_ranking(trial, eps))
+    reference = rival if _is_dense(evaluation, rival) else best
+    ranking = dict(_ranking(evaluation, eps))
     above, below, open_ = [], [], []
     for name, mean in ranking.items():
         if name in (best, rival):
@@ -111,134 +114,143 @@ def _others(trial: Trial, eps: float, best: str, rival: str, tests: Tests) -> li
             continue
         gap = _gap(mean, ranking[reference])
         if tested.better is None:
-            open_.append(f"{name} ({formats.accuracy(mean.value, mean.most)} %, p {formats.p_value(tested.p)})")
+            open_.append(f"{name} ({numbers.accuracy(mean.value, mean.most)} %, p {numbers.p_value(tested.p)})")
         else:
-            (above if tested.better == name else below).append(f"{name} ({gap}, p {formats.p_value(tested.p)})")
-    findings = []
+            (above if tested.better == name else below).append(f"{name} ({gap}, p {numbers.p_value(tested.p)})")
+    statements = []
     if above:
-        findings.append(Finding("supported", f"Better than {reference}: {formats.listing(above)}."))
+        statements.append(Statement("supported", f"Better than {reference}: {numbers.listing(above)}."))
     if below:
-        findings.append(Finding("supported", f"Worse than {reference}: {formats.listing(below)}."))
+        statements.append(Statement("supported", f"Worse than {reference}: {numbers.listing(below)}."))
     if open_:
-        findings.append(Finding("open", f"Not distinguishable from {reference} on these examples: {formats.listing(open_)}."))
+        statements.append(Statement("open", f"Not distinguishable from {reference} on these examples: {numbers.listing(open_)}."))
     if reference != best:
         equals = [
-            f"{name} (p {formats.p_value(tested.p)})"
+            f"{name} (p {numbers.p_value(tested.p)})"
             for name in ranking
             if name not in (best, rival) and (tested := contrast(tests.get(eps, ()), best, name)) and tested.better is None
         ]
         if equals:
-            findings.append(Finding("open", f"Not distinguishable from {best}: {formats.listing(equals)}."))
-    return findings
+            statements.append(Statement("open", f"Not distinguishable from {best}: {numbers.listing(equals)}."))
+    return statements
 
 
-def _clean(trial: Trial, best: str, rival: str, tests: Tests) -> list[Finding]:
-    ours, theirs = trial.mean(best, CLEAN), trial.mean(rival, CLEAN)
+def _clean(evaluation: Evaluation, best: str, rival: str, tests: Tests) -> list[Statement]:
+    ours, theirs = evaluation.mean(best, CLEAN), evaluation.mean(rival, CLEAN)
     tested = contrast(tests.get(0.0, ()), best, rival)
     if ours is None or theirs is None or tested is None:
         return []
     text = f"On clean examples {best} reaches {_accuracy(ours)} and {rival} {_accuracy(theirs)}"
     if tested.better is None:
-        return [Finding("open", f"{text}; the test cannot tell these apart: {_p(tested)}.")]
-    return [Finding("supported", f"{text}: {tested.better} is better by {_gap(ours, theirs)}, {_p(tested)}.")]
+        return [Statement("open", f"{text}; the test cannot tell these apart: {_p(tested)}.")]
+    return [Statement("supported", f"{text}: {tested.better} is better by {_gap(ours, theirs)}, {_p(tested)}.")]
 
 
-def _certified(trials: Sequence[Trial]) -> list[Finding]:
-    return [finding for trial in trials for finding in findings(find_brackets(trial), trial)]
+def _certified(evidence: Evidence) -> list[Statement]:
+    return [statement for section in certificates.find(evidence) for statement in certificates.statements(section)]
 
 
-def _size(trial: Trial, best: str) -> list[Finding]:
-    parameters = next(entry for entry in trial.entries if entry.series == best).run.record.parameters
+def _size(evaluation: Evaluation, best: str) -> list[Statement]:
+    parameters = next(entry for entry in evaluation.entries if entry.series == best).run.record.parameters
     if not parameters.removed:
         return []
-    share = formats.percent(parameters.inference / parameters.dense)
+    share = numbers.percent(parameters.inference / parameters.dense)
     return [
-        Finding(
+        Statement(
             "note",
-            f"{best} stores {formats.count(parameters.inference)} parameters, {share} % of the dense network's "
-            f"{formats.count(parameters.dense)}. As trained, with every factor, its compressed layers have "
-            f"{formats.percent(parameters.removed)} % fewer weights.",
+            f"{best} stores {numbers.count(parameters.inference)} parameters, {share} % of the dense network's "
+            f"{numbers.count(parameters.dense)}. As trained, with every factor, its compressed layers have "
+            f"{numbers.percent(parameters.removed)} % fewer weights.",
         )
     ]
 
 
-def _front(trial: Trial) -> list[Finding]:
-    said = statement(Fronts(trial), "parameters")
-    return [Finding("note", said)] if said else []
+def _front(evaluation: Evaluation) -> list[Statement]:
+    text = Fronts(evaluation).describe("parameters")
+    return [Statement("note", text)] if text else []
 
 
-def _conditioning(entries: Sequence[Entry]) -> list[Finding]:
-    known = [(entry, found) for entry in entries if (found := conditioning(entry))]
-    if not known:
-        return [Finding("note", "No spectra were recorded, so nothing is said about conditioning.")]
-    worst, theirs = max(known, key=lambda pair: pair[1].worst)
-    text = f"The largest condition number of a layer is {formats.quantity(theirs.worst)}: {theirs.worst_layer} of {worst.name}."
-    compressed = [(entry, found) for entry, found in known if found.factored_layers]
+def _conditioning(entries: Sequence[Entry]) -> list[Statement]:
+    measured = [(entry, layers) for entry in entries if (layers := conditioning(entry))]
+    if not measured:
+        return [Statement("note", "No spectra were recorded, so nothing is said about conditioning.")]
+    worst, theirs = max(measured, key=lambda pair: pair[1].worst)
+    text = f"The largest condition number of a layer is {numbers.quantity(theirs.worst)}: {theirs.worst_layer} of {worst.name}."
+    compressed = [(entry, layers) for entry, layers in measured if layers.factored_layers]
     if compressed:
         calm, ours = min(compressed, key=lambda pair: pair[1].factored_worst)
-        text += f" No compressed layer of {calm.name} exceeds {formats.quantity(ours.factored_worst)}."
-    return [Finding("note", text)]
+        text += f" No compressed layer of {calm.name} exceeds {numbers.quantity(ours.factored_worst)}."
+    return [Statement("note", text)]
 
 
-def _remarks(entries: Sequence[Entry], trials: Sequence[Trial]) -> tuple[Finding, ...]:
-    return (*_failures(trials), *_unresolved(trials), *_unfinished(entries), *_missing(entries, trials), *_one_seed(trials[0]))
+def _remarks(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> tuple[Statement, ...]:
+    return (
+        *_failures(evaluations),
+        *_unresolved(evaluations),
+        *_unfinished(entries),
+        *_missing(entries, evaluations),
+        *_one_seed(evaluations[0]),
+    )
 
 
-def _failures(trials: Sequence[Trial]) -> list[Finding]:
-    findings = []
-    for trial in trials:
-        statuses = {entry.name: {finding.status for finding in trial.results[entry.name].record.audit} for entry in trial.entries}
+def _failures(evaluations: Sequence[Evaluation]) -> list[Statement]:
+    statements = []
+    for evaluation in evaluations:
+        statuses = {
+            entry.name: {finding.status for finding in evaluation.results[entry.name].record.audit} for entry in evaluation.entries
+        }
         failed = [name for name, found in statuses.items() if "fail" in found]
         warned = [name for name, found in statuses.items() if "warn" in found and "fail" not in found]
         if failed:
-            text = f"The audit of {trial.title} failed for {_whom(trial, failed)}: do not quote these numbers."
-            findings.append(Finding("warning", text))
+            text = f"The audit of {evaluation.title} failed for {_whom(evaluation, failed)}: do not quote these numbers."
+            statements.append(Statement("warning", text))
         if warned:
-            text = f"The audit of {trial.title} has warnings for {_whom(trial, warned)}: read them below."
-            findings.append(Finding("warning", text))
-    return findings
+            text = f"The audit of {evaluation.title} has warnings for {_whom(evaluation, warned)}: read them below."
+            statements.append(Statement("warning", text))
+    return statements
 
 
-def _unresolved(trials: Sequence[Trial]) -> list[Finding]:
+def _unresolved(evaluations: Sequence[Evaluation]) -> list[Statement]:
     return [
-        Finding(
+        Statement(
             "warning",
-            f"The budget of {trial.title} ran out before {formats.count(trial.unresolved)} verdicts: these accuracies are ranges.",
+            f"The budget of {evaluation.title} ran out before {numbers.count(evaluation.unresolved)} verdicts: "
+            "these accuracies are ranges.",
         )
-        for trial in trials
-        if trial.unresolved
+        for evaluation in evaluations
+        if evaluation.unresolved
     ]
 
 
-def _whom(trial: Trial, names: list[str]) -> str:
-    return "every network" if len(names) == len(trial.entries) > 1 else formats.listing(names)
+def _whom(evaluation: Evaluation, names: list[str]) -> str:
+    return "every network" if len(names) == len(evaluation.entries) > 1 else numbers.listing(names)
 
 
-def _unfinished(entries: Sequence[Entry]) -> list[Finding]:
+def _unfinished(entries: Sequence[Entry]) -> list[Statement]:
     names = [entry.name for entry in entries if entry.run.record.status != "complete"]
-    return [Finding("warning", f"Training was not finished: {formats.listing(names)}.")] if names else []
+    return [Statement("warning", f"Training was not finished: {numbers.listing(names)}.")] if names else []
 
 
-def _missing(entries: Sequence[Entry], trials: Sequence[Trial]) -> list[Finding]:
-    attacked = {entry.name for trial in trials for entry in trial.entries}
+def _missing(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> list[Statement]:
+    attacked = {entry.name for evaluation in evaluations for entry in evaluation.entries}
     names = [entry.name for entry in entries if entry.name not in attacked]
-    findings = [Finding("warning", f"Not attacked: {formats.listing(names)}.")] if names else []
-    if len(trials) > 1:
-        others = formats.listing([trial.title for trial in trials[1:]])
-        text = f"This summary speaks of {trials[0].title} alone; further below: {others}."
-        findings.append(Finding("note", f"{text} Different suites or examples are never compared with each other."))
-    return findings
+    statements = [Statement("warning", f"Not attacked: {numbers.listing(names)}.")] if names else []
+    if len(evaluations) > 1:
+        others = numbers.listing([evaluation.title for evaluation in evaluations[1:]])
+        text = f"This summary speaks of {evaluations[0].title} alone; further below: {others}."
+        statements.append(Statement("note", f"{text} Different suites or examples are never compared with each other."))
+    return statements
 
 
-def _one_seed(trial: Trial) -> list[Finding]:
-    if len(trial.series) > 1 and len(trial.entries) == len(series_names(trial.entries)):
+def _one_seed(evaluation: Evaluation) -> list[Statement]:
+    if len(evaluation.series) > 1 and len(evaluation.entries) == len(series_names(evaluation.entries)):
         text = (
             "One training run a method: the tests speak of these networks on examples like these, "
             "not of how a method varies from seed to seed."
         )
-        return [Finding("note", text)]
+        return [Statement("note", text)]
     return []
 
 
-def _is_dense(trial: Trial, series: str) -> bool:
-    return any(entry.run.record.method == "dense" for entry in trial.entries if entry.series == series)
+def _is_dense(evaluation: Evaluation, series: str) -> bool:
+    return any(entry.run.record.method == "dense" for entry in evaluation.entries if entry.series == series)

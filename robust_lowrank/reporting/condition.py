@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.records import Run
-from robust_lowrank.reporting import conditioning_charts, layer_tables, operator_norms, page, spectra
+from robust_lowrank.records import Run, RunFiles
+from robust_lowrank.reporting.comparing.evidence import Evidence, gather
 from robust_lowrank.reporting.condition_summary import summarise
-from robust_lowrank.reporting.entries import arrange
-from robust_lowrank.reporting.frames import layers_frame
-from robust_lowrank.reporting.output import write_report
-from robust_lowrank.reporting.provenance import provenance
-
-_PREFIX = "condition-"
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.output.files import write_report
+from robust_lowrank.reporting.output.frames import layers_frame
+from robust_lowrank.reporting.output.provenance import provenance
+from robust_lowrank.reporting.sections.registry import CONDITION, find_sections
 
 
 def condition_report(runs: Sequence[Run], out: Path, *, title: str, command: str) -> Path:
@@ -30,36 +29,18 @@ def condition_report(runs: Sequence[Run], out: Path, *, title: str, command: str
     Raises:
         UserError: there are no runs, or none of them has recorded spectra.
     """
-    entries = tuple(entry for entry in arrange(runs) if len(entry.run.spectra))
-    if not entries:
-        raise UserError(f"{runs[0].path}/spectra.parquet is empty: its network shows no layers, or was not trained for an epoch")
-    layers = spectra.worst_layers(entries, limit=len(spectra.table(entries)))
-    figures = [
-        conditioning_charts.by_layer(entries, prefix=_PREFIX),
-        conditioning_charts.over_training(entries, layers, prefix=_PREFIX),
-        conditioning_charts.spectra_by_layer(entries, layers, prefix=_PREFIX),
-        conditioning_charts.ranks(entries, layers, prefix=_PREFIX),
-        conditioning_charts.product_over_training(entries, prefix=_PREFIX),
-        operator_norms.figure(entries, prefix=_PREFIX),
-    ]
-    drawings = page.draw(figures, entries)
-    context = {
-        "title": title,
-        "subtitle": f"Conditioning of {len(entries)} network" + ("s" if len(entries) > 1 else ""),
-        "summary": summarise(entries),
-        "totals": layer_tables.totals(entries),
-        "tables": [layer_tables.layers(entry) for entry in entries],
-        "notes": (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE),
-        "operators": operator_norms.tables(entries),
-        "operators_note": operator_norms.NOTE,
-        "provenance": provenance(entries, command),
-    }
+    evidence = Evidence(gather(runs).measured)
+    if not evidence.entries:
+        raise UserError(f"{RunFiles(runs[0].path).spectra} is empty: its network shows no layers, or was not trained for an epoch")
     return write_report(
         out,
         "condition",
-        entries=entries,
-        drawings=list(drawings.values()),
+        title=title,
+        subtitle=f"Conditioning of {numbers.times(len(evidence.entries), 'network')}",
+        summary=summarise(evidence.entries),
+        sections=find_sections(CONDITION, evidence),
+        provenance=provenance(evidence.entries, command),
+        methods=evidence.methods,
         table_name="condition",
-        table=layers_frame(entries),
-        context=context,
+        table=layers_frame(evidence.entries),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import write_text
-from robust_lowrank.reporting import page
+from robust_lowrank.reporting.output import page
 
 _NAMES = ("report", "condition")
 _TITLE = "# Published reports"  # as the template says it

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robust_lowrank.records import Certificate, CertificateRecord, CurvePoint
-from robust_lowrank.reporting import certificates
-from robust_lowrank.reporting.certificates import certified_accuracy, find_brackets
+from robust_lowrank.reporting.comparing.brackets import certified_accuracy, find_brackets
+from robust_lowrank.reporting.comparing.entries import arrange
+from robust_lowrank.reporting.comparing.evaluations import find_evaluations
+from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.comparison_summary import summarise
-from robust_lowrank.reporting.entries import arrange
-from robust_lowrank.reporting.frames import results_frame
-from robust_lowrank.reporting.trials import find_trials
+from robust_lowrank.reporting.output.frames import results_frame
+from robust_lowrank.reporting.sections import certificates
 
 CLEAN = np.arange(10) < 9  # the ninth example on are wrong; `make_result` labels all of them 1
 RADII = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.0, 0.0, 0.1, 0.1, 0.9])
@@ -51,13 +52,13 @@ def certificate(kind="lipschitz", table=None, weights="w") -> Certificate:
 
 
 @pytest.fixture
-def make_trial(make_run, make_result):
+def make_evaluation(make_run, make_result):
     def make(*certificates, norm="L2"):
         held = {("pgd", 0.1): CLEAN & (np.arange(10) < 8), ("pgd", 0.25): CLEAN & (np.arange(10) < 6)}
         made = make_result(CLEAN, held)
         made.record.norm = norm
         run = replace(make_run("A", results=[made]), certificates={c.record.name: c for c in certificates})
-        return find_trials(arrange([run]))[0]
+        return find_evaluations(arrange([run]))[0]
 
     return make
 
@@ -73,43 +74,44 @@ def test_an_example_without_a_sure_class_is_not_certified():
     assert certified_accuracy(frame(abstained=True), 0.0) == 0.0
 
 
-def test_the_bracket_has_both_bounds_at_every_radius(make_trial):
-    trial = make_trial(certificate())
-    (bracket,) = find_brackets(trial)
+def test_the_bracket_has_both_bounds_at_every_radius(make_evaluation):
+    evaluation = make_evaluation(certificate())
+    (bracket,) = find_brackets(evaluation)
     assert bracket.examples == 10 and bracket.bounds
     assert (bracket.curve["certified"] <= bracket.curve["attacked"]).all()
     at = bracket.curve.set_index("radius")
     assert at.loc[0.0, "attacked"] == 0.9 and at.loc[0.1, "attacked"] == 0.8 and at.loc[0.25, "attacked"] == 0.6
     assert at.loc[0.2, "certified"] == 0.2  # holds just beyond 0.2
-    assert certificates.statement([bracket], trial) == "True accuracy at L2 eps 0.25: A between 20.0 and 60.0 %."
-    figure = certificates.figure([bracket], trial)
+    section = certificates.find_certificates(evaluation)
+    assert section.statement == "True accuracy at L2 eps 0.25: A between 20.0 and 60.0 %."
+    (figure,) = section.figures
     assert "another classifier" not in figure.caption
     assert [mark["mark"]["type"] for mark in figure.page_specs()[0]["layer"]] == ["area", "line", "line"]
 
 
-def test_smoothing_bounds_another_classifier(make_trial):
-    trial = make_trial(certificate("smoothing"))
-    brackets = find_brackets(trial)
-    assert not brackets[0].bounds
-    assert certificates.statement(brackets, trial) == ""
-    figure = certificates.figure(brackets, trial)
+def test_smoothing_bounds_another_classifier(make_evaluation):
+    evaluation = make_evaluation(certificate("smoothing"))
+    section = certificates.find_certificates(evaluation)
+    assert not section.brackets[0].bounds
+    assert section.statement == ""
+    (figure,) = section.figures
     assert "no lower bound of the attacked network's accuracy" in figure.caption
     assert [mark["mark"]["type"] for mark in figure.page_specs()[0]["layer"]] == ["line", "line"]
 
 
-def test_only_what_was_certified_and_attacked_under_l2_is_drawn(make_trial):
-    assert find_brackets(make_trial()) == []
-    assert certificates.figure([], make_trial()) is None
-    assert find_brackets(make_trial(certificate(), norm="Linf")) == []
-    assert find_brackets(make_trial(certificate(table=frame().iloc[:4])))[0].examples == 4
-    both = make_trial(certificate(), certificate("smoothing"))
-    titles = [panel.title for panel in certificates.figure(find_brackets(both), both).panels]
+def test_only_what_was_certified_and_attacked_under_l2_is_drawn(make_evaluation):
+    assert find_brackets(make_evaluation()) == ()
+    assert certificates.find_certificates(make_evaluation()) is None
+    assert find_brackets(make_evaluation(certificate(), norm="Linf")) == ()
+    assert find_brackets(make_evaluation(certificate(table=frame().iloc[:4])))[0].examples == 4
+    both = make_evaluation(certificate(), certificate("smoothing"))
+    titles = [panel.title for panel in certificates.find_certificates(both).figures[0].panels]
     assert titles == ["A, certified", "A, smoothed network, σ = 0.25, 1,000 samples, α = 0.001"]
 
 
-def test_certificates_of_other_weights_or_examples_are_left_out(make_trial):
-    assert find_brackets(make_trial(certificate(table=frame(label=7)))) == []
-    assert find_brackets(make_trial(certificate(weights="other"))) == []
+def test_certificates_of_other_weights_or_examples_are_left_out(make_evaluation):
+    assert find_brackets(make_evaluation(certificate(table=frame(label=7)))) == ()
+    assert find_brackets(make_evaluation(certificate(weights="other"))) == ()
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 5)), min_size=1, max_size=8), st.floats(0, 5), st.floats(0, 5))
@@ -127,7 +129,7 @@ def test_certified_accuracy_falls_with_the_radius(examples, one, other):
 
 
 def _compared(make_run, make_result, radii):
-    """A trial of runs that differ in their radii alone, all right and all attacked in vain."""
+    """A evaluation of runs that differ in their radii alone, all right and all attacked in vain."""
     right = np.ones(40, dtype=bool)
     runs = []
     for name, radius in radii.items():
@@ -136,38 +138,39 @@ def _compared(make_run, make_result, radii):
         rows = {"example": np.arange(40), "label": 1, "prediction": 1, "margin": 1.0, "radius": radius, "abstained": False}
         run = make_run(name, method="dense" if name == "Dense" else "condlr", results=[made])
         runs.append(replace(run, certificates={"lipschitz": certificate(table=pd.DataFrame(rows))}))
-    return find_trials(arrange(runs))[0]
+    return find_evaluations(arrange(runs))[0]
 
 
 def test_who_has_most_proved_is_told_with_its_test(make_run, make_result):
     far, near = np.full(40, 0.5), np.r_[np.full(20, 0.5), np.full(20, 0.1)]
-    trial = _compared(make_run, make_result, {"Dense": near, "CondLR": far})
-    brackets = find_brackets(trial)
-    (finding,) = certificates.findings(brackets, trial)
-    assert finding.kind == "supported"
-    assert finding.text.startswith(
+    evaluation = _compared(make_run, make_result, {"Dense": near, "CondLR": far})
+    section = certificates.find_certificates(evaluation)
+    (statement,) = certificates.statements(section)
+    assert statement.kind == "supported"
+    assert statement.text.startswith(
         "Proved at L2 eps 0.25: CondLR is right on 100.0 % [91.2, 100.0] of 40 examples whatever the attack, Dense"
     )
-    assert "on 50.0 % [33.8, 66.2]" in finding.text and "p < 0.001" in finding.text
-    rows = {row[0].text: row for row in certificates.table(brackets, trial).rows}
+    assert "on 50.0 % [33.8, 66.2]" in statement.text and "p < 0.001" in statement.text
+    rows = {row[0].text: row for row in section.tables[0].rows}
     assert rows["Dense"][2].text == "50.0 to 100.0" and rows["CondLR"][2].text == "100.0 to 100.0"
     assert rows["Dense"][2].sub == "[33.8, 100.0]"
-    assert finding in summarise(trial.entries, [trial], {}).findings
+    assert statement in summarise(Evidence(evaluation.entries, (evaluation,))).statements
 
 
 def test_equal_radii_are_not_told_apart(make_run, make_result):
-    trial = _compared(make_run, make_result, {"Dense": np.full(40, 0.5), "CondLR": np.full(40, 0.4)})
-    (finding,) = certificates.findings(find_brackets(trial), trial)
-    assert finding.kind == "open" and "cannot tell these apart" in finding.text
+    evaluation = _compared(make_run, make_result, {"Dense": np.full(40, 0.5), "CondLR": np.full(40, 0.4)})
+    (statement,) = certificates.statements(certificates.find_certificates(evaluation))
+    assert statement.kind == "open" and "cannot tell these apart" in statement.text
 
 
-def test_one_network_alone_has_nothing_to_be_compared_with(make_trial):
-    trial = make_trial(certificate())
-    (finding,) = certificates.findings(find_brackets(trial), trial)
-    assert finding.text == "Proved at L2 eps 0.25: A is right on 20.0 % [2.5, 55.6] of 10 examples whatever the attack."
-    smoothed = make_trial(certificate("smoothing"))
-    assert certificates.findings(find_brackets(smoothed), smoothed) == []
-    assert certificates.table(find_brackets(smoothed), smoothed) is None
+def test_one_network_alone_has_nothing_to_be_compared_with(make_evaluation):
+    evaluation = make_evaluation(certificate())
+    (statement,) = certificates.statements(certificates.find_certificates(evaluation))
+    assert statement.text == "Proved at L2 eps 0.25: A is right on 20.0 % [2.5, 55.6] of 10 examples whatever the attack."
+    smoothed = make_evaluation(certificate("smoothing"))
+    section = certificates.find_certificates(smoothed)
+    assert certificates.statements(section) == []
+    assert section.tables == ()
 
 
 def test_the_table_of_results_holds_what_is_certified(make_run):
@@ -188,19 +191,19 @@ def test_where_nothing_is_proved_at_the_headline_a_smaller_eps_is_told(make_run,
         made.record.norm = "L2"
         rows = {"example": np.arange(40), "label": 1, "prediction": 1, "margin": 1.0, "radius": radius, "abstained": False}
         runs.append(replace(make_run(name, results=[made]), certificates={"lipschitz": certificate(table=pd.DataFrame(rows))}))
-    trial = find_trials(arrange(runs))[0]
-    (finding,) = certificates.findings(find_brackets(trial), trial)
-    assert finding.text.startswith("Proved at L2 eps 0.1:")
+    evaluation = find_evaluations(arrange(runs))[0]
+    (statement,) = certificates.statements(certificates.find_certificates(evaluation))
+    assert statement.text.startswith("Proved at L2 eps 0.1:")
     for run in runs:
         run.certificates["lipschitz"].table["radius"] = 0.01
-    (finding,) = certificates.findings(find_brackets(trial), trial)
-    assert finding.text == "Nothing is proved at L2 eps 0.1: the Lipschitz bounds are too large."
+    (statement,) = certificates.statements(certificates.find_certificates(evaluation))
+    assert statement.text == "Nothing is proved at L2 eps 0.1: the Lipschitz bounds are too large."
 
 
 def test_panels_of_different_counts_say_theirs(make_run, make_result):
-    trial = _compared(make_run, make_result, {"Dense": np.full(40, 0.5), "CondLR": np.full(40, 0.4)})
-    certified = trial.entries[0].run.certificates
+    evaluation = _compared(make_run, make_result, {"Dense": np.full(40, 0.5), "CondLR": np.full(40, 0.4)})
+    certified = evaluation.entries[0].run.certificates
     certified["lipschitz"] = certificate(table=certified["lipschitz"].table.iloc[:10])
-    figure = certificates.figure(find_brackets(trial), trial)
+    (figure,) = certificates.find_certificates(evaluation).figures
     assert {panel.title for panel in figure.panels} == {"Dense, n = 10", "CondLR, n = 40"}
     assert figure.caption.startswith("The examples that were certified and attacked.")

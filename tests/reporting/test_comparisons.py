@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from robust_lowrank.reporting.comparisons import compare, contrast, leaders
-from robust_lowrank.reporting.entries import arrange
-from robust_lowrank.reporting.trials import find_trials
+from robust_lowrank.reporting.comparing.comparisons import compare, contrast, leaders
+from robust_lowrank.reporting.comparing.entries import arrange
+from robust_lowrank.reporting.comparing.evaluations import find_evaluations
 from robust_lowrank.statistics import holm, mcnemar_exact, paired_difference
 
 CLEAN = np.ones(100, dtype=bool)
@@ -14,18 +14,18 @@ def held(count: int, first: int = 0) -> np.ndarray:
 
 
 @pytest.fixture
-def trial_of(make_run, make_result):
+def evaluation_of(make_run, make_result):
     def build(*verdicts):
         runs = [make_run(label, seed=seed, results=[make_result(CLEAN, {("fgsm", 0.1): right})]) for label, seed, right in verdicts]
-        (trial,) = find_trials(arrange(runs))
-        return trial
+        (evaluation,) = find_evaluations(arrange(runs))
+        return evaluation
 
     return build
 
 
-def test_tests_are_those_of_the_statistics(trial_of):
+def test_tests_are_those_of_the_statistics(evaluation_of):
     a, b, c = held(60), held(40, first=10), held(58)
-    tests = compare(trial_of(("a", 0, a), ("b", 0, b), ("c", 0, c)), 0.1)
+    tests = compare(evaluation_of(("a", 0, a), ("b", 0, b), ("c", 0, c)), 0.1)
     pairs = [(a, b), (a, c), (b, c)]
     raw = [mcnemar_exact(x, y) for x, y in pairs]
     assert [t.p for t in tests] == raw
@@ -35,26 +35,26 @@ def test_tests_are_those_of_the_statistics(trial_of):
     assert {t.family for t in tests} == {3}
 
 
-def test_better_needs_support(trial_of):
-    trial = trial_of(("a", 0, held(60)), ("b", 0, held(30)), ("c", 0, held(58)))
-    tests = compare(trial, 0.1)
+def test_better_needs_support(evaluation_of):
+    evaluation = evaluation_of(("a", 0, held(60)), ("b", 0, held(30)), ("c", 0, held(58)))
+    tests = compare(evaluation, 0.1)
     assert contrast(tests, "a", "b").better == "a"
     assert contrast(tests, "b", "a").better == "a"
     assert contrast(tests, "a", "c").better is None
-    assert leaders(trial, 0.1, tests) == {"a", "c"}
+    assert leaders(evaluation, 0.1, tests) == {"a", "c"}
 
 
-def test_nothing_stands_out_without_support(trial_of):
-    trial = trial_of(("a", 0, held(60)), ("b", 0, held(58)))
-    assert leaders(trial, 0.1, compare(trial, 0.1)) == set()
+def test_nothing_stands_out_without_support(evaluation_of):
+    evaluation = evaluation_of(("a", 0, held(60)), ("b", 0, held(58)))
+    assert leaders(evaluation, 0.1, compare(evaluation, 0.1)) == set()
 
 
-def test_a_method_is_better_only_if_every_seed_is(trial_of):
-    mixed = trial_of(("a", 0, held(60)), ("a", 1, held(31)), ("b", 0, held(30)), ("b", 1, held(30)))
+def test_a_method_is_better_only_if_every_seed_is(evaluation_of):
+    mixed = evaluation_of(("a", 0, held(60)), ("a", 1, held(31)), ("b", 0, held(30)), ("b", 1, held(30)))
     between = contrast(compare(mixed, 0.1), "a", "b")
     assert between.pairs == 2
     assert between.better is None
-    agreed = trial_of(("a", 0, held(60)), ("a", 1, held(55)), ("b", 0, held(30)))
+    agreed = evaluation_of(("a", 0, held(60)), ("a", 1, held(55)), ("b", 0, held(30)))
     between = contrast(compare(agreed, 0.1), "a", "b")
     assert between.pairs == 2
     assert between.better == "a"
@@ -64,14 +64,14 @@ def test_clean_accuracy_is_compared_at_eps_0(make_run, make_result):
     runs = [
         make_run(label, results=[make_result(right, {("fgsm", 0.1): right})]) for label, right in (("a", held(90)), ("b", held(50)))
     ]
-    (trial,) = find_trials(arrange(runs))
-    (test,) = compare(trial, 0)
+    (evaluation,) = find_evaluations(arrange(runs))
+    (test,) = compare(evaluation, 0)
     assert test.p == mcnemar_exact(held(90), held(50))
     assert test.better.name == "a"
 
 
-def test_one_network_has_nothing_to_be_compared_with(trial_of):
-    assert compare(trial_of(("a", 0, held(60))), 0.1) == ()
+def test_one_network_has_nothing_to_be_compared_with(evaluation_of):
+    assert compare(evaluation_of(("a", 0, held(60))), 0.1) == ()
 
 
 def test_unresolved_examples_never_make_a_difference(make_run, make_result):
@@ -80,8 +80,8 @@ def test_unresolved_examples_never_make_a_difference(make_run, make_result):
             make_run("a", results=[make_result(CLEAN, {("fgsm", 0.1): held(60)}, unresolved=unresolved)]),
             make_run("b", results=[make_result(CLEAN, {("fgsm", 0.1): held(40)})]),
         ]
-        (trial,) = find_trials(arrange(runs))
-        (test,) = compare(trial, 0.1)
+        (evaluation,) = find_evaluations(arrange(runs))
+        (test,) = compare(evaluation, 0.1)
         return test
 
     few, many = test_of(held(5, first=40)), test_of(held(20, first=40))
@@ -91,6 +91,6 @@ def test_unresolved_examples_never_make_a_difference(make_run, make_result):
     assert many.better is None and many.difference.value == 0
 
 
-def test_a_contrast_knows_how_often_two_networks_disagree(trial_of):
-    tests = compare(trial_of(("a", 0, held(60)), ("b", 0, held(40, first=30))), 0.1)
+def test_a_contrast_knows_how_often_two_networks_disagree(evaluation_of):
+    tests = compare(evaluation_of(("a", 0, held(60)), ("b", 0, held(40, first=30))), 0.1)
     assert contrast(tests, "a", "b").discordance == pytest.approx(0.4)

@@ -10,7 +10,8 @@ from torch import nn
 from robust_lowrank.conditioning import operators
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import Certificate, CertificateRecord, CurvePoint, LayerBound
-from robust_lowrank.reporting import condition_report, formats
+from robust_lowrank.reporting import condition_report
+from robust_lowrank.reporting.formats import numbers
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_operator_norms_stand_beside_the_matrices(convolutional, tmp_path):
     recorded = convolutional[0].operators.set_index("layer")
     text = (tmp_path / "condition.md").read_text(encoding="utf-8")
     block = text[text.index("Conv: layers as operators, largest bound with batch normalisation first.") :].split("\n\n")[1]
-    assert f"| {formats.quantity(recorded.loc['0', 'operator_bound'])} |" in block
+    assert f"| {numbers.quantity(recorded.loc['0', 'operator_bound'])} |" in block
     assert "Older: layers as operators" not in text
     assert "as an operator on 8 × 8 images 0 stretches by up to" in text
     assert "Layers as operators" in (tmp_path / "condition.html").read_text(encoding="utf-8")

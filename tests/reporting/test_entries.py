@@ -1,7 +1,7 @@
 import pytest
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.reporting.entries import arrange
+from robust_lowrank.reporting.comparing.entries import arrange
 
 
 def names(runs):

@@ -9,10 +9,11 @@ from safetensors.numpy import save_file
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import ResultFiles
 from robust_lowrank.reporting import comparison_report
-from robust_lowrank.reporting.entries import arrange
-from robust_lowrank.reporting.gallery import _LIMIT, _picture, find_gallery
-from robust_lowrank.reporting.inputs import read_images
-from robust_lowrank.reporting.trials import find_trials
+from robust_lowrank.reporting.comparing.entries import arrange
+from robust_lowrank.reporting.comparing.evaluations import find_evaluations
+from robust_lowrank.reporting.formats.inputs import read_images
+from robust_lowrank.reporting.formats.pictures import draw_picture
+from robust_lowrank.reporting.sections.gallery import LIMIT, find_gallery
 
 RIGHT = np.ones(20, dtype=bool)
 LOST = {"A": [3, 4, 5], "B": [3, 4], "C": [4]}
@@ -36,7 +37,7 @@ def make_runs(make_run, make_result, tmp_path):
             if clean:
                 save_file({"inputs": x, "examples": np.arange(20)}, ResultFiles(path).clean)
             moved = x[broken] + np.float32(0.1) * np.sign(RNG.random(x[broken].shape) - 0.5).astype(np.float32)
-            save_file({"fgsm/0.1/inputs": moved, "fgsm/0.1/examples": np.array(broken)}, path / "adversarial.safetensors")
+            save_file({"fgsm/0.1/inputs": moved, "fgsm/0.1/examples": np.array(broken)}, ResultFiles(path).adversarial)
             result = replace(make_result(RIGHT, {("fgsm", 0.1): held}), path=path)
             runs.append(make_run(name, results=[result], path=str(tmp_path / name), **changes))
         return runs
@@ -46,7 +47,7 @@ def make_runs(make_run, make_result, tmp_path):
 
 @pytest.fixture
 def make_gallery(make_runs):
-    return lambda *args, **changes: find_gallery(find_trials(arrange(make_runs(*args, **changes)))[0])
+    return lambda *args, **changes: find_gallery(find_evaluations(arrange(make_runs(*args, **changes)))[0])
 
 
 def test_what_most_lost_and_what_only_some_lost_is_shown(make_gallery):
@@ -58,34 +59,34 @@ def test_what_most_lost_and_what_only_some_lost_is_shown(make_gallery):
     assert [shot.series for shot in gallery.cards[0].shots] == ["A", "B"]
     assert gallery.cards[2].shots[0].taken_for == "nought"
     assert gallery.cards[0].shots[0].distance == "L∞ 0.1"
-    assert "5 times as strong" in gallery.caption or "4 times as strong" in gallery.caption
+    assert "5 times as strong" in gallery.statement or "4 times as strong" in gallery.statement
     assert all(picture.alt for picture in gallery.pictures)
     assert len(gallery.pictures) == 3 + 2 * 5
 
 
 def test_pictures_are_the_inputs_pixel_by_pixel():
     pixels = images(1)[0].astype(np.float64)
-    picture = _picture(pixels, "name", "alt")
+    picture = draw_picture(pixels, "name", "alt")
     image = np.asarray(Image.open(io.BytesIO(picture.png)))
     assert image.shape == (96, 96) == (picture.height, picture.width)
     assert (image == np.kron(np.rint(255 * pixels[0]), np.ones((12, 12)))).all()
-    colour = np.asarray(Image.open(io.BytesIO(_picture(images(1, (3, 32, 32))[0], "name", "alt").png)))
+    colour = np.asarray(Image.open(io.BytesIO(draw_picture(images(1, (3, 32, 32))[0], "name", "alt").png)))
     assert colour.shape == (96, 96, 3)
-    assert max(Image.open(io.BytesIO(_picture(images(1, (3, 300, 200))[0], "n", "a").png)).size) == 96
+    assert max(Image.open(io.BytesIO(draw_picture(images(1, (3, 300, 200))[0], "n", "a").png)).size) == 96
 
 
-def test_a_gallery_has_a_limited_size(make_runs, monkeypatch):
-    trial = find_trials(arrange(make_runs()))[0]
-    size = sum(len(picture.png) for picture in find_gallery(trial).pictures)
-    assert 0 < size < _LIMIT
-    monkeypatch.setattr("robust_lowrank.reporting.gallery._LIMIT", size // 2)
-    assert [card.title for card in find_gallery(trial).cards] == ["Example 4: 1"]
+def test_a_gallery_has_a_limited_size(make_runs):
+    evaluation = find_evaluations(arrange(make_runs()))[0]
+    size = sum(len(picture.png) for picture in find_gallery(evaluation).pictures)
+    assert 0 < size < LIMIT
+    smaller = find_gallery(evaluation, limit=size // 2)
+    assert [card.title for card in smaller.cards] == ["Example 4: 1"]
 
 
 def test_without_stored_inputs_there_is_no_gallery(make_runs, make_gallery, make_run, make_result):
     assert make_gallery(clean=False) is None
-    trial = find_trials(arrange([make_run("D", results=[make_result(RIGHT, {("fgsm", 0.1): ~RIGHT})])]))[0]
-    assert find_gallery(trial) is None
+    evaluation = find_evaluations(arrange([make_run("D", results=[make_result(RIGHT, {("fgsm", 0.1): ~RIGHT})])]))[0]
+    assert find_gallery(evaluation) is None
 
 
 def test_the_report_shows_the_gallery_and_writes_its_pictures(make_runs, tmp_path):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from robust_lowrank.reporting import join
-from robust_lowrank.reporting.entries import arrange
-from robust_lowrank.reporting.trials import find_trials
+from robust_lowrank.reporting.comparing.entries import arrange
+from robust_lowrank.reporting.comparing.evaluations import find_evaluations
+from robust_lowrank.reporting.sections import join
 
 RIGHT = np.ones(100, dtype=bool)
 CONDS = [1.5, 3.0, 40.0, 8.0, 100.0, 20.0]
@@ -14,7 +14,7 @@ HELD = [80, 70, 30, 60, 35, 50]
 
 
 @pytest.fixture
-def make_trials(make_run, make_result):
+def make_evaluations(make_run, make_result):
     def make(count=6, conds=CONDS, held=HELD, distances=False):
         runs = []
         for place in range(count):
@@ -25,17 +25,17 @@ def make_trials(make_run, make_result):
                 results.append(nearest)
             weights = {"one": np.diag([conds[place], 1.0]), "two": np.diag([2.0, 1.0])}
             runs.append(make_run(f"N{place}", results=results, weights=weights))
-        return find_trials(arrange(runs))
+        return find_evaluations(arrange(runs))
 
     return make
 
 
-def found(trials) -> join.Join:
-    return join.find_join(next(trial for trial in trials if trial.suite == "quick"), trials)
+def found(evaluations) -> join.Join:
+    return join.find_join(next(evaluation for evaluation in evaluations if evaluation.suite == "quick"), evaluations)
 
 
-def test_networks_are_joined_with_what_they_hold(make_trials):
-    joined = found(make_trials(distances=True))
+def test_networks_are_joined_with_what_they_hold(make_evaluations):
+    joined = found(make_evaluations(distances=True))
     assert joined.networks["worst"].tolist() == pytest.approx([max(2.0, cond) for cond in CONDS])
     assert joined.networks["product"].tolist() == pytest.approx([2 * cond for cond in CONDS])
     assert joined.networks["robust"].tolist() == [held / 100 for held in HELD]
@@ -43,53 +43,53 @@ def test_networks_are_joined_with_what_they_hold(make_trials):
     assert joined.networks["distance"].tolist() == pytest.approx([0.2 * (1 + held / 100) for held in HELD])
 
 
-def test_the_correlations_are_those_of_scipy_corrected_together(make_trials):
-    joined = found(make_trials(distances=True))
-    known = join.relations(joined)
+def test_the_correlations_are_those_of_scipy_corrected_together(make_evaluations):
+    joined = found(make_evaluations(distances=True))
+    known = joined.relations
     at = {(relation.layer, relation.quantity, relation.outcome): relation for relation in known}
     relation = at["one", "cond", "robust"]
-    assert relation.found.spearman.value == pytest.approx(spearmanr(CONDS, HELD).statistic)
-    assert relation.found.kendall.value == pytest.approx(kendalltau(CONDS, HELD).statistic)
-    assert relation.adjusted >= relation.found.p
+    assert relation.correlation.spearman.value == pytest.approx(spearmanr(CONDS, HELD).statistic)
+    assert relation.correlation.kendall.value == pytest.approx(kendalltau(CONDS, HELD).statistic)
+    assert relation.adjusted >= relation.correlation.p
     assert ("one", "cond", "distance") in at
     assert not any(relation.layer == "two" for relation in known)  # the same in every network
-    table = join.table(joined, known)
+    (table,) = joined.tables
     assert "not what causes what" in table.notes[0]
     assert table.rows[0][0].text == "all layers: worst" and table.rows[0][2].text.startswith("−0.9")
 
 
-def test_a_relation_is_put_into_words_and_a_missing_one_too(make_trials):
-    joined = found(make_trials())
-    said = join.statement(joined, join.relations(joined))
+def test_a_relation_is_put_into_words_and_a_missing_one_too(make_evaluations):
+    joined = found(make_evaluations())
+    said = joined.statement
     assert "Over 6 networks, robust accuracy tends to be lower where the largest condition number is higher" in said
-    mixed = found(make_trials(held=[50, 60, 55, 40, 52, 45]))
-    assert "no relation of robust accuracy and the largest condition number shows" in join.statement(mixed, join.relations(mixed))
-    level = found(make_trials(held=[50] * 6))
-    assert "nothing to correlate" in join.statement(level, join.relations(level))
+    mixed = found(make_evaluations(held=[50, 60, 55, 40, 52, 45]))
+    assert "no relation of robust accuracy and the largest condition number shows" in mixed.statement
+    level = found(make_evaluations(held=[50] * 6))
+    assert "nothing to correlate" in level.statement
 
 
-def test_too_few_networks_are_said_to_be_so(make_trials):
-    joined = found(make_trials(3))
-    assert join.relations(joined) == []
-    assert join.statement(joined, []) == "Too few networks for a correlation: n = 3, and it takes 5."
-    assert join.table(joined, []) is None
-    assert join.figure(joined) is not None
+def test_too_few_networks_are_said_to_be_so(make_evaluations):
+    joined = found(make_evaluations(3))
+    assert joined.relations == []
+    assert joined.statement == "Too few networks for a correlation: n = 3, and it takes 5."
+    assert joined.tables == ()
+    assert len(joined.figures) == 1
 
 
-def test_one_network_or_none_with_spectra_is_not_joined(make_trials, make_run, make_result):
-    assert found(make_trials(1)) is None
+def test_one_network_or_none_with_spectra_is_not_joined(make_evaluations, make_run, make_result):
+    assert found(make_evaluations(1)) is None
     bare = [make_run(name, results=[make_result(RIGHT, {("pgd", 0.1): RIGHT})]) for name in "ab"]
-    trials = find_trials(arrange(bare))
-    assert join.find_join(trials[0], trials) is None
+    evaluations = find_evaluations(arrange(bare))
+    assert join.find_join(evaluations[0], evaluations) is None
 
 
-def test_infinite_condition_numbers_take_part_in_ranks_and_not_in_the_figure(make_trials):
-    joined = found(make_trials(conds=[1.5, 3.0, 0.0, 8.0, 100.0, 20.0]))
+def test_infinite_condition_numbers_take_part_in_ranks_and_not_in_the_figure(make_evaluations):
+    joined = found(make_evaluations(conds=[1.5, 3.0, 0.0, 8.0, 100.0, 20.0]))
     assert joined.networks["worst"].tolist()[2] == math.inf
-    assert join.relations(joined)
-    spec = join.figure(joined).page_specs()[0]
+    assert joined.relations
+    spec = joined.figures[0].page_specs()[0]
     assert len(next(iter(spec["datasets"].values()))) == 5
 
 
-def test_without_an_attack_that_looks_for_the_nearest_there_is_no_distance(make_trials):
-    assert found(make_trials()).networks["distance"].isna().all()
+def test_without_an_attack_that_looks_for_the_nearest_there_is_no_distance(make_evaluations):
+    assert found(make_evaluations()).networks["distance"].isna().all()

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robust_lowrank.reporting import comparison_report, condition_report, latex
-from robust_lowrank.reporting.document import render
-from robust_lowrank.reporting.findings import Summary
-from robust_lowrank.reporting.provenance import Provenance
+from robust_lowrank.reporting import comparison_report, condition_report
+from robust_lowrank.reporting.formats.statements import Summary
+from robust_lowrank.reporting.output import latex
+from robust_lowrank.reporting.output.document import render
+from robust_lowrank.reporting.output.provenance import Provenance
 
 RIGHT = np.array([True] * 70 + [False] * 30)
 HOSTILE = [

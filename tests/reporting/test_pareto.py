@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robust_lowrank.records import Costs, Latency, Parameters
-from robust_lowrank.reporting import efficiency
-from robust_lowrank.reporting.entries import arrange
-from robust_lowrank.reporting.pareto import Fronts, pareto_front, statement
-from robust_lowrank.reporting.trials import find_trials
+from robust_lowrank.reporting.comparing.entries import arrange
+from robust_lowrank.reporting.comparing.evaluations import find_evaluations
+from robust_lowrank.reporting.comparing.pareto import Fronts, pareto_front
+from robust_lowrank.reporting.sections import efficiency
 
 RIGHT = np.array([True] * 90 + [False] * 10)
 POINTS = st.integers(1, 3).flatmap(lambda size: st.lists(st.tuples(*[st.integers(0, 4)] * size), min_size=1, max_size=12))
@@ -47,7 +47,7 @@ def costs(flops: int, milliseconds: float, machine: str = "m") -> Costs:
 
 
 @pytest.fixture
-def make_trial(make_run, make_result):
+def make_evaluation(make_run, make_result):
     def make(networks, **changes):
         runs = []
         for label, (held, inference, cost, clean) in networks.items():
@@ -61,53 +61,56 @@ def make_trial(make_run, make_result):
                     **changes,
                 )
             )
-        return find_trials(arrange(runs))[0]
+        return find_evaluations(arrange(runs))[0]
 
     return make
 
 
-def test_every_cost_has_its_own_front(make_trial):
-    trial = make_trial(
+def test_every_cost_has_its_own_front(make_evaluation):
+    evaluation = make_evaluation(
         {
             "Big": (60, 1000, costs(1000, 1.0), 95),
             "Small": (50, 100, costs(500, 2.0), 90),
             "Bad": (40, 500, costs(700, 3.0), 85),
         }
     )
-    fronts = Fronts(trial)
+    fronts = Fronts(evaluation)
     assert {objective.name: fronts.on(objective) for objective in fronts.points} == {
         "clean": ["Big"],
         "parameters": ["Big", "Small"],
         "flops": ["Big", "Small"],
         "latency": ["Big"],
     }
-    assert statement(fronts, "parameters") == (
+    assert fronts.describe("parameters") == (
         "On the front of robustness and size are Big and Small: no network here is both smaller and more robust than one of them."
     )
-    assert statement(fronts, "latency") == "No network here is faster or more robust than Big."
-    figure = efficiency.figure(fronts)
+    assert fronts.describe("latency") == "No network here is faster or more robust than Big."
+    section = efficiency.find_efficiency(evaluation)
+    (figure,), (table,) = section.figures, section.tables
     assert [panel.title.split(" ")[0] for panel in figure.panels] == ["Clean", "Parameters", "FLOPs", "Latency"]
-    rows = {row[0].text: [cell.text for cell in row[1:]] for row in efficiency.table(fronts).rows}
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
     assert rows["Small"] == ["50.0", "90.0", "100", "500", "2.00", "128", "", "✓", "✓", ""]
     assert rows["Bad"][-4:] == [""] * 4
 
 
-def test_runs_without_costs_have_the_fronts_that_are_known(make_trial):
-    fronts = Fronts(make_trial({"A": (60, 1000, None, 95), "B": (50, 100, None, 95)}))
+def test_runs_without_costs_have_the_fronts_that_are_known(make_evaluation):
+    section = efficiency.find_efficiency(make_evaluation({"A": (60, 1000, None, 95), "B": (50, 100, None, 95)}))
+    fronts = section.fronts
     assert [objective.name for objective in fronts.points] == ["clean", "parameters"]
-    assert statement(fronts, "flops") is None
-    assert len(efficiency.table(fronts).columns) == 4 + 2
+    assert fronts.describe("flops") is None
+    assert len(section.tables[0].columns) == 4 + 2
 
 
-def test_times_of_two_machines_are_not_compared(make_trial):
-    trial = make_trial({"A": (60, 1000, costs(1, 1.0), 95), "B": (50, 100, costs(2, 2.0, "other"), 95)})
-    fronts = Fronts(trial)
+def test_times_of_two_machines_are_not_compared(make_evaluation):
+    evaluation = make_evaluation({"A": (60, 1000, costs(1, 1.0), 95), "B": (50, 100, costs(2, 2.0, "other"), 95)})
+    fronts = Fronts(evaluation)
+    section = efficiency.find_efficiency(evaluation)
     assert "latency" not in [objective.name for objective in fronts.points]
-    assert "Times of different machines are not drawn" in efficiency.figure(fronts).caption
-    assert not any("Latency" in column.group for column in efficiency.table(fronts).columns)
+    assert "Times of different machines are not drawn" in section.figures[0].caption
+    assert not any("Latency" in column.group for column in section.tables[0].columns)
 
 
-def test_one_network_has_no_front(make_trial):
-    trial = make_trial({"A": (60, 1000, None, 95)})
-    assert Fronts(trial).points == {}
-    assert efficiency.figure(Fronts(trial)) is None
+def test_one_network_has_no_front(make_evaluation):
+    evaluation = make_evaluation({"A": (60, 1000, None, 95)})
+    assert Fronts(evaluation).points == {}
+    assert efficiency.find_efficiency(evaluation) is None

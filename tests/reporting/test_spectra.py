@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from robust_lowrank.reporting import spectra
-from robust_lowrank.reporting.entries import arrange
+from robust_lowrank.reporting.comparing import spectra
+from robust_lowrank.reporting.comparing.entries import arrange
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 
 from robust_lowrank.records import TRANSFER, Result
-from robust_lowrank.reporting import transfers
-from robust_lowrank.reporting.entries import arrange
-from robust_lowrank.reporting.trials import find_trials
+from robust_lowrank.reporting.comparing.entries import arrange
+from robust_lowrank.reporting.comparing.evaluations import find_evaluations
+from robust_lowrank.reporting.sections import transfers
 from robust_lowrank.statistics import wilson
 
 RIGHT = np.array([True] * 90 + [False] * 10)
@@ -20,7 +20,7 @@ def rows(target: str, fooled: dict[str, int], **changes) -> pd.DataFrame:
 
 
 @pytest.fixture
-def make_trial(make_run, make_result):
+def make_evaluation(make_run, make_result):
     def make(stored: dict[str, pd.DataFrame | None]):
         runs = []
         for name, transfer in stored.items():
@@ -28,19 +28,19 @@ def make_trial(make_run, make_result):
             made = make_result(RIGHT, held)
             made.record.hashes["weights"] = name
             runs.append(make_run(name, results=[Result(made.record, made.verdicts, transfer)], hashes={"weights": name}))
-        return find_trials(arrange(runs))[0]
+        return find_evaluations(arrange(runs))[0]
 
     return make
 
 
 @pytest.fixture
-def trial(make_trial):
+def evaluation(make_evaluation):
     fooled = {"A": {"B": 30, "C": 20}, "B": {"A": 10, "C": 10}, "C": {"A": 4, "B": 8}}
-    return make_trial({name: rows(name, fooled[name]) for name in NAMES})
+    return make_evaluation({name: rows(name, fooled[name]) for name in NAMES})
 
 
-def test_the_matrix_is_that_of_the_strongest_attack(trial):
-    found = transfers.find_transfers(trial)
+def test_the_matrix_is_that_of_the_strongest_attack(evaluation):
+    found = transfers.find_transfers(evaluation)
     assert (found.attack, found.eps) == ("pgd-20", 0.1)
     assert found.counts["B", "A"] == (40, 30) and found.counts["A", "C"] == (40, 4)
     assert found.accuracy("B", "A") == wilson(10, 40)
@@ -48,38 +48,38 @@ def test_the_matrix_is_that_of_the_strongest_attack(trial):
     assert len(found.others) == 6
 
 
-def test_a_sentence_reads_the_matrix(trial):
-    said = transfers.statement(transfers.find_transfers(trial))
+def test_a_sentence_reads_the_matrix(evaluation):
+    said = transfers.find_transfers(evaluation).statement
     mean = 100 * (1 - (30 + 20 + 10 + 10 + 4 + 8) / 240)
     assert f"stays right on {mean:.1f} % of what broke another one under PGD-20 at eps 0.1" in said
     assert "Inputs made on B transfer best (the others stay right on 52.5 %)" in said
     assert "C withstands the others' inputs best (85.0 %)" in said
 
 
-def test_figure_and_table_hold_every_pair(trial):
-    found = transfers.find_transfers(trial)
-    table = transfers.table(found)
+def test_figure_and_table_hold_every_pair(evaluation):
+    found = transfers.find_transfers(evaluation)
+    (table,) = found.tables
     assert [column.title for column in table.columns] == ["Made on", *NAMES]
     assert [cell.text for cell in table.rows[0]] == ["A", "0.0", "75.0", "90.0"]
     assert table.rows[0][2].sub.endswith(", 40")
-    spec = transfers.figure(found).page_specs()[0]
+    spec = found.figures[0].page_specs()[0]
     drawn = next(iter(spec["datasets"].values()))
     assert {(row["source"], row["target"]): row["value"] for row in drawn}["B", "A"] == 0.25
 
 
 @pytest.mark.parametrize("key", ["target_weights", "data", "attack_hash", "source_weights"])
-def test_stale_rows_are_left_out(make_trial, key):
-    assert transfers.find_transfers(make_trial({"A": rows("A", {"B": 3}), "B": None})) is not None
+def test_stale_rows_are_left_out(make_evaluation, key):
+    assert transfers.find_transfers(make_evaluation({"A": rows("A", {"B": 3}), "B": None})) is not None
     stale = rows("A", {"B": 3}).assign(**{key: "other"})
-    assert transfers.find_transfers(make_trial({"A": stale, "B": None})) is None
+    assert transfers.find_transfers(make_evaluation({"A": stale, "B": None})) is None
 
 
-def test_a_file_of_another_form_is_no_transfer(make_trial):
-    assert transfers.find_transfers(make_trial({"A": pd.DataFrame({"x": [1]}), "B": None})) is None
+def test_a_file_of_another_form_is_no_transfer(make_evaluation):
+    assert transfers.find_transfers(make_evaluation({"A": pd.DataFrame({"x": [1]}), "B": None})) is None
 
 
-def test_pairs_that_were_not_tried_are_blank(make_trial):
-    found = transfers.find_transfers(make_trial({"A": rows("A", {"B": 0}, tried=0), "B": None}))
+def test_pairs_that_were_not_tried_are_blank(make_evaluation):
+    found = transfers.find_transfers(make_evaluation({"A": rows("A", {"B": 0}, tried=0), "B": None}))
     assert found.accuracy("B", "A") is None
-    assert transfers.table(found).rows[1][1].text == "–"
-    assert "No input that broke a network here" in transfers.statement(found)
+    assert found.tables[0].rows[1][1].text == "–"
+    assert "No input that broke a network here" in found.statement

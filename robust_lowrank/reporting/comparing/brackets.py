@@ -1,0 +1,97 @@
+"""What is known of an accuracy at every L2 radius: a proved lower bound and an attack's upper bound."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from robust_lowrank.records import Certificate
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.comparing.evaluations import Evaluation
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """What is known of a run's accuracy at every L2 radius, on the examples that were both certified and attacked."""
+
+    entry: Entry
+    certificate: Certificate
+    frame: pd.DataFrame  # the certificate's rows of the common examples
+    curve: pd.DataFrame  # columns radius, certified, attacked (NaN beyond the largest eps); each holds up to the next radius
+
+    @property
+    def examples(self) -> int:
+        """How many examples were both certified and attacked."""
+        return len(self.frame)
+
+    @property
+    def bounds(self) -> bool:
+        """Whether the certificate is of the network itself; smoothing makes another classifier of it."""
+        return self.certificate.record.kind != "smoothing"
+
+    def held(self, eps: float) -> np.ndarray:
+        """Return by example whether it is proved at `eps`."""
+        return _held(self.frame, eps).to_numpy(dtype=bool)
+
+    def between(self, eps: float) -> tuple[float, float]:
+        """Return the shares that are proved and that attacks left at `eps`."""
+        return certified_accuracy(self.frame, eps), float(self.curve[self.curve["radius"] <= eps].iloc[-1]["attacked"])
+
+
+def certified_accuracy(frame: pd.DataFrame, radius: float) -> float:
+    """Return the share of examples that are right and stay so for every input nearer than `radius`.
+
+    Example:
+        >>> frame = pd.DataFrame({"label": [1, 1], "prediction": [1, 0], "radius": [0.3, 0.5], "abstained": False})
+        >>> certified_accuracy(frame, 0.2), certified_accuracy(frame, 0.4)
+        (0.5, 0.0)
+    """
+    return float(_held(frame, radius).mean())
+
+
+def find_brackets(evaluation: Evaluation) -> tuple[Bracket, ...]:
+    """Return certified and attacked accuracy for every run of an L2 evaluation that has certificates."""
+    if evaluation.norm != "L2":
+        return ()
+    certified = [(entry, certificate) for entry in evaluation.entries for certificate in entry.run.certificates.values()]
+    return tuple(bracket for pair in certified if (bracket := _bracket(evaluation, *pair)))
+
+
+def _bracket(evaluation: Evaluation, entry: Entry, certificate: Certificate) -> Bracket | None:
+    frame = _common(evaluation, entry, certificate)
+    if frame.empty:
+        return None
+    tried = {eps: held for eps in evaluation.eps if not (held := evaluation.held(entry, eps)).empty}
+    attacked = {0.0: evaluation.held(entry, 0.0)} | tried
+    upper = pd.Series({eps: float(held["most"].reindex(frame["example"]).mean()) for eps, held in attacked.items()}).sort_index()
+    right = frame[_right(frame)]
+    grid = np.unique(np.concatenate([[0.0], right["radius"].to_numpy(dtype=float), upper.index.to_numpy(dtype=float)]))
+    grid = grid[np.isfinite(grid)]
+    curve = pd.DataFrame(
+        {
+            "radius": grid,
+            "certified": [float((right["radius"] > radius).sum()) / len(frame) for radius in grid],
+            "attacked": [upper[upper.index <= radius].iloc[-1] for radius in grid],
+        }
+    )
+    return Bracket(entry, certificate, frame, curve)
+
+
+def _common(evaluation: Evaluation, entry: Entry, certificate: Certificate) -> pd.DataFrame:
+    """Return the certificate's rows of examples that were attacked; none if it is of other weights, or of other examples.
+
+    A certificate may be of fewer examples than the attack or of more, so that labels tell whether they are the same.
+    """
+    result, table = evaluation.results[entry.name], certificate.table
+    labels = result.verdicts.drop_duplicates("example").set_index("example")["label"]
+    frame = table[table["example"].isin(labels.index)]
+    same = (labels.reindex(frame["example"]).to_numpy() == frame["label"].to_numpy()).all()
+    return frame if same and certificate.record.hashes["weights"] == result.record.hashes["weights"] else frame.iloc[:0]
+
+
+def _held(frame: pd.DataFrame, radius: float) -> pd.Series:
+    return _right(frame) & (frame["radius"] >= radius)
+
+
+def _right(frame: pd.DataFrame) -> pd.Series:
+    return (frame["prediction"] == frame["label"]) & ~frame["abstained"].astype(bool)

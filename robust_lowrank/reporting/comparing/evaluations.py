@@ -1,0 +1,185 @@
+"""Evaluations that may be compared: the same suite on the same examples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+
+from robust_lowrank.records import AccuracyRecord, Result
+from robust_lowrank.reporting.comparing.entries import Entry, series_names
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.statistics import Interval, SeedSpread, over_seeds
+
+CLEAN = "clean"
+WORST = "worst"
+FEW_EXAMPLES = 100  # below it a 95 % interval can be wider than 19 points
+
+
+class Mean(NamedTuple):
+    """A series' accuracy: the mean over its seeds, and the span of their intervals."""
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+    most: float  # the mean if every unresolved example is robust; `value` without any
+    unresolved: int  # examples, over all seeds
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One suite on one set of examples, with every run that was put to it."""
+
+    slug: str  # for file names and anchors, unique in a report
+    suite: str
+    norm: str
+    results: dict[str, Result]  # by Entry.name
+    entries: tuple[Entry, ...]
+
+    @property
+    def title(self) -> str:
+        """The suite with its norm, such as `standard, L∞`."""
+        return f"{self.suite}, {numbers.norm(self.norm)}"
+
+    @property
+    def data(self) -> str:
+        """The name of the data set."""
+        return self.entries[0].run.record.data
+
+    @property
+    def series(self) -> list[str]:
+        """The series that took part, in the order of the report."""
+        return series_names(self.entries)
+
+    @property
+    def eps(self) -> list[float]:
+        """The budgets, ascending."""
+        return sorted({eps for result in self.results.values() for eps in result.record.eps})
+
+    @property
+    def attacks(self) -> list[str]:
+        """The attacks in the order in which they ran, without clean accuracy and worst case."""
+        ran = [a.attack for result in self.results.values() for a in result.record.accuracies]
+        return [attack for attack in dict.fromkeys(ran) if attack not in (CLEAN, WORST)]
+
+    @property
+    def coverage(self) -> str:
+        """The attacks in words, with the budgets of those that did not run at all, such as `FGSM and AutoAttack (eps 0.1 only)`."""
+        described = []
+        for attack in self.attacks:
+            ran = [numbers.budget(eps) for eps in self.eps if attack in self.attacks_at(eps)]
+            limited = f" (eps {numbers.listing(ran)} only)" if len(ran) < len(self.eps) else ""
+            described.append(self.title_of(attack) + limited)
+        return numbers.listing(described)
+
+    def title_of(self, attack: str) -> str:
+        """Return an attack's name as papers write it."""
+        titles = (result.record.title(attack) for result in self.results.values())
+        return next(filter(None, titles), None) or numbers.attack(attack)
+
+    def attacks_at(self, eps: float) -> list[str]:
+        """The attacks that ran at a budget."""
+        return [attack for attack in self.attacks if any(self.accuracy(entry, attack, eps) is not None for entry in self.entries)]
+
+    @property
+    def examples(self) -> int:
+        """The number of examples, the same for every run."""
+        return next(a.total for result in self.results.values() for a in result.record.accuracies)
+
+    @property
+    def interval(self) -> str:
+        """The kind of interval, such as `Wilson 95 %`."""
+        return next(iter(self.results.values())).record.interval
+
+    @property
+    def headline_eps(self) -> float:
+        """The budget that the summary speaks of: the middle one, chosen without looking at the results."""
+        return self.eps[len(self.eps) // 2]
+
+    @property
+    def unresolved(self) -> int:
+        """The number of verdicts that the budget did not suffice for."""
+        return sum(a.unresolved for result in self.results.values() for a in result.record.accuracies if a.attack == WORST)
+
+    def accuracy(self, entry: Entry, attack: str, eps: float = 0.0) -> AccuracyRecord | None:
+        """Return a recorded accuracy, or None where there is none; `eps` is of no account for clean accuracy."""
+        result = self.results.get(entry.name)
+        if result is None:
+            return None
+        for accuracy in result.record.accuracies:
+            if accuracy.attack == attack and (attack == CLEAN or accuracy.eps == eps):
+                return accuracy
+        return None
+
+    def mean(self, series: str, attack: str, eps: float = 0.0) -> Mean | None:
+        """Return a series' accuracy over its seeds, or None where nothing is recorded."""
+        accuracies = self._members(series, attack, eps)
+        if not accuracies:
+            return None
+        value, most = (sum(values) / len(accuracies) for values in ([a.value for a in accuracies], [a.most for a in accuracies]))
+        unresolved = sum(a.unresolved for a in accuracies)
+        return Mean(value, min(a.low for a in accuracies), max(a.high for a in accuracies), len(accuracies), most, unresolved)
+
+    def spread(self, series: str, attack: str, eps: float = 0.0) -> SeedSpread | None:
+        """Return how a series' accuracy varies over its seeds, or None where nothing is recorded.
+
+        With unresolved examples the mean is the least that it can be, and the interval reaches to that of the most.
+        """
+        accuracies = self._members(series, attack, eps)
+        if not accuracies:
+            return None
+        least, most = over_seeds([a.value for a in accuracies]), over_seeds([a.most for a in accuracies])
+        if least.interval is None or most.interval is None:
+            return least
+        return least._replace(interval=Interval(least.mean, least.interval.low, most.interval.high))
+
+    def held(self, entry: Entry, eps: float) -> pd.DataFrame:
+        """Return by example whether the run was right: under every attack at `eps`, or on the clean input at 0.
+
+        Columns as in `statistics.Bounds`: `least` counts unresolved examples as broken, `most` as robust.
+        """
+        verdicts = self.results[entry.name].verdicts
+        if eps == 0:
+            least = most = verdicts["clean_prediction"] == verdicts["label"]
+        else:
+            verdicts = verdicts[verdicts["eps"] == eps]
+            least, most = verdicts["verdict"] == "robust", verdicts["verdict"].isin(("robust", "unresolved"))
+        return pd.DataFrame({"least": least, "most": most}).groupby(verdicts["example"]).all()
+
+    def _members(self, series: str, attack: str, eps: float) -> list[AccuracyRecord]:
+        members = [self.accuracy(entry, attack, eps) for entry in self.entries if entry.series == series]
+        return [a for a in members if a is not None]
+
+
+def find_evaluations(entries: Sequence[Entry]) -> tuple[Evaluation, ...]:
+    """Gather what the runs were put to in common, the evaluation that says most first.
+
+    Only runs with the same data hash and the same suite hash share one. The order: most runs; those on too few examples to
+    tell much apart behind the others; a suite with AutoAttack; most examples.
+    """
+    gathered: dict[tuple[str, ...], dict[str, Result]] = {}
+    for entry in entries:
+        for result in entry.run.results.values():
+            record = result.record
+            key = (record.suite, record.norm, record.hashes["data"], record.hashes["attack"])
+            gathered.setdefault(key, {})[entry.name] = result
+    ranked = sorted(gathered.items(), key=lambda item: _rank(item[1]))
+    evaluations: list[Evaluation] = []
+    for (suite, norm, _, _), results in ranked:
+        slug = _slug(f"{suite}-{norm}")
+        namesakes = sum(evaluation.slug.startswith(slug) for evaluation in evaluations)
+        members = tuple(entry for entry in entries if entry.name in results)
+        evaluations.append(Evaluation(slug + (f"-{namesakes + 1}" if namesakes else ""), suite, norm, results, members))
+    return tuple(evaluations)
+
+
+def _rank(results: dict[str, Result]) -> tuple[int, bool, bool, int]:
+    first = next(iter(results.values())).record
+    with_autoattack = any(a.attack == "autoattack" for a in first.accuracies)
+    examples = first.accuracies[0].total
+    return -len(results), examples < FEW_EXAMPLES, not with_autoattack, -examples
+
+
+def _slug(name: str) -> str:
+    return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in name.lower()).split())

@@ -1,0 +1,21 @@
+"""One statement of a report, with the weight that it carries."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence in plain words; `kind` says whether a test supports it, leaves it open, or it is a remark or a warning."""
+
+    kind: Literal["supported", "open", "note", "warning"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What stands on top of a report: the main statement, how sure it is, and what else there is to know."""
+
+    headline: str
+    evidence: str
+    statements: tuple[Statement, ...]

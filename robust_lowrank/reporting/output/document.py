@@ -1,0 +1,51 @@
+"""A report as one JSON document: its statements, and the records of its tidy table."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+SCHEMA_VERSION = 1
+
+
+def render(kind: str, table: pd.DataFrame, context: Mapping[str, Any], files: Sequence[str]) -> str:
+    """Return the report `kind` ("report" or "condition") as JSON.
+
+    JSON has no infinities: they are the strings "Infinity" and "-Infinity", as JavaScript's `Number` reads them. What is
+    missing or not a number is null.
+
+    Example:
+        >>> from robust_lowrank.reporting.formats.statements import Summary
+        >>> from robust_lowrank.reporting.output.provenance import Provenance
+        >>> made = Provenance("rlr-eval report RUN", "2026-11-24T00:00:00+00:00", "robust-lowrank 0.1.0", "a laptop", (), ())
+        >>> context = {"title": "A", "subtitle": "", "summary": Summary("a is best.", "", ()), "provenance": made}
+        >>> json.loads(render("report", pd.DataFrame({"cond": [math.inf]}), context, []))["records"]
+        [{'cond': 'Infinity'}]
+    """
+    made, summary = context["provenance"], context["summary"]
+    findings = [asdict(statement) for statement in summary.statements]
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
+        "title": context["title"],
+        "subtitle": context["subtitle"],
+        "created": made.created,
+        "package": made.package,
+        "command": made.command,
+        "machines": made.machines,
+        "summary": {"headline": summary.headline, "evidence": summary.evidence, "findings": findings},
+        "files": list(files),
+        "records": [{key: _plain(value) for key, value in row.items()} for row in table.to_dict("records")],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -1,0 +1,81 @@
+"""The files of a report, written at once each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from robust_lowrank.records import replacing, write_frame, write_text
+from robust_lowrank.reporting.formats.statements import Summary
+from robust_lowrank.reporting.formats.style import looks
+from robust_lowrank.reporting.output import document, latex, page
+from robust_lowrank.reporting.output.page import Drawing
+from robust_lowrank.reporting.output.provenance import Provenance
+from robust_lowrank.reporting.sections.section import Section
+
+FORMATS = ("pdf", "svg", "png")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Files beside the page, one content in several formats, and what they hold."""
+
+    paths: tuple[str, ...]
+    holds: str
+
+
+def write_report(
+    out: Path,
+    name: str,
+    *,
+    title: str,
+    subtitle: str,
+    summary: Summary,
+    sections: Sequence[Section],
+    provenance: Provenance,
+    methods: Mapping[str, str],
+    table_name: str,
+    table: pd.DataFrame,
+) -> Path:
+    """Write a report in every format under `out`, the page last, and return the page's path.
+
+    The templates `name`.html and `name`.md show the `sections`; their tables make the LaTeX file, `table` is what the CSV, Parquet
+    and JSON files hold. `methods` are those of the series.
+    """
+    series = looks(methods)
+    drawn = sorted(sections, key=lambda section: not section.leading)
+    drawings = page.draw([figure for section in drawn for figure in section.figures], series)
+    files = _files(name, table_name, list(drawings.values()))
+    context = {"title": title, "subtitle": subtitle, "summary": summary, "provenance": provenance}
+    for figure, drawing in drawings.items():
+        for suffix, content in (("svg", drawing.paper.svg.encode()), ("pdf", drawing.paper.pdf), ("png", drawing.paper.png)):
+            _write_figure(out, f"{figure}.{suffix}", content)
+    for picture in (picture for section in sections for picture in section.pictures):
+        _write_figure(out, f"{picture.name}.png", picture.png)
+    with replacing(out / f"{table_name}.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    write_frame(out / f"{table_name}.parquet", table)
+    write_text(out / f"{name}.json", document.render(name, table, context, [path for file in files for path in file.paths]))
+    tables = [one for section in sections for one in section.tables]
+    write_text(out / f"{name}.tex", latex.render(title, provenance, [*tables, *provenance.tables]))
+    shown = context | {"sections": sections, "drawings": drawings}
+    write_text(out / f"{name}.md", page.markdown(f"{name}.md", **shown))
+    write_text(out / f"{name}.html", page.html(f"{name}.html", series, files=files, **shown))
+    return out / f"{name}.html"
+
+
+def _write_figure(out: Path, name: str, content: bytes) -> None:
+    with replacing(out / "figures" / name) as temporary:
+        temporary.write_bytes(content)
+
+
+def _files(name: str, table_name: str, drawings: Sequence[Drawing]) -> list[Beside]:
+    return [
+        Beside((f"{name}.md",), "this page as Markdown"),
+        Beside((f"{name}.tex",), "its tables for LaTeX (booktabs)"),
+        Beside((f"{table_name}.csv",), "every number in full precision, a row an observation"),
+        Beside((f"{table_name}.parquet",), "the same with its types"),
+        Beside((f"{name}.json",), "the same with the statements on top of this page"),
+        *(Beside(tuple(f"figures/{d.figure.name}.{suffix}" for suffix in FORMATS), d.figure.title) for d in drawings),
+    ]

@@ -1,0 +1,111 @@
+"""The tidy tables behind the reports: full precision, one observation a row."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from robust_lowrank.records import AccuracyRecord, CertificateRecord, CurvePoint, ResultRecord
+from robust_lowrank.reporting.comparing import operators, spectra
+from robust_lowrank.reporting.comparing.entries import Entry
+
+
+def results_frame(entries: Sequence[Entry]) -> pd.DataFrame:
+    """Return every recorded accuracy: a row a run, suite, attack and eps; a run without any has one row without them.
+
+    What is certified has the suite "certify" and the certificate's name as its attack: the accuracy is proved, from below.
+    """
+    rows = []
+    for entry in entries:
+        common = _common(entry)
+        measured = [
+            {**common, **_measured(result.record, accuracy)}
+            for result in entry.run.results.values()
+            for accuracy in result.record.accuracies
+        ]
+        certified = [
+            {**common, **_certified(certificate.record, point)}
+            for certificate in entry.run.certificates.values()
+            for point in certificate.record.curve
+        ]
+        rows += measured + certified or [common]
+    columns = [*_common(entries[0]), *_MEASURED, "data_hash", "attack_hash"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_FRACTIONS, "float64"))
+
+
+def layers_frame(entries: Sequence[Entry]) -> pd.DataFrame:
+    """Return the recorded spectra of all epochs: a row a run, epoch and layer; singular values separated by spaces.
+
+    Rows of the last epoch have the layers' norms as operators too, where these are recorded.
+    """
+    history = spectra.history(entries)
+    norms = operators.norms(entries)[["run", "layer", *operators.MEASURED]]
+    frame = history.merge(norms, how="left", on=["run", "layer"]).astype(dict.fromkeys(operators.MEASURED, "float64"))
+    earlier = frame["epoch"] < frame.groupby("run")["epoch"].transform("max")
+    frame.loc[earlier, list(operators.MEASURED)] = math.nan
+    joined = [" ".join(repr(float(value)) for value in sigma) for sigma in frame["singular_values"].tolist()]
+    first = ["run", "series"]
+    return frame.assign(singular_values=joined)[first + [c for c in frame.columns if c not in first]]
+
+
+# What a run may lack keeps its type.
+_COUNTS = ("correct", "total", "unresolved", "suite_seed")
+_MEASURED = ("suite", "norm", "attack", "eps", *_COUNTS[:3], "accuracy", "low", "high", "interval", *_COUNTS[3:])
+_CONDITION = ("condition_worst", "condition_product", "condition_worst_compressed", "condition_product_compressed")
+_FRACTIONS = ("test_accuracy", *_CONDITION, "eps", "accuracy", "low", "high")
+
+
+def _measured(record: ResultRecord, accuracy: AccuracyRecord) -> dict[str, object]:
+    counted = accuracy.model_dump(include={"attack", "eps", "correct", "total", "unresolved", "low", "high"})
+    return counted | {
+        "suite": record.suite,
+        "norm": record.norm,
+        "accuracy": accuracy.value,
+        "interval": record.interval,
+        "suite_seed": record.seed,
+        "data_hash": record.hashes["data"],
+        "attack_hash": record.hashes["attack"],
+    }
+
+
+def _certified(record: CertificateRecord, point: CurvePoint) -> dict[str, object]:
+    return {
+        "suite": "certify",
+        "norm": record.norm,
+        "attack": record.name,
+        "eps": point.radius,
+        "correct": point.certified,
+        "total": point.total,
+        "unresolved": 0,
+        "accuracy": point.value,
+        "low": point.low,
+        "high": point.high,
+        "interval": record.interval,
+        "suite_seed": record.parameters.get("seed"),
+        "data_hash": record.hashes["data"],
+    }
+
+
+def _common(entry: Entry) -> dict[str, object]:
+    record = entry.run.record
+    layers = spectra.conditioning(entry)
+    conditions = (layers.worst, layers.product, layers.factored_worst, layers.factored_product) if layers else (None,) * 4
+    return {
+        "run": entry.name,
+        "series": entry.series,
+        "label": record.label,
+        "method": record.method,
+        "model": record.model,
+        "data": record.data,
+        "seed": record.seed,
+        "status": record.status,
+        "test_accuracy": record.test_accuracy,
+        "parameters_total": record.parameters.total,
+        "parameters_dense": record.parameters.dense,
+        "parameters_inference": record.parameters.inference,
+        "removed": record.parameters.removed,
+        "rank_fraction": record.parameters.rank_fraction,
+        **dict(zip(_CONDITION, conditions, strict=True)),
+        "weights_hash": record.hashes.get("weights"),
+    }

@@ -1,0 +1,82 @@
+"""Rendering: figures and templates to HTML and Markdown, everything escaped, nothing fetched from a network."""
+
+import base64
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from robust_lowrank.reporting.formats.figures import Figure, Paper, javascript
+from robust_lowrank.reporting.formats.style import Look, Theme, vega_config, vega_range
+
+_LOADER = PackageLoader("robust_lowrank.reporting")
+_LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")
+_MARKDOWN_SPECIALS = re.compile(r"([\\`*_\[\]|~$#])")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its files' contents."""
+
+    figure: Figure
+    paper: Paper
+
+    @property
+    def data_uri(self) -> str:
+        """The SVG as an image address that needs no file."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self.paper.svg.encode()).decode()
+
+
+def draw(figures: Sequence[Figure], series: Sequence[Look]) -> dict[str, Drawing]:
+    """Draw figures; by name."""
+    return {figure.name: Drawing(figure, figure.paper(series)) for figure in figures}
+
+
+def html(template: str, series: Sequence[Look], **context: Any) -> str:
+    """Render an HTML page with the interactive forms of `drawings` inside."""
+    environment = Environment(loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    themes: tuple[Theme, ...] = ("light", "dark")
+    drawings: Collection[Drawing] = context["drawings"].values()
+    charts = {
+        "configs": {theme: vega_config(theme) for theme in themes},
+        "ranges": {d.figure.name: {theme: vega_range(theme, d.figure.drawn(series)) for theme in themes} for d in drawings},
+        "specs": {d.figure.name: d.figure.page_specs() for d in drawings},
+    }
+    return environment.get_template(template).render(
+        looks=series,
+        look={look.series: i for i, look in enumerate(series)},
+        charts=charts,
+        vega=Markup(javascript()),
+        **context,
+    )
+
+
+def markdown(template: str, **context: Any) -> str:
+    """Render a Markdown file; every value is escaped unless a template marks it as safe."""
+    environment = Environment(
+        loader=_LOADER,
+        autoescape=False,
+        finalize=_escape_markdown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["fenced"] = _fenced
+    return environment.get_template(template).render(**context)
+
+
+def _escape_markdown(value: Any) -> Any:
+    if isinstance(value, Markup):
+        return value
+    text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _LINE_BREAKS.sub(" ", _MARKDOWN_SPECIALS.sub(r"\\\1", text))
+
+
+def _fenced(text: str) -> Markup:
+    longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markup(f"{fence}\n{text}\n{fence}")

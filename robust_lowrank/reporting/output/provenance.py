@@ -1,0 +1,139 @@
+"""How a report can be made again: command, configurations, versions, hashes, machines."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from robust_lowrank.records import now
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.tables import Cell, Table, numeric, words
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text to show as it is, such as a configuration."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Everything a reader needs to repeat the work."""
+
+    command: str
+    created: str
+    package: str
+    machines: str
+    tables: tuple[Table, ...]
+    documents: tuple[Document, ...]
+
+
+def provenance(entries: Sequence[Entry], command: str) -> Provenance:
+    """Gather what the records say about how the runs and their evaluations came about."""
+    machines = dict.fromkeys(
+        machine
+        for entry in entries
+        for machine in (entry.run.record.machine, *(result.record.machine for result in entry.run.results.values()))
+    )
+    suites = dict.fromkeys(
+        Document(f"Suite {result.record.suite}, {numbers.norm(result.record.norm)}", _json(result.record.definition))
+        for entry in entries
+        for result in entry.run.results.values()
+    )
+    return Provenance(
+        command=command,
+        created=now(),
+        package=f"robust-lowrank {version('robust-lowrank')}",
+        machines="; ".join(machines),
+        tables=(_runs(entries), *_evaluations(entries), _versions(entries)),
+        documents=(
+            *suites,
+            *(Document(f"Configuration of {entry.name}", _configuration(entry)) for entry in entries),
+        ),
+    )
+
+
+def _configuration(entry: Entry) -> str:
+    record = entry.run.record
+    kept = {"kept_dense": record.kept_dense} if record.kept_dense else {}
+    return _json({"command": record.command, "config": record.config, **kept})
+
+
+def _runs(entries: Sequence[Entry]) -> Table:
+    return Table(
+        name="runs",
+        caption="The runs and the sha256 of what went into them.",
+        columns=(
+            *words("Run", "Model", "Data"),
+            *numeric("Seed", "Epochs", "Training, s"),
+            *words("Weights", "Training set", "Test set", "Evaluated examples", group="sha256"),
+        ),
+        rows=tuple(_run_row(entry) for entry in entries),
+    )
+
+
+def _run_row(entry: Entry) -> tuple[Cell, ...]:
+    record = entry.run.record
+    evaluated = dict.fromkeys(_short(result.record.hashes["data"]) for result in entry.run.results.values())
+    return (
+        Cell(entry.name, series=entry.series),
+        Cell(record.model),
+        Cell(record.data),
+        Cell(str(record.seed), value=record.seed),
+        Cell(str(record.epochs_done), value=record.epochs_done),
+        Cell(f"{record.seconds:.1f}", value=record.seconds),
+        *(Cell(_short(record.hashes.get(key, ""))) for key in ("weights", "train", "test")),
+        Cell(", ".join(evaluated) or "–"),
+    )
+
+
+def _evaluations(entries: Sequence[Entry]) -> tuple[Table, ...]:
+    rows = tuple(
+        (
+            Cell(entry.name, series=entry.series),
+            Cell(f"{record.suite}, {numbers.norm(record.norm)}"),
+            Cell(str(record.seed)),
+            Cell(record.created),
+            Cell(f"{record.seconds:.1f}"),
+            *(Cell(_short(record.hashes.get(key, ""))) for key in ("attack", "weights", "data")),
+            Cell("yes" if record.hashes.get("weights") == entry.run.record.hashes.get("weights") else "no: attack again"),
+        )
+        for entry in entries
+        for record in (result.record for result in entry.run.results.values())
+    )
+    if not rows:
+        return ()
+    columns = (
+        *words("Run", "Suite"),
+        *numeric("Seed"),
+        *words("Date"),
+        *numeric("Evaluation, s"),
+        *words("Attack", "Weights", "Examples", group="sha256"),
+        *words("Of these weights"),
+    )
+    return (Table("evaluations", "The evaluations and the sha256 of what went into them.", columns, rows),)
+
+
+def _versions(entries: Sequence[Entry]) -> Table:
+    found: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        for versions in (entry.run.record.versions, *(r.record.versions for r in entry.run.results.values())):
+            for name, number in versions.items():
+                found.setdefault(name, {})[number] = None
+    return Table(
+        name="versions",
+        caption="Versions that trained and evaluated.",
+        columns=words("Package", "Version"),
+        rows=tuple((Cell(name), Cell(", ".join(numbers))) for name, numbers in found.items()),
+    )
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12] or "–"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)

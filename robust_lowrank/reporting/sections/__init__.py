@@ -1,0 +1,1 @@
+"""The sections of the reports, one file each; `registry` has their order."""

@@ -1,0 +1,169 @@
+"""One evaluation of several networks: who held how much under which attack, what the tests say, what the audit found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from robust_lowrank.records import AuditFinding
+from robust_lowrank.reporting.comparing.comparisons import Comparison, Tests
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.comparing.evaluations import Evaluation
+from robust_lowrank.reporting.comparing.evidence import Evidence
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.figures import Figure
+from robust_lowrank.reporting.formats.tables import Cell, Column, Table, accuracy_cell, count_cell, numeric, words
+from robust_lowrank.reporting.sections import accuracy
+from robust_lowrank.reporting.sections.overview import heading_cell, overview_table
+from robust_lowrank.reporting.sections.section import EvaluationSection
+
+_MARKS = {"pass": "✓", "warn": "!", "fail": "✕"}
+_OPEN = (
+    "Unresolved examples count against each difference: the smallest that they allow is stated and tested; the interval covers all."
+)
+
+
+@dataclass(frozen=True)
+class ComparisonSection(EvaluationSection):
+    """The networks of one evaluation side by side, with those on the same data that did not take part."""
+
+    slug: str
+    entries: Sequence[Entry]
+    paired: Tests
+    heading = "Comparison"
+    template = "comparison"
+    leading = True
+
+    @cached_property
+    def figures(self) -> tuple[Figure, ...]:
+        """Accuracy against the budget, and under each attack."""
+        return tuple(figure for figure in (accuracy.robustness(self.evaluation), accuracy.attacks(self.evaluation)) if figure)
+
+    @cached_property
+    def overview(self) -> Table:
+        """Size, accuracies and conditioning."""
+        return overview_table(self.entries, self.evaluation, self.paired)
+
+    @cached_property
+    def by_attack(self) -> Table:
+        """Accuracy under each attack."""
+        return _by_attack(self.evaluation)
+
+    @cached_property
+    def tests(self) -> list[Table]:
+        """The paired tests at each budget that has any."""
+        return [_paired_tests(self.evaluation, eps, comparisons) for eps, comparisons in self.paired.items() if comparisons]
+
+    @cached_property
+    def audit(self) -> Table:
+        """Every check of every evaluation."""
+        return _audit(self.evaluation)
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """All of them."""
+        return (self.overview, self.by_attack, *self.tests, self.audit)
+
+    @cached_property
+    def remarks(self) -> list[tuple[AuditFinding, str]]:
+        """The warnings and failures of the audit, each once with the runs that it concerns, failures first."""
+        remarks: dict[str, tuple[AuditFinding, list[str]]] = {}
+        for entry in self.evaluation.entries:
+            for finding in self.evaluation.results[entry.name].record.audit:
+                if finding.status != "pass":
+                    remarks.setdefault(finding.model_dump_json(), (finding, []))[1].append(entry.name)
+        total = len(self.evaluation.entries)
+        named = [
+            (finding, "every network" if len(names) == total > 1 else numbers.listing(names)) for finding, names in remarks.values()
+        ]
+        return sorted(named, key=lambda remark: remark[0].status != "fail")
+
+
+def find(evidence: Evidence) -> list[ComparisonSection]:
+    """Return every evaluation."""
+    return [
+        ComparisonSection(evaluation, f"section-{place}", _listed(evidence, evaluation), evidence.tests(evaluation))
+        for place, evaluation in enumerate(evidence.evaluations, start=1)
+    ]
+
+
+def _listed(evidence: Evidence, evaluation: Evaluation) -> list[Entry]:
+    attacked = [entry.name for entry in evaluation.entries]
+    return [entry for entry in evidence.entries if entry.name in attacked or entry.run.record.data == evaluation.data]
+
+
+def _by_attack(evaluation: Evaluation) -> Table:
+    """Accuracy under each attack at each eps, a row a run."""
+    columns = [Column("Method", numeric=False)]
+    measured = [(attack, eps) for attack in evaluation.attacks for eps in evaluation.eps if attack in evaluation.attacks_at(eps)]
+    columns += [Column(numbers.budget(eps), f"{evaluation.title_of(attack)}, %, at eps") for attack, eps in measured]
+    return Table(
+        name=f"attacks-{evaluation.slug}",
+        caption=f"Accuracy under each attack of {evaluation.title}, n = {numbers.count(evaluation.examples)}, "
+        f"{evaluation.interval} below.",
+        columns=tuple(columns),
+        rows=tuple(
+            (heading_cell(entry), *(accuracy_cell(evaluation.accuracy(entry, attack, eps)) for attack, eps in measured))
+            for entry in evaluation.entries
+        ),
+    )
+
+
+def _paired_tests(evaluation: Evaluation, eps: float, comparisons: Sequence[Comparison]) -> Table:
+    """Every paired test at one budget, most certain first."""
+    what = f"{numbers.norm(evaluation.norm)} eps {numbers.budget(eps)}, worst case over the attacks" if eps else "clean accuracy"
+    return Table(
+        name=f"tests-{evaluation.slug}-{eps:g}",
+        caption=f"Paired tests at {what}: exact McNemar, n = {numbers.count(evaluation.examples)}, "
+        f"Holm-corrected over {numbers.times(len(comparisons), 'comparison')}; "
+        "95 % intervals (paired bootstrap) below the differences.",
+        columns=(
+            *words("Compared"),
+            *numeric("Difference, points", "Only the first right", "Only the second right", "p", "p, corrected"),
+            *words("Verdict"),
+        ),
+        rows=tuple(_test_row(c) for c in sorted(comparisons, key=lambda c: c.adjusted)),
+        notes=(_OPEN,) if eps and evaluation.unresolved else (),
+    )
+
+
+def _audit(evaluation: Evaluation) -> Table:
+    """Every check of every evaluation: a row a check, a column a run."""
+    findings = {
+        entry.name: {finding.check: finding for finding in evaluation.results[entry.name].record.audit}
+        for entry in evaluation.entries
+    }
+    checks = list(dict.fromkeys(check for named in findings.values() for check in named))
+    return Table(
+        name=f"audit-{evaluation.slug}",
+        caption=f"Audit of the evaluation with {evaluation.title}: ✓ pass, ! warning, ✕ failure.",
+        columns=(
+            Column("Check", numeric=False),
+            *(Column(entry.name, numeric=False, series=entry.series) for entry in evaluation.entries),
+        ),
+        rows=tuple(
+            (Cell(check), *(_audit_cell(findings[entry.name].get(check)) for entry in evaluation.entries)) for check in checks
+        ),
+    )
+
+
+def _test_row(comparison: Comparison) -> tuple[Cell, ...]:
+    better, difference = comparison.better, comparison.difference
+    return (
+        Cell(f"{comparison.first.name} – {comparison.second.name}", concerns=(comparison.first.series, comparison.second.series)),
+        Cell(
+            numbers.signed(difference.value),
+            f"[{numbers.signed(difference.low)}, {numbers.signed(difference.high)}]",
+            value=difference.value,
+        ),
+        count_cell(comparison.only_first),
+        count_cell(comparison.only_second),
+        Cell(numbers.p_value(comparison.p).removeprefix("= "), value=comparison.p),
+        Cell(numbers.p_value(comparison.adjusted).removeprefix("= "), value=comparison.adjusted),
+        Cell(f"{better.name} is better" if better else "not distinguishable", leads=better is not None),
+    )
+
+
+def _audit_cell(finding: AuditFinding | None) -> Cell:
+    if finding is None:
+        return Cell("–", status="")
+    return Cell(f"{_MARKS[finding.status]} {finding.status}", status=finding.status)

@@ -1,0 +1,195 @@
+"""Robust accuracy against what it costs: the Pareto fronts as a figure and as a table."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import altair as alt
+import pandas as pd
+
+from robust_lowrank.records import Costs
+from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
+from robust_lowrank.reporting.comparing.evidence import Evidence
+from robust_lowrank.reporting.comparing.pareto import Fronts, Objective, Point
+from robust_lowrank.reporting.formats import encodings, numbers
+from robust_lowrank.reporting.formats.figures import Figure, Panel
+from robust_lowrank.reporting.formats.tables import Cell, Column, Table, count_cell, quantity_cell
+from robust_lowrank.reporting.sections.section import EvaluationSection, first
+
+_PERCENT = alt.Axis(format=".0%", tickCount=5)
+_COUNTS = alt.Axis(labelExpr="datum.value ? format(datum.value, '~s') : '0'", tickCount=5)
+_TIMES = alt.Axis(format="~g", tickCount=5)
+_DIMMED = 0.35
+_ON_FRONT = "✓"
+
+
+@dataclass(frozen=True)
+class Efficiency(EvaluationSection):
+    """Robust accuracy of an evaluation's series against what it costs."""
+
+    fronts: Fronts
+    slug = "costs"
+    heading = "Robustness and its costs"
+
+    @cached_property
+    def figure(self) -> Figure:
+        """Robust accuracy at the headline eps against clean accuracy, parameters, FLOPs and latency, a panel each."""
+        evaluation, fronts, names = self.evaluation, self.fronts, self.evaluation.series
+        several = len(evaluation.entries) > len(names)
+        spans = "the span of the seeds' intervals around their mean" if several else f"{evaluation.interval} intervals"
+        return Figure(
+            name=f"pareto-{evaluation.slug}",
+            title="Robustness against what it costs",
+            description=f"Worst-case accuracy at eps {numbers.budget(evaluation.headline_eps)} against "
+            f"{numbers.listing([_lowered(objective) for objective in fronts.points])}, a panel each, a point each for "
+            f"{numbers.listing(names)}; points on the Pareto front stand out.",
+            caption=f"Worst-case accuracy at {numbers.norm(evaluation.norm)} eps {numbers.budget(evaluation.headline_eps)}, "
+            f"n = {numbers.count(evaluation.examples)}. Ringed: on the Pareto front, no other point is at least as good in both "
+            f"and better in one; dimmed: off it. The line joins the front. Bars: {spans}; "
+            "whether two points differ, the paired tests say."
+            + (" Times of different machines are not drawn." if fronts.mixed_machines else ""),
+            series=tuple(names),
+            panels=tuple(Panel(_panel(fronts, objective), objective.title) for objective in fronts.points),
+            height=240,
+        )
+
+    @cached_property
+    def table(self) -> Table:
+        """What every series costs, and on which fronts it is."""
+        evaluation, fronts = self.evaluation, self.fronts
+        costs = {name: _costs(evaluation, name) for name in evaluation.series}
+        measured = [cost for cost in costs.values() if cost]
+        batches = sorted({latency.batch for cost in measured for latency in cost.latencies}) if not fronts.mixed_machines else []
+        columns = [
+            Column("Method", numeric=False),
+            Column(f"Robust accuracy, %, at eps {numbers.budget(evaluation.headline_eps)}"),
+            Column("Clean accuracy, %"),
+            Column("Parameters"),
+            *([Column("FLOPs")] if measured else []),
+            *(Column(f"batch of {batch}" if batch > 1 else "one example", "Latency, ms") for batch in batches),
+            *(Column(_lowered(objective), "On the front of robustness and", numeric=False) for objective in fronts.points),
+        ]
+        return Table(
+            name=f"pareto-{evaluation.slug}",
+            caption=f"What robustness costs, and who is on which Pareto front ({evaluation.title}).",
+            columns=tuple(columns),
+            rows=tuple(_row(fronts, name, costs[name], batches, bool(measured)) for name in evaluation.series),
+            notes=tuple(_notes(fronts, measured)),
+        )
+
+
+def find(evidence: Evidence) -> list[Efficiency]:
+    """Return the fronts of the first evaluation that has any."""
+    return first(evidence.evaluations, find_efficiency)
+
+
+def find_efficiency(evaluation: Evaluation) -> Efficiency | None:
+    """Return the fronts of an evaluation, or None where there are none."""
+    fronts = Fronts(evaluation)
+    return Efficiency(evaluation, fronts) if fronts.points else None
+
+
+def _panel(fronts: Fronts, objective: Objective) -> alt.LayerChart:
+    names, points = fronts.evaluation.series, fronts.points[objective]
+    frame = pd.DataFrame([_as_row(point) for point in points])
+    axis = _PERCENT if objective.gain else _TIMES if objective.name == "latency" else _COUNTS
+    base = alt.Chart(frame).encode(
+        color=encodings.color(names),
+        opacity=alt.condition("datum.front", alt.value(1), alt.value(_DIMMED)),
+        tooltip=[
+            alt.Tooltip("series:N", title="Method"),
+            *encodings.accuracy_tooltips("Robust accuracy"),
+            alt.Tooltip("cost:Q", title=objective.title, format=".1%" if objective.gain else ",.4~g"),
+            alt.Tooltip("front:N", title="On the front"),
+        ],
+    )
+    x = alt.X("cost:Q", title=objective.title, axis=axis, scale=alt.Scale(zero=False, padding=14))
+    y = alt.Y("value:Q", title="Robust accuracy", axis=_PERCENT, scale=alt.Scale(zero=False, padding=14))
+    step = "step-before" if objective.gain else "step-after"
+    line = (
+        alt.Chart(frame[frame["front"]].sort_values("cost").reset_index(drop=True))
+        .mark_line(interpolate=step, strokeWidth=1.5, strokeDash=[3, 3], color="#8b94a1")
+        .encode(x=x, y=y)
+    )
+    rings = base.transform_filter("datum.front").mark_point(size=260, strokeWidth=1.5, shape="circle", filled=False)
+    return alt.LayerChart(
+        layer=[
+            line,
+            base.mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("low:Q", title="Robust accuracy"), y2="high:Q"),
+            base.mark_rule(strokeWidth=1.5).encode(x=alt.X("cost_low:Q", title=objective.title), x2="cost_high:Q", y=y),
+            base.mark_point(filled=True, size=80).encode(x=x, y=y, shape=encodings.shape(names)),
+            rings.encode(x=x, y=y),
+        ]
+    )
+
+
+def _as_row(point: Point) -> dict[str, object]:
+    return {
+        "series": point.series,
+        "value": point.robust.value,
+        "low": point.robust.low,
+        "high": point.robust.high,
+        "cost": point.cost,
+        "cost_low": point.low,
+        "cost_high": point.high,
+        "front": point.front,
+    }
+
+
+def _row(fronts: Fronts, series: str, costs: Costs | None, batches: list[int], flops: bool) -> tuple[Cell, ...]:
+    evaluation = fronts.evaluation
+    parameters = next(entry for entry in evaluation.entries if entry.series == series).run.record.parameters
+    times = {latency.batch: latency for latency in costs.latencies} if costs else {}
+    return (
+        Cell(series, series=series),
+        _mean_cell(evaluation, series, WORST),
+        _mean_cell(evaluation, series, CLEAN),
+        count_cell(parameters.inference) if parameters.total else Cell("–"),
+        *([_flops_cell(costs)] if flops else []),
+        *(
+            quantity_cell(times[batch].milliseconds, f"dense {numbers.quantity(times[batch].dense_milliseconds)}")
+            if batch in times
+            else Cell("–")
+            for batch in batches
+        ),
+        *(Cell(_ON_FRONT if series in fronts.on(objective) else "") for objective in fronts.points),
+    )
+
+
+def _mean_cell(evaluation: Evaluation, series: str, attack: str) -> Cell:
+    mean = evaluation.mean(series, attack, evaluation.headline_eps)
+    return (
+        Cell(numbers.accuracy(mean.value, mean.most), numbers.interval(mean.low, mean.high), value=mean.value)
+        if mean
+        else Cell("–")
+    )
+
+
+def _flops_cell(costs: Costs | None) -> Cell:
+    if costs is None:
+        return Cell("–")
+    return count_cell(costs.flops, f"{numbers.percent(costs.flops / costs.dense_flops)} % of dense")
+
+
+def _costs(evaluation: Evaluation, series: str) -> Costs | None:
+    return next((e.run.record.costs for e in evaluation.entries if e.series == series and e.run.record.costs), None)
+
+
+def _notes(fronts: Fronts, measured: list[Costs]) -> list[str]:
+    notes = [said for objective in fronts.points if (said := fronts.describe(objective.name))]
+    notes.append("A front compares the measured values; it says nothing of whether their differences are more than chance.")
+    if measured:
+        notes.append(
+            "FLOPs: of one example's forward pass, 2 a multiplication and addition, matrix products and convolutions alone "
+            "(torch.utils.flop_counter), of the network as stored for inference; below, against the dense network."
+        )
+        machines = numbers.listing(list(dict.fromkeys(costs.machine for costs in measured)))
+        why = "; measured on several machines, so not compared" if fronts.mixed_machines else ""
+        notes.append(
+            f"Latency: median of several forward passes at the end of training on {machines}{why}; below, the dense network."
+        )
+    return notes
+
+
+def _lowered(objective: Objective) -> str:
+    title = objective.title.partition(",")[0]
+    return title if title.startswith("FLOP") else title[0].lower() + title[1:]

@@ -1,0 +1,165 @@
+"""Layers as operators on the images that reach them, beside their matrices; and what follows for the whole network."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import altair as alt
+import pandas as pd
+
+from robust_lowrank.reporting.comparing import operators
+from robust_lowrank.reporting.comparing.entries import Entry, series_names
+from robust_lowrank.reporting.comparing.evidence import Evidence
+from robust_lowrank.reporting.formats import encodings, numbers
+from robust_lowrank.reporting.formats.figures import Figure, Panel
+from robust_lowrank.reporting.formats.statements import Statement
+from robust_lowrank.reporting.formats.tables import Cell, Table, numeric, quantity_cell, words
+from robust_lowrank.reporting.sections.section import Section
+
+_NOTE = (
+    "A convolution applies its matrix everywhere, and the windows overlap: as an operator on whole images it stretches more than "
+    "the matrix does. The estimate is from below, by Lanczos on the layer with its stride and padding; the upper bound is proved. "
+    "With the batch normalisation that follows folded in, it is what a bound of the network is made of."
+)
+
+_REASONS = 2  # that are told
+_NOTEWORTHY = 1.05  # from how many times the matrix's norm on an operator's is told
+
+
+@dataclass(frozen=True)
+class OperatorNorms(Section):
+    """The recorded layers of convolutional networks as operators."""
+
+    entries: tuple[Entry, ...]
+    slug = "operators"
+    heading = "Layers as operators"
+    template = "tables"
+    notes = (_NOTE,)
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """A table a run, the largest bound first."""
+        return tuple(_table(entry) for entry in self.entries)
+
+    @cached_property
+    def figure(self) -> Figure | None:
+        """Norm of each layer's matrix and operator, joined by a line, on a logarithmic scale."""
+        norms = operators.norms(self.entries)
+        frame = norms[(norms["sigma_max"] > 0) & (norms["operator_bound"] > 0)]
+        if frame.empty:
+            return None
+        names = series_names(self.entries)
+        layers = list(dict.fromkeys(frame["layer"]))
+        ends = pd.concat([frame["sigma_max"], frame["operator_bound"]]).astype("float64")
+        scale = alt.Scale(type="log", nice=False, domain=[ends.min() / 1.1, ends.max() * 1.1])
+        base = alt.Chart(frame[["layer", "series", "run", "sigma_max", "operator_norm", "operator_bound"]]).encode(
+            x=alt.X("operator_bound:Q", title="Norm (log scale)", scale=scale, axis=encodings.log_axis(ends)),
+            y=alt.Y("layer:N", sort=layers, title=None, axis=alt.Axis(grid=True, bandPosition=0, labelLimit=140)),
+            yOffset=encodings.offset(names),
+            color=encodings.color(names),
+            tooltip=[
+                *encodings.tooltips(run="Run", layer="Layer"),
+                *encodings.tooltips(".4~g", sigma_max="Matrix", operator_norm="Operator, estimate"),
+                *encodings.tooltips(".4~g", operator_bound="Operator, upper bound"),
+            ],
+        )
+        marks = (
+            base.mark_rule(strokeWidth=1.5).encode(x2="sigma_max:Q"),
+            base.mark_tick(thickness=2, size=9).encode(x="sigma_max:Q"),
+            base.mark_point(filled=True, size=60, opacity=1).encode(shape=encodings.shape(names)),
+        )
+        return Figure(
+            name="condition-operator-norms",
+            title="Norm of each layer: matrix and operator",
+            description=f"Largest singular value of the matrix and upper bound of the operator norm of {numbers.listing(layers)}, "
+            f"for {numbers.listing(names)}.",
+            caption="Bar: the largest singular value of the matrix. Point: the proved upper bound of the layer's norm as an "
+            "operator, without batch normalisation. Of a linear layer both are the same. "
+            "Layers in the order in which an image reaches them.",
+            series=tuple(names),
+            panels=(Panel(alt.LayerChart(layer=list(marks))),),
+            height=max(160, len(layers) * (9 * len(names) + 14)),
+        )
+
+
+def find(evidence: Evidence) -> list[OperatorNorms]:
+    """Return the runs with recorded convolutions; of linear layers the matrix tells all."""
+    entries = tuple(entry for entry in evidence.entries if operators.convolutional(entry))
+    return [OperatorNorms(entries)] if entries else []
+
+
+def statements(entry: Entry) -> list[Statement]:
+    """Say which layer the matrix tells least of, and what is proved of the whole network."""
+    told = []
+    frame = operators.recorded(entry)
+    frame = frame[frame["sigma_max"] > 0]
+    if len(frame):
+        ratio = frame["operator_bound"] / frame["sigma_max"]
+        most = frame.iloc[int(ratio.to_numpy(dtype=float).argmax())]
+        if ratio.max() >= _NOTEWORTHY:
+            told.append(
+                Statement(
+                    "note",
+                    f"{entry.name}: as an operator on {most['height']} × {most['width']} images {most['layer']} stretches by up to "
+                    f"{numbers.quantity(most['operator_bound'])}, {numbers.quantity(ratio.max())} times the largest singular value "
+                    f"of its matrix ({numbers.quantity(most['sigma_max'])}).",
+                )
+            )
+    return told + _proved(entry)
+
+
+def _proved(entry: Entry) -> list[Statement]:
+    told = []
+    for certificate in entry.run.certificates.values():
+        record = certificate.record
+        if record.kind != "lipschitz" or record.hashes.get("weights") != entry.run.record.hashes.get("weights"):
+            continue
+        if record.bound is None:
+            text = f"{entry.name}: no Lipschitz bound is known: {_shortened(record.reasons) or 'it is infinite'}."
+        else:
+            bound = numbers.quantity(record.bound)
+            text = f"{entry.name}: an input moved by δ in L2 provably moves the logits by at most {bound} δ"
+            beyond = [point for point in record.curve if point.radius > 0]
+            if beyond:
+                point = beyond[0]
+                text += (
+                    f"; {numbers.percent(point.value)} % of {numbers.count(point.total)} examples are certified at radius "
+                    f"{numbers.budget(point.radius)}"
+                )
+            text += "."
+        told.append(Statement("note", text))
+    return told
+
+
+def _shortened(reasons: Sequence[str]) -> str:
+    more = len(reasons) - _REASONS
+    return "; ".join(reasons[:_REASONS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _table(entry: Entry) -> Table:
+    rows = operators.recorded(entry).sort_values("folded_bound", ascending=False, kind="stable").to_dict("records")
+    return Table(
+        name=f"operators of {entry.name}",
+        caption=f"{entry.name}: layers as operators, largest bound with batch normalisation first.",
+        columns=(
+            *words("Layer"),
+            *numeric("Images", "Matrix: σ max"),
+            *numeric("Estimate", "Upper bound", "With BatchNorm", group="Operator norm"),
+            *numeric("Condition number on a torus"),
+        ),
+        rows=tuple(
+            (
+                Cell(row["layer"], row["kind"]),
+                _images(row["height"], row["width"]),
+                *(quantity_cell(row[field]) for field in ("sigma_max", "operator_norm", "operator_bound", "folded_bound")),
+                quantity_cell(row["circular_cond"] if row["kind"] != "linear" else math.nan),
+            )
+            for row in rows
+        ),
+        series=entry.series,
+    )
+
+
+def _images(height: int, width: int) -> Cell:
+    return Cell("–" if height == width == 1 else f"{height} × {width}", value=height * width)

@@ -1,0 +1,157 @@
+"""The overview: size, accuracies and conditioning of the networks; alone where none of them was attacked."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+from robust_lowrank.reporting.comparing.comparisons import Tests, leaders
+from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
+from robust_lowrank.reporting.comparing.evidence import Evidence
+from robust_lowrank.reporting.comparing.spectra import conditioning
+from robust_lowrank.reporting.formats import numbers
+from robust_lowrank.reporting.formats.tables import Cell, Column, Table, accuracy_cell, count_cell, percent_cell, quantity_cell
+from robust_lowrank.reporting.sections.section import Section
+
+_LEADERS = (
+    "★: the best of its column and every method that the paired test cannot tell from it. "
+    "A column without ★ holds no difference that these examples support."
+)
+_SEEDS = "Mean of the seeds: ± is the standard deviation between them, below it the 95 % t-interval of the mean."
+_UNRESOLVED = "Ranges: for some examples the budget ran out before a verdict; from all of them broken to all of them robust."
+_CONDITIONING = (
+    "Condition number: of the worst layer after training. Certificate quantity: the product over all layers. "
+    "Below each: over the compressed layers alone."
+)
+
+
+@dataclass(frozen=True)
+class Networks(Section):
+    """The networks of a report where none of them was attacked."""
+
+    entries: tuple[Entry, ...]
+    slug = "section-1"
+    heading = "Networks"
+    template = "tables"
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """The overview."""
+        return (overview_table(self.entries, None, {}),)
+
+
+def find(evidence: Evidence) -> list[Networks]:
+    """Return the networks where none was attacked."""
+    return [] if evidence.evaluations else [Networks(evidence.entries)]
+
+
+def overview_table(entries: Sequence[Entry], evaluation: Evaluation | None, tests: Tests) -> Table:
+    """Size, accuracies with intervals and conditioning, a row a run; `evaluation` is None where no run was attacked."""
+    budgets = evaluation.eps if evaluation else []
+    group = f"Worst case, %, at {numbers.norm(evaluation.norm)} eps" if evaluation else ""
+    columns = [
+        Column("Method", numeric=False),
+        Column("Parameters"),
+        Column("Removed, %"),
+        Column("Clean accuracy, %" if evaluation else "Test accuracy, %"),
+        *(Column(numbers.budget(eps), group) for eps in budgets),
+        Column("largest", "Condition number"),
+        Column("product", "Certificate quantity"),
+    ]
+    best = {eps: leaders(evaluation, eps, comparisons) for eps, comparisons in tests.items()} if evaluation else {}
+    return Table(
+        name=f"comparison-{evaluation.slug}" if evaluation else "comparison",
+        caption=_caption(evaluation),
+        columns=tuple(columns),
+        rows=tuple(_rows(entries, evaluation, best)),
+        notes=(
+            *((_LEADERS,) if any(best.values()) else ()),
+            *((_SEEDS,) if evaluation and len(evaluation.entries) > len(evaluation.series) else ()),
+            *((_UNRESOLVED,) if evaluation and evaluation.unresolved else ()),
+            *_size_notes(entries),
+        ),
+    )
+
+
+def heading_cell(entry: Entry) -> Cell:
+    """Return what stands before a run's accuracies: its series, and what sets it apart."""
+    record = entry.run.record
+    unfinished = "" if record.status == "complete" else f"unfinished, {numbers.times(record.epochs_done, 'epoch')}"
+    return Cell(entry.series, ", ".join(filter(None, (entry.variant, unfinished))), series=entry.series)
+
+
+def _rows(entries: Sequence[Entry], evaluation: Evaluation | None, best: dict[float, set[str]]) -> Iterator[tuple[Cell, ...]]:
+    for series, members in groupby(entries, key=lambda entry: entry.series):
+        yield from (_row(entry, evaluation, best) for entry in members)
+        spread = evaluation.spread(series, CLEAN) if evaluation else None
+        if evaluation and spread and spread.seeds > 1:
+            accuracies = [
+                _spread_cell(evaluation, series, CLEAN),
+                *(_spread_cell(evaluation, series, WORST, eps) for eps in evaluation.eps),
+            ]
+            heading, none = Cell(series, f"mean of {spread.seeds} seeds", series=series), Cell("")
+            yield (heading, none, none, *accuracies, none, none)
+
+
+def _spread_cell(evaluation: Evaluation, series: str, attack: str, eps: float = 0.0) -> Cell:
+    mean, spread = evaluation.mean(series, attack, eps), evaluation.spread(series, attack, eps)
+    if mean is None or spread is None or spread.deviation is None or spread.interval is None:
+        return Cell("–")
+    text = f"{numbers.accuracy(mean.value, mean.most)} ± {numbers.percent(spread.deviation)}"
+    return Cell(text, numbers.interval(max(spread.interval.low, 0), min(spread.interval.high, 1)), value=mean.value)
+
+
+def _row(entry: Entry, evaluation: Evaluation | None, best: dict[float, set[str]]) -> tuple[Cell, ...]:
+    parameters = entry.run.record.parameters
+    measured = conditioning(entry)
+    row = [heading_cell(entry)]
+    if parameters.total:
+        share = f"{numbers.percent(parameters.inference / parameters.dense)} % of dense"
+        row += [count_cell(parameters.inference, share), percent_cell(parameters.removed)]
+    else:
+        row += [Cell("–"), Cell("–")]
+    if evaluation is None:
+        row.append(percent_cell(entry.run.record.test_accuracy))
+    else:
+        row.append(accuracy_cell(evaluation.accuracy(entry, CLEAN), leads=entry.series in best.get(0, ()), missing="not attacked"))
+        row += [
+            accuracy_cell(evaluation.accuracy(entry, WORST, eps), leads=entry.series in best.get(eps, ()), missing="not attacked")
+            for eps in evaluation.eps
+        ]
+    if measured is None:
+        return (*row, Cell("–"), Cell("–"))
+    compressed = measured.factored_layers and measured.factored_layers < measured.layers
+    return (
+        *row,
+        quantity_cell(measured.worst, f"compressed {numbers.quantity(measured.factored_worst)}" if compressed else ""),
+        quantity_cell(measured.product, f"compressed {numbers.quantity(measured.factored_product)}" if compressed else ""),
+    )
+
+
+def _caption(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return "Not attacked: accuracy on the whole test set, without an interval."
+    return (
+        f"{evaluation.title} on {evaluation.data}: n = {numbers.count(evaluation.examples)} test examples, the same for every run; "
+        f"{evaluation.interval} intervals below each accuracy. Worst case: right under {evaluation.coverage}."
+    )
+
+
+def _size_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
+    compressed = any(entry.run.record.parameters.removed for entry in entries)
+    size = (
+        "Parameters: as stored for inference. Removed: how many weights fewer the compressed layers have as trained, with every "
+        "factor: 1 − (r(n+m) + r²) / nm with U, S and V, without r² where there is no S."
+    )
+    closed = [entry.name for entry in entries if not entry.run.record.parameters.total]
+    conditioned = any(conditioning(entry) for entry in entries)
+    infinite = any((c := conditioning(entry)) and math.isinf(c.product) for entry in entries)
+    return (
+        *((size,) if compressed else ()),
+        *((f"–: {numbers.listing(closed)} shows neither its layers nor its parameters.",) if len(closed) == 1 else ()),
+        *((f"–: {numbers.listing(closed)} show neither their layers nor their parameters.",) if len(closed) > 1 else ()),
+        *((_CONDITIONING,) if conditioned else ()),
+        *(("∞: a layer has a singular value of zero.",) if infinite else ()),
+    )
