@@ -45,7 +45,7 @@ class Look:
 
 
 def looks(methods: Mapping[str, str]) -> tuple[Look, ...]:
-    """Give every series its look, in the order of the report; `methods` are theirs."""
+    """Give every series its look, in the order of the report."""
     seen: dict[str, int] = {}
     chosen = []
     for index, (series, method) in enumerate(methods.items()):

@@ -84,8 +84,7 @@ def find(evidence: Evidence) -> list[Gallery]:
 def find_gallery(evaluation: Evaluation, *, limit: int = LIMIT) -> Gallery | None:
     """Choose examples at the headline eps that several networks lost and that only some lost; None without stored inputs.
 
-    One run a series takes part. The choice depends on the verdicts alone: the smallest example numbers that qualify; their pictures
-    take at most `limit` bytes.
+    One run a series takes part. The choice depends on the verdicts alone: the smallest example numbers that qualify.
     """
     entries = list({entry.series: entry for entry in reversed(evaluation.entries)}.values())[::-1]
     broken = [
