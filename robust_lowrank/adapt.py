@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from robust_lowrank.compress import CompressionReport, count_parameters, install, planned
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, FactoredLayer, VanillaConv2d, VanillaLinear, named_factored_layers
-from robust_lowrank.linalg import FactorisationError
+from robust_lowrank.linalg import FactorisationError, Ranks
 from robust_lowrank.methods import Method
-from robust_lowrank.methods.base import Ranks
 from robust_lowrank.ranks import Dense, RankLike, pattern, weight_tensor
 from robust_lowrank.starts import build, leading_factors, zero_factors
 

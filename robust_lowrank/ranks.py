@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
+from robust_lowrank.linalg import Ranks
 from robust_lowrank.methods import GalerkinMethod, Method
-from robust_lowrank.methods.base import Ranks, tucker_ranks
 
 DEFAULT_RANK = 0.25
 LEAST_OF_A_MODE = 4  # of a kernel in Tucker form, or all of a smaller one: a fraction of the rank leaves no fewer
@@ -166,7 +166,7 @@ def ranks_of(name: str, layer: Dense, method: Method, rank: int | float) -> Rank
 
 
 def _clipped(tensor: Tensor, ranks: Ranks) -> Ranks:
-    return tuple(tucker_ranks(tensor, list(ranks))) if tensor.ndim == 4 else ranks
+    return tuple(linalg.tucker_ranks(tensor, list(ranks))) if tensor.ndim == 4 else ranks
 
 
 def factored_size(layer: Dense, ranks: Ranks, method: Method) -> int:

@@ -11,7 +11,6 @@ from robust_lowrank.layers import (
     DiagonalConv2d,
     DiagonalLinear,
     FactoredLayer,
-    Factors,
     LowRankConv2d,
     LowRankLinear,
     TripleConv2d,
@@ -23,8 +22,8 @@ from robust_lowrank.layers import (
     WholeLinear,
 )
 from robust_lowrank.layers.conv import ConvShape, conv_shape
+from robust_lowrank.linalg import Factors, Ranks
 from robust_lowrank.methods import Method
-from robust_lowrank.methods.base import Ranks
 from robust_lowrank.ranks import Dense, modes_of, weight_tensor
 
 Start = Literal["weights", "gaussian", "kaiming"]
@@ -59,7 +58,7 @@ def leading_factors(tensor: Tensor, ranks: Ranks) -> Factors:
     if not ranks:
         return Factors(tensor, ())
     if tensor.ndim == 4:
-        return Factors(*linalg.hosvd(tensor, ranks))
+        return linalg.hosvd(tensor, ranks)
     u, sigma, vh = linalg.svd(tensor)
     rank = ranks[0]
     return Factors(sigma[:rank].diag(), (u[:, :rank], vh[:rank].T))

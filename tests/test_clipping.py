@@ -26,7 +26,8 @@ from robust_lowrank import (
     compress,
     linalg,
 )
-from robust_lowrank.layers import FactoredLayer, Factors, named_factored_layers
+from robust_lowrank.layers import FactoredLayer, named_factored_layers
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method
 
 METHODS: dict[str, Method] = {

@@ -26,7 +26,8 @@ from robust_lowrank import (
     load,
     save,
 )
-from robust_lowrank.layers import Factors, LowRankLinear, named_factored_layers
+from robust_lowrank.layers import LowRankLinear, named_factored_layers
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method
 from robust_lowrank.optim import transport
 from robust_lowrank.optim.terms import add_penalty

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import DLRT, RGD, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, UserError, Vanilla, compress, linalg
-from robust_lowrank.layers import FactoredLayer, Factors, LowRankLinear, TuckerConv2d
+from robust_lowrank.layers import FactoredLayer, LowRankLinear, TuckerConv2d
 from robust_lowrank.layers.conv import ConvShape
 from robust_lowrank.layers.functional import Window
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method, tangent
 
 F64 = torch.float64

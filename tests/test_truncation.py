@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import DLRT, RGD, TDLRT, GeoLoRA, LowRankOptimizer, RobustDLRT, compress, linalg, load, save
-from robust_lowrank.layers import Factors, LowRankLinear, named_factored_layers
+from robust_lowrank.layers import LowRankLinear, named_factored_layers
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod
 
 F64 = torch.float64

@@ -3,19 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
-
-
-class Factors(NamedTuple):
-    """A core and the orthonormal bases of its leading modes: (S, (U, V)) for W = U S V^T, (C, (U1, U2)) for a Tucker kernel."""
-
-    core: Tensor
-    bases: tuple[Tensor, ...]
+from robust_lowrank.linalg import Factors
 
 
 class FactoredLayer(nn.Module, ABC):

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import FactoredLayer, Factors, parameters_of
+from robust_lowrank.layers.base import FactoredLayer, parameters_of
 from robust_lowrank.layers.functional import Window, low_rank_conv2d, spatial_core, tucker_conv2d
+from robust_lowrank.linalg import Factors
 
 TUCKER_BASES = ("U1", "U2", "U3", "U4")  # of filters, channels, height, width
 

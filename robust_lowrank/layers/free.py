@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import FactoredLayer, Factors, parameters_of
+from robust_lowrank.layers.base import FactoredLayer, parameters_of
 from robust_lowrank.layers.conv import ConvShape, _FactoredConv2d, conv_layer, pointwise
 from robust_lowrank.layers.functional import POINT, convolve
 from robust_lowrank.layers.linear import linear_layer
+from robust_lowrank.linalg import Factors
 
 
 def balanced(factors: Factors) -> tuple[Tensor, Tensor]:

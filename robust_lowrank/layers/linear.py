@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.layers.base import FactoredLayer, Factors, parameters_of
+from robust_lowrank.layers.base import FactoredLayer, parameters_of
 from robust_lowrank.layers.functional import low_rank_linear
+from robust_lowrank.linalg import Factors
 
 
 class LowRankLinear(FactoredLayer):

@@ -5,9 +5,10 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robust_lowrank.layers.base import FactoredLayer, Factors, parameters_of
+from robust_lowrank.layers.base import FactoredLayer, parameters_of
 from robust_lowrank.layers.conv import ConvShape, _FactoredConv2d, conv_layer
 from robust_lowrank.layers.linear import linear_layer
+from robust_lowrank.linalg import Factors
 
 
 class _Whole(FactoredLayer):

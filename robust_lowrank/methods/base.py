@@ -16,11 +16,10 @@ from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.layers.base import Factors
+from robust_lowrank.linalg import Factors, Ranks
 from robust_lowrank.methods import tangent
 
 Gradients = Factors  # (dS, (dK, dL)) in the slots of (S, (U, V))
-Ranks = tuple[int, ...]
 SPARE = 1  # directions that a layer whose rank adapts keeps beyond those of its tolerance
 SUNK, RISEN = 0.5, 0.75  # of the least value that `cond` allows a weight: the sizes at which a direction leaves it and joins it
 CLEARANCE = 1000.0  # roundings between a direction that is about to be cut and one that is
@@ -362,7 +361,7 @@ def cut(factors: Factors, decompositions: Sequence[linalg.SVD], ranks: Ranks) ->
         p, sigma, qh = decompositions[0]
         r = min(ranks)
         return Factors(sigma[:r].diag(), (bases[0] @ p[:, :r], bases[1] @ qh[:r].T))
-    kept = tucker_ranks(core, [min(rank, len(d.sigma)) for d, rank in zip(decompositions, ranks, strict=True)])
+    kept = linalg.tucker_ranks(core, [min(rank, len(d.sigma)) for d, rank in zip(decompositions, ranks, strict=True)])
     rotations = [d.U[:, :rank] for d, rank in zip(decompositions, kept, strict=True)]
     core = linalg.multi_product(core, [rotation.T for rotation in rotations])
     return Factors(core, tuple(basis @ rotation for basis, rotation in zip(bases, rotations, strict=True)))
@@ -371,13 +370,3 @@ def cut(factors: Factors, decompositions: Sequence[linalg.SVD], ranks: Ranks) ->
 def clamp_core(core: Tensor, tau: float, reference: linalg.Reference) -> Tensor:
     """Return the core with the singular values of its first unfolding, which are the weight matrix's, clamped."""
     return linalg.clamp_spectrum(linalg.unfold(core, 0), tau, reference).reshape(core.shape)
-
-
-def tucker_ranks(core: Tensor, wanted: list[int]) -> list[int]:
-    """Return the ranks clipped so that none exceeds the product of the others, modes without a basis counted whole."""
-    static = math.prod(core.shape[len(wanted) :])
-    ranks = list(wanted)
-    for i in range(len(ranks)):
-        others = static * math.prod(rank for j, rank in enumerate(ranks) if j != i)
-        ranks[i] = min(ranks[i], others)
-    return ranks

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.methods.base import SPARE, GalerkinMethod, Kept, Ranks
+from robust_lowrank.linalg import Ranks
+from robust_lowrank.methods.base import SPARE, GalerkinMethod, Kept
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
-from robust_lowrank.methods.base import Form, GalerkinMethod, Ranks
+from robust_lowrank.linalg import Ranks
+from robust_lowrank.methods.base import Form, GalerkinMethod
 from robust_lowrank.penalties import spread_gradient
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar, get_args
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.layers.base import Factors
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods.base import Form, Gradients, RetractionMethod, clamp_core
 
 

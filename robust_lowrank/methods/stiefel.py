@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.layers.base import Factors
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods.base import Form, Gradients, RetractionMethod
 
 SAFE_DISTANCE = 0.5  # ||X X^T - I|| that Landing never exceeds

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import FactoredLayer, Factors
+from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods.base import turns
 from robust_lowrank.optim.moments import Moments, still
 from robust_lowrank.optim.slots import gradients, joined, split

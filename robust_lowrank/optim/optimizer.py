@@ -11,7 +11,8 @@ from torch import nn
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.layers import named_factored_layers
-from robust_lowrank.layers.base import FactoredLayer, Factors
+from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, RetractionMethod
 from robust_lowrank.methods.base import Kept, off_diagonal_factor
 from robust_lowrank.optim.allocation import Allocation

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import FactoredLayer, Factors
+from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod
 from robust_lowrank.methods.base import Kept, change_bases, cut, decompose, turns
 

@@ -28,9 +28,10 @@ from robust_lowrank import (
     spectra,
 )
 from robust_lowrank.conditioning.spectra import certificate_product
-from robust_lowrank.layers import Factors, LowRankLinear, TuckerConv2d, named_factored_layers
+from robust_lowrank.layers import LowRankLinear, TuckerConv2d, named_factored_layers
 from robust_lowrank.layers.conv import ConvShape
 from robust_lowrank.layers.functional import Window
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, Method, tangent
 from robust_lowrank.methods.base import augment, cut, decompose
 from robust_lowrank.optim import transport

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from robust_lowrank import DLRT, RGD, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, RobustDLRT, linalg
-from robust_lowrank.layers import FactoredLayer, Factors, LowRankConv2d, LowRankLinear, TuckerConv2d
+from robust_lowrank.layers import FactoredLayer, LowRankConv2d, LowRankLinear, TuckerConv2d
 from robust_lowrank.layers.conv import ConvShape
 from robust_lowrank.layers.functional import Window
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, Method, tangent
 from robust_lowrank.methods.base import augment, cut, decompose
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import LowRankOptimizer, StelLA, adapt, linalg
-from robust_lowrank.layers import Factors, LowRankLinear
+from robust_lowrank.layers import LowRankLinear
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods.stella import riemannian, tangent_part
 
 F64 = torch.float64
