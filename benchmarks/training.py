@@ -33,7 +33,7 @@ from robust_lowrank import (
     export,
     models,
 )
-from robust_lowrank.compress import count_parameters
+from robust_lowrank.compression import count_parameters
 from robust_lowrank.data import load, unit_range
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method

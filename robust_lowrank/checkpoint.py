@@ -9,15 +9,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robust_lowrank.compress import install
+from robust_lowrank.compression import install
 from robust_lowrank.errors import UserError
+from robust_lowrank.initialisation import blank_factors, build
 from robust_lowrank.layers import Adapter, named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.methods import Method, Vanilla, named
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.ranks import weight_tensor
 from robust_lowrank.records import replacing
-from robust_lowrank.starts import blank_factors, build
 
 HEADER = "robust_lowrank"
 UPDATE = ".update"

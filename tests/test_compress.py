@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robust_lowrank import CondLR, UserError, compress, export, plan
-from robust_lowrank.compress import count_parameters
+from robust_lowrank.compression import count_parameters
 from robust_lowrank.layers import FactoredLayer, LowRankConv2d, LowRankLinear, TuckerConv2d, named_factored_layers
 
 METHODS = ["vanilla", "condlr", "dlrt", "tdlrt", "geolora"]

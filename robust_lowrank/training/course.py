@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import records
-from robust_lowrank.compress import compress, count_parameters
+from robust_lowrank.compression import compress, count_parameters
 from robust_lowrank.conditioning import Alert, Monitor, Parquet
 from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError

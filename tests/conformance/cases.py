@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import DLRT, RGD, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, RobustDLRT
+from robust_lowrank.initialisation import build, gaussian_factors
 from robust_lowrank.layers import FactoredLayer
 from robust_lowrank.linalg import Factors, tucker_ranks
 from robust_lowrank.methods import GalerkinMethod, Method
 from robust_lowrank.ranks import modes_of, weight_tensor
-from robust_lowrank.starts import build, gaussian_factors
 
 INF = math.inf
 METHODS: dict[str, Method] = {

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.compress import compress
+from robust_lowrank.compression import compress
 from robust_lowrank.data import load
 from robust_lowrank.evaluation import L2, KeyedNoise, Linf, Threat, evaluate
 from robust_lowrank.methods import METHODS

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust_lowrank.compress import compress
+from robust_lowrank.compression import compress
 from robust_lowrank.data import load, unit_range
 from robust_lowrank.errors import TrainingError
 from robust_lowrank.layers import FactoredLayer, named_factored_layers

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.compress import CompressionReport, count_parameters, install, planned
+from robust_lowrank.compression import CompressionReport, count_parameters, install, planned
 from robust_lowrank.errors import UserError
+from robust_lowrank.initialisation import build, leading_factors, zero_factors
 from robust_lowrank.layers import Adapter, FactoredLayer, VanillaConv2d, VanillaLinear, named_factored_layers
 from robust_lowrank.linalg import FactorisationError, Ranks
 from robust_lowrank.methods import Method
 from robust_lowrank.ranks import Dense, RankLike, pattern, weight_tensor
-from robust_lowrank.starts import build, leading_factors, zero_factors
 
 
 def adapt(

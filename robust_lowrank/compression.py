@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 from torch import nn
 
 from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.initialisation import Start, factor, gain_of
 from robust_lowrank.layers import Adapter, named_factored_layers
 from robust_lowrank.layers.conv import conv_shape
 from robust_lowrank.layers.linear import matrix_of
@@ -15,7 +16,6 @@ from robust_lowrank.methods import Method, resolve
 from robust_lowrank.methods.base import Use
 from robust_lowrank.ranks import Candidate, Rank, RankLike, assign_ranks, factored_size, pattern
 from robust_lowrank.records import Parameters
-from robust_lowrank.starts import Start, factor, gain_of
 
 if TYPE_CHECKING:
     import pandas as pd
