@@ -210,8 +210,9 @@ def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def sources() -> str:
     """Return a digest of the package's sources and of this file: results of others are not taken for results of these."""
-    found = sorted(Path(robust_lowrank.__file__).parent.rglob("*.py"))
-    parts = [part for part in found if {"methods", "optim", "layers"} & set(part.parts) or part.name in ("linalg.py", "starts.py")]
+    files = sorted(Path(robust_lowrank.__file__).parent.rglob("*.py"))
+    rooms, modules = {"methods", "optim", "layers"}, ("linalg.py", "initialisation.py")
+    parts = [part for part in files if rooms & set(part.parts) or part.name in modules]
     return hashlib.sha256(b"".join(part.read_bytes() for part in [*parts, Path(__file__)])).hexdigest()[:16]
 
 

@@ -10,11 +10,12 @@ from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.initialisation import Start, factor, gain_of
 from robust_lowrank.layers import Adapter, named_factored_layers
 from robust_lowrank.layers.conv import conv_shape
+from robust_lowrank.layers.forms import form_of
 from robust_lowrank.layers.linear import matrix_of
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
 from robust_lowrank.methods.base import Use
-from robust_lowrank.ranks import Candidate, Rank, RankLike, assign_ranks, factored_size, pattern
+from robust_lowrank.ranks import Candidate, Rank, RankLike, assign_ranks, pattern
 from robust_lowrank.records import Parameters
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def plan(
                 "rows": n,
                 "columns": m,
                 "rank": chosen[0] if chosen else min(n, m),
-                "params": n * m if chosen is None else factored_size(layer, chosen, made.method),
+                "params": n * m if chosen is None else form_of(made.method).count(layer, chosen),
                 "params_dense": n * m,
                 "kept_dense": made.kept.get(name, ""),
             }
@@ -152,11 +153,7 @@ def planned(model: nn.Module, method: str | Method, rank: RankLike | None, exclu
         nothing = "its layers are factored already" if done else "it has no Linear or Conv2d"
         reasons = "; ".join(f"{name}: {reason}" for name, reason in kept.items()) or nothing
         raise UserError(f"no layer of the network can be factored ({reasons})")
-    if resolved.form == "tucker" and not any(isinstance(layer, nn.Conv2d) for _, layer in targets):
-        raise UserError(
-            'modes = "all" factors all modes of kernels, and no convolution is to be factored here: take modes = "channels"'
-        )
-    resolved.check(len(targets))
+    resolved.check(len(targets), kernels=sum(isinstance(layer, nn.Conv2d) for _, layer in targets))
     return Plan(resolved, targets, assign_ranks(targets, resolved, rank), kept)
 
 

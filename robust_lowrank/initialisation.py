@@ -1,4 +1,4 @@
-"""What factored layers start from: the leading part of given weights, or factors drawn anew."""
+"""Factored layers start from the leading part of given weights, or from factors drawn anew."""
 
 import math
 from typing import Literal
@@ -7,24 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
-from robust_lowrank.layers import (
-    DiagonalConv2d,
-    DiagonalLinear,
-    FactoredLayer,
-    LowRankConv2d,
-    LowRankLinear,
-    TripleConv2d,
-    TripleLinear,
-    TuckerConv2d,
-    VanillaConv2d,
-    VanillaLinear,
-    WholeConv2d,
-    WholeLinear,
-)
-from robust_lowrank.layers.conv import ConvShape, conv_shape
+from robust_lowrank.layers import FactoredLayer
+from robust_lowrank.layers.forms import Dense, build, form_of
 from robust_lowrank.linalg import Factors, Ranks
 from robust_lowrank.methods import Method
-from robust_lowrank.ranks import Dense, modes_of, weight_tensor
 
 Start = Literal["weights", "gaussian", "kaiming"]
 RELU_GAIN = math.sqrt(2.0)  # of drawn weights: keeps the mean square of what ReLUs let through
@@ -33,8 +19,6 @@ NORMALISATIONS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     *(nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
 )
-LINEAR = {"matrix": LowRankLinear, "pair": VanillaLinear, "triple": TripleLinear, "diagonal": DiagonalLinear, "whole": WholeLinear}
-KERNELS = {"matrix": LowRankConv2d, "pair": VanillaConv2d, "triple": TripleConv2d, "diagonal": DiagonalConv2d, "whole": WholeConv2d}
 
 
 def started(tensor: Tensor, ranks: Ranks, method: Method, start: Start, gain: float = RELU_GAIN) -> Factors:
@@ -78,41 +62,14 @@ def zero_factors(tensor: Tensor, ranks: Ranks) -> Factors:
     return gaussian_factors(tensor, ranks)._replace(core=tensor.new_zeros(*ranks, *tensor.shape[len(ranks) :]))
 
 
-def blank_factors(tensor: Tensor, ranks: Ranks, method: Method) -> Factors:
-    """Return factors of these shapes, all zero, to be filled.
-
-    Raises:
-        ValueError: ranks that the method's factors of such a tensor cannot have.
-    """
-    if len(ranks) != modes_of(tensor, method) or not all(1 <= r <= n for r, n in zip(ranks, tensor.shape, strict=False)):
-        raise ValueError(f"ranks {ranks} of a {tuple(tensor.shape)} weight")
-    bases = tuple(tensor.new_zeros(size, rank) for size, rank in zip(tensor.shape, ranks, strict=False))
-    return Factors(tensor.new_zeros(*ranks, *tensor.shape[len(ranks) :]), bases)
-
-
-def build(layer: Dense, factors: Factors, method: Method, *, bias: bool = True) -> FactoredLayer:
-    """Return the factored layer that takes the place of `layer`, with its mode and, if wanted, its bias."""
-    own = layer.bias if bias else None
-    form = "matrix" if method.form in ("channels", "tucker") else method.form
-    if isinstance(layer, nn.Linear):
-        built = LINEAR[form](factors, own)
-    else:
-        shape = conv_shape(layer)
-        assert isinstance(shape, ConvShape)
-        kind = TuckerConv2d if factors.core.ndim == 4 and factors.bases else KERNELS[form]
-        built = kind(factors, shape, own)
-    built.method = method
-    return built.train(layer.training)
-
-
 @torch.no_grad()
 def factor(layer: Dense, ranks: Ranks, method: Method, start: Start, gain: float = RELU_GAIN) -> tuple[FactoredLayer, float]:
     """Return the factored layer for a dense one, and ||W_factored - W|| / ||W||, NaN when the start is drawn anew."""
-    built = build(layer, started(weight_tensor(layer, method), ranks, method, start, gain), method)
+    built = build(layer, started(form_of(method).weight(layer), ranks, method, start, gain), method)
     for parameter in (built.core, *built.bases()):
         parameter.requires_grad_(layer.weight.requires_grad)
     if built.bias is not None and layer.bias is not None:
         built.bias.requires_grad_(layer.bias.requires_grad)
     weight = linalg.at_least_float32(layer.weight.detach())
-    moved = (linalg.at_least_float32(built.dense_weight()) - weight).norm() / weight.norm()
-    return built, float(moved) if start == "weights" else math.nan
+    error = (linalg.at_least_float32(built.dense_weight()) - weight).norm() / weight.norm()
+    return built, float(error) if start == "weights" else math.nan

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robust_lowrank import DLRT, RGD, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, UserError, Vanilla, compress, linalg
 from robust_lowrank.layers import FactoredLayer, LowRankLinear, TuckerConv2d
 from robust_lowrank.layers.conv import ConvShape
-from robust_lowrank.layers.functional import Window
+from robust_lowrank.layers.functional import ConvGeometry
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method, tangent
 
@@ -43,7 +43,7 @@ def square_layer(method: Method, n: int = 5) -> LowRankLinear:
 
 
 def kernel_layer(method: Method) -> TuckerConv2d:
-    shape = ConvShape(3, (3, 3), Window((1, 1), (1, 1), (1, 1)))
+    shape = ConvShape(3, (3, 3), ConvGeometry((1, 1), (1, 1), (1, 1)))
     layer = TuckerConv2d(Factors(torch.randn(4, 3, 3, 3, dtype=F64), (orthonormal(4, 4), orthonormal(3, 3))), shape)
     layer.method = method
     return layer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.methods.base import Form, Method
+from robust_lowrank.methods.base import Method
 from robust_lowrank.penalties import Penalty
 
 
@@ -70,7 +70,7 @@ class AdaLoRA(Method):
             raise UserError(f"smoothing = {self.smoothing} and deviation = {self.deviation} must lie in [0, 1)")
 
     @property
-    def form(self) -> Form:
+    def form(self) -> str:
         """P diag(lambda) Q^T without constraint."""
         return "diagonal"
 

@@ -29,15 +29,13 @@ IDLE = 0.1  # of the tolerance: the size below which such a direction has no par
 Use = Literal["weights", "drawn", "adapter"]  # what factors start from: trained weights, random draws, or nothing, beside a weight
 TOLERANCES: dict[Use, float] = {"weights": 0.1, "drawn": 0.03, "adapter": 0.1}
 
-Form = Literal["matrix", "channels", "tucker", "whole", "pair", "triple", "diagonal"]
-
 
 class Method:
     """A way to train factors.
 
     Attributes:
         name: what the command line calls it.
-        form: what a weight is stored as: `matrix` U S V^T; `channels` the same for linear layers and Tucker factors of the channel
+        form: how a weight is stored: `matrix` U S V^T; `channels` the same for linear layers and Tucker factors of the channel
             modes for kernels, `tucker` of all modes; `whole` one tensor; and without constraint `pair` A B^T, `triple` U S V^T and
             `diagonal` P diag(lambda) Q^T.
         evaluations: how often one step of the exact schedule evaluates loss and gradients.
@@ -54,7 +52,7 @@ class Method:
         return math.inf
 
     @property
-    def form(self) -> Form:
+    def form(self) -> str:
         """How a weight is stored."""
         return "matrix"
 
@@ -63,8 +61,8 @@ class Method:
         """How often one step of the exact schedule evaluates."""
         return 1
 
-    def check(self, layers: int) -> None:
-        """Raise a `UserError` if so many layers cannot be trained together."""
+    def check(self, layers: int, *, kernels: int) -> None:
+        """Raise a `UserError` if so many layers, of which some are kernels, cannot be trained together."""
 
     def suited(self, use: Use) -> "Method":
         """Return the method with the defaults that suit what its factors start from."""

@@ -44,7 +44,7 @@ class GeoLoRA(GalerkinMethod):
         if self.budget is not None and (self.budget < 1 or not isinstance(self.budget, int)):
             raise UserError(f"budget = {self.budget} is no integer from 1: it is the sum of all layers' ranks")
 
-    def check(self, layers: int) -> None:
+    def check(self, layers: int, *, kernels: int) -> None:
         """Raise a `UserError` if the least ranks alone exceed the budget."""
         if self.budget is not None and self.budget < layers * self.min_rank:
             raise UserError(

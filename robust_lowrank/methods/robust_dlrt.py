@@ -9,7 +9,7 @@ from torch import Tensor
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
 from robust_lowrank.linalg import Ranks
-from robust_lowrank.methods.base import Form, GalerkinMethod
+from robust_lowrank.methods.base import GalerkinMethod
 from robust_lowrank.penalties import spread_gradient
 
 
@@ -55,7 +55,7 @@ class RobustDLRT(GalerkinMethod):
         return self.core_steps
 
     @property
-    def form(self) -> Form:
+    def form(self) -> str:
         """Matrices, and Tucker factors of a kernel's channels."""
         return "channels"
 

@@ -6,7 +6,7 @@ from typing import ClassVar, get_args
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.linalg import Factors
-from robust_lowrank.methods.base import Form, Gradients, RetractionMethod, clamp_core
+from robust_lowrank.methods.base import Gradients, RetractionMethod, clamp_core
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class SpectralClamp(RetractionMethod):
             raise unknown_name("reference", str(self.reference), get_args(linalg.Reference))
 
     @property
-    def form(self) -> Form:
+    def form(self) -> str:
         """One tensor."""
         return "whole"
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.linalg import Factors
-from robust_lowrank.methods.base import Form, Gradients, RetractionMethod
+from robust_lowrank.methods.base import Gradients, RetractionMethod
 
 SAFE_DISTANCE = 0.5  # ||X X^T - I|| that Landing never exceeds
 HALVINGS = 30  # of a step that would
@@ -96,7 +96,7 @@ class _Stiefel(RetractionMethod):
     ranked: ClassVar[bool] = False
 
     @property
-    def form(self) -> Form:
+    def form(self) -> str:
         """One tensor."""
         return "whole"
 

@@ -30,7 +30,7 @@ from robust_lowrank import (
 from robust_lowrank.conditioning.spectra import certificate_product
 from robust_lowrank.layers import LowRankLinear, TuckerConv2d, named_factored_layers
 from robust_lowrank.layers.conv import ConvShape
-from robust_lowrank.layers.functional import Window
+from robust_lowrank.layers.functional import ConvGeometry
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, Method, tangent
 from robust_lowrank.methods.base import augment, cut, decompose
@@ -723,7 +723,7 @@ def tucker_of_two_modes(method: Method, kind: str, dtype: torch.dtype, seed: int
     n, m = (int(torch.randint(7, 12, ())) for _ in range(2))
     r = int(torch.randint(2, 4, ()))  # above it [U | dK] may be dependent, and QR then completes it as it likes
     s, bases = torch.randn(r, r, dtype=dtype), tuple(linalg.orth(torch.randn(k, r, dtype=dtype)) for k in (n, m))
-    shape = ConvShape(m, (1, 1), Window((1, 1), (0, 0), (1, 1)))
+    shape = ConvShape(m, (1, 1), ConvGeometry((1, 1), (0, 0), (1, 1)))
     tucker, matrix = TuckerConv2d(Factors(s[:, :, None, None], bases), shape), LowRankLinear(Factors(s, bases))
     tucker.method, matrix.method = TDLRT(tol=0.1), DLRT(tol=0.1)
     x, y = torch.randn(6, m, dtype=dtype), torch.randn(6, n, dtype=dtype)

@@ -11,7 +11,7 @@ from torch import Tensor
 from robust_lowrank import DLRT, RGD, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, RobustDLRT, linalg
 from robust_lowrank.layers import FactoredLayer, LowRankConv2d, LowRankLinear, TuckerConv2d
 from robust_lowrank.layers.conv import ConvShape
-from robust_lowrank.layers.functional import Window
+from robust_lowrank.layers.functional import ConvGeometry
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, Method, tangent
 from robust_lowrank.methods.base import augment, cut, decompose
@@ -113,7 +113,7 @@ def defect(layer: FactoredLayer) -> float:
 
 
 def conv_layers(method: Method, dtype: torch.dtype) -> FactoredLayer:
-    shape = ConvShape(5, (3, 3), Window((1, 1), (1, 1), (1, 1)))
+    shape = ConvShape(5, (3, 3), ConvGeometry((1, 1), (1, 1), (1, 1)))
     if method.form == "channels":
         factors = Factors(torch.randn(4, 3, 3, 3, dtype=dtype), (orthonormal(7, 4, dtype), orthonormal(5, 3, dtype)))
         layer = TuckerConv2d(method.admit(factors), shape)
@@ -446,7 +446,7 @@ def test_a_direction_that_one_step_leaves_too_small_for_the_weight_adds_up(metho
 
 
 def test_T23_tucker_of_a_pointwise_kernel_equals_the_matrix_method() -> None:
-    shape = ConvShape(7, (1, 1), Window((1, 1), (0, 0), (1, 1)))
+    shape = ConvShape(7, (1, 1), ConvGeometry((1, 1), (0, 0), (1, 1)))
     s, (u, v) = torch.randn(3, 3, dtype=F64), (orthonormal(9, 3), orthonormal(7, 3))
     tucker = TuckerConv2d(Factors(s[:, :, None, None], (u, v)), shape)
     matrix = LowRankConv2d(Factors(s, (u, v)), shape)
