@@ -100,5 +100,5 @@ def _update(layer: Dense, ranks: Ranks, method: Method, alpha: float) -> _Update
         update = build(layer, zero_factors(tensor, ranks), method, bias=False)
         update.wake()
         return _Update(update, scale, None)
-    update = build(layer, method.admit(leading_factors(tensor / scale, ranks)), method, bias=False)
+    update = build(layer, method.project(leading_factors(tensor / scale, ranks)), method, bias=False)
     return _Update(update, scale, (scale * update.dense_weight()).to(layer.weight.dtype))

@@ -24,12 +24,12 @@ NORMALISATIONS = (
 def started(tensor: Tensor, ranks: Ranks, method: Method, start: Start, gain: float = RELU_GAIN) -> Factors:
     """Return the first factors of a layer whose weight is `tensor`, within the method's constraint."""
     if start == "gaussian":
-        return method.admit(gaussian_factors(tensor, ranks))
+        return method.project(gaussian_factors(tensor, ranks))
     if start == "kaiming":
         drawn = torch.randn_like(tensor) * (gain / math.sqrt(tensor[0].numel()))
-        factors = method.admit(leading_factors(drawn, ranks))
+        factors = method.project(leading_factors(drawn, ranks))
         return factors._replace(core=factors.core * (drawn.norm() / factors.core.norm())) if ranks else factors
-    return method.admit(leading_factors(tensor, ranks))
+    return method.project(leading_factors(tensor, ranks))
 
 
 def gain_of(model: nn.Module) -> float:

@@ -133,7 +133,7 @@ def test_T24_weight_decay_never_touches_the_bases(method: Method, optimizer: typ
             assert torch.dist(basis.T @ basis, torch.eye(basis.shape[1], dtype=basis.dtype)) < 1e-12
         if layer.bases():
             shrunk = before[name]._replace(core=(1 - 0.1 * 0.5) * before[name].core)
-            expected = torch.linalg.svdvals(linalg.unfold(method.admit(shrunk).core, 0))[: layer.rank]
+            expected = torch.linalg.svdvals(linalg.unfold(method.project(shrunk).core, 0))[: layer.rank]
             assert torch.dist(layer.singular_values(), expected) < 1e-10
 
 

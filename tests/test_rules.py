@@ -37,7 +37,7 @@ def orthonormal(n: int, r: int) -> Tensor:
 
 def square_layer(method: Method, n: int = 5) -> LowRankLinear:
     core = torch.randn(n, n, dtype=F64) + 2 * torch.eye(n, dtype=F64)
-    layer = LowRankLinear(method.admit(Factors(core, (orthonormal(n, n), orthonormal(n, n)))))
+    layer = LowRankLinear(method.project(Factors(core, (orthonormal(n, n), orthonormal(n, n)))))
     layer.method = method
     return layer
 

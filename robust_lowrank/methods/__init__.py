@@ -4,15 +4,15 @@ import inspect
 
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.methods.adalora import AdaLoRA as AdaLoRA
-from robust_lowrank.methods.base import GalerkinMethod as GalerkinMethod
 from robust_lowrank.methods.base import Method as Method
-from robust_lowrank.methods.base import RetractionMethod as RetractionMethod
 from robust_lowrank.methods.condlr import CondLR as CondLR
 from robust_lowrank.methods.dlrt import DLRT as DLRT
+from robust_lowrank.methods.galerkin import GalerkinMethod as GalerkinMethod
 from robust_lowrank.methods.geolora import RGD as RGD
 from robust_lowrank.methods.geolora import GeoLoRA as GeoLoRA
 from robust_lowrank.methods.lora import LoRA as LoRA
 from robust_lowrank.methods.lora import ScaledLoRA as ScaledLoRA
+from robust_lowrank.methods.retraction import RetractionMethod as RetractionMethod
 from robust_lowrank.methods.robust_dlrt import RobustDLRT as RobustDLRT
 from robust_lowrank.methods.spectral_clamp import SpectralClamp as SpectralClamp
 from robust_lowrank.methods.stella import StelLA as StelLA

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.linalg import Ranks
-from robust_lowrank.methods.base import SPARE, GalerkinMethod, Kept
+from robust_lowrank.methods.galerkin import SPARE, GalerkinMethod, Kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +51,15 @@ class GeoLoRA(GalerkinMethod):
                 f"budget = {self.budget} is below min_rank = {self.min_rank} for each of {layers} layers: raise it or lower that"
             )
 
-    def choose(self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks], weights: Sequence[Tensor | None]) -> list[Kept]:
+    def choose_ranks(
+        self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks], weights: Sequence[Tensor | None]
+    ) -> list[Kept]:
         """Return the ranks that the tolerance allows, cut down to the budget.
 
         The direction that each layer keeps beyond its own is one of the budget's, where that has room for it: by it a layer may
         outgrow another, and take over its place.
         """
-        allowed = super().choose(spectra, before, weights)
+        allowed = super().choose_ranks(spectra, before, weights)
         if self.budget is None or self.tol is None:
             return allowed
         spare = SPARE if self.budget >= len(spectra) * (self.min_rank + SPARE) else 0

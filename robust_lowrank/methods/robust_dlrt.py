@@ -9,7 +9,7 @@ from torch import Tensor
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
 from robust_lowrank.linalg import Ranks
-from robust_lowrank.methods.base import GalerkinMethod
+from robust_lowrank.methods.galerkin import GalerkinMethod
 from robust_lowrank.penalties import spread_gradient
 
 

@@ -6,7 +6,8 @@ from typing import ClassVar, get_args
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.linalg import Factors
-from robust_lowrank.methods.base import Gradients, RetractionMethod, clamp_core
+from robust_lowrank.methods.bound import clamp_core
+from robust_lowrank.methods.retraction import Gradients, RetractionMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class SpectralClamp(RetractionMethod):
         """`cond`."""
         return self.cond
 
-    def admit(self, factors: Factors) -> Factors:
+    def project(self, factors: Factors) -> Factors:
         """Return the weight with its spectrum clamped."""
         return factors._replace(core=clamp_core(factors.core, self.cond - 1, self.reference))
 
@@ -55,4 +56,4 @@ class SpectralClamp(RetractionMethod):
 
     def retract(self, factors: Factors, increments: Factors) -> Factors:
         """Return the moved weight, clamped."""
-        return self.admit(Factors(factors.core + increments.core, ()))
+        return self.project(Factors(factors.core + increments.core, ()))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.linalg import Factors
-from robust_lowrank.methods.base import Gradients, RetractionMethod
+from robust_lowrank.methods.retraction import Gradients, RetractionMethod
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.methods.base import GalerkinMethod
+from robust_lowrank.methods.galerkin import GalerkinMethod
 
 Modes = Literal["channels", "all"]
 

@@ -14,7 +14,7 @@ from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, RetractionMethod
-from robust_lowrank.methods.base import Kept, off_diagonal_factor
+from robust_lowrank.methods.galerkin import Kept, off_diagonal_factor
 from robust_lowrank.optim.allocation import Allocation
 from robust_lowrank.optim.elementwise import ElementwiseMoments
 from robust_lowrank.optim.groups import parameter_groups, window_of
@@ -369,7 +369,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         """Keep what is idle in a layer whose core has moved in resting bases, and its condition number."""
         if not layer.bases() or (not layer.idle and math.isinf(layer.method.cond_bound)):
             return
-        within = layer.method.admit(layer.used_factors()).core
+        within = layer.method.project(layer.used_factors()).core
         core = torch.zeros_like(layer.core)
         core[tuple(map(slice, within.shape))] = within
         self._install(layer, layer.factors()._replace(core=core), layer.idle)

@@ -121,7 +121,7 @@ def draw(method: Method, kind: str, dtype: torch.dtype, seed: int, *, square: bo
         ranks = [min(sizes) if full else pick(1, min(sizes))] * 2
     factors = gaussian_factors(tensor, tuple(ranks))
     core = torch.randn_like(factors.core) + (2 * torch.eye(ranks[0], dtype=dtype) if factors.core.ndim == 2 else 0)
-    layer = build(dense, method.admit(Factors(core, factors.bases)), method)
+    layer = build(dense, method.project(Factors(core, factors.bases)), method)
     with torch.no_grad():
         y = torch.randn_like(layer(x))
     return Case(layer, x, y)

@@ -33,7 +33,7 @@ from robust_lowrank.layers.conv import ConvShape
 from robust_lowrank.layers.functional import ConvGeometry
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, Method, tangent
-from robust_lowrank.methods.base import augment, cut, decompose
+from robust_lowrank.methods.bases import augment, decompose, truncate
 from robust_lowrank.optim import transport
 from robust_lowrank.optim.rules import transported
 from robust_lowrank.penalties import spread, spread_gradient
@@ -316,7 +316,7 @@ def truncated_moment(method: Method, kind: str, dtype: torch.dtype, seed: int) -
     moment = Factors(case.layer.core.grad, tuple(basis.grad for basis in case.layer.bases()))
     decompositions = decompose(old)
     ranks = [max(1, len(d.sigma) - 1) for d in decompositions]
-    new = cut(old, decompositions, tuple(ranks * 2 if len(ranks) == 1 else ranks))
+    new = truncate(old, decompositions, tuple(ranks * 2 if len(ranks) == 1 else ranks))
     kept = tangent.transport(moment, old, new)
     expected = dense_tangent(dense_tangent(in_shape(case.gradient(), old), old), new)
     return relative(dense_of(kept, new), expected)
@@ -502,7 +502,7 @@ def truncation_error(method: Method, kind: str, dtype: torch.dtype, seed: int) -
     before, factors = case.weight, case.layer.factors()
     decompositions = decompose(factors)
     kept = tuple(max(1, len(d.sigma) - 1) for d in decompositions) * (2 if len(decompositions) == 1 else 1)
-    case.layer.set_factors(cut(factors, decompositions, kept))
+    case.layer.set_factors(truncate(factors, decompositions, kept))
     ranks = [basis.shape[1] for basis in case.layer.bases()]
     tails = [float(d.sigma[r:].norm()) for d, r in zip(decompositions, ranks, strict=False)]
     error, scale = float(torch.dist(case.weight, before)), float(before.norm().clamp(min=1))
