@@ -46,7 +46,7 @@ class Row(NamedTuple):
     """A method; `plain`: what it starts from, as a chain of torch's own layers."""
 
     method: Method | None
-    schedule: Literal["exact", "amortised"] = "exact"
+    step: Literal["exact", "amortised"] = "exact"
     plain: bool = False
 
 
@@ -154,11 +154,11 @@ def train(trial: Trial) -> dict[str, object]:
     net, last = network(task)
     contender = METHODS[trial.method]
     if contender.method is not None:
-        compress(net, method=contender.method, rank=task.rank, exclude=[last.replace(".", r"\.")], start="kaiming")
+        compress(net, method=contender.method, rank=task.rank, exclude=[last.replace(".", r"\.")], init="kaiming")
     if contender.plain:
         net = export(net, to="factors").requires_grad_(True)
     kind, inner = INNER[trial.optimizer]
-    optimizer = LowRankOptimizer(net, kind, lr=trial.lr, schedule=contender.schedule, **inner)
+    optimizer = LowRankOptimizer(net, kind, lr=trial.lr, step=contender.step, **inner)
     x, y = images.train
     if trial.final:
         x, y = torch.cat([x, images.choice[0]]), torch.cat([y, images.choice[1]])

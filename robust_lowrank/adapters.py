@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.compression import CompressionReport, count_parameters, install, planned
+from robust_lowrank.compression import CompressionReport, count_parameters, install, make_plan
 from robust_lowrank.errors import UserError
 from robust_lowrank.initialisation import leading_factors, zero_factors
 from robust_lowrank.layers import Adapter, FactoredLayer, named_factored_layers
@@ -50,7 +50,7 @@ def adapt(
 
     Source: Hu et al. 2021, arXiv 2106.09685 (LoRA); Schotthöfer et al., ICLR 2025, arXiv 2410.18720 (GeoLoRA).
     """
-    plan = planned(model, method, rank, exclude, use="adapter")
+    plan = make_plan(model, method, rank, exclude, use="adapter")
     if not plan.method.ranked:
         raise UserError(f"{plan.method.name} has no low-rank update to add: take compress, or another method")
     if not 0 < alpha < math.inf:
@@ -79,7 +79,7 @@ def adapt(
     return CompressionReport(
         ranks={name: layer.rank for name, layer in factored.items()},
         kept_dense=plan.kept,
-        moved=dict.fromkeys(factored, 0.0),
+        relative_error=dict.fromkeys(factored, 0.0),
         parameters=count_parameters(model),
     )
 

@@ -12,7 +12,7 @@ from robust_lowrank.layers.forms import Dense, build, form_of
 from robust_lowrank.linalg import Factors, Ranks
 from robust_lowrank.methods import Method
 
-Start = Literal["weights", "gaussian", "kaiming"]
+Init = Literal["weights", "gaussian", "kaiming"]
 RELU_GAIN = math.sqrt(2.0)  # of drawn weights: keeps the mean square of what ReLUs let through
 NORMALISED_GAIN = math.sqrt(1 / 3)  # with normalisations: torch's own, for relative steps like a dense layer's
 NORMALISATIONS = (
@@ -21,11 +21,11 @@ NORMALISATIONS = (
 )
 
 
-def started(tensor: Tensor, ranks: Ranks, method: Method, start: Start, gain: float = RELU_GAIN) -> Factors:
+def initial_factors(tensor: Tensor, ranks: Ranks, method: Method, init: Init, gain: float = RELU_GAIN) -> Factors:
     """Return the first factors of a layer whose weight is `tensor`, within the method's constraint."""
-    if start == "gaussian":
+    if init == "gaussian":
         return method.project(gaussian_factors(tensor, ranks))
-    if start == "kaiming":
+    if init == "kaiming":
         drawn = torch.randn_like(tensor) * (gain / math.sqrt(tensor[0].numel()))
         factors = method.project(leading_factors(drawn, ranks))
         return factors._replace(core=factors.core * (drawn.norm() / factors.core.norm())) if ranks else factors
@@ -63,13 +63,13 @@ def zero_factors(tensor: Tensor, ranks: Ranks) -> Factors:
 
 
 @torch.no_grad()
-def factor(layer: Dense, ranks: Ranks, method: Method, start: Start, gain: float = RELU_GAIN) -> tuple[FactoredLayer, float]:
+def factor(layer: Dense, ranks: Ranks, method: Method, init: Init, gain: float = RELU_GAIN) -> tuple[FactoredLayer, float]:
     """Return the factored layer for a dense one, and ||W_factored - W|| / ||W||, NaN when the start is drawn anew."""
-    built = build(layer, started(form_of(method).weight(layer), ranks, method, start, gain), method)
+    built = build(layer, initial_factors(form_of(method).weight(layer), ranks, method, init, gain), method)
     for parameter in (built.core, *built.bases()):
         parameter.requires_grad_(layer.weight.requires_grad)
     if built.bias is not None and layer.bias is not None:
         built.bias.requires_grad_(layer.bias.requires_grad)
     weight = linalg.at_least_float32(layer.weight.detach())
     error = (linalg.at_least_float32(built.dense_weight()) - weight).norm() / weight.norm()
-    return built, float(error) if start == "weights" else math.nan
+    return built, float(error) if init == "weights" else math.nan

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers.forms import Dense, Form, form_of
 from robust_lowrank.linalg import Ranks
-from robust_lowrank.methods import GalerkinMethod, Method
+from robust_lowrank.methods import Method
 
 DEFAULT_RANK = 0.25
 LEAST_OF_A_MODE = 4  # of a kernel in Tucker form, or all of a smaller one: a fraction of the rank leaves no fewer
@@ -21,25 +21,21 @@ LEAST_OF_A_MODE = 4  # of a kernel in Tucker form, or all of a smaller one: a fr
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
-    """Ranks with exceptions, and the limits of a rank-adaptive method.
+    """Ranks with exceptions.
 
     Args:
-        init: the start rank, an int or a fraction of the full rank.
-        tol, min, max: the method's `tol`, `min_rank` and `max_rank`; `None` leaves them as they are.
+        default: the start rank, an int or a fraction of the full rank.
         overrides: start ranks of the layers whose full name a regular expression matches; the first match counts.
 
     Example:
-        >>> Rank(init=0.25, max=64, overrides={r"layer4\\..*": 16}).for_layer("layer4.0.conv1")
+        >>> Rank(default=0.25, overrides={r"layer4\\..*": 16}).for_layer("layer4.0.conv1")
         16
 
     Raises:
         UserError: a pattern is not a regular expression.
     """
 
-    init: int | float = DEFAULT_RANK
-    tol: float | None = None
-    min: int | None = None
-    max: int | None = None
+    default: int | float = DEFAULT_RANK
     overrides: Mapping[str, int | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,26 +44,7 @@ class Rank:
 
     def for_layer(self, name: str) -> int | float:
         """Return the start rank of the layer of that name."""
-        return next((rank for text, rank in self.overrides.items() if re.fullmatch(text, name)), self.init)
-
-    def limit(self, method: Method) -> Method:
-        """Return the method with these limits.
-
-        Raises:
-            UserError: limits are given, and the method's rank is fixed.
-        """
-        limits = {"tol": self.tol, "min_rank": self.min, "max_rank": self.max}
-        given = {key: value for key, value in limits.items() if value is not None}
-        if not given:
-            return method
-        if not isinstance(method, GalerkinMethod):
-            raise UserError(
-                f"Rank sets {', '.join(given)}, but the rank of {method.name} is fixed: leave them out, or take an adaptive method"
-            )
-        limited = replace(method, **given)
-        if limited.tol is None:
-            raise UserError(f"Rank sets {', '.join(given)}, but with tol = None {method.name} keeps every rank: give a tol too")
-        return limited
+        return next((rank for text, rank in self.overrides.items() if re.fullmatch(text, name)), self.default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +94,7 @@ def assign_ranks(candidates: Sequence[Candidate], method: Method, rank: RankLike
     form = form_of(method)
     if isinstance(rank, Budget):
         return share_out(candidates, form, rank.params)
-    wanted = rank if isinstance(rank, Rank) else Rank(init=DEFAULT_RANK if rank is None else rank)
+    wanted = rank if isinstance(rank, Rank) else Rank(default=DEFAULT_RANK if rank is None else rank)
     for text in wanted.overrides:
         if not any(re.fullmatch(text, name) for name, _ in candidates):
             raise UserError(

@@ -46,6 +46,10 @@ class FactoredLayer(nn.Module, ABC):
         """Return the factors of which a method wants orthonormal columns that nothing keeps so."""
         return ()
 
+    def all_factors(self) -> tuple[nn.Parameter, ...]:
+        """Return all parameters of the weight."""
+        return self.core, *self.bases()
+
     def wake(self) -> None:
         """Draw anew what in a weight of zero has no gradient; it stays zero."""
 
@@ -105,7 +109,7 @@ class FactoredLayer(nn.Module, ABC):
 
     def weight_parameters(self) -> int:
         """Return the number of stored weight parameters."""
-        return self.core.numel() + sum(basis.numel() for basis in self.bases())
+        return sum(factor.numel() for factor in self.all_factors())
 
     @classmethod
     def count(cls, shape: Sequence[int], ranks: Ranks) -> int:

@@ -43,9 +43,9 @@ class _Free(FactoredLayer):
         """The number of columns of both halves."""
         return self.right().shape[1]
 
-    def weight_parameters(self) -> int:
-        """Return the size of the factors."""
-        return sum(getattr(self, name).numel() for name in self.factor_names)
+    def all_factors(self) -> tuple[nn.Parameter, ...]:
+        """Return the factors in the order of their product."""
+        return tuple(getattr(self, name) for name in self.factor_names)
 
     @torch.no_grad()
     def compact(self) -> Tensor:

@@ -44,6 +44,9 @@ def resolve(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
+    if not isinstance(method, str):
+        said = method.__name__ if isinstance(method, type) else repr(method)
+        raise UserError(f"method = {said} is neither a name such as 'condlr' nor an object such as CondLR()")
     kind = named(method)
     if needed := [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]:
         raise UserError(

@@ -6,11 +6,32 @@ the new ones, and truncates.
 """
 
 import math
-from typing import ClassVar, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
 
 from robust_lowrank.linalg import Factors
+from robust_lowrank.penalties import Penalty
 
 Use = Literal["weights", "drawn", "adapter"]  # what factors start from: trained weights, random draws, or nothing, beside a weight
+
+
+class Memory(ABC):
+    """Keeps what a method knows of all its layers together, by the names of the layers, from step to step."""
+
+    @abstractmethod
+    def after_step(self, layers: Mapping[str, tuple[nn.Parameter, ...]], step: int) -> None:
+        """Look at factors and gradients of the step just taken, and change factors if it is time to."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is kept, as plain tensors."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any], layers: Mapping[str, tuple[nn.Parameter, ...]]) -> None:
+        """Take up what `state_dict` returned, on the devices of the layers."""
 
 
 class Method:
@@ -21,7 +42,7 @@ class Method:
         form: how a weight is stored: `matrix` U S V^T; `channels` the same for linear layers and Tucker factors of the channel
             modes for kernels, `tucker` of all modes; `whole` one tensor; and without constraint `pair` A B^T, `triple` U S V^T and
             `diagonal` P diag(lambda) Q^T.
-        evaluations: how often one step of the exact schedule evaluates loss and gradients.
+        evaluations: how often one exact step evaluates loss and gradients.
     """
 
     name: ClassVar[str]
@@ -41,7 +62,7 @@ class Method:
 
     @property
     def evaluations(self) -> int:
-        """How often one step of the exact schedule evaluates."""
+        """How often one exact step evaluates."""
         return 1
 
     def check(self, layers: int, *, kernels: int) -> None:
@@ -54,3 +75,16 @@ class Method:
     def project(self, factors: Factors) -> Factors:
         """Return the nearest factors that the method's constraint allows."""
         return factors
+
+    @property
+    def term(self) -> Penalty | None:
+        """A penalty of the method's own on each of the free factors."""
+        return None
+
+    def precondition(self, factors: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the gradients of free factors as the optimizer shall see them."""
+        return gradients
+
+    def memory(self) -> Memory | None:
+        """Return a new memory for layers of free factors, if the method needs one."""
+        return None

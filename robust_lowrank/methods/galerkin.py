@@ -106,7 +106,7 @@ class GalerkinMethod(Method, ABC):
 
     @property
     def shortest_window(self) -> int:
-        """The least number of core steps between two truncations of the amortised schedule."""
+        """The least number of core steps between two truncations of amortised steps."""
         return min(1, self.core_steps)
 
     def expand(self, factors: Factors, direction: Factors, lr: float) -> Factors:

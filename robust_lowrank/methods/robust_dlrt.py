@@ -30,8 +30,8 @@ class RobustDLRT(GalerkinMethod):
         >>> RobustDLRT(core_steps=3).evaluations
         4
 
-    Source: Schotthöfer, Yang, Schnake, NeurIPS 2025, arXiv 2505.08022, algorithm 1; its core steps each take a new batch, which is
-    the amortised schedule.
+    Source: Schotthöfer, Yang, Schnake, NeurIPS 2025, arXiv 2505.08022, algorithm 1; its core steps each take a new batch, as
+    amortised steps do.
     """
 
     name: ClassVar[str] = "robust-dlrt"
@@ -51,7 +51,7 @@ class RobustDLRT(GalerkinMethod):
 
     @property
     def window(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The batches between two truncations of the amortised schedule, beside the one that turns the bases."""
+        """The batches between two truncations of amortised steps, beside the one that turns the bases."""
         return self.core_steps
 
     @property

@@ -11,8 +11,8 @@ from robust_lowrank import linalg
 from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods.bases import basis_overlaps
+from robust_lowrank.optim.factor_grads import gradients, joined, split
 from robust_lowrank.optim.moments import Moments, still
-from robust_lowrank.optim.slots import gradients, joined, split
 
 FIRST_MOMENTS = ("momentum_buffer", "exp_avg", "grad_avg")
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")

@@ -12,7 +12,7 @@ from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.layers.functional import fitted
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import tangent
-from robust_lowrank.optim.slots import joined
+from robust_lowrank.optim.factor_grads import joined
 from robust_lowrank.penalties import Penalty
 
 
