@@ -21,13 +21,13 @@ def autograd(layer: LowRankLinear | LowRankConv2d, x: Tensor) -> Tensor:
     if isinstance(layer, LowRankLinear):
         return F.linear(x @ layer.V @ layer.S.T, layer.U, layer.bias)
     filters = layer.V.T.reshape(-1, layer.shape.channels, *layer.shape.kernel)
-    a = F.conv2d(x, filters, None, *layer.shape.window)
+    a = F.conv2d(x, filters, None, *layer.shape.geometry)
     return F.conv2d(F.conv2d(a, layer.S[:, :, None, None]), layer.U[:, :, None, None], layer.bias)
 
 
 def unfolded(layer: LowRankConv2d, x: Tensor) -> Tensor:
     """The same convolution on unfolded patches, as the released codes of CondLR and DLRT compute it."""
-    stride, padding, dilation = layer.shape.window
+    stride, padding, dilation = layer.shape.geometry
     patches = F.unfold(x, layer.shape.kernel, dilation, padding, stride).mT
     y = F.linear(patches @ layer.V @ layer.S.T, layer.U, layer.bias)
     return y.mT.reshape(x.shape[0], -1, *x.shape[2:])

@@ -15,7 +15,7 @@ def run() -> pd.DataFrame:
     torch.manual_seed(0)
     x, y = torch.rand(64, 3, 32, 32), torch.randint(0, 10, (64,))
     net = build("resnet20", input_shape=(3, 32, 32), num_classes=10)
-    compress(net, method="condlr", rank=0.25, exclude=[classifier(net)], start="kaiming")
+    compress(net, method="condlr", rank=0.25, exclude=[classifier(net)], init="kaiming")
     opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.01, momentum=0.9)
     monitor = Monitor(net, writers=[MemoryWriter()])
 

@@ -4,7 +4,8 @@ import pandas as pd
 import torch
 
 from robust_lowrank import linalg
-from robust_lowrank.layers import Factors, LowRankLinear
+from robust_lowrank.layers import LowRankLinear
+from robust_lowrank.linalg import Factors
 
 N, M, R, BATCH = 256, 256, 32, 512
 

@@ -26,7 +26,7 @@ def run() -> pd.DataFrame:
         torch.manual_seed(0)
         net = build("resnet20", input_shape=(3, 32, 32), num_classes=10)
         if method is not None:
-            compress(net, method=method, rank=0.25, exclude=[classifier(net)], start="kaiming")
+            compress(net, method=method, rank=0.25, exclude=[classifier(net)], init="kaiming")
         opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.01, momentum=0.9)
 
         def closure():

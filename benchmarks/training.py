@@ -33,7 +33,7 @@ from robust_lowrank import (
     export,
     models,
 )
-from robust_lowrank.compress import count_parameters
+from robust_lowrank.compression import count_parameters
 from robust_lowrank.data import load, unit_range
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method
@@ -46,7 +46,7 @@ class Row(NamedTuple):
     """A method; `plain`: what it starts from, as a chain of torch's own layers."""
 
     method: Method | None
-    schedule: Literal["exact", "amortised"] = "exact"
+    step: Literal["exact", "amortised"] = "exact"
     plain: bool = False
 
 
@@ -160,11 +160,11 @@ def train(trial: Trial) -> dict[str, object]:
     net, last = network(task)
     contender = METHODS[trial.method]
     if contender.method is not None:
-        compress(net, method=contender.method, rank=task.rank, exclude=[last.replace(".", r"\.")], start="kaiming")
+        compress(net, method=contender.method, rank=task.rank, exclude=[last.replace(".", r"\.")], init="kaiming")
     if contender.plain:
         net = export(net, to="factors").requires_grad_(True)
     kind, inner = INNER[trial.optimizer]
-    optimizer = LowRankOptimizer(net, kind, lr=trial.lr, schedule=contender.schedule, **inner)
+    optimizer = LowRankOptimizer(net, kind, lr=trial.lr, step=contender.step, **inner)
     x, y = images.train
     if trial.final:
         x, y = torch.cat([x, images.choice[0]]), torch.cat([y, images.choice[1]])
@@ -216,8 +216,9 @@ def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def sources() -> str:
     """Return a digest of the package's sources and of this file: results of others are not taken for results of these."""
-    found = sorted(Path(robust_lowrank.__file__).parent.rglob("*.py"))
-    parts = [part for part in found if {"methods", "optim", "layers"} & set(part.parts) or part.name in ("linalg.py", "starts.py")]
+    files = sorted(Path(robust_lowrank.__file__).parent.rglob("*.py"))
+    rooms, modules = {"methods", "optim", "layers"}, ("linalg.py", "initialisation.py")
+    parts = [part for part in files if rooms & set(part.parts) or part.name in modules]
     return hashlib.sha256(b"".join(part.read_bytes() for part in [*parts, Path(__file__)])).hexdigest()[:16]
 
 

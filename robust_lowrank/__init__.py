@@ -1,11 +1,11 @@
 """Low-rank training with bounded condition numbers, and attacks strict enough to publish."""
 
-from robust_lowrank.adapt import adapt as adapt
+from robust_lowrank.adapters import adapt as adapt
 from robust_lowrank.checkpoint import load as load
 from robust_lowrank.checkpoint import save as save
-from robust_lowrank.compress import CompressionReport as CompressionReport
-from robust_lowrank.compress import compress as compress
-from robust_lowrank.compress import plan as plan
+from robust_lowrank.compression import CompressionReport as CompressionReport
+from robust_lowrank.compression import compress as compress
+from robust_lowrank.compression import plan as plan
 from robust_lowrank.conditioning import JsonlWriter as JsonlWriter
 from robust_lowrank.conditioning import MemoryWriter as MemoryWriter
 from robust_lowrank.conditioning import Monitor as Monitor
@@ -15,7 +15,7 @@ from robust_lowrank.conditioning import spectra as spectra
 from robust_lowrank.errors import UserError as UserError
 from robust_lowrank.evaluation import Evaluation as Evaluation
 from robust_lowrank.evaluation import evaluate as evaluate
-from robust_lowrank.export import export as export
+from robust_lowrank.exporting import export as export
 from robust_lowrank.jobs import bench as bench
 from robust_lowrank.jobs import report as report
 from robust_lowrank.jobs import train as train

@@ -9,15 +9,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robust_lowrank.compress import install
+from robust_lowrank.compression import install
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.layers.forms import build, form_of
 from robust_lowrank.methods import Method, Vanilla, named
 from robust_lowrank.provenance import digest_tensors
-from robust_lowrank.ranks import weight_tensor
 from robust_lowrank.records import replacing
-from robust_lowrank.starts import blank_factors, build
 
 HEADER = "robust_lowrank"
 UPDATE = ".update"
@@ -32,7 +31,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     modules = dict(model.named_modules())
     layers = {}
     for name, layer in named_factored_layers(model):
-        layers[name] = {"method": _described(layer), "ranks": _ranks(layer)}
+        layers[name] = {"method": _described(layer), "ranks": layer.ranks()}
         if isinstance(adapter := modules.get(name.removesuffix(UPDATE)), Adapter):
             layers[name]["alpha"] = adapter.alpha
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()}
@@ -83,12 +82,6 @@ def _described(layer: FactoredLayer) -> dict[str, Any]:
     return {"name": method.name, **asdict(method)}  # pyright: ignore[reportArgumentType]
 
 
-def _ranks(layer: FactoredLayer) -> list[int]:
-    if layer.method is not None and layer.method.form == "whole":
-        return []
-    return [basis.shape[1] for basis in layer.bases()] or [layer.rank, layer.rank]
-
-
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -117,7 +110,7 @@ def _admit(model: nn.Module, name: str, entry: Any, path: Path) -> None:
     try:
         options = dict(entry["method"])
         method = named(options.pop("name"))(**options)
-        factors = blank_factors(weight_tensor(layer, method), tuple(int(rank) for rank in entry["ranks"]), method)
+        factors = form_of(method).blank(layer, tuple(int(rank) for rank in entry["ranks"]))
         alpha = float(entry.get("alpha", 1.0))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the description of layer {name!r} does not fit this network") from error

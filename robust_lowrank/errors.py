@@ -1,7 +1,11 @@
 """Errors that a user can mend say what was wrong, where, and what to do."""
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class UserError(ValueError):
@@ -19,6 +23,21 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UserError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")
+
+
+def renamed(**names: str) -> Callable[[_Function], _Function]:
+    """Return a decorator by which a function that is given an argument under its old name says the new one."""
+
+    def decorate(function: _Function) -> _Function:
+        @functools.wraps(function)
+        def called(*arguments: Any, **options: Any) -> Any:
+            for old in names.keys() & options.keys():
+                raise TypeError(f"{old} is called {names[old]} now: give {names[old]}={options[old]!r}")
+            return function(*arguments, **options)
+
+        return called  # pyright: ignore[reportReturnType]
+
+    return decorate
 
 
 class TrainingError(RuntimeError):

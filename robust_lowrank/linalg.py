@@ -1,11 +1,13 @@
 """Pure tensor functions: orthonormal bases, retractions, truncation, the spectral clamp, Tucker products and HOSVD."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+Ranks = tuple[int, ...]  # of the bases, in their order
 Reference = Literal["rms", "mean", "exact"]
 Retraction = Literal["qr", "polar"]
 
@@ -27,8 +29,8 @@ class SVD(NamedTuple):
     Vh: Tensor
 
 
-class Tucker(NamedTuple):
-    """A core and its orthonormal bases; basis i acts on mode i, and modes without one are whole."""
+class Factors(NamedTuple):
+    """A core and its orthonormal bases, that of mode i in place i: (S, (U, V)) for U S V^T; modes without one are whole."""
 
     core: Tensor
     bases: tuple[Tensor, ...]
@@ -262,7 +264,17 @@ def multi_product(tensor: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     return tensor
 
 
-def hosvd(tensor: Tensor, ranks: Sequence[int]) -> Tucker:
+def hosvd(tensor: Tensor, ranks: Sequence[int]) -> Factors:
     """Return the truncated higher-order SVD of the leading modes; all bases come from the same tensor."""
     bases = tuple(svd(unfold(tensor, mode)).U[:, :rank] for mode, rank in enumerate(ranks))
-    return Tucker(multi_product(tensor, [basis.T for basis in bases]), bases)
+    return Factors(multi_product(tensor, [basis.T for basis in bases]), bases)
+
+
+def tucker_ranks(core: Tensor, wanted: list[int]) -> list[int]:
+    """Return the ranks clipped so that none exceeds the product of the others, modes without a basis counted whole."""
+    static = math.prod(core.shape[len(wanted) :])
+    ranks = list(wanted)
+    for i in range(len(ranks)):
+        others = static * math.prod(rank for j, rank in enumerate(ranks) if j != i)
+        ranks[i] = min(ranks[i], others)
+    return ranks

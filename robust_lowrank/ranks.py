@@ -1,45 +1,41 @@
-"""Which rank each layer gets: one for all, one by name, or as a parameter budget shares it out."""
+"""Layers get one rank for all, one by name, or what a parameter budget leaves them."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
-from robust_lowrank.methods import GalerkinMethod, Method
-from robust_lowrank.methods.base import Ranks, tucker_ranks
+from robust_lowrank.layers.forms import Dense, Form, form_of
+from robust_lowrank.linalg import Ranks
+from robust_lowrank.methods import Method
 
 DEFAULT_RANK = 0.25
 LEAST_OF_A_MODE = 4  # of a kernel in Tucker form, or all of a smaller one: a fraction of the rank leaves no fewer
-Dense = nn.Linear | nn.Conv2d
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
-    """Ranks with exceptions, and the limits of a rank-adaptive method.
+    """Ranks with exceptions.
 
     Args:
-        init: the start rank, an int or a fraction of the full rank.
-        tol, min, max: the method's `tol`, `min_rank` and `max_rank`; `None` leaves them as they are.
+        default: the start rank, an int or a fraction of the full rank.
         overrides: start ranks of the layers whose full name a regular expression matches; the first match counts.
 
     Example:
-        >>> Rank(init=0.25, max=64, overrides={r"layer4\\..*": 16}).for_layer("layer4.0.conv1")
+        >>> Rank(default=0.25, overrides={r"layer4\\..*": 16}).for_layer("layer4.0.conv1")
         16
 
     Raises:
         UserError: a pattern is not a regular expression.
     """
 
-    init: int | float = DEFAULT_RANK
-    tol: float | None = None
-    min: int | None = None
-    max: int | None = None
+    default: int | float = DEFAULT_RANK
     overrides: Mapping[str, int | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,26 +44,7 @@ class Rank:
 
     def for_layer(self, name: str) -> int | float:
         """Return the start rank of the layer of that name."""
-        return next((rank for text, rank in self.overrides.items() if re.fullmatch(text, name)), self.init)
-
-    def limit(self, method: Method) -> Method:
-        """Return the method with these limits.
-
-        Raises:
-            UserError: limits are given, and the method's rank is fixed.
-        """
-        limits = {"tol": self.tol, "min_rank": self.min, "max_rank": self.max}
-        given = {key: value for key, value in limits.items() if value is not None}
-        if not given:
-            return method
-        if not isinstance(method, GalerkinMethod):
-            raise UserError(
-                f"Rank sets {', '.join(given)}, but the rank of {method.name} is fixed: leave them out, or take an adaptive method"
-            )
-        limited = replace(method, **given)
-        if limited.tol is None:
-            raise UserError(f"Rank sets {', '.join(given)}, but with tol = None {method.name} keeps every rank: give a tol too")
-        return limited
+        return next((rank for text, rank in self.overrides.items() if re.fullmatch(text, name)), self.default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +80,6 @@ class Candidate(NamedTuple):
     layer: Dense
 
 
-def weight_tensor(layer: Dense, method: Method) -> Tensor:
-    """Return the weight as the method stores it: a kernel in Tucker form and a whole weight as it is, others as a matrix (n, m)."""
-    weight = linalg.at_least_float32(layer.weight.detach())
-    return weight if weight.ndim == 4 and method.form in ("channels", "tucker", "whole") else weight.flatten(1)
-
-
-def modes_of(tensor: Tensor, method: Method) -> int:
-    """Return the number of modes that have a basis."""
-    if method.form == "whole":
-        return 0
-    return 4 if tensor.ndim == 4 and method.form == "tucker" else 2
-
-
 def assign_ranks(candidates: Sequence[Candidate], method: Method, rank: RankLike | None) -> dict[str, Ranks]:
     """Return the ranks of each layer's factors: (r, r), those of a Tucker kernel, or () for a weight that stays whole.
 
@@ -123,31 +87,32 @@ def assign_ranks(candidates: Sequence[Candidate], method: Method, rank: RankLike
         UserError: a rank is below 1, above the full rank or a fraction outside (0, 1], a pattern matches nothing, the budget is too
             small, or the method has no rank to choose.
     """
-    if method.form == "whole":
+    if not method.ranked:
         if rank is not None:
             raise UserError(f"{method.name} keeps weights whole, at full rank: leave rank out")
         return {name: () for name, _ in candidates}
+    form = form_of(method)
     if isinstance(rank, Budget):
-        return share_out(candidates, method, rank.params)
-    wanted = rank if isinstance(rank, Rank) else Rank(init=DEFAULT_RANK if rank is None else rank)
+        return share_out(candidates, form, rank.params)
+    wanted = rank if isinstance(rank, Rank) else Rank(default=DEFAULT_RANK if rank is None else rank)
     for text in wanted.overrides:
         if not any(re.fullmatch(text, name) for name, _ in candidates):
             raise UserError(
                 f"overrides {text!r} matches no layer that is factored; there are: {', '.join(c.name for c in candidates)}"
             )
-    return {name: ranks_of(name, layer, method, wanted.for_layer(name)) for name, layer in candidates}
+    return {name: ranks_of(name, layer, form, wanted.for_layer(name)) for name, layer in candidates}
 
 
-def ranks_of(name: str, layer: Dense, method: Method, rank: int | float) -> Ranks:
+def ranks_of(name: str, layer: Dense, form: Form, rank: int | float) -> Ranks:
     """Return the ranks of one layer.
 
     Raises:
         UserError: the rank is below 1, above the full rank, or a fraction outside (0, 1].
     """
-    tensor = weight_tensor(layer, method)
+    tensor = form.weight(layer)
     n, m = tensor.flatten(1).shape
     full = min(n, m)
-    sizes = tuple(tensor.shape[: modes_of(tensor, method)]) if tensor.ndim == 4 else (full, full)
+    sizes = tuple(tensor.shape[: form.modes_of(tensor)]) if tensor.ndim == 4 else (full, full)
     if isinstance(rank, bool) or not isinstance(rank, (int, float)):
         raise UserError(f"rank = {rank!r} is neither a whole number nor a fraction")
     if isinstance(rank, float):
@@ -166,41 +131,30 @@ def ranks_of(name: str, layer: Dense, method: Method, rank: int | float) -> Rank
 
 
 def _clipped(tensor: Tensor, ranks: Ranks) -> Ranks:
-    return tuple(tucker_ranks(tensor, list(ranks))) if tensor.ndim == 4 else ranks
+    return tuple(linalg.tucker_ranks(tensor, list(ranks))) if tensor.ndim == 4 else ranks
 
 
-def factored_size(layer: Dense, ranks: Ranks, method: Method) -> int:
-    """Return the number of weight parameters that a layer has at these ranks."""
-    tensor = weight_tensor(layer, method)
-    if not ranks:
-        return tensor.numel()
-    if tensor.ndim == 2 and method.form == "pair":
-        return ranks[0] * sum(tensor.shape)
-    bases = sum(size * rank for size, rank in zip(tensor.shape, ranks, strict=False))
-    return bases + math.prod(ranks) * math.prod(tensor.shape[len(ranks) :])
-
-
-def share_out(candidates: Sequence[Candidate], method: Method, share: float) -> dict[str, Ranks]:
+def share_out(candidates: Sequence[Candidate], form: Form, share: float) -> dict[str, Ranks]:
     """Return the ranks whose factors take at most `share` of the dense weights' parameters, at a common gain a parameter.
 
     Raises:
         UserError: rank 1 everywhere takes more.
     """
-    gains = {name: _gains(weight_tensor(layer, method), method) for name, layer in candidates}
-    tensors = {name: weight_tensor(layer, method) for name, layer in candidates}
+    tensors = {name: form.weight(layer) for name, layer in candidates}
+    gains = {name: _gains(tensor, form.modes_of(tensor)) for name, tensor in tensors.items()}
 
     def at(level: float) -> dict[str, Ranks]:
         counts = {name: tuple(max(1, int((mode > level).sum())) for mode in modes) for name, modes in gains.items()}
         return {name: no_larger(layer, _clipped(tensors[name], counts[name])) for name, layer in candidates}
 
     def no_larger(layer: Dense, ranks: Ranks) -> Ranks:
-        while max(ranks) > 1 and factored_size(layer, ranks, method) > layer.weight.numel():
+        while max(ranks) > 1 and form.count(layer, ranks) > layer.weight.numel():
             largest = max(ranks)
             ranks = tuple(largest - 1 if rank == largest else rank for rank in ranks)
         return ranks
 
     def size(ranks: dict[str, Ranks]) -> int:
-        return sum(factored_size(layer, ranks[name], method) for name, layer in candidates)
+        return sum(form.count(layer, ranks[name]) for name, layer in candidates)
 
     dense = sum(layer.weight.numel() for _, layer in candidates)
     allowed = share * dense
@@ -218,16 +172,15 @@ def share_out(candidates: Sequence[Candidate], method: Method, share: float) -> 
     return everything if size(everything) <= allowed else at(levels[high])
 
 
-def _gains(tensor: Tensor, method: Method) -> tuple[Tensor, ...]:
+def _gains(tensor: Tensor, modes: int) -> tuple[Tensor, ...]:
     """Return for each mode the share of the energy that each singular value holds, a parameter of its vectors."""
-    modes = range(modes_of(tensor, method)) if tensor.ndim == 4 else range(1)
-    found = []
-    for mode in modes:
+    gains = []
+    for mode in range(modes if tensor.ndim == 4 else 1):
         unfolded = linalg.unfold(tensor, mode)
         energy = linalg.svd(unfolded).sigma.square()
         columns = tensor.shape[mode] if tensor.ndim == 4 else sum(tensor.shape)
-        found.append(energy / energy.sum().clamp(min=torch.finfo(energy.dtype).tiny) / columns)
-    return tuple(found) if tensor.ndim == 4 else (found[0], found[0])
+        gains.append(energy / energy.sum().clamp(min=torch.finfo(energy.dtype).tiny) / columns)
+    return tuple(gains) if tensor.ndim == 4 else (gains[0], gains[0])
 
 
 def pattern(text: str, kind: str) -> re.Pattern[str]:

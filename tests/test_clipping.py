@@ -26,7 +26,8 @@ from robust_lowrank import (
     compress,
     linalg,
 )
-from robust_lowrank.layers import FactoredLayer, Factors, named_factored_layers
+from robust_lowrank.layers import FactoredLayer, named_factored_layers
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method
 
 METHODS: dict[str, Method] = {
@@ -63,7 +64,7 @@ class Mixed(nn.Module):
 
 def network(method: Method, dtype: torch.dtype = torch.float64) -> nn.Module:
     net = Mixed().to(dtype)
-    compress(net, method=method, rank=2 if method.ranked else None, exclude=["head"], start="kaiming")
+    compress(net, method=method, rank=2 if method.ranked else None, exclude=["head"], init="kaiming")
     return net
 
 
@@ -131,8 +132,8 @@ def test_the_norm_is_that_of_the_dense_gradients_tangent_part(method: Method, pr
 def test_the_norm_inside_a_window_is_that_in_the_augmented_bases(method: Method) -> None:
     """Twice the rank may be more than one side has: the core is not square then, and a slot is padded."""
     net = Mixed().double()
-    compress(net, method=method, rank=4 if method.form == "matrix" else 3, exclude=["head"], start="kaiming")
-    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.1, schedule="amortised", window=3)
+    compress(net, method=method, rank=4 if method.form == "matrix" else 3, exclude=["head"], init="kaiming")
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.1, step="amortised", window=3)
     backward(net)
     opt.step()
     assert not opt.settled
@@ -171,12 +172,12 @@ def test_the_norm_after_clipping_is_the_largest_allowed(method: Method, precisio
 
 
 @each_method
-@pytest.mark.parametrize("schedule", ["exact", "amortised"])
-def test_a_clipped_step_is_that_of_a_scaled_loss(method: Method, schedule) -> None:
-    """In either schedule, evaluation by evaluation: clipping in the closure and scaling the loss by the same factors agree."""
+@pytest.mark.parametrize("step", ["exact", "amortised"])
+def test_a_clipped_step_is_that_of_a_scaled_loss(method: Method, step) -> None:
+    """Evaluation by evaluation: clipping in the closure and scaling the loss by the same factors agree."""
     net = network(method)
     twin = copy.deepcopy(net)
-    options = {"lr": 0.1, "momentum": 0.9, "schedule": schedule}
+    options = {"lr": 0.1, "momentum": 0.9, "step": step}
     ours, theirs = (LowRankOptimizer(each, torch.optim.SGD, **options) for each in (net, twin))
     factors: list[float] = []
 

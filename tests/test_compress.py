@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robust_lowrank import CondLR, UserError, compress, export, plan
-from robust_lowrank.compress import count_parameters
+from robust_lowrank.compression import count_parameters
 from robust_lowrank.layers import FactoredLayer, LowRankConv2d, LowRankLinear, TuckerConv2d, named_factored_layers
 
 METHODS = ["vanilla", "condlr", "dlrt", "tdlrt", "geolora"]
@@ -46,7 +46,7 @@ def test_full_rank_keeps_the_function(method: str) -> None:
     before = model(x)
     report = compress(model, method=method, rank=1.0)
     assert torch.allclose(model(x), before, atol=1e-10)
-    assert max(report.moved.values()) < 1e-10
+    assert max(report.relative_error.values()) < 1e-10
     assert not model[0].training
 
 
@@ -56,28 +56,28 @@ def test_condlr_starts_admissible_and_says_how_far_the_weight_moved() -> None:
     for name, layer in named_factored_layers(model):
         sigma = layer.singular_values()
         assert sigma[0] / sigma[-1] <= 1.2 * (1 + 1e-5)
-        assert report.moved[name] > 0.01
+        assert report.relative_error[name] > 0.01
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gaussian_start_has_singular_values_around_one(method: str) -> None:
     model = nn.Sequential(nn.Conv2d(32, 64, 3), nn.Linear(100, 80))
-    report = compress(model, method=method, rank=0.5, start="gaussian")
+    report = compress(model, method=method, rank=0.5, init="gaussian")
     for name, layer in named_factored_layers(model):
         rms = layer.singular_values().square().mean().sqrt()
         assert 0.6 < rms < 1.4
-        assert math.isnan(report.moved[name])
+        assert math.isnan(report.relative_error[name])
         for basis in layer.bases():
             assert torch.dist(basis.T @ basis, torch.eye(basis.shape[1])) < 1e-5
 
 
 def test_a_kaiming_start_keeps_the_norm_of_kaiming_weights() -> None:
     model = nn.Sequential(nn.Linear(400, 300))
-    report = compress(model, method="condlr", rank=0.2, start="kaiming")
+    report = compress(model, method="condlr", rank=0.2, init="kaiming")
     layer = model[0]
     assert isinstance(layer, LowRankLinear)
     assert float(layer.S.detach().norm()) == pytest.approx(math.sqrt(2 / 400 * 400 * 300), rel=0.02)
-    assert math.isnan(report.moved["0"])
+    assert math.isnan(report.relative_error["0"])
 
 
 @pytest.mark.parametrize("method", ["vanilla", "condlr", "dlrt", "tdlrt", "geolora"])
@@ -87,7 +87,7 @@ def test_a_kaiming_start_keeps_the_norm_of_kaiming_weights() -> None:
 def test_a_kaiming_start_is_smaller_in_a_network_with_normalisations(method: str, normalisation: nn.Module, square: float) -> None:
     """Weights have the standard deviation sqrt(2 / m), with normalisations torch's own sqrt(1 / (3 m)), whatever the rank."""
     model = nn.Sequential(nn.Conv2d(16, 32, 3), nn.ReLU(), normalisation, nn.Flatten(), nn.Linear(288, 200), nn.Linear(200, 100))
-    compress(model, method=method, rank=0.3, start="kaiming")
+    compress(model, method=method, rank=0.3, init="kaiming")
     found = dict(named_factored_layers(model))
     assert len(found) == 3
     for name, layer in found.items():

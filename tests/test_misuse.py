@@ -38,16 +38,16 @@ def trained(model: nn.Module, opt: torch.optim.Optimizer, steps: int = 20) -> li
 
 
 @pytest.mark.parametrize("frozen", ["both", "one"])
-@pytest.mark.parametrize("schedule", ["exact", "amortised"])
+@pytest.mark.parametrize("step", ["exact", "amortised"])
 @pytest.mark.parametrize("method", [*ADAPTIVE, "condlr"])
-def test_frozen_bases_stay_and_the_core_descends(method: str, schedule: str, frozen: str) -> None:
+def test_frozen_bases_stay_and_the_core_descends(method: str, step: str, frozen: str) -> None:
     model = net().double()
-    rlr.compress(model, method=method, rank=4, exclude=["4"], start="kaiming")
+    rlr.compress(model, method=method, rank=4, exclude=["4"], init="kaiming")
     layer = model[0]
     kept = [basis.detach().clone() for basis in layer.bases()]
     for basis in layer.bases()[: 2 if frozen == "both" else 1]:
         basis.requires_grad_(False)
-    opt = rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.05, schedule=schedule)
+    opt = rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.05, step=step)
     losses = trained(model, opt)
     assert losses[-1] < losses[0]
     assert not layer.bases()[0].requires_grad
@@ -86,7 +86,7 @@ def test_a_step_without_gradients_is_refused(method: str) -> None:
 
 def test_an_interrupted_step_leaves_ranks_as_they_were() -> None:
     model = net()
-    rlr.compress(model, method="dlrt", rank=3, exclude=["4"], start="kaiming")
+    rlr.compress(model, method="dlrt", rank=3, exclude=["4"], init="kaiming")
     opt = rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.1)
     x, y = batch()
     calls = []
@@ -120,7 +120,7 @@ def test_a_weight_that_cannot_be_factored_leaves_the_network_as_it_was(value: fl
 def test_a_network_in_bf16_keeps_its_factors_in_float32(method: str) -> None:
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 12), nn.Linear(12, 3)).bfloat16()
     options = {} if method in ("projected-sgd", "cayley-sgd", "landing", "spectral-clamp") else {"rank": 2}
-    rlr.compress(model, method=method, exclude=["3"], start="kaiming", **options)
+    rlr.compress(model, method=method, exclude=["3"], init="kaiming", **options)
     opt = rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.01)
     x, y = torch.randn(8, 2, 4, 4).bfloat16(), torch.randint(0, 3, (8,))
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_factored_is_named() -> None:
 
 def test_adafactor_follows_a_rank_that_falls() -> None:
     model = net()
-    rlr.compress(model, method=rlr.GeoLoRA(tol=0.5), rank=8, exclude=["4"], start="kaiming")
+    rlr.compress(model, method=rlr.GeoLoRA(tol=0.5), rank=8, exclude=["4"], init="kaiming")
     losses = trained(model, rlr.LowRankOptimizer(model, torch.optim.Adafactor, lr=0.05, moments="elementwise"), 30)
     assert losses[-1] < losses[0]
 
@@ -156,8 +156,8 @@ def test_adafactor_follows_a_rank_that_falls() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: rlr.compress(net(), start="kaimin"), "did you mean 'kaiming'"),
-        (lambda: rlr.compress(net(), start=None), "Known"),
+        (lambda: rlr.compress(net(), init="kaimin"), "did you mean 'kaiming'"),
+        (lambda: rlr.compress(net(), init=None), "Known"),
         (lambda: rlr.DLRT(max_rank=8), "with tol = None it stays"),
         (lambda: rlr.RGD(tol=0.1), "take geolora"),
         (lambda: rlr.GeoLoRA(min_rank=2.5), "not an integer"),
@@ -165,8 +165,8 @@ def test_adafactor_follows_a_rank_that_falls() -> None:
         (lambda: rlr.RobustDLRT(core_steps=1.5), "no integer"),
         (lambda: rlr.AdaLoRA(budget=10, steps=100, penalty=-1.0), "penalty"),
         (lambda: rlr.Penalty(milestones=(1,), decay=(-1.0,)), "decay"),
-        (lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1, schedule="amortised", window=1.5), "not a number of steps"),
-        (lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1, schedule="amortised", window=-1), "not a number of steps"),
+        (lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1, step="amortised", window=1.5), "not a number of steps"),
+        (lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1, step="amortised", window=-1), "not a number of steps"),
         (lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1, maximize=True), "maximize"),
         (lambda: rlr.LowRankOptimizer(net(), torch.optim.RMSprop, lr=0.1, centered=True), "centered"),
         (lambda: rlr.LowRankOptimizer(net().parameters(), torch.optim.SGD, lr=0.1), "takes the network and a class"),
@@ -182,11 +182,11 @@ def test_misuse_is_refused(make, message: str) -> None:
         make()
 
 
-@pytest.mark.parametrize("schedule", ["exact", "amortised"])
-def test_a_copy_of_network_and_optimizer_trains_like_the_original(schedule: str) -> None:
+@pytest.mark.parametrize("step", ["exact", "amortised"])
+def test_a_copy_of_network_and_optimizer_trains_like_the_original(step: str) -> None:
     model = net()
-    rlr.compress(model, method=rlr.DLRT(tol=0.1), rank=4, exclude=["4"], start="kaiming")
-    opt = rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.1, momentum=0.9, schedule=schedule)
+    rlr.compress(model, method=rlr.DLRT(tol=0.1), rank=4, exclude=["4"], init="kaiming")
+    opt = rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.1, momentum=0.9, step=step)
     torch.manual_seed(1)
     trained(model, opt, 4)
     other = copy.deepcopy(opt)

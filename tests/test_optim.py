@@ -26,10 +26,11 @@ from robust_lowrank import (
     load,
     save,
 )
-from robust_lowrank.layers import Factors, LowRankLinear, named_factored_layers
+from robust_lowrank.layers import LowRankLinear, named_factored_layers
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method
 from robust_lowrank.optim import transport
-from robust_lowrank.optim.terms import add_penalty
+from robust_lowrank.optim.loss_terms import add_penalty
 
 METHODS: dict[str, Method] = {
     "vanilla": Vanilla(),
@@ -77,7 +78,7 @@ def batch(n: int = 16) -> tuple[Tensor, Tensor]:
 
 def network(method: Method, rank: float = 0.5) -> nn.Module:
     net = Residual().double()
-    compress(net, method=method, rank=rank if method.ranked else None, exclude=["head"], start="kaiming")
+    compress(net, method=method, rank=rank if method.ranked else None, exclude=["head"], init="kaiming")
     return net
 
 
@@ -132,7 +133,7 @@ def test_T24_weight_decay_never_touches_the_bases(method: Method, optimizer: typ
             assert torch.dist(basis.T @ basis, torch.eye(basis.shape[1], dtype=basis.dtype)) < 1e-12
         if layer.bases():
             shrunk = before[name]._replace(core=(1 - 0.1 * 0.5) * before[name].core)
-            expected = torch.linalg.svdvals(linalg.unfold(method.admit(shrunk).core, 0))[: layer.rank]
+            expected = torch.linalg.svdvals(linalg.unfold(method.project(shrunk).core, 0))[: layer.rank]
             assert torch.dist(layer.singular_values(), expected) < 1e-10
 
 
@@ -234,9 +235,9 @@ def test_two_evaluations_need_a_closure() -> None:
         opt.step()
 
 
-def test_the_amortised_schedule_turns_once_a_window_and_truncates_at_its_end() -> None:
+def test_amortised_steps_turn_once_a_window_and_truncates_at_its_end() -> None:
     net, data = network(DLRT(tol=0.0, max_rank=4), rank=4), batch()
-    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.1, schedule="amortised", window=2)
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.1, step="amortised", window=2)
     assert opt.evaluations_per_step == 1
     ranks = []
     for _ in range(6):
@@ -360,10 +361,10 @@ def test_a_penalty_without_a_place_is_refused() -> None:
 def test_the_schedules_are_not_mixed_up() -> None:
     with pytest.raises(UserError, match="amortised"):
         LowRankOptimizer(network(DLRT()), torch.optim.SGD, lr=0.1).step()
-    with pytest.raises(UserError, match="belongs to schedule"):
+    with pytest.raises(UserError, match="belongs to step"):
         LowRankOptimizer(network(DLRT()), torch.optim.SGD, lr=0.1, window=3)
     for method in (DLRT(), TDLRT(), RobustDLRT()):
         with pytest.raises(UserError, match="at least 1"):
-            LowRankOptimizer(network(method), torch.optim.SGD, lr=0.1, schedule="amortised", window=0)
+            LowRankOptimizer(network(method), torch.optim.SGD, lr=0.1, step="amortised", window=0)
     with pytest.raises(UserError, match="did you mean 'amortised'"):
-        LowRankOptimizer(network(DLRT()), torch.optim.SGD, lr=0.1, schedule="amortized")  # pyright: ignore[reportArgumentType]
+        LowRankOptimizer(network(DLRT()), torch.optim.SGD, lr=0.1, step="amortized")  # pyright: ignore[reportArgumentType]

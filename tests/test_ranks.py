@@ -13,14 +13,8 @@ def net() -> nn.Sequential:
 
 
 def test_overrides_count_in_their_order_and_the_rest_has_the_start_rank() -> None:
-    report = compress(net(), method="dlrt", rank=Rank(init=0.5, overrides={"2": 7, r"[23]": 0.25}), exclude=["4"])
+    report = compress(net(), method="dlrt", rank=Rank(default=0.5, overrides={"2": 7, r"[23]": 0.25}), exclude=["4"])
     assert report.ranks == {"0": 6, "2": 7, "3": 4}
-
-
-def test_limits_become_the_methods_own() -> None:
-    model = net()
-    compress(model, method=DLRT(tol=0.1), rank=Rank(init=4, tol=0.2, min=3, max=5), exclude=["4"])
-    assert {layer.method for _, layer in named_factored_layers(model)} == {DLRT(tol=0.2, min_rank=3, max_rank=5)}
 
 
 @pytest.mark.parametrize("method", ["condlr", "vanilla", "tdlrt", TDLRT(modes="all"), "geolora"], ids=str)
@@ -60,11 +54,9 @@ def test_a_full_budget_keeps_everything_that_pays() -> None:
 @pytest.mark.parametrize(
     ("method", "rank", "message"),
     [
-        (CondLR(), Rank(max=8), "rank of condlr is fixed"),
-        (DLRT(), Rank(min=3), "keeps every rank"),
         ("dlrt", Rank(overrides={"9": 2}), "matches no layer that is factored"),
         ("dlrt", Rank(overrides={"2": 99}), "above the full rank 32"),
-        ("dlrt", Rank(init=0.0), "fraction"),
+        ("dlrt", Rank(default=0.0), "fraction"),
         ("dlrt", Budget(params=0.01), "rank 1 everywhere takes"),
         (TDLRT(modes="all"), 0.5, "no convolution"),
     ],

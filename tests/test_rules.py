@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import DLRT, RGD, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, UserError, Vanilla, compress, linalg
-from robust_lowrank.layers import FactoredLayer, Factors, LowRankLinear, TuckerConv2d
+from robust_lowrank.layers import FactoredLayer, LowRankLinear, TuckerConv2d
 from robust_lowrank.layers.conv import ConvShape
-from robust_lowrank.layers.functional import Window
+from robust_lowrank.layers.functional import ConvGeometry
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method, tangent
 
 F64 = torch.float64
@@ -36,13 +37,13 @@ def orthonormal(n: int, r: int) -> Tensor:
 
 def square_layer(method: Method, n: int = 5) -> LowRankLinear:
     core = torch.randn(n, n, dtype=F64) + 2 * torch.eye(n, dtype=F64)
-    layer = LowRankLinear(method.admit(Factors(core, (orthonormal(n, n), orthonormal(n, n)))))
+    layer = LowRankLinear(method.project(Factors(core, (orthonormal(n, n), orthonormal(n, n)))))
     layer.method = method
     return layer
 
 
 def kernel_layer(method: Method) -> TuckerConv2d:
-    shape = ConvShape(3, (3, 3), Window((1, 1), (1, 1), (1, 1)))
+    shape = ConvShape(3, (3, 3), ConvGeometry((1, 1), (1, 1), (1, 1)))
     layer = TuckerConv2d(Factors(torch.randn(4, 3, 3, 3, dtype=F64), (orthonormal(4, 4), orthonormal(3, 3))), shape)
     layer.method = method
     return layer

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import DLRT, RGD, TDLRT, GeoLoRA, LowRankOptimizer, RobustDLRT, compress, linalg, load, save
-from robust_lowrank.layers import Factors, LowRankLinear, named_factored_layers
+from robust_lowrank.layers import LowRankLinear, named_factored_layers
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod
 
 F64 = torch.float64
@@ -27,8 +28,8 @@ METHODS: dict[str, GalerkinMethod] = {
 }
 BOUND = ("geolora cond", "geolora budget", "dlrt cond")  # their ranks are not cut by the tolerance
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-SCHEDULES: dict[str, dict[str, Any]] = {"exact": {}, "amortised": {"schedule": "amortised", "window": 3}}
-each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+SPREADS: dict[str, dict[str, Any]] = {"exact": {}, "amortised": {"step": "amortised", "window": 3}}
+each_spread = pytest.mark.parametrize("spread", SPREADS.values(), ids=SPREADS)
 
 
 class Small(nn.Module):
@@ -44,7 +45,7 @@ class Small(nn.Module):
 
 def network(method: GalerkinMethod, dtype: torch.dtype = F64) -> nn.Module:
     net = Small().to(dtype)
-    compress(net, method=method, rank=0.5, exclude=["head"], start="kaiming")
+    compress(net, method=method, rank=0.5, exclude=["head"], init="kaiming")
     return net
 
 
@@ -106,10 +107,10 @@ def test_what_an_idle_direction_gathers_waits_until_it_counts() -> None:
 
 
 @each_method
-@each_schedule
-def test_finish_drops_idle_directions_and_changes_no_weight(method: GalerkinMethod, schedule: dict[str, Any]) -> None:
+@each_spread
+def test_finish_drops_idle_directions_and_changes_no_weight(method: GalerkinMethod, spread: dict[str, Any]) -> None:
     net = network(method)
-    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.05, momentum=0.5, **schedule)
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.05, momentum=0.5, **spread)
     advance(net, opt, 5)
     opt.truncate()
     assert opt.settled
@@ -135,7 +136,7 @@ def test_finish_drops_idle_directions_and_changes_no_weight(method: GalerkinMeth
 @each_method
 def test_truncate_ends_a_window_as_its_last_step_would_have(method: GalerkinMethod) -> None:
     net = network(method)
-    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.05, momentum=0.5, schedule="amortised", window=2)
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.05, momentum=0.5, step="amortised", window=2)
     advance(net, opt, 1)
     twin, longer = copy.deepcopy((net, opt))
     longer.window = 9
@@ -163,11 +164,11 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def optimizer_of(net: nn.Module, kind: str, schedule: dict[str, Any]) -> LowRankOptimizer:
+def optimizer_of(net: nn.Module, kind: str, spread: dict[str, Any]) -> LowRankOptimizer:
     name, options = OPTIMIZERS[kind]
     if not hasattr(torch.optim, name):
         pytest.skip(f"torch has no {name}")
-    return LowRankOptimizer(net, getattr(torch.optim, name), **options, **schedule)
+    return LowRankOptimizer(net, getattr(torch.optim, name), **options, **spread)
 
 
 def assert_same_network(net: nn.Module, other: nn.Module, when: str) -> None:
@@ -179,7 +180,7 @@ def assert_same_network(net: nn.Module, other: nn.Module, when: str) -> None:
 
 
 def resumed(
-    net: nn.Module, opt: LowRankOptimizer, kind: str, schedule: dict[str, Any], path: Path
+    net: nn.Module, opt: LowRankOptimizer, kind: str, spread: dict[str, Any], path: Path
 ) -> tuple[nn.Module, LowRankOptimizer]:
     """Return network and optimizer as another process would have them from two files."""
     save(net, path)
@@ -187,7 +188,7 @@ def resumed(
     torch.save(opt.state_dict(), buffer)
     buffer.seek(0)
     other = load(Small().to(net.head.weight.dtype), path)
-    again = optimizer_of(other, kind, schedule)
+    again = optimizer_of(other, kind, spread)
     again.load_state_dict(torch.load(buffer, weights_only=True))
     return other, again
 
@@ -196,14 +197,14 @@ WAYS = {f"{name}, {kind}": (METHODS[name], kind) for name in ("geolora", "dlrt c
 WAYS |= {f"{name}, sgd": (method, "sgd") for name, method in METHODS.items()}
 
 
-@each_schedule
+@each_spread
 @pytest.mark.parametrize(("method", "kind"), WAYS.values(), ids=WAYS)
-def test_T29_training_goes_on_from_files_bit_for_bit(method: GalerkinMethod, schedule: dict, kind: str, tmp_path: Path) -> None:
+def test_T29_training_goes_on_from_files_bit_for_bit(method: GalerkinMethod, spread: dict, kind: str, tmp_path: Path) -> None:
     net = network(method, torch.float32)
-    opt = optimizer_of(net, kind, schedule)
+    opt = optimizer_of(net, kind, spread)
     for step in range(4):
         advance(net, opt, 1, first=step)
-        other, again = resumed(net, opt, kind, schedule, tmp_path / "net.safetensors")
+        other, again = resumed(net, opt, kind, spread, tmp_path / "net.safetensors")
         assert_same_network(net, other, f"loaded after step {step}")
         twin, same = copy.deepcopy((net, opt))
         advance(twin, same, 4, first=step + 1)
@@ -215,9 +216,9 @@ def test_T29_training_goes_on_from_files_bit_for_bit(method: GalerkinMethod, sch
 def test_the_resumed_trainings_have_what_is_to_be_kept() -> None:
     """The test above would say nothing if no layer had idle directions, or no optimizer anything beside a weight."""
     for name, method in METHODS.items():
-        for schedule in SCHEDULES.values():
+        for spread in SPREADS.values():
             net = network(method, torch.float32)
-            opt = optimizer_of(net, "sgd", schedule)
+            opt = optimizer_of(net, "sgd", spread)
             idle, beside = False, False
             for step in range(6):
                 advance(net, opt, 1, first=step)
@@ -227,16 +228,16 @@ def test_the_resumed_trainings_have_what_is_to_be_kept() -> None:
             assert idle or name in BOUND, name
 
 
-@each_schedule
-def test_a_copy_goes_on_alone(schedule: dict[str, Any]) -> None:
+@each_spread
+def test_a_copy_goes_on_alone(spread: dict[str, Any]) -> None:
     net = network(GeoLoRA(tol=0.2))
-    opt = LowRankOptimizer(net, torch.optim.AdamW, lr=0.01, **schedule)
+    opt = LowRankOptimizer(net, torch.optim.AdamW, lr=0.01, **spread)
     advance(net, opt, 2)
     state, moments = copy.deepcopy(net.state_dict()), copy.deepcopy(opt.state_dict())
     twin, copied = copy.deepcopy((net, opt))
     advance(twin, copied, 3, first=2)
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
-    again = LowRankOptimizer(net, torch.optim.AdamW, lr=0.01, **schedule)
+    again = LowRankOptimizer(net, torch.optim.AdamW, lr=0.01, **spread)
     again.load_state_dict(moments)
     advance(net, opt, 3, first=2)
     assert_same_network(net, twin, "three steps later")
@@ -264,11 +265,11 @@ def test_a_file_keeps_idle_directions_without_a_word_of_them(method: GalerkinMet
 
 
 @each_method
-@each_schedule
+@each_spread
 @pytest.mark.parametrize("moments", ["tangent", "elementwise"])
-def test_bases_turn_again_after_every_truncation(method: GalerkinMethod, schedule: dict[str, Any], moments) -> None:
+def test_bases_turn_again_after_every_truncation(method: GalerkinMethod, spread: dict[str, Any], moments) -> None:
     net = network(method)
-    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.05, moments=moments, **schedule)
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.05, moments=moments, **spread)
     for step in range(0, 12, 4):
         before = net.hidden.U.detach().clone()
         advance(net, opt, 4, first=step)

@@ -16,7 +16,7 @@ from robust_lowrank.methods import Method
 def factored(method: Method, *, layers: int = 1, size: int = 12, rank: int = 4) -> nn.Sequential:
     torch.manual_seed(0)
     net = nn.Sequential(*(nn.Linear(size, size, dtype=torch.float64) for _ in range(layers)))
-    compress(net, method=method, rank=rank, start="kaiming")
+    compress(net, method=method, rank=rank, init="kaiming")
     return net
 
 

@@ -99,7 +99,7 @@ class Monitor:
     def attach(self, optimizer: torch.optim.Optimizer) -> Self:
         """Have an optimizer call `step` after each of its own.
 
-        While a window of `LowRankOptimizer`'s amortised schedule is open, layers have more singular values than they will keep;
+        While a window of `LowRankOptimizer`'s steps is open, layers have more singular values than they will keep;
         records then wait until it has closed.
         """
         optimizer.register_step_post_hook(lambda stepped, *_: self.step(settled=getattr(stepped, "settled", True)))

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robust_lowrank import conditioning, data, evaluation, models, provenance, records, training
-from robust_lowrank.compress import count_parameters
+from robust_lowrank.compression import count_parameters
 from robust_lowrank.data.arrays import load_examples
 from robust_lowrank.errors import UserError
 

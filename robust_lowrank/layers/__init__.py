@@ -3,7 +3,6 @@
 from robust_lowrank.layers.adapter import Adapter as Adapter
 from robust_lowrank.layers.adapter import without_updates as without_updates
 from robust_lowrank.layers.base import FactoredLayer as FactoredLayer
-from robust_lowrank.layers.base import Factors as Factors
 from robust_lowrank.layers.base import named_factored_layers as named_factored_layers
 from robust_lowrank.layers.conv import LowRankConv2d as LowRankConv2d
 from robust_lowrank.layers.conv import TuckerConv2d as TuckerConv2d

@@ -1,21 +1,15 @@
-"""What all factored layers have in common: a core, orthonormal bases, and what reports want to know."""
+"""A factored layer has a core and orthonormal bases, and answers what reports want to know."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
-
-
-class Factors(NamedTuple):
-    """A core and the orthonormal bases of its leading modes: (S, (U, V)) for W = U S V^T, (C, (U1, U2)) for a Tucker kernel."""
-
-    core: Tensor
-    bases: tuple[Tensor, ...]
+from robust_lowrank.linalg import Factors, Ranks
 
 
 class FactoredLayer(nn.Module, ABC):
@@ -35,6 +29,10 @@ class FactoredLayer(nn.Module, ABC):
     bias: nn.Parameter | None
     weight_shape: tuple[int, int]
 
+    @abstractmethod
+    def _adopt(self, factors: Factors) -> None:
+        """Make parameters of factors, and take the weight's shape from theirs."""
+
     @property
     def core(self) -> nn.Parameter:
         """The small factor: S (r, r) or C (r1, r2, kh, kw)."""
@@ -47,6 +45,13 @@ class FactoredLayer(nn.Module, ABC):
     def free_factors(self) -> tuple[nn.Parameter, ...]:
         """Return the factors of which a method wants orthonormal columns that nothing keeps so."""
         return ()
+
+    def all_factors(self) -> tuple[nn.Parameter, ...]:
+        """Return all parameters of the weight."""
+        return self.core, *self.bases()
+
+    def wake(self) -> None:
+        """Draw anew what in a weight of zero has no gradient; it stays zero."""
 
     def factors(self) -> Factors:
         """Return the factors as tensors that share the layer's memory."""
@@ -69,6 +74,10 @@ class FactoredLayer(nn.Module, ABC):
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
         self.idle = idle_columns(self.factors())
+
+    def ranks(self) -> Ranks:
+        """Return the ranks of the factors as they are stored."""
+        return tuple(basis.shape[1] for basis in self.bases())
 
     @property
     def rank(self) -> int:
@@ -100,7 +109,13 @@ class FactoredLayer(nn.Module, ABC):
 
     def weight_parameters(self) -> int:
         """Return the number of stored weight parameters."""
-        return self.core.numel() + sum(basis.numel() for basis in self.bases())
+        return sum(factor.numel() for factor in self.all_factors())
+
+    @classmethod
+    def count(cls, shape: Sequence[int], ranks: Ranks) -> int:
+        """Return the number of weight parameters at these ranks of a weight that has that shape before it is factored."""
+        bases = sum(size * rank for size, rank in zip(shape, ranks, strict=False))
+        return bases + math.prod(ranks) * math.prod(shape[len(ranks) :])
 
     def dense_parameters(self) -> int:
         """Return the number of weight parameters of the dense layer."""
@@ -125,6 +140,11 @@ def idle_columns(factors: Factors) -> tuple[int, ...]:
     used = [int(linalg.unfold(core, mode).any(1).nonzero().max()) + 1 for mode in range(len(factors.bases))]
     idle = tuple(size - each for size, each in zip(core.shape, used, strict=False))
     return idle if any(idle) else ()
+
+
+def copied(bias: Tensor | None) -> nn.Parameter | None:
+    """Return a parameter that owns a copy of a bias, if there is one."""
+    return None if bias is None else nn.Parameter(bias.detach().clone())
 
 
 def named_factored_layers(model: nn.Module) -> Iterator[tuple[str, FactoredLayer]]:

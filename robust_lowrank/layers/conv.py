@@ -7,18 +7,19 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import FactoredLayer, Factors, parameters_of
-from robust_lowrank.layers.functional import Window, low_rank_conv2d, spatial_core, tucker_conv2d
+from robust_lowrank.layers.base import FactoredLayer, copied, parameters_of
+from robust_lowrank.layers.functional import POINT, ConvGeometry, low_rank_conv2d, spatial_core, tucker_conv2d
+from robust_lowrank.linalg import Factors
 
 TUCKER_BASES = ("U1", "U2", "U3", "U4")  # of filters, channels, height, width
 
 
 class ConvShape(NamedTuple):
-    """What a kernel's factors do not tell: input channels, kernel size and window."""
+    """The input channels, kernel size and geometry of a convolution, which its factors do not tell."""
 
     channels: int
     kernel: tuple[int, int]
-    window: Window
+    geometry: ConvGeometry
 
 
 def conv_shape(conv: nn.Conv2d) -> ConvShape | str:
@@ -37,7 +38,7 @@ def conv_shape(conv: nn.Conv2d) -> ConvShape | str:
         if any(size % 2 for size in total):
             return "padding 'same' that is not symmetric"
         padding = (total[0] // 2, total[1] // 2)
-    return ConvShape(conv.in_channels, kernel, Window(stride, padding, dilation))
+    return ConvShape(conv.in_channels, kernel, ConvGeometry(stride, padding, dilation))
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
@@ -45,9 +46,9 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def conv_layer(weight: Tensor, bias: Tensor | None, window: Window | None = None) -> nn.Conv2d:
-    """Return an `nn.Conv2d` that owns copies of the kernel (F, Cin, kh, kw) and bias; without a window it is pointwise."""
-    stride, padding, dilation = window or Window((1, 1), (0, 0), (1, 1))
+def conv_layer(weight: Tensor, bias: Tensor | None, geometry: ConvGeometry = POINT) -> nn.Conv2d:
+    """Return an `nn.Conv2d` that owns copies of the kernel (F, Cin, kh, kw) and bias, pointwise unless it has a geometry."""
+    stride, padding, dilation = geometry
     filters, channels, *kernel = weight.shape
     layer = nn.Conv2d(channels, filters, _pair(tuple(kernel)), stride, padding, dilation, bias=bias is not None, device="meta")
     (layer.weight,) = parameters_of([weight])
@@ -61,42 +62,46 @@ def pointwise(matrix: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
     return conv_layer(matrix[:, :, None, None], bias)
 
 
-class _FactoredConv2d(FactoredLayer):
-    shape: ConvShape
+class FactoredConv2d(FactoredLayer):
+    """A convolution that owns copies of factors and bias."""
+
+    kind = "conv"
+
+    def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.shape = shape
+        self._adopt(factors)
+        self.bias = copied(bias)
 
     def _with_bias(self, y: Tensor) -> Tensor:
         return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
 
     def dense_layer(self) -> nn.Conv2d:
         """Return the `nn.Conv2d` with the merged kernel."""
-        return conv_layer(self.dense_weight(), self.bias, self.shape.window)
+        return conv_layer(self.dense_weight(), self.bias, self.shape.geometry)
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows."""
-        stride, padding, dilation = self.shape.window
+        stride, padding, dilation = self.shape.geometry
         return f"{super().extra_repr()}, kernel={self.shape.kernel}, {stride=}, {padding=}, {dilation=}"
 
 
-class LowRankConv2d(_FactoredConv2d):
+class LowRankConv2d(FactoredConv2d):
     """A convolution whose matricised kernel (F, Cin kh kw) is U S V^T: r spatial filters from V, then 1 x 1 with U S.
 
     After `loss.backward()` the gradients of (U, S, V) are the projected ones: G V, U^T G V and G^T U.
     """
 
-    kind = "conv"
     core_name = "S"
     basis_names = ("U", "V")
 
-    def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None) -> None:
-        super().__init__()
+    def _adopt(self, factors: Factors) -> None:
         self.S, self.U, self.V = parameters_of((factors.core, *factors.bases))
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-        self.shape = shape
         self.weight_shape = (self.U.shape[0], self.V.shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, H, W)."""
-        return self._with_bias(low_rank_conv2d(x, self.U, self.S, self.V, self.shape.kernel, self.shape.window))
+        return self._with_bias(low_rank_conv2d(x, self.U, self.S, self.V, self.shape.kernel, self.shape.geometry))
 
     def _kernel(self, matrix: Tensor) -> Tensor:
         return matrix.reshape(-1, self.shape.channels, *self.shape.kernel)
@@ -108,10 +113,10 @@ class LowRankConv2d(_FactoredConv2d):
     def factored_layers(self) -> nn.Sequential:
         """Return the spatial convolution with V^T, then the 1 x 1 convolution with U S."""
         core, (u, v) = self.used_factors()
-        return nn.Sequential(conv_layer(self._kernel(v.T), None, self.shape.window), pointwise(u @ core, self.bias))
+        return nn.Sequential(conv_layer(self._kernel(v.T), None, self.shape.geometry), pointwise(u @ core, self.bias))
 
 
-class TuckerConv2d(_FactoredConv2d):
+class TuckerConv2d(FactoredConv2d):
     """A convolution whose kernel is C x_1 U1 x_2 U2, or with bases U3, U4 of height and width too.
 
     It is a chain: 1 x 1 with U2^T, spatial with the core, 1 x 1 with U1. After `loss.backward()` the gradients of the bases are
@@ -121,19 +126,16 @@ class TuckerConv2d(_FactoredConv2d):
     kind = "tucker"
     core_name = "C"
 
-    def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None) -> None:
-        super().__init__()
+    def _adopt(self, factors: Factors) -> None:
         self.C, *bases = parameters_of((factors.core, *factors.bases))
         self.basis_names = TUCKER_BASES[: len(bases)]
         for name, basis in zip(self.basis_names, bases, strict=True):
             self.register_parameter(name, basis)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-        self.shape = shape
-        self.weight_shape = (bases[0].shape[0], shape.channels * math.prod(shape.kernel))
+        self.weight_shape = (bases[0].shape[0], self.shape.channels * math.prod(self.shape.kernel))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, H, W)."""
-        return self._with_bias(tucker_conv2d(x, self.C, self.bases(), self.shape.window))
+        return self._with_bias(tucker_conv2d(x, self.C, self.bases(), self.shape.geometry))
 
     def dense_weight(self) -> Tensor:
         """Return the kernel (F, Cin, kh, kw)."""
@@ -147,5 +149,5 @@ class TuckerConv2d(_FactoredConv2d):
     def factored_layers(self) -> nn.Sequential:
         """Return the 1 x 1, spatial and 1 x 1 convolutions."""
         core, bases = self.used_factors()
-        spatial = conv_layer(spatial_core(core, bases), None, self.shape.window)
+        spatial = conv_layer(spatial_core(core, bases), None, self.shape.geometry)
         return nn.Sequential(pointwise(bases[1].T), spatial, pointwise(bases[0], self.bias))

@@ -1,16 +1,19 @@
 """Low-rank layers without constraint, W = A B^T or W = U S V^T, which any optimizer trains as they are: the baselines."""
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import FactoredLayer, Factors, parameters_of
-from robust_lowrank.layers.conv import ConvShape, _FactoredConv2d, conv_layer, pointwise
+from robust_lowrank.layers.base import FactoredLayer, parameters_of
+from robust_lowrank.layers.conv import FactoredConv2d, conv_layer, pointwise
 from robust_lowrank.layers.functional import POINT, convolve
-from robust_lowrank.layers.linear import linear_layer
+from robust_lowrank.layers.linear import FactoredLinear, linear_layer
+from robust_lowrank.linalg import Factors, Ranks
 
 
 def balanced(factors: Factors) -> tuple[Tensor, Tensor]:
@@ -31,14 +34,18 @@ class _Free(FactoredLayer):
     @abstractmethod
     def right(self) -> Tensor: ...
 
+    def ranks(self) -> Ranks:
+        """Return the number of columns of both halves."""
+        return self.rank, self.rank
+
     @property
     def rank(self) -> int:
         """The number of columns of both halves."""
         return self.right().shape[1]
 
-    def weight_parameters(self) -> int:
-        """Return the size of the factors."""
-        return sum(getattr(self, name).numel() for name in self.factor_names)
+    def all_factors(self) -> tuple[nn.Parameter, ...]:
+        """Return the factors in the order of their product."""
+        return tuple(getattr(self, name) for name in self.factor_names)
 
     @torch.no_grad()
     def compact(self) -> Tensor:
@@ -56,6 +63,15 @@ class _Pair(_Free):
     def _adopt(self, factors: Factors) -> None:
         self.A, self.B = parameters_of(balanced(factors))
         self.weight_shape = (self.A.shape[0], self.B.shape[0])
+
+    @classmethod
+    def count(cls, shape: Sequence[int], ranks: Ranks) -> int:
+        """Return the size of A and B."""
+        return ranks[0] * sum(shape)
+
+    def wake(self) -> None:
+        """Draw B from a Kaiming start; A is zero."""
+        nn.init.kaiming_uniform_(self.B.data.T, a=math.sqrt(5))
 
     def left(self) -> Tensor:
         return self.A
@@ -108,17 +124,7 @@ class _Diagonal(_Free):
         return self.P, self.Q
 
 
-class _FreeLinear(_Free):
-    kind = "linear"
-
-    def __init__(self, factors: Factors, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self._adopt(factors)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-
-    @abstractmethod
-    def _adopt(self, factors: Factors) -> None: ...
-
+class _FreeLinear(_Free, FactoredLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Return the map of x (..., m) as (..., n)."""
         return F.linear(F.linear(x, self.right().T.to(x.dtype)), self.left().to(x.dtype), self.bias)
@@ -127,30 +133,15 @@ class _FreeLinear(_Free):
         """Return W (n, m)."""
         return self.left() @ self.right().T
 
-    def dense_layer(self) -> nn.Linear:
-        """Return the `nn.Linear` with the merged weight."""
-        return linear_layer(self.dense_weight(), self.bias)
-
     def factored_layers(self) -> nn.Sequential:
         """Return `nn.Linear(m, r)`, then `nn.Linear(r, n)`."""
         return nn.Sequential(linear_layer(self.right().T, None), linear_layer(self.left(), self.bias))
 
 
-class _FreeConv2d(_Free, _FactoredConv2d):
-    kind = "conv"
-
-    def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self._adopt(factors)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-        self.shape = shape
-
-    @abstractmethod
-    def _adopt(self, factors: Factors) -> None: ...
-
+class _FreeConv2d(_Free, FactoredConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, H, W)."""
-        a = convolve(x, self._filters().to(x.dtype), self.shape.window)
+        a = convolve(x, self._filters().to(x.dtype), self.shape.geometry)
         return convolve(a, self.left()[:, :, None, None].to(a.dtype), POINT, self.bias)
 
     def _filters(self) -> Tensor:
@@ -162,7 +153,7 @@ class _FreeConv2d(_Free, _FactoredConv2d):
 
     def factored_layers(self) -> nn.Sequential:
         """Return the spatial convolution to r channels, then the 1 x 1 convolution."""
-        return nn.Sequential(conv_layer(self._filters(), None, self.shape.window), pointwise(self.left(), self.bias))
+        return nn.Sequential(conv_layer(self._filters(), None, self.shape.geometry), pointwise(self.left(), self.bias))
 
 
 class VanillaLinear(_Pair, _FreeLinear):

@@ -18,15 +18,15 @@ from torch.autograd.function import once_differentiable
 from robust_lowrank import linalg
 
 
-class Window(NamedTuple):
-    """Where a convolution looks: stride, zero padding and dilation, each (height, width)."""
+class ConvGeometry(NamedTuple):
+    """Stride, zero padding and dilation of a convolution, each (height, width)."""
 
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
 
 
-POINT = Window((1, 1), (0, 0), (1, 1))
+POINT = ConvGeometry((1, 1), (0, 0), (1, 1))
 
 
 def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
@@ -34,17 +34,17 @@ def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
     return _apply(_LowRankLinear, x, u, s, v)
 
 
-def low_rank_conv2d(x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, int], window: Window) -> Tensor:
+def low_rank_conv2d(x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, int], geometry: ConvGeometry) -> Tensor:
     """Return the convolution of x (B, Cin, H, W) with the kernel U S V^T, V (Cin kh kw, r') holding spatial filters."""
-    return _apply(_LowRankConv2d, x, u, s, v, kernel, window)
+    return _apply(_LowRankConv2d, x, u, s, v, kernel, geometry)
 
 
-def tucker_conv2d(x: Tensor, c: Tensor, bases: Sequence[Tensor], window: Window) -> Tensor:
+def tucker_conv2d(x: Tensor, c: Tensor, bases: Sequence[Tensor], geometry: ConvGeometry) -> Tensor:
     """Return the convolution of x (B, Cin, H, W) with C x_1 U1 x_2 U2, C (r1, r2, kh, kw), U1 (F, r1), U2 (Cin, r2).
 
     Two more bases U3 (kh, r3) and U4 (kw, r4) act on a core (r1, r2, r3, r4).
     """
-    return _apply(_TuckerConv2d, x, window, c, *bases)
+    return _apply(_TuckerConv2d, x, geometry, c, *bases)
 
 
 def _apply(function: type[Function], x: Tensor, *arguments: Any) -> Tensor:
@@ -55,20 +55,20 @@ def _apply(function: type[Function], x: Tensor, *arguments: Any) -> Tensor:
         return function.apply(x, *arguments)  # pyright: ignore[reportReturnType]
 
 
-def convolve(x: Tensor, kernel: Tensor, window: Window, bias: Tensor | None = None) -> Tensor:
+def convolve(x: Tensor, kernel: Tensor, geometry: ConvGeometry, bias: Tensor | None = None) -> Tensor:
     """Return the convolution of x (B, Cin, H, W) with a kernel (F, Cin, kh, kw) of any strides in memory."""
-    x, kernel = _laid_out(x, kernel, window)
-    return F.conv2d(x, kernel, bias, *window)
+    x, kernel = _laid_out(x, kernel, geometry)
+    return F.conv2d(x, kernel, bias, *geometry)
 
 
-def _laid_out(x: Tensor, kernel: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+def _laid_out(x: Tensor, kernel: Tensor, geometry: ConvGeometry) -> tuple[Tensor, Tensor]:
     """Return both in a memory format that the convolution computes soundly.
 
     A kernel that comes of products and transpositions may have strides that pass for channels-last, which then decides for the
     images too; and oneDNN's channels-last weight gradient of a strided 1 x 1 kernel writes out of bounds (seen with torch 2.14).
     """
     kernel = kernel.clone(memory_format=torch.contiguous_format)
-    strided_pointwise = kernel.shape[2:] == (1, 1) and window.stride != (1, 1)
+    strided_pointwise = kernel.shape[2:] == (1, 1) and geometry.stride != (1, 1)
     return x.contiguous() if strided_pointwise else x, kernel
 
 
@@ -80,20 +80,20 @@ def _pointwise_weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
     return torch.bmm(delta.flatten(2), x.flatten(2).mT).sum(0)
 
 
-def _conv_backward(delta: Tensor, x: Tensor, kernel: Tensor, window: Window, *, wanted: tuple[bool, bool]) -> Any:
-    x, kernel = _laid_out(x, kernel, window)
+def _conv_backward(delta: Tensor, x: Tensor, kernel: Tensor, geometry: ConvGeometry, *, wanted: tuple[bool, bool]) -> Any:
+    x, kernel = _laid_out(x, kernel, geometry)
     gradients = torch.ops.aten.convolution_backward(
-        delta.contiguous(), x, kernel, None, window.stride, window.padding, window.dilation, False, (0, 0), 1, (*wanted, False)
+        delta.contiguous(), x, kernel, None, *geometry, False, (0, 0), 1, (*wanted, False)
     )
     return gradients[:2]
 
 
-def _input_gradient(delta: Tensor, x: Tensor, weight: Tensor, window: Window) -> Tensor:
-    return _conv_backward(delta, x, weight, window, wanted=(True, False))[0]
+def _input_gradient(delta: Tensor, x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
+    return _conv_backward(delta, x, weight, geometry, wanted=(True, False))[0]
 
 
-def _weight_gradient(delta: Tensor, x: Tensor, weight: Tensor, window: Window) -> Tensor:
-    return _conv_backward(delta, x, weight, window, wanted=(False, True))[1]
+def _weight_gradient(delta: Tensor, x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
+    return _conv_backward(delta, x, weight, geometry, wanted=(False, True))[1]
 
 
 def fitted(side: Tensor | None, basis: Tensor) -> Tensor | None:
@@ -135,11 +135,11 @@ class _LowRankLinear(Function):
 
 class _LowRankConv2d(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, int], window: Window) -> Tensor:
+    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, int], geometry: ConvGeometry) -> Tensor:
         filters = v.to(x.dtype).T.reshape(v.shape[1], x.shape[1], *kernel)
-        a = convolve(x, filters, window)
+        a = convolve(x, filters, geometry)
         ctx.save_for_backward(x, a, u, s, v)
-        ctx.kernel, ctx.window = kernel, window
+        ctx.kernel, ctx.geometry = kernel, geometry
         return _pointwise(a, (u @ s).to(x.dtype))
 
     @staticmethod
@@ -152,7 +152,7 @@ class _LowRankConv2d(Function):
         inner = (v @ s.T).to(kind).T.reshape(u.shape[1], x.shape[1], *ctx.kernel)  # S V^T, with gradient dL
         dx = dk = ds = dl = None
         if need_x or need_v:
-            dx, dl = _conv_backward(e, x, inner, ctx.window, wanted=(need_x, need_v))
+            dx, dl = _conv_backward(e, x, inner, ctx.geometry, wanted=(need_x, need_v))
         if dl is not None:
             dl = dl.flatten(1).T.to(v.dtype)
         if need_u:
@@ -164,12 +164,12 @@ class _LowRankConv2d(Function):
 
 class _TuckerConv2d(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, window: Window, c: Tensor, *bases: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, geometry: ConvGeometry, c: Tensor, *bases: Tensor) -> Tensor:
         u1, u2 = bases[:2]
         a = _pointwise(x, u2.to(x.dtype).T)
         ctx.save_for_backward(x, a, c, *bases)
-        ctx.window = window
-        return _pointwise(convolve(a, spatial_core(c, bases).to(x.dtype), window), u1.to(x.dtype))
+        ctx.geometry = geometry
+        return _pointwise(convolve(a, spatial_core(c, bases).to(x.dtype), geometry), u1.to(x.dtype))
 
     @staticmethod
     @once_differentiable
@@ -178,20 +178,20 @@ class _TuckerConv2d(Function):
         delta, kind = grad_outputs[0], grad_outputs[0].dtype
         need_x, _, need_c, *need_bases = ctx.needs_input_grad
         u1, u2, *kernel_bases = bases
-        window = ctx.window
+        geometry = ctx.geometry
         e = _pointwise(delta, u1.to(kind).T)
         dx = dc = None
         if need_x:
-            dx = _pointwise(_input_gradient(e, a, spatial_core(c, bases).to(kind), window), u2.to(kind))
+            dx = _pointwise(_input_gradient(e, a, spatial_core(c, bases).to(kind), geometry), u2.to(kind))
         dk: list[Tensor | None] = [None] * len(bases)
         if need_bases[0]:
-            z = convolve(a, spatial_core(_orthogonalised(c, 0), bases).to(kind), window)
+            z = convolve(a, spatial_core(_orthogonalised(c, 0), bases).to(kind), geometry)
             dk[0] = _pointwise_weight_gradient(delta, z).to(u1.dtype)
         if need_bases[1]:
-            z = _input_gradient(e, a, spatial_core(_orthogonalised(c, 1), bases).to(kind), window)
+            z = _input_gradient(e, a, spatial_core(_orthogonalised(c, 1), bases).to(kind), geometry)
             dk[1] = _pointwise_weight_gradient(x, z).to(u2.dtype)
         if need_c or any(need_bases[2:]):
-            g = _weight_gradient(e, a, spatial_core(c, bases).to(kind), window).to(c.dtype)
+            g = _weight_gradient(e, a, spatial_core(c, bases).to(kind), geometry).to(c.dtype)
             maps = dict(enumerate((basis.T for basis in kernel_bases), start=2))
             dc = _mode_products(g, maps)
             for mode in maps:

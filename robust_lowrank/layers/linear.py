@@ -3,11 +3,27 @@
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.layers.base import FactoredLayer, Factors, parameters_of
+from robust_lowrank.layers.base import FactoredLayer, copied, parameters_of
 from robust_lowrank.layers.functional import low_rank_linear
+from robust_lowrank.linalg import Factors
 
 
-class LowRankLinear(FactoredLayer):
+class FactoredLinear(FactoredLayer):
+    """A linear layer that owns copies of factors and bias."""
+
+    kind = "linear"
+
+    def __init__(self, factors: Factors, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self._adopt(factors)
+        self.bias = copied(bias)
+
+    def dense_layer(self) -> nn.Linear:
+        """Return the `nn.Linear` with the merged weight."""
+        return linear_layer(self.dense_weight(), self.bias)
+
+
+class LowRankLinear(FactoredLinear):
     """A linear layer with the weight W = U S V^T, U (n, r) and V (m, r) orthonormal, S (r, r).
 
     After `loss.backward()` the gradients of (U, S, V) are the projected ones: G V, U^T G V and G^T U.
@@ -18,14 +34,11 @@ class LowRankLinear(FactoredLayer):
         torch.Size([5, 4])
     """
 
-    kind = "linear"
     core_name = "S"
     basis_names = ("U", "V")
 
-    def __init__(self, factors: Factors, bias: Tensor | None = None) -> None:
-        super().__init__()
+    def _adopt(self, factors: Factors) -> None:
         self.S, self.U, self.V = parameters_of((factors.core, *factors.bases))
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.weight_shape = (self.U.shape[0], self.V.shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,10 +49,6 @@ class LowRankLinear(FactoredLayer):
     def dense_weight(self) -> Tensor:
         """Return W (n, m)."""
         return self.U @ self.S @ self.V.T
-
-    def dense_layer(self) -> nn.Linear:
-        """Return the `nn.Linear` with the merged weight."""
-        return linear_layer(self.dense_weight(), self.bias)
 
     def factored_layers(self) -> nn.Sequential:
         """Return `nn.Linear(m, r)` with V^T, then `nn.Linear(r, n)` with U S."""

@@ -4,15 +4,15 @@ import inspect
 
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.methods.adalora import AdaLoRA as AdaLoRA
-from robust_lowrank.methods.base import GalerkinMethod as GalerkinMethod
 from robust_lowrank.methods.base import Method as Method
-from robust_lowrank.methods.base import RetractionMethod as RetractionMethod
 from robust_lowrank.methods.condlr import CondLR as CondLR
 from robust_lowrank.methods.dlrt import DLRT as DLRT
+from robust_lowrank.methods.galerkin import GalerkinMethod as GalerkinMethod
 from robust_lowrank.methods.geolora import RGD as RGD
 from robust_lowrank.methods.geolora import GeoLoRA as GeoLoRA
 from robust_lowrank.methods.lora import LoRA as LoRA
 from robust_lowrank.methods.lora import ScaledLoRA as ScaledLoRA
+from robust_lowrank.methods.retraction import RetractionMethod as RetractionMethod
 from robust_lowrank.methods.robust_dlrt import RobustDLRT as RobustDLRT
 from robust_lowrank.methods.spectral_clamp import SpectralClamp as SpectralClamp
 from robust_lowrank.methods.stella import StelLA as StelLA
@@ -44,6 +44,9 @@ def resolve(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
+    if not isinstance(method, str):
+        said = method.__name__ if isinstance(method, type) else repr(method)
+        raise UserError(f"method = {said} is neither a name such as 'condlr' nor an object such as CondLR()")
     kind = named(method)
     if needed := [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]:
         raise UserError(

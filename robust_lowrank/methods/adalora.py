@@ -1,14 +1,14 @@
 """AdaLoRA: an update P diag(lambda) Q^T whose triplets compete for a shrinking budget by their importance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.methods.base import Form, Method
+from robust_lowrank.methods.base import Memory, Method
 from robust_lowrank.penalties import Penalty
 
 
@@ -70,7 +70,7 @@ class AdaLoRA(Method):
             raise UserError(f"smoothing = {self.smoothing} and deviation = {self.deviation} must lie in [0, 1)")
 
     @property
-    def form(self) -> Form:
+    def form(self) -> str:
         """P diag(lambda) Q^T without constraint."""
         return "diagonal"
 
@@ -78,6 +78,10 @@ class AdaLoRA(Method):
     def term(self) -> Penalty:
         """The penalty on each of P and Q."""
         return Penalty(form="SO", weight=self.penalty, on="factors")
+
+    def memory(self) -> Memory:
+        """Return the competition of all layers' triplets."""
+        return Allocation(self)
 
     def allowed(self, step: int, first: int) -> int:
         """Return how many of the `first` triplets may count at a step."""
@@ -107,3 +111,54 @@ def kept_triplets(scores: Sequence[Tensor], count: int) -> list[Tensor]:
     kept = torch.zeros_like(pooled, dtype=torch.bool)
     kept[pooled.topk(min(count, len(pooled))).indices] = True
     return list(kept.split([len(score) for score in scores]))
+
+
+class Allocation(Memory):
+    """Keeps the sensitivities of (P, lambda, Q) of all layers, and zeroes the triplets that lose."""
+
+    def __init__(self, method: AdaLoRA) -> None:
+        self.method = method
+        self.sensitivity: dict[str, tuple[Sensitivity, ...]] = {}
+        self.chosen: dict[str, Tensor] = {}  # the triplets that count at the end of the training
+
+    def after_step(self, layers: Mapping[str, tuple[nn.Parameter, ...]], step: int) -> None:
+        """Look at the gradients of the step just taken, and allocate where it is time to."""
+        for name, factors in layers.items():
+            gradients = [factor.grad for factor in factors if factor.grad is not None]
+            if len(gradients) < len(factors):
+                return
+            before = self.sensitivity.get(name, (None, None, None))
+            self.sensitivity[name] = tuple(
+                self.method.observe(old, factor.detach(), gradient)
+                for old, factor, gradient in zip(before, factors, gradients, strict=True)
+            )
+        self._allocate({name: values for name, (_, values, _) in layers.items()}, step)
+
+    def _allocate(self, values: Mapping[str, nn.Parameter], step: int) -> None:
+        first = sum(each.numel() for each in values.values())
+        count = self.method.allowed(step, first)
+        ends = step >= self.method.steps - self.method.settle - 1
+        if count >= first or (step % self.method.interval and not ends):
+            return
+        kept = self.chosen
+        if not kept:
+            masks = kept_triplets([triplet_scores(*self.sensitivity[name]) for name in values], count)
+            kept = dict(zip(values, masks, strict=True))
+        if ends:
+            self.chosen = kept
+        for name, each in values.items():
+            each.data *= kept[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sensitivities, and the final choice if it is made, as plain tensors."""
+        sensitivity = {name: [tuple(factor) for factor in factors] for name, factors in self.sensitivity.items()}
+        return {"sensitivity": sensitivity, "chosen": dict(self.chosen)}
+
+    def load_state_dict(self, state: dict[str, Any], layers: Mapping[str, tuple[nn.Parameter, ...]]) -> None:
+        """Take up what `state_dict` returned."""
+        devices = {name: factors[0].device for name, factors in layers.items()}
+        self.sensitivity = {
+            name: tuple(Sensitivity(*(part.to(devices[name]) for part in factor)) for factor in factors)
+            for name, factors in state["sensitivity"].items()
+        }
+        self.chosen = {name: mask.to(devices[name]) for name, mask in state["chosen"].items()}

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import Gradients, RetractionMethod
+from robust_lowrank.linalg import Factors
+from robust_lowrank.methods.retraction import Gradients, RetractionMethod
 
 Preconditioner = Literal["exact", "repo", "none"]
 DEFAULT_TAU = 0.1
@@ -71,7 +71,7 @@ class CondLR(RetractionMethod):
         assert self.tau is not None
         return self.tau
 
-    def admit(self, factors: Factors) -> Factors:
+    def project(self, factors: Factors) -> Factors:
         """Return the factors with the spectrum clamped."""
         return factors._replace(core=linalg.clamp_spectrum(factors.core, self.bound, self.reference))
 
@@ -92,7 +92,7 @@ class CondLR(RetractionMethod):
             linalg.retract(basis, linalg.project_out(basis, increment), self.retraction)
             for basis, increment in zip(factors.bases, increments.bases, strict=True)
         )
-        return self.admit(Factors(factors.core + increments.core, moved))
+        return self.project(Factors(factors.core + increments.core, moved))
 
     def transport(self, moments: Factors, factors: Factors) -> Factors:
         """Return the moments of the bases projected on the horizontal space (7); that of the core stays."""

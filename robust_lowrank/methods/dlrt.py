@@ -6,8 +6,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import GalerkinMethod, change_bases
+from robust_lowrank.linalg import Factors
+from robust_lowrank.methods.bases import change_bases
+from robust_lowrank.methods.galerkin import GalerkinMethod
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.methods.base import SPARE, GalerkinMethod, Kept, Ranks
+from robust_lowrank.linalg import Ranks
+from robust_lowrank.methods.galerkin import SPARE, GalerkinMethod, Kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +44,22 @@ class GeoLoRA(GalerkinMethod):
         if self.budget is not None and (self.budget < 1 or not isinstance(self.budget, int)):
             raise UserError(f"budget = {self.budget} is no integer from 1: it is the sum of all layers' ranks")
 
-    def check(self, layers: int) -> None:
+    def check(self, layers: int, *, kernels: int) -> None:
         """Raise a `UserError` if the least ranks alone exceed the budget."""
         if self.budget is not None and self.budget < layers * self.min_rank:
             raise UserError(
                 f"budget = {self.budget} is below min_rank = {self.min_rank} for each of {layers} layers: raise it or lower that"
             )
 
-    def choose(self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks], weights: Sequence[Tensor | None]) -> list[Kept]:
+    def choose_ranks(
+        self, spectra: Sequence[Sequence[Tensor]], before: Sequence[Ranks], weights: Sequence[Tensor | None]
+    ) -> list[Kept]:
         """Return the ranks that the tolerance allows, cut down to the budget.
 
         The direction that each layer keeps beyond its own is one of the budget's, where that has room for it: by it a layer may
         outgrow another, and take over its place.
         """
-        allowed = super().choose(spectra, before, weights)
+        allowed = super().choose_ranks(spectra, before, weights)
         if self.budget is None or self.tol is None:
             return allowed
         spare = SPARE if self.budget >= len(spectra) * (self.min_rank + SPARE) else 0

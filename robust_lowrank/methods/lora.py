@@ -49,7 +49,7 @@ class ScaledLoRA(LoRA):
         if not 0 < self.delta < float("inf"):
             raise UserError(f"delta = {self.delta} must be a positive number, or a matrix of zero has no inverse")
 
-    def precondition(self, factors: tuple[Tensor, Tensor], gradients: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def precondition(self, factors: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the gradients of A and B as the optimizer shall see them."""
         (a, b), (da, db) = factors, gradients
         return da @ self._inverse(b), db @ self._inverse(a)

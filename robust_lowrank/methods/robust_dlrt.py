@@ -8,7 +8,8 @@ from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
-from robust_lowrank.methods.base import Form, GalerkinMethod, Ranks
+from robust_lowrank.linalg import Ranks
+from robust_lowrank.methods.galerkin import GalerkinMethod
 from robust_lowrank.penalties import spread_gradient
 
 
@@ -29,8 +30,8 @@ class RobustDLRT(GalerkinMethod):
         >>> RobustDLRT(core_steps=3).evaluations
         4
 
-    Source: Schotthöfer, Yang, Schnake, NeurIPS 2025, arXiv 2505.08022, algorithm 1; its core steps each take a new batch, which is
-    the amortised schedule.
+    Source: Schotthöfer, Yang, Schnake, NeurIPS 2025, arXiv 2505.08022, algorithm 1; its core steps each take a new batch, as
+    amortised steps do.
     """
 
     name: ClassVar[str] = "robust-dlrt"
@@ -50,11 +51,11 @@ class RobustDLRT(GalerkinMethod):
 
     @property
     def window(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The batches between two truncations of the amortised schedule, beside the one that turns the bases."""
+        """The batches between two truncations of amortised steps, beside the one that turns the bases."""
         return self.core_steps
 
     @property
-    def form(self) -> Form:
+    def form(self) -> str:
         """Matrices, and Tucker factors of a kernel's channels."""
         return "channels"
 

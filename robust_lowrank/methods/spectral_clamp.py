@@ -5,8 +5,9 @@ from typing import ClassVar, get_args
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import Form, Gradients, RetractionMethod, clamp_core
+from robust_lowrank.linalg import Factors
+from robust_lowrank.methods.bound import clamp_core
+from robust_lowrank.methods.retraction import Gradients, RetractionMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class SpectralClamp(RetractionMethod):
             raise unknown_name("reference", str(self.reference), get_args(linalg.Reference))
 
     @property
-    def form(self) -> Form:
+    def form(self) -> str:
         """One tensor."""
         return "whole"
 
@@ -45,7 +46,7 @@ class SpectralClamp(RetractionMethod):
         """`cond`."""
         return self.cond
 
-    def admit(self, factors: Factors) -> Factors:
+    def project(self, factors: Factors) -> Factors:
         """Return the weight with its spectrum clamped."""
         return factors._replace(core=clamp_core(factors.core, self.cond - 1, self.reference))
 
@@ -55,4 +56,4 @@ class SpectralClamp(RetractionMethod):
 
     def retract(self, factors: Factors, increments: Factors) -> Factors:
         """Return the moved weight, clamped."""
-        return self.admit(Factors(factors.core + increments.core, ()))
+        return self.project(Factors(factors.core + increments.core, ()))

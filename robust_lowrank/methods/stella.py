@@ -6,8 +6,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import Gradients, RetractionMethod
+from robust_lowrank.linalg import Factors
+from robust_lowrank.methods.retraction import Gradients, RetractionMethod
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.layers.base import Factors
-from robust_lowrank.methods.base import Form, Gradients, RetractionMethod
+from robust_lowrank.linalg import Factors
+from robust_lowrank.methods.retraction import Gradients, RetractionMethod
 
 SAFE_DISTANCE = 0.5  # ||X X^T - I|| that Landing never exceeds
 HALVINGS = 30  # of a step that would
@@ -96,7 +96,7 @@ class _Stiefel(RetractionMethod):
     ranked: ClassVar[bool] = False
 
     @property
-    def form(self) -> Form:
+    def form(self) -> str:
         """One tensor."""
         return "whole"
 
@@ -105,7 +105,7 @@ class _Stiefel(RetractionMethod):
         """An orthonormal matrix has the condition number 1."""
         return 1.0
 
-    def admit(self, factors: Factors) -> Factors:
+    def project(self, factors: Factors) -> Factors:
         """Return the nearest point of the manifold."""
         return factors._replace(core=on_rows(nearest, factors.core))
 

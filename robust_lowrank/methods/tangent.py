@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import Factors
+from robust_lowrank.linalg import Factors
 
 
 def of_core(factors: Factors, core: Tensor) -> Factors:

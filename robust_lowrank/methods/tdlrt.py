@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from robust_lowrank.errors import unknown_name
-from robust_lowrank.methods.base import Form, GalerkinMethod
+from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.methods.galerkin import GalerkinMethod
 
 Modes = Literal["channels", "all"]
 
@@ -39,7 +39,14 @@ class TDLRT(GalerkinMethod):
         if self.modes not in get_args(Modes):
             raise unknown_name("modes", str(self.modes), get_args(Modes))
 
+    def check(self, layers: int, *, kernels: int) -> None:
+        """Raise a `UserError` if there are no kernels whose modes could all be factored."""
+        if self.modes == "all" and not kernels:
+            raise UserError(
+                'modes = "all" factors all modes of kernels, and no convolution is to be factored here: take modes = "channels"'
+            )
+
     @property
-    def form(self) -> Form:
+    def form(self) -> str:
         """Tucker, of the channels or of all modes."""
         return "tucker" if self.modes == "all" else "channels"

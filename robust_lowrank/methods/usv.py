@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from robust_lowrank.methods.base import Form, Method
+from robust_lowrank.methods.base import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,6 @@ class USV(Method):
     name: ClassVar[str] = "usv"
 
     @property
-    def form(self) -> Form:
+    def form(self) -> str:
         """U S V^T without constraint."""
         return "triple"

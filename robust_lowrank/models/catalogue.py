@@ -40,7 +40,7 @@ MODELS = {
 def build(name: str, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """Build a network with fresh weights: images in [0, 1] go in, logits come out, normalisation is inside.
 
-    Weights are Kaiming-normal with fan-in and the gain of ReLU, as `compress(start="kaiming")` draws those of factored layers, so
+    Weights are Kaiming-normal with fan-in and the gain of ReLU, as `compress(init="kaiming")` draws those of factored layers, so
     that dense and low-rank networks start from the same distribution.
 
     Example:

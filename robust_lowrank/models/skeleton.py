@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import checkpoint
-from robust_lowrank.compress import install
+from robust_lowrank.compression import install
 from robust_lowrank.errors import UserError
 from robust_lowrank.models.weights import PREFIXES, read_weights
 

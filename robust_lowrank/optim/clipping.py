@@ -7,7 +7,7 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.layers import FactoredLayer, named_factored_layers
 from robust_lowrank.linalg import at_least_float32
 from robust_lowrank.methods import tangent
-from robust_lowrank.optim.slots import gradients
+from robust_lowrank.optim.factor_grads import gradients
 
 
 @torch.no_grad()

@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import FactoredLayer, Factors
-from robust_lowrank.methods.base import turns
+from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.linalg import Factors
+from robust_lowrank.methods.bases import basis_overlaps
+from robust_lowrank.optim.factor_grads import gradients, joined, split
 from robust_lowrank.optim.moments import Moments, still
-from robust_lowrank.optim.slots import gradients, joined, split
 
 FIRST_MOMENTS = ("momentum_buffer", "exp_avg", "grad_avg")
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
@@ -59,7 +60,7 @@ class ElementwiseMoments(Moments):
     def carry(self, layer: FactoredLayer, old: Factors, new: Factors) -> None:
         """Turn the state of the core."""
         if state := self.optimizer.state.get(layer.core):
-            self.optimizer.state[layer.core] = transport(state, old.core.shape, turns(old.bases, new.bases))
+            self.optimizer.state[layer.core] = transport(state, old.core.shape, basis_overlaps(old.bases, new.bases))
 
 
 def transport(state: dict[str, Any], shape: torch.Size, maps: Sequence[Tensor]) -> dict[str, Any]:

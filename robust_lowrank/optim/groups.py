@@ -1,4 +1,4 @@
-"""The parameter groups of a factored network, and the window of its amortised schedule."""
+"""The parameter groups of a factored network, and the window of its amortised steps."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -26,17 +26,17 @@ def parameter_groups(model: nn.Module, layers: dict[str, FactoredLayer]) -> list
     return groups
 
 
-def window_of(schedule: str, window: int | None, layers: Iterable[FactoredLayer]) -> int:
+def window_of(step: str, window: int | None, layers: Iterable[FactoredLayer]) -> int:
     """Return the window that is asked for, or the longest of the methods' own.
 
     Raises:
-        UserError: the exact schedule has none, or it is too short for a method.
+        UserError: exact steps have none, or it is too short for a method.
     """
     methods = [layer.method for layer in layers]
     if window is None:
         return max((method.window for method in methods), default=0)
-    if schedule == "exact":
-        raise UserError(f'window = {window} belongs to schedule="amortised"; the exact schedule truncates at every step')
+    if step == "exact":
+        raise UserError(f'window = {window} belongs to step="amortised"; an exact step ends with a truncation')
     if not isinstance(window, int) or window < 0:
         raise UserError(f"window = {window} is not a number of steps: give an integer from 0")
     for method in methods:

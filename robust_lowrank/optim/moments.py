@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robust_lowrank.layers.base import FactoredLayer, Factors
+from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.linalg import Factors
 
 
 class Moments(ABC):

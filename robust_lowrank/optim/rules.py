@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers.base import Factors
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import tangent
 
 LEAST_SHARE = 0.01  # of the mean of all rows, or of all columns, that the mean square of one counts as at least

@@ -3,10 +3,11 @@
 from torch import Tensor
 from torch.optim import Optimizer
 
-from robust_lowrank.layers.base import FactoredLayer, Factors
+from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.linalg import Factors
+from robust_lowrank.optim.factor_grads import clear, gradients
 from robust_lowrank.optim.moments import Moments, still
 from robust_lowrank.optim.rules import Rule, decoupled_decay, transported
-from robust_lowrank.optim.slots import clear, gradients
 
 
 class TangentMoments(Moments):

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import FactoredLayer, Factors
+from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod
-from robust_lowrank.methods.base import Kept, change_bases, cut, decompose, turns
+from robust_lowrank.methods.bases import basis_overlaps, change_bases, decompose, truncate
+from robust_lowrank.methods.galerkin import Kept
 
 Install = Callable[[FactoredLayer, Factors, tuple[int, ...]], None]
 
@@ -48,10 +50,10 @@ class Truncation:
                 decompositions[name] = decompose(factors)
         spectra = _on_cpu({name: [each.sigma for each in found] for name, found in decompositions.items()})
         weights = [_rows(layers[name], decompositions[name][0], method) for name in layers]
-        chosen = method.choose(list(spectra.values()), [opened[name].ranks for name in layers], weights)
+        chosen = method.choose_ranks(list(spectra.values()), [opened[name].ranks for name in layers], weights)
         for (name, layer), kept in zip(layers.items(), chosen, strict=True):
             with naming(name):
-                core, bases = cut(trained[name], decompositions[name], kept.ranks)
+                core, bases = truncate(trained[name], decompositions[name], kept.ranks)
                 sizes = [basis.shape[1] for basis in bases]
                 used = tuple(map(min, kept.used, sizes))
                 weight = core - self._between(name, layer.factors().bases, bases) if _has_shadow(method) else core
@@ -68,7 +70,7 @@ class Truncation:
 
     def _between(self, name: str, old: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> Tensor | float:
         """Return what a layer keeps beside its weight in new bases."""
-        return linalg.multi_product(self._beside[name], turns(old, new)) if name in self._beside else 0.0
+        return linalg.multi_product(self._beside[name], basis_overlaps(old, new)) if name in self._beside else 0.0
 
     def forget(self, layers: Mapping[str, FactoredLayer]) -> None:
         """Drop idle directions, and all that is kept beside the weights, which stay as they are."""

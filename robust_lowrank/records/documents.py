@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 SCHEMA_VERSION = 1
 
@@ -64,6 +64,18 @@ class RunRecord(BaseModel):
     classes: list[str] = []  # the classes' names; empty where they have none but their numbers
     kept_dense: dict[str, str] = {}  # layer name: reason
     seconds: float = 0.0  # training time
+
+    @field_validator("config")
+    @classmethod
+    def _present_names(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Return a configuration, which may be an early one, under the present names of its keys."""
+        method = dict(config.get("method", {}))
+        for old, new in (("integration", "step"), ("start", "init")):
+            if old in method:
+                method[new] = method.pop(old)
+        if isinstance(rank := method.get("rank"), dict) and "init" in rank:
+            method["rank"] = {"default": rank["init"], "overrides": rank.get("overrides", {})}  # the limits stand in the method's options
+        return config | ({"method": method} if method else {})
 
 
 class AuditFinding(BaseModel):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robust_lowrank.compress import install
+from robust_lowrank.compression import install
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.network.inputs import check_examples
 from robust_lowrank.layers import Adapter, without_updates

@@ -27,7 +27,7 @@ from robust_lowrank.training.adversarial_config import AdversarialConfig
 
 DENSE = "dense"  # not a method: the network is not compressed
 DEFAULT_RANK = ranks.DEFAULT_RANK
-DEFAULT_START = "kaiming"
+DEFAULT_INIT = "kaiming"
 DEFAULT_MOMENTUM = 0.3
 
 
@@ -65,18 +65,20 @@ def _number(rank: Any) -> int | float:
 Number = Annotated[int | float, BeforeValidator(_number)]  # a fraction of the full rank if it is a float
 
 
-class RankTable(Table):
-    """Start ranks with exceptions by name, and limits of a rank-adaptive method: `rlr.Rank`."""
+def _refuse_old_keys(values: dict[str, Any], names: dict[str, str]) -> None:
+    for old in names.keys() & values.keys():
+        raise UserError(f"{old} is called {names[old]} now")
 
-    init: Number = DEFAULT_RANK
-    tol: float | None = None
-    min: int | None = None
-    max: int | None = None
+
+class RankTable(Table):
+    """Start ranks with exceptions by name: `rlr.Rank`."""
+
+    default: Number = DEFAULT_RANK
     overrides: dict[str, Number] = Field(default_factory=dict)
 
-    def made(self) -> ranks.Rank:
+    def to_rank(self) -> ranks.Rank:
         """Return it as `compress` takes it."""
-        return ranks.Rank(init=self.init, tol=self.tol, min=self.min, max=self.max, overrides=self.overrides)
+        return ranks.Rank(default=self.default, overrides=self.overrides)
 
 
 class BudgetTable(Table):
@@ -84,7 +86,7 @@ class BudgetTable(Table):
 
     params: float
 
-    def made(self) -> ranks.Budget:
+    def to_rank(self) -> ranks.Budget:
         """Return it as `compress` takes it."""
         return ranks.Budget(params=self.params)
 
@@ -92,9 +94,11 @@ class BudgetTable(Table):
 def _rank(rank: Any) -> Any:
     if not isinstance(rank, dict):
         return rank if isinstance(rank, Table) else _number(rank)
+    limits = {"tol": "tol of [method]", "min": "min_rank of [method]", "max": "max_rank of [method]"}
+    _refuse_old_keys(rank, {"init": "default", **limits})
     try:
         table = (BudgetTable if "params" in rank else RankTable).model_validate(rank)
-        table.made()
+        table.to_rank()
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -115,10 +119,10 @@ class PenaltyTable(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        self.made(steps_per_epoch=1)
+        self.to_penalty(steps_per_epoch=1)
         return self
 
-    def made(self, *, steps_per_epoch: int) -> Penalty:
+    def to_penalty(self, *, steps_per_epoch: int) -> Penalty:
         """Return it as the optimizer takes it."""
         steps = tuple(epoch * steps_per_epoch for epoch in self.milestones)
         return Penalty(form=self.form, weight=self.weight, on=self.on, milestones=steps, decay=self.decay)
@@ -160,18 +164,20 @@ class MethodConfig(Table):
     label: str | None = Field(default=None, min_length=1)  # what reports call the run; None: made from name and options
     rank: Rank | None = None  # of a dense network: None
     exclude: tuple[str, ...] | None = Field(default=None, strict=False)  # None: the last linear layer stays dense
-    start: Literal["gaussian", "kaiming"] | None = None  # how `compress` draws new factors; of a dense network: None
-    integration: Literal["exact", "amortised"] = "exact"  # the schedule of `LowRankOptimizer`
-    window: int | None = Field(default=None, ge=0)  # of the amortised schedule; None: the method's own
+    init: Literal["gaussian", "kaiming"] | None = None  # how `compress` draws new factors; of a dense network: None
+    step: Literal["exact", "amortised"] = "exact"  # of `LowRankOptimizer`
+    window: int | None = Field(default=None, ge=0)  # of amortised steps; None: the method's own
     moments: Literal["tangent", "elementwise"] = "tangent"
     penalties: tuple[PenaltyTable, ...] = Field(default=(), strict=False)
 
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            _refuse_old_keys(values, {"integration": "step", "start": "init"})
         if isinstance(values, dict) and values.get("name", DENSE) != DENSE:
             ranked = values["name"] in METHODS and METHODS[values["name"]].ranked
-            defaults = {"rank": DEFAULT_RANK if ranked else None, "start": DEFAULT_START}
+            defaults = {"rank": DEFAULT_RANK if ranked else None, "init": DEFAULT_INIT}
             return values | {key: value for key, value in defaults.items() if values.get(key) is None}
         return values
 
@@ -181,17 +187,17 @@ class MethodConfig(Table):
             raise UserError(f"{self.name} adapts a network that is trained already: take rlr.adapt in Python")
         _known("method", self.name, (DENSE, *METHODS))
         if self.name == DENSE:
-            given = {"rank": self.rank, "exclude": self.exclude, "start": self.start, "window": self.window} | self.options
+            given = {"rank": self.rank, "exclude": self.exclude, "init": self.init, "window": self.window} | self.options
             if superfluous := [key for key, value in given.items() if value is not None]:
                 raise UserError(f"a dense network has no {superfluous[0]}: leave it out, or choose a method")
         elif self.rank is not None and not self.method().ranked:
             raise UserError(f"{self.name} keeps weights whole, at full rank: leave rank out")
-        if self.integration == "amortised" and self.name == DENSE:
-            raise UserError("a dense network has no schedule: leave integration out, or choose a method")
+        if self.step == "amortised" and self.name == DENSE:
+            raise UserError("a dense network has no amortised steps: leave step out, or choose a method")
         if self.window is not None and not (self.name != DENSE and isinstance(self.method(), GalerkinMethod)):
             raise UserError(f"{self.name} truncates nothing: leave window out")
-        if self.window is not None and self.integration == "exact":
-            raise UserError("window belongs to integration = 'amortised'; the exact schedule truncates at every step")
+        if self.window is not None and self.step == "exact":
+            raise UserError("window belongs to step = 'amortised'; an exact step ends with a truncation")
         return self
 
     @property
@@ -199,16 +205,8 @@ class MethodConfig(Table):
         """The method's own options, as given."""
         return dict(self.model_extra or {})
 
-    @property
-    def limits(self) -> dict[str, Any]:
-        """The limits that the rank gives the method, by the names of its options."""
-        if not isinstance(self.rank, RankTable):
-            return {}
-        limits = {"tol": self.rank.tol, "min_rank": self.rank.min, "max_rank": self.rank.max}
-        return {key: value for key, value in limits.items() if value is not None}
-
     def method(self) -> Method:
-        """Return the method with its options, and the limits of its rank.
+        """Return the method with its options.
 
         Raises:
             UserError: it has no such option, or the option's value is of another type or out of range.
@@ -223,11 +221,7 @@ class MethodConfig(Table):
                 TypeAdapter(own[key]).validate_python(value, strict=True)
             except ValidationError as error:
                 raise UserError(f"{key} = {value!r}: {error.errors()[0]['msg']}") from error
-        for key, value in self.limits.items():
-            if self.options.get(key, value) != value:
-                raise UserError(f"{key} is given twice, as {self.options[key]} and in rank as {value}: give it once")
-        made = kind(**self.options)
-        return self.rank.made().limit(made) if isinstance(self.rank, RankTable) else made
+        return kind(**self.options)
 
 
 class TrainingConfig(Table):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.export import export
+from robust_lowrank.exporting import export
 from robust_lowrank.provenance import machine
 from robust_lowrank.records import Costs, Latency
 

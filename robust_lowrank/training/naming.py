@@ -17,10 +17,10 @@ def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None)
     """
     if method.label is not None:
         return method.label
-    given = method.options | method.limits
+    given = method.options
     said = ("tau", "cond") if method.name == CondLR.name else ()  # the title says the bound
     parts = [_title(method), *(f"{key} {value}" for key, value in given.items() if key not in said)]
-    parts += _schedule(method, " ")
+    parts += _steps(method, " ")
     if adversarial is not None:
         options = _given(adversarial)
         parts.append(f"{adversarial.attack.upper()}-trained ε={options.pop('eps')}")
@@ -49,11 +49,11 @@ def _title(method: MethodConfig) -> str:
             return type(made).__name__
 
 
-def _schedule(method: MethodConfig, gap: str) -> list[str]:
-    """Return what differs from the exact schedule without penalties."""
+def _steps(method: MethodConfig, gap: str) -> list[str]:
+    """Return what differs from exact steps without penalties."""
     parts = []
-    if method.integration != "exact":
-        parts.append(method.integration if method.window is None else f"{method.integration}{gap}{method.window}")
+    if method.step != "exact":
+        parts.append(method.step if method.window is None else f"{method.step}{gap}{method.window}")
     if method.moments != "tangent":
         parts.append(f"moments{gap}{method.moments}")
     parts += [f"{penalty.form}{gap}{penalty.weight:g}{gap}on{gap}{penalty.on}" for penalty in method.penalties]
@@ -82,7 +82,7 @@ def directory_name(method: MethodConfig, adversarial: AdversarialConfig | None =
         parts.append(_rank(method.rank))
     if method.exclude is not None:
         parts.append("-".join(["exclude", *method.exclude]))
-    parts += _schedule(method, "")
+    parts += _steps(method, "")
     if adversarial is not None:
         parts += [adversarial.attack, *(f"{key}{value}" for key, value in _given(adversarial).items())]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts))

@@ -30,10 +30,10 @@ def make_optimizer(
     return LowRankOptimizer(
         model,
         OPTIMIZERS[config.optimizer],
-        schedule=method.integration,
+        step=method.step,
         window=method.window,
         moments=method.moments,
-        penalties=[penalty.made(steps_per_epoch=steps_per_epoch) for penalty in method.penalties],
+        penalties=[penalty.to_penalty(steps_per_epoch=steps_per_epoch) for penalty in method.penalties],
         **options,
     )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import records
-from robust_lowrank.compress import compress, count_parameters
+from robust_lowrank.compression import compress, count_parameters
 from robust_lowrank.conditioning import Alert, Monitor, ParquetWriter
 from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError
@@ -182,11 +182,11 @@ def factorise(model: nn.Module, method: MethodConfig) -> dict[str, str]:
     """Compress a network in place as a configuration says; return which layers stayed dense and why."""
     if method.name == DENSE:
         return {}
-    assert method.start is not None
+    assert method.init is not None
     exclude = (re.escape(classifier(model)),) if method.exclude is None else method.exclude
-    rank = method.rank.made() if isinstance(method.rank, RankTable | BudgetTable) else method.rank
-    start = "weights" if method.name == SVD.name else method.start
-    return compress(model, method=method.method(), rank=rank, exclude=exclude, start=start).kept_dense
+    rank = method.rank.to_rank() if isinstance(method.rank, RankTable | BudgetTable) else method.rank
+    init = "weights" if method.name == SVD.name else method.init
+    return compress(model, method=method.method(), rank=rank, exclude=exclude, init=init).kept_dense
 
 
 def _fits(record: records.RunRecord, job: TrainJob) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from robust_lowrank import records
-from robust_lowrank.compress import count_parameters
+from robust_lowrank.compression import count_parameters
 from robust_lowrank.conditioning import Alert
 from robust_lowrank.conditioning.alerts import log
 from robust_lowrank.data import Dataset, digest, load

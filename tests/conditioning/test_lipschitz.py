@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robust_lowrank import adapt
-from robust_lowrank.compress import compress
+from robust_lowrank.compression import compress
 from robust_lowrank.conditioning import lipschitz, operators
 from robust_lowrank.conditioning.constants import ACTIVATIONS, pool_constant
 from robust_lowrank.models import build

@@ -144,7 +144,7 @@ def test_ranks_may_change_between_records() -> None:
 
 def test_records_wait_until_a_window_has_closed() -> None:
     model = network(TDLRT(tol=0.3))
-    optimizer, step = trainer(model, schedule="amortised", window=3)
+    optimizer, step = trainer(model, step="amortised", window=3)
     memory = MemoryWriter()
     Monitor(model, every=6, writers=[memory]).attach(optimizer)
     for _ in range(16):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from robust_lowrank import adapt
-from robust_lowrank.compress import compress
+from robust_lowrank.compression import compress
 from robust_lowrank.conditioning import spectra
 from robust_lowrank.conditioning.operators import circular_singular_values, conv_bound, conv_norm, convolution, operators
 from robust_lowrank.conditioning.operators.convolution import apply, apply_adjoint

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust_lowrank.compress import compress
+from robust_lowrank.compression import compress
 from robust_lowrank.conditioning import certificate_product, spectra
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import FactoredLayer

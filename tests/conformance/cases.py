@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import DLRT, RGD, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, RobustDLRT
-from robust_lowrank.layers import FactoredLayer, Factors
+from robust_lowrank.initialisation import gaussian_factors
+from robust_lowrank.layers import FactoredLayer
+from robust_lowrank.layers.forms import build, form_of
+from robust_lowrank.linalg import Factors, tucker_ranks
 from robust_lowrank.methods import GalerkinMethod, Method
-from robust_lowrank.methods.base import tucker_ranks
-from robust_lowrank.ranks import modes_of, weight_tensor
-from robust_lowrank.starts import build, gaussian_factors
 
 INF = math.inf
 METHODS: dict[str, Method] = {
@@ -111,8 +111,9 @@ def draw(method: Method, kind: str, dtype: torch.dtype, seed: int, *, square: bo
     """Return a case of random shape and rank with random factors; `full` gives it complete bases."""
     torch.manual_seed(seed)
     dense, x = dense_layer(kind, dtype, square=square)
-    tensor = weight_tensor(dense, method)
-    sizes = list(tensor.shape[: modes_of(tensor, method)])
+    form = form_of(method)
+    tensor = form.weight(dense)
+    sizes = list(tensor.shape[: form.modes_of(tensor)])
     if tensor.ndim == 4:
         wanted = sizes if full else [pick(1, size) for size in sizes]
         ranks = tucker_ranks(tensor, wanted)
@@ -120,7 +121,7 @@ def draw(method: Method, kind: str, dtype: torch.dtype, seed: int, *, square: bo
         ranks = [min(sizes) if full else pick(1, min(sizes))] * 2
     factors = gaussian_factors(tensor, tuple(ranks))
     core = torch.randn_like(factors.core) + (2 * torch.eye(ranks[0], dtype=dtype) if factors.core.ndim == 2 else 0)
-    layer = build(dense, method.admit(Factors(core, factors.bases)), method)
+    layer = build(dense, method.project(Factors(core, factors.bases)), method)
     with torch.no_grad():
         y = torch.randn_like(layer(x))
     return Case(layer, x, y)

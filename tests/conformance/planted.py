@@ -40,14 +40,14 @@ def matrix(n: int, m: int, sigma: Sequence[float], dtype: torch.dtype) -> Tensor
     return u * torch.tensor(sigma, dtype=dtype) @ v.T
 
 
-def found(target: Tensor, method: Method, start: int, rate: Rate, schedule: str) -> Case:
+def found(target: Tensor, method: Method, start: int, rate: Rate, step: str) -> Case:
     """Return a layer that has been trained on half the squared distance to a matrix, from a rank to start with."""
     n, m = target.shape
     net = nn.Sequential(nn.Linear(m, n, bias=False, dtype=target.dtype))
-    compress(net, method=method, rank=start, start="kaiming")
+    compress(net, method=method, rank=start, init="kaiming")
     case = Case(net[0], math.sqrt(m) * torch.eye(m, dtype=target.dtype), math.sqrt(m) * target.T)
-    batches = math.ceil(rate.batches / case.layer.method.core_steps) if schedule == "exact" and method.core_steps else rate.batches
-    opt = case.train(batches, rate.optimizer, schedule=schedule, **rate.options)
+    batches = math.ceil(rate.batches / case.layer.method.core_steps) if step == "exact" and method.core_steps else rate.batches
+    opt = case.train(batches, rate.optimizer, step=step, **rate.options)
     opt.truncate()
     return case
 

@@ -28,11 +28,12 @@ from robust_lowrank import (
     spectra,
 )
 from robust_lowrank.conditioning.spectra import certificate_product
-from robust_lowrank.layers import Factors, LowRankLinear, TuckerConv2d, named_factored_layers
+from robust_lowrank.layers import LowRankLinear, TuckerConv2d, named_factored_layers
 from robust_lowrank.layers.conv import ConvShape
-from robust_lowrank.layers.functional import Window
+from robust_lowrank.layers.functional import ConvGeometry
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, Method, tangent
-from robust_lowrank.methods.base import augment, cut, decompose
+from robust_lowrank.methods.bases import augment, decompose, truncate
 from robust_lowrank.optim import transport
 from robust_lowrank.optim.rules import transported
 from robust_lowrank.penalties import spread, spread_gradient
@@ -102,12 +103,12 @@ def claim(
     return register
 
 
-@claim("T1", "bases are orthonormal after every step, in both schedules", tolerance=1e-12, short=1e-5, methods=METHODS)
+@claim("T1", "bases are orthonormal after every step, with both kinds of steps", tolerance=1e-12, short=1e-5, methods=METHODS)
 def orthonormal_bases(method: Method, kind: str, dtype: torch.dtype, seed: int) -> float:
     worst = 0.0
-    for schedule in ("exact", "amortised"):
+    for step in ("exact", "amortised"):
         case = draw(method, kind, dtype, seed)
-        opt = LowRankOptimizer(case.layer, torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=0.01, schedule=schedule)
+        opt = LowRankOptimizer(case.layer, torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=0.01, step=step)
         for _ in range(5):
             opt.step(case.closure(opt))
             worst = max(worst, defect(case.layer))
@@ -117,10 +118,10 @@ def orthonormal_bases(method: Method, kind: str, dtype: torch.dtype, seed: int) 
 @claim("T2", "cond <= its bound after every step, whatever the gradient's scale", tolerance=1e-10, short=1e-4, methods=BOUNDED)
 def bounded_condition(method: Method, kind: str, dtype: torch.dtype, seed: int) -> float:
     worst = 0.0
-    for schedule, scale in itertools.product(("exact", "amortised"), (1e-6, 1.0, 1e6)):
+    for step, scale in itertools.product(("exact", "amortised"), (1e-6, 1.0, 1e6)):
         case = draw(method, kind, dtype, seed)
         case.y = case.y + scale * torch.randn_like(case.y)
-        opt = LowRankOptimizer(case.layer, torch.optim.SGD, lr=0.02, momentum=0.5, schedule=schedule)
+        opt = LowRankOptimizer(case.layer, torch.optim.SGD, lr=0.02, momentum=0.5, step=step)
         for _ in range(3):
             opt.step(case.closure(opt))
             opt.finish()
@@ -228,7 +229,7 @@ def complete_moments(method: Method, kind: str, dtype: torch.dtype, seed: int) -
 
 
 def beside_whole_matrices(method: Method, dtype: torch.dtype, seed: int, optimizer: type, state: type[whole.Momentum]) -> float:
-    """Return how far steps on factors of incomplete bases are from the same on whole matrices, in both schedules."""
+    """Return how far steps on factors of incomplete bases are from the same on whole matrices, with both kinds of steps."""
     worst, turns, lr = 0.0, 4, 0.02
     for window in (None, 1, 2) if isinstance(method, GalerkinMethod) else (None,):
         case = draw(method, "linear", dtype, seed)
@@ -236,9 +237,9 @@ def beside_whole_matrices(method: Method, dtype: torch.dtype, seed: int, optimiz
         case.layer.method = limited(method, case.layer.rank)
         core, (u, v) = case.layer.factors()
         expected = whole.train(case.layer.method, (u, core, v), case.gradient, state(), lr=lr, turns=turns, window=window)
-        schedule = {} if window is None else {"schedule": "amortised", "window": window}
+        step = {} if window is None else {"step": "amortised", "window": window}
         momentum = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
-        case.train(turns * (1 + (window or 0)), optimizer, lr=lr, **momentum, **schedule)
+        case.train(turns * (1 + (window or 0)), optimizer, lr=lr, **momentum, **step)
         worst = max(worst, relative(case.weight, expected))
     return worst
 
@@ -315,7 +316,7 @@ def truncated_moment(method: Method, kind: str, dtype: torch.dtype, seed: int) -
     moment = Factors(case.layer.core.grad, tuple(basis.grad for basis in case.layer.bases()))
     decompositions = decompose(old)
     ranks = [max(1, len(d.sigma) - 1) for d in decompositions]
-    new = cut(old, decompositions, tuple(ranks * 2 if len(ranks) == 1 else ranks))
+    new = truncate(old, decompositions, tuple(ranks * 2 if len(ranks) == 1 else ranks))
     kept = tangent.transport(moment, old, new)
     expected = dense_tangent(dense_tangent(in_shape(case.gradient(), old), old), new)
     return relative(dense_of(kept, new), expected)
@@ -501,7 +502,7 @@ def truncation_error(method: Method, kind: str, dtype: torch.dtype, seed: int) -
     before, factors = case.weight, case.layer.factors()
     decompositions = decompose(factors)
     kept = tuple(max(1, len(d.sigma) - 1) for d in decompositions) * (2 if len(decompositions) == 1 else 1)
-    case.layer.set_factors(cut(factors, decompositions, kept))
+    case.layer.set_factors(truncate(factors, decompositions, kept))
     ranks = [basis.shape[1] for basis in case.layer.bases()]
     tails = [float(d.sigma[r:].norm()) for d, r in zip(decompositions, ranks, strict=False)]
     error, scale = float(torch.dist(case.weight, before)), float(before.norm().clamp(min=1))
@@ -619,7 +620,7 @@ def planted_rank(method: Method, kind: str, dtype: torch.dtype, seed: int) -> fl
     target = matrix(16, 12, (4.0, 3.0, 2.0), dtype)
     adaptive = replace(untruncated(method), tol=0.05)
     trials = ((2, "exact"), (10, "amortised"))
-    return max(miss(found(target, adaptive, start, RATES[kind], schedule), target, 3) for start, schedule in trials)
+    return max(miss(found(target, adaptive, start, RATES[kind], step), target, 3) for start, step in trials)
 
 
 @claim(
@@ -722,7 +723,7 @@ def tucker_of_two_modes(method: Method, kind: str, dtype: torch.dtype, seed: int
     n, m = (int(torch.randint(7, 12, ())) for _ in range(2))
     r = int(torch.randint(2, 4, ()))  # above it [U | dK] may be dependent, and QR then completes it as it likes
     s, bases = torch.randn(r, r, dtype=dtype), tuple(linalg.orth(torch.randn(k, r, dtype=dtype)) for k in (n, m))
-    shape = ConvShape(m, (1, 1), Window((1, 1), (0, 0), (1, 1)))
+    shape = ConvShape(m, (1, 1), ConvGeometry((1, 1), (0, 0), (1, 1)))
     tucker, matrix = TuckerConv2d(Factors(s[:, :, None, None], bases), shape), LowRankLinear(Factors(s, bases))
     tucker.method, matrix.method = TDLRT(tol=0.1), DLRT(tol=0.1)
     x, y = torch.randn(6, m, dtype=dtype), torch.randn(6, n, dtype=dtype)
@@ -754,7 +755,7 @@ class Net(nn.Module):
 def network(method: Method, seed: int, dtype: torch.dtype, *, rank: float = 0.5) -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(seed)
     net = Net().to(dtype)
-    compress(net, method=method, rank=rank, exclude=["head"], start="kaiming")
+    compress(net, method=method, rank=rank, exclude=["head"], init="kaiming")
     return net, torch.rand(12, 2, 5, 5, dtype=dtype), torch.randint(0, 3, (12,))
 
 
@@ -838,7 +839,7 @@ def turning_at_the_largest_rank(method: Method, kind: str, dtype: torch.dtype, s
 
 @claim(
     "T29",
-    "window 0: GeoLoRA of the amortised schedule is the exact one",
+    "window 0: GeoLoRA's amortised step is its exact one",
     tolerance=1e-12,
     methods=("GeoLoRA", "RGD", "GeoLoRA cond"),
 )
@@ -846,7 +847,7 @@ def no_window(method: Method, kind: str, dtype: torch.dtype, seed: int) -> float
     case = draw(method, kind, dtype, seed)
     twin = case.twin()
     case.train(5, lr=0.02, momentum=0.5)
-    twin.train(5, lr=0.02, momentum=0.5, schedule="amortised", window=0)
+    twin.train(5, lr=0.02, momentum=0.5, step="amortised", window=0)
     return relative(twin.weight, case.weight)
 
 
@@ -858,7 +859,7 @@ def no_window(method: Method, kind: str, dtype: torch.dtype, seed: int) -> float
     kinds=("network",),
 )
 def resumed_window(method: Method, kind: str, dtype: torch.dtype, seed: int) -> float:
-    options = {"lr": 0.05, "momentum": 0.5, "schedule": "amortised", "window": 2}
+    options = {"lr": 0.05, "momentum": 0.5, "step": "amortised", "window": 2}
     net, x, y = network(method, seed, dtype)
     opt = LowRankOptimizer(net, torch.optim.SGD, **options)
     worst = 0.0
@@ -887,7 +888,7 @@ def resumed_window(method: Method, kind: str, dtype: torch.dtype, seed: int) -> 
 )
 def skipped_step(method: Method, kind: str, dtype: torch.dtype, seed: int) -> float:
     net, x, y = network(method, seed, torch.float32)
-    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.05, schedule="amortised", window=2)
+    opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.05, step="amortised", window=2)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     x, places = x.float(), []
     for poisoned in (False, True, False, False):
@@ -916,7 +917,7 @@ def bounded_moves(method: Method, kind: str, dtype: torch.dtype, seed: int) -> f
     target = torch.randn(20, 5, dtype=dtype) @ torch.randn(5, 16, dtype=dtype) / 4
     case = Case(layer, 4 * torch.eye(16, dtype=dtype), 4 * target.T)
     lr, window = 0.01, 3
-    opt = LowRankOptimizer(layer, torch.optim.Adam, lr=lr, schedule="amortised", window=window)
+    opt = LowRankOptimizer(layer, torch.optim.Adam, lr=lr, step="amortised", window=window)
     worst = 0.0
     for step in range(80):
         within = opt.position not in (0, window)
@@ -981,7 +982,7 @@ def adapting(method: Method, **options: Any) -> Method:
 
 @claim(
     "T34",
-    "defaults find a planted rank of 5 in 20 x 15, from 2 and from 12, in both schedules (misses + relative squared error)",
+    "defaults find a planted rank of 5 in 20 x 15, from 2 and from 12, with both kinds of steps (misses + relative squared error)",
     tolerance=1e-4,
     short=1e-4,
     methods=ADAPTIVE,
@@ -993,7 +994,7 @@ def rank_by_default(method: Method, kind: str, dtype: torch.dtype, seed: int) ->
     torch.manual_seed(seed)
     target = matrix(20, 15, (3.0, 2.625, 2.25, 1.875, 1.5), dtype)
     trials = itertools.product((2, 12), ("exact", "amortised"))
-    return max(miss(found(target, adapting(method), start, RATES[kind], schedule), target, 5) for start, schedule in trials)
+    return max(miss(found(target, adapting(method), start, RATES[kind], step), target, 5) for start, step in trials)
 
 
 @claim(
@@ -1010,20 +1011,18 @@ def rank_under_a_bound(method: Method, kind: str, dtype: torch.dtype, seed: int)
     torch.manual_seed(seed)
     target = matrix(24, 20, (3.9, 3.75, 3.45, 3.15, 3.0), dtype)
     trials = ((20, "exact"), (5, "amortised"), (2, "exact"))
-    return max(
-        miss(found(target, adapting(method, cond=1.5), start, RATES[kind], schedule), target, 5) for start, schedule in trials
-    )
+    return max(miss(found(target, adapting(method, cond=1.5), start, RATES[kind], step), target, 5) for start, step in trials)
 
 
 def moved_without_gradient(method: Method, kind: str, dtype: torch.dtype, seed: int, *, after: int) -> float:
     """Return how far steps with a gradient of zero move a weight, after some others."""
     worst = 0.0
-    for schedule, singular in itertools.product(("exact", "amortised"), (False, True)):
+    for step, singular in itertools.product(("exact", "amortised"), (False, True)):
         case = draw(method, kind, dtype, seed)
         case.layer.bias = None
         if singular and len(case.layer.core) > 1:
             case.layer.core.data[-1] = 0
-        opt = LowRankOptimizer(case.layer, torch.optim.SGD, lr=0.02, schedule=schedule)
+        opt = LowRankOptimizer(case.layer, torch.optim.SGD, lr=0.02, step=step)
         for _ in range(after):
             opt.step(case.closure(opt))
         opt.truncate()

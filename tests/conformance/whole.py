@@ -81,12 +81,12 @@ def train(
     turns: int,
     window: int | None = None,
 ) -> Tensor:
-    """Return W after the bases have turned so often: by steps of the exact schedule, or by whole windows of the amortised one.
+    """Return W after the bases have turned so often: by exact steps, or by whole windows of amortised ones.
 
     Args:
         factors: U, S and V at the start.
         gradient: dLoss/dW at any W.
-        window: core steps between two truncations; `None` is the exact schedule.
+        window: core steps between two truncations; `None` for exact steps.
     """
     u, s, v = factors
     w, rank = u @ s @ v.T, len(s)

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import TDLRT, linalg
-from robust_lowrank.compress import compress
-from robust_lowrank.layers import FactoredLayer, Factors, LowRankLinear, TuckerConv2d
+from robust_lowrank.compression import compress
+from robust_lowrank.layers import FactoredLayer, LowRankLinear, TuckerConv2d
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method
 
 CONVOLUTIONS = {

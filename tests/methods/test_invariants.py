@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from robust_lowrank import DLRT, RGD, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, RobustDLRT, linalg
-from robust_lowrank.layers import FactoredLayer, Factors, LowRankConv2d, LowRankLinear, TuckerConv2d
+from robust_lowrank.layers import FactoredLayer, LowRankConv2d, LowRankLinear, TuckerConv2d
 from robust_lowrank.layers.conv import ConvShape
-from robust_lowrank.layers.functional import Window
+from robust_lowrank.layers.functional import ConvGeometry
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, Method, tangent
-from robust_lowrank.methods.base import augment, cut, decompose
+from robust_lowrank.methods.bases import augment, decompose, truncate
 
 F64 = torch.float64
 INF = math.inf
@@ -37,15 +38,15 @@ METHODS: dict[str, Method] = {
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
-def truncate(factors: Factors, tol: float | None, before: tuple[int, int], minimum: int, maximum: int | None) -> Factors:
+def truncated(factors: Factors, tol: float | None, before: tuple[int, int], minimum: int, maximum: int | None) -> Factors:
     method = DLRT(tol=tol, min_rank=minimum, max_rank=maximum)
     decompositions = decompose(factors)
     spectra = [each.sigma for each in decompositions]
     if tol is None or float(spectra[0][0]) == 0:
-        return cut(factors, decompositions, method.choose([spectra], [before], [None])[0].ranks)
+        return truncate(factors, decompositions, method.choose_ranks([spectra], [before], [None])[0].ranks)
     (theta,) = method.thresholds([spectra])
     ranks = [method.needed(sigma, theta) for sigma in spectra]
-    return cut(factors, decompositions, tuple(ranks * 2 if len(ranks) == 1 else ranks))
+    return truncate(factors, decompositions, tuple(ranks * 2 if len(ranks) == 1 else ranks))
 
 
 def orthonormal(n: int, r: int, dtype: torch.dtype = F64) -> Tensor:
@@ -54,7 +55,7 @@ def orthonormal(n: int, r: int, dtype: torch.dtype = F64) -> Tensor:
 
 def layer_of(method: Method, n: int, m: int, r: int, *, dtype: torch.dtype = F64, core: Tensor | None = None) -> LowRankLinear:
     core = torch.randn(r, r, dtype=dtype) + 2 * torch.eye(r, dtype=dtype) if core is None else core
-    factors = method.admit(Factors(core, (orthonormal(n, r, dtype), orthonormal(m, r, dtype))))
+    factors = method.project(Factors(core, (orthonormal(n, r, dtype), orthonormal(m, r, dtype))))
     layer = LowRankLinear(factors)
     layer.method = method
     return layer
@@ -112,13 +113,13 @@ def defect(layer: FactoredLayer) -> float:
 
 
 def conv_layers(method: Method, dtype: torch.dtype) -> FactoredLayer:
-    shape = ConvShape(5, (3, 3), Window((1, 1), (1, 1), (1, 1)))
+    shape = ConvShape(5, (3, 3), ConvGeometry((1, 1), (1, 1), (1, 1)))
     if method.form == "channels":
         factors = Factors(torch.randn(4, 3, 3, 3, dtype=dtype), (orthonormal(7, 4, dtype), orthonormal(5, 3, dtype)))
-        layer = TuckerConv2d(method.admit(factors), shape)
+        layer = TuckerConv2d(method.project(factors), shape)
     else:
         factors = Factors(torch.randn(4, 4, dtype=dtype), (orthonormal(7, 4, dtype), orthonormal(45, 4, dtype)))
-        layer = LowRankConv2d(method.admit(factors), shape)
+        layer = LowRankConv2d(method.project(factors), shape)
     layer.method = method
     return layer
 
@@ -307,30 +308,30 @@ def test_T12_truncation_error_is_the_tail_norm(precision) -> None:
     for r in range(1, 6):
         tail = sigma[r:].norm()
         tol = float(tail / sigma.norm()) * (1 + 1e-5)
-        cut = truncate(factors, tol, (6, 6), 1, None)
+        cut = truncated(factors, tol, (6, 6), 1, None)
         assert cut.core.shape == (r, r)
         assert abs(torch.dist(compose(cut), compose(factors)) - tail) < precision.tight * 10
-    whole = truncate(factors, 0.0, (6, 6), 2, None)
+    whole = truncated(factors, 0.0, (6, 6), 2, None)
     assert torch.dist(compose(whole), compose(factors)) < precision.tight * 10
     rectangular = factors._replace(core=factors.core[:, :4], bases=(factors.bases[0], factors.bases[1][:, :4]))
-    assert torch.dist(compose(truncate(rectangular, 0.0, (4, 4), 2, None)), compose(rectangular)) < precision.tight * 10
+    assert torch.dist(compose(truncated(rectangular, 0.0, (4, 4), 2, None)), compose(rectangular)) < precision.tight * 10
 
 
 def test_truncation_keeps_a_zero_core_and_respects_its_bounds() -> None:
     zero = Factors(torch.zeros(4, 4), (orthonormal(6, 4).float(), orthonormal(6, 4).float()))
-    kept = truncate(zero, 0.5, (4, 4), 2, None)
+    kept = truncated(zero, 0.5, (4, 4), 2, None)
     assert kept.core.shape == (4, 4)
     assert torch.equal(kept.core, zero.core)
     factors = zero._replace(core=torch.diag(torch.tensor([8.0, 4.0, 2.0, 1.0])))
-    assert truncate(factors, 0.9, (4, 4), 2, None).core.shape == (2, 2)
-    assert truncate(factors, 0.0, (4, 4), 2, 3).core.shape == (3, 3)
-    assert truncate(factors, None, (3, 3), 2, None).core.shape == (3, 3)
+    assert truncated(factors, 0.9, (4, 4), 2, None).core.shape == (2, 2)
+    assert truncated(factors, 0.0, (4, 4), 2, 3).core.shape == (3, 3)
+    assert truncated(factors, None, (3, 3), 2, None).core.shape == (3, 3)
 
 
 def test_tucker_truncation_error_is_bounded_by_its_tails() -> None:
     factors = Factors(torch.randn(6, 5, 3, 3, dtype=F64), (orthonormal(8, 6), orthonormal(7, 5)))
     tol = 0.5
-    cut = truncate(factors, tol, (6, 5), 2, None)
+    cut = truncated(factors, tol, (6, 5), 2, None)
     assert cut.core.shape[0] < 6 and cut.core.shape[1] < 5
     error = torch.dist(*(linalg.multi_product(f.core, f.bases) for f in (cut, factors)))
     assert error <= tol * math.sqrt(2) * factors.core.norm()
@@ -445,7 +446,7 @@ def test_a_direction_that_one_step_leaves_too_small_for_the_weight_adds_up(metho
 
 
 def test_T23_tucker_of_a_pointwise_kernel_equals_the_matrix_method() -> None:
-    shape = ConvShape(7, (1, 1), Window((1, 1), (0, 0), (1, 1)))
+    shape = ConvShape(7, (1, 1), ConvGeometry((1, 1), (0, 0), (1, 1)))
     s, (u, v) = torch.randn(3, 3, dtype=F64), (orthonormal(9, 3), orthonormal(7, 3))
     tucker = TuckerConv2d(Factors(s[:, :, None, None], (u, v)), shape)
     matrix = LowRankConv2d(Factors(s, (u, v)), shape)

@@ -83,14 +83,14 @@ def test_T9_the_product_does_not_depend_on_how_the_factors_share_it(method: LoRA
 
 
 @pytest.mark.parametrize(("optimizer", "lr"), [(torch.optim.SGD, 0.5), (torch.optim.AdamW, 0.02)])
-@pytest.mark.parametrize("schedule", ["exact", "amortised"])
-def test_a_network_learns_from_the_start_at_zero(optimizer: type[torch.optim.Optimizer], lr: float, schedule, precision) -> None:
+@pytest.mark.parametrize("step", ["exact", "amortised"])
+def test_a_network_learns_from_the_start_at_zero(optimizer: type[torch.optim.Optimizer], lr: float, step, precision) -> None:
     net = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)).to(precision.dtype)
     x, y = torch.randn(16, 2, 4, 4, dtype=precision.dtype), torch.randint(0, 4, (16,))
     before = net(x)
     adapt(net, method="scaled-lora", rank=4)
     assert torch.allclose(net(x), before)
-    opt = LowRankOptimizer(net, optimizer, lr=lr, schedule=schedule)
+    opt = LowRankOptimizer(net, optimizer, lr=lr, step=step)
     losses = []
     for _ in range(40):
         opt.zero_grad()

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import LowRankOptimizer, StelLA, adapt, linalg
-from robust_lowrank.layers import Factors, LowRankLinear
+from robust_lowrank.layers import LowRankLinear
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods.stella import riemannian, tangent_part
 
 F64 = torch.float64
@@ -104,15 +105,15 @@ def test_a_small_step_descends_along_the_riemannian_gradient() -> None:
 
 
 @each_optimizer
-@pytest.mark.parametrize("schedule", ["exact", "amortised"])
-def test_T1_bases_stay_orthonormal(optimizer: type[torch.optim.Optimizer], options: dict, schedule, precision) -> None:
+@pytest.mark.parametrize("step", ["exact", "amortised"])
+def test_T1_bases_stay_orthonormal(optimizer: type[torch.optim.Optimizer], options: dict, step, precision) -> None:
     net = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 6)).to(precision.dtype)
     x = torch.randn(16, 2, 4, 4, dtype=precision.dtype)
     before = net(x)
     adapt(net, method="stella", rank=4, alpha=8.0)
     assert torch.allclose(net(x), before)
     y = torch.randint(0, 6, (16,))
-    opt = LowRankOptimizer(net, optimizer, schedule=schedule, **options)
+    opt = LowRankOptimizer(net, optimizer, step=step, **options)
     losses = []
     for _ in range(60):
         opt.zero_grad()

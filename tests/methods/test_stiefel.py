@@ -20,7 +20,7 @@ from robust_lowrank import (
     save,
     spectra,
 )
-from robust_lowrank.compress import count_parameters
+from robust_lowrank.compression import count_parameters
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.methods import RetractionMethod
 from robust_lowrank.methods.stiefel import cayley, landing_field, nearest, safeguarded, tangent

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.compress import compress
+from robust_lowrank.compression import compress
 from robust_lowrank.data import load
 from robust_lowrank.evaluation import L2, KeyedNoise, Linf, Threat, evaluate
 from robust_lowrank.methods import METHODS
@@ -46,7 +46,7 @@ def rank_of(method: str, rank: int | float) -> int | float | None:
 
 def compressed(model: nn.Module, method: str) -> nn.Module:
     if method != "dense":
-        compress(model, method=method, rank=rank_of(method, 0.5), exclude=["fc2"], start="kaiming")
+        compress(model, method=method, rank=rank_of(method, 0.5), exclude=["fc2"], init="kaiming")
     return model
 
 
@@ -71,7 +71,7 @@ class Restless(nn.Sequential):
 def restless(method: str) -> nn.Module:
     model = Restless()
     if method != "dense":
-        compress(model, method=method, rank=rank_of(method, 4), start="kaiming")
+        compress(model, method=method, rank=rank_of(method, 4), init="kaiming")
     return model
 
 

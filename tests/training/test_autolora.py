@@ -232,11 +232,11 @@ def test_the_running_statistics_are_those_of_the_base_on_adversarial_inputs() ->
 
 
 @each_method
-@pytest.mark.parametrize("schedule", ["exact", "amortised"])
-def test_every_method_trains_its_updates_and_the_base(method: str | Method, schedule: str) -> None:
+@pytest.mark.parametrize("step", ["exact", "amortised"])
+def test_every_method_trains_its_updates_and_the_base(method: str | Method, step: str) -> None:
     net, (x, y) = adapted(method, moved=False), batch(32)
     auto = AutoLoRa(net, eps=0.02, steps=2, head=HEAD)
-    optimizer = LowRankOptimizer(net, torch.optim.SGD, lr=0.1, schedule=schedule)
+    optimizer = LowRankOptimizer(net, torch.optim.SGD, lr=0.1, step=step)
     before = {name: p.detach().clone() for name, p in bases(net).items()}
     flags = {name: p.requires_grad for name, p in updates(net).items()}
     losses = []
@@ -320,7 +320,7 @@ def test_a_network_trained_on_clean_digits_becomes_robust() -> None:
     fragile = robust_accuracy(net, test_x, test_y)
     adapt(net, method="geolora", rank=4, exclude=["fc2"])
     auto = AutoLoRa(net, eps=0.1, steps=5, head=[r"fc2\..*"])
-    optimizer = LowRankOptimizer(net, torch.optim.SGD, lr=0.005, momentum=0.9, schedule="amortised")
+    optimizer = LowRankOptimizer(net, torch.optim.SGD, lr=0.005, momentum=0.9, step="amortised")
     for _ in range(4):
         for index in torch.randperm(len(y)).split(32):
             adversarial = auto.perturb(x[index], y[index])

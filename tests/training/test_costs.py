@@ -4,7 +4,7 @@ from torch import nn
 
 import robust_lowrank as rlr
 from robust_lowrank import records
-from robust_lowrank.export import export
+from robust_lowrank.exporting import export
 from robust_lowrank.training.costs import BATCHES, LEAST_PASSES, count_flops, measure_costs
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust_lowrank.compress import compress
+from robust_lowrank.compression import compress
 from robust_lowrank.data import load, unit_range
 from robust_lowrank.errors import TrainingError
 from robust_lowrank.layers import FactoredLayer, named_factored_layers
@@ -69,7 +69,7 @@ def test_every_method_learns_the_digits(method: str | None) -> None:
     model = build("cnn", input_shape=(1, 8, 8), num_classes=10)
     if method is not None:
         rank = 0.25 if METHODS[method].ranked else None
-        compress(model, method=method, rank=rank, exclude=["fc2"], start="kaiming")
+        compress(model, method=method, rank=rank, exclude=["fc2"], init="kaiming")
     adamw = {"optimizer": "adamw", "lr": 0.003}  # plain descent on U, S and V diverges at the rate of the others
     config = TrainingConfig(epochs=5, batch_size=20, **(adamw if method == "usv" else {}))
     loop = Loop(model, digits(400), config, seed=0)
@@ -82,7 +82,7 @@ def test_every_method_learns_the_digits(method: str | None) -> None:
 def test_T24_biases_batch_norm_and_skips_of_a_compressed_resnet_train(method: str) -> None:
     torch.manual_seed(0)
     model = build("resnet20", input_shape=(3, 8, 8), num_classes=10)
-    compress(model, method=method, rank=0.25, exclude=["linear"], start="kaiming")
+    compress(model, method=method, rank=0.25, exclude=["linear"], init="kaiming")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     examples = Examples(torch.rand(32, 3, 8, 8), torch.randint(10, (32,)))
     outcome = Loop(model, examples, TrainingConfig(epochs=1, batch_size=16), seed=0).epoch(on_step=nothing)
@@ -97,7 +97,7 @@ def test_T24_biases_batch_norm_and_skips_of_a_compressed_resnet_train(method: st
 
 def test_T24_a_skip_carries_gradients_around_a_compressed_block() -> None:
     model = build("resnet20", input_shape=(3, 8, 8), num_classes=10)
-    compress(model, method="condlr", rank=0.25, exclude=["linear"], start="kaiming")
+    compress(model, method="condlr", rank=0.25, exclude=["linear"], init="kaiming")
     block = model.get_submodule("layer1.1")
     with torch.no_grad():
         for norm in (module for module in block.modules() if isinstance(module, nn.BatchNorm2d)):
@@ -114,7 +114,7 @@ def test_T24_a_skip_carries_gradients_around_a_compressed_block() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_T24_weight_decay_leaves_the_bases_orthonormal(optimizer: str) -> None:
     model = build("cnn", input_shape=(1, 8, 8), num_classes=10)
-    compress(model, method=CondLR(tau=0.5), rank=0.25, exclude=["fc2"], start="kaiming")
+    compress(model, method=CondLR(tau=0.5), rank=0.25, exclude=["fc2"], init="kaiming")
     config = TrainingConfig.model_validate({"epochs": 1, "batch_size": 20, "optimizer": optimizer, "lr": 0.01, "weight_decay": 0.1})
     Loop(model, digits(200), config, seed=0).epoch(on_step=nothing)
     for layer in (layer for layer in model.modules() if isinstance(layer, FactoredLayer)):
@@ -163,14 +163,14 @@ def test_steps_are_reported_as_they_happen() -> None:
 
 
 @pytest.mark.parametrize("method", [None, "condlr", "dlrt", "tdlrt", "geolora", "vanilla"])
-@pytest.mark.parametrize("integration", ["exact", "amortised"])
-def test_short_precision_learns_and_leaves_factors_long(method: str | None, integration: str) -> None:
+@pytest.mark.parametrize("step", ["exact", "amortised"])
+def test_short_precision_learns_and_leaves_factors_long(method: str | None, step: str) -> None:
     torch.manual_seed(0)
     model = build("cnn", input_shape=(1, 8, 8), num_classes=10)
     if method is not None:
-        compress(model, method=method, rank=0.5, exclude=["fc2"], start="kaiming")
+        compress(model, method=method, rank=0.5, exclude=["fc2"], init="kaiming")
     config = TrainingConfig(epochs=3, batch_size=25, precision="bf16")
-    schedule = MethodConfig() if method is None else MethodConfig(name=method, integration=integration)
+    schedule = MethodConfig() if method is None else MethodConfig(name=method, step=step)
     loop = Loop(model, digits(300), config, schedule, seed=0)
     outcomes = [loop.epoch(on_step=nothing) for _ in range(3)]
     assert outcomes[-1].loss < 0.6 * outcomes[0].loss
@@ -182,8 +182,8 @@ def test_short_precision_learns_and_leaves_factors_long(method: str | None, inte
 
 def test_an_epoch_ends_with_a_truncation() -> None:
     model = build("cnn", input_shape=(1, 8, 8), num_classes=10)
-    compress(model, method=RobustDLRT(core_steps=50, max_rank=4), rank=4, exclude=["fc2"], start="kaiming")
-    method = MethodConfig(name="robust-dlrt", core_steps=50, max_rank=4, integration="amortised")
+    compress(model, method=RobustDLRT(core_steps=50, max_rank=4), rank=4, exclude=["fc2"], init="kaiming")
+    method = MethodConfig(name="robust-dlrt", core_steps=50, max_rank=4, step="amortised")
     Loop(model, digits(200), TrainingConfig(epochs=1, batch_size=25), method, seed=0).epoch(on_step=nothing)
     assert max(layer.rank for _, layer in named_factored_layers(model)) <= 4
 

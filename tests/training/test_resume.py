@@ -24,7 +24,7 @@ from .conftest import SMALL, Small
 
 ADAMW = {"optimizer": "adamw", "lr": 0.005, "weight_decay": 0.01}
 MOMENTUM = {"momentum": 0.9, "lr": 0.02}
-DLRT = {"name": "dlrt", "tol": 0.3, "integration": "amortised", "window": 2}
+DLRT = {"name": "dlrt", "tol": 0.3, "step": "amortised", "window": 2}
 WAYS: dict[str, dict[str, Any]] = {
     "dense, momentum": {"training": MOMENTUM},
     "dense, adamw": {"training": ADAMW},
@@ -226,7 +226,7 @@ def test_nothing_else_can_be_packed() -> None:
 
 @pytest.mark.slow
 def test_a_killed_process_goes_on(tmp_path: Path) -> None:
-    options = ["--method", "dlrt", "--tol", "0.3", "--integration", "amortised", "--window", "2", "--epochs", "6"]
+    options = ["--method", "dlrt", "--tol", "0.3", "--step", "amortised", "--window", "2", "--epochs", "6"]
     options += ["--monitor-every", "5", "--batch-size", "64", "--momentum", "0.9", "--lr", "0.02"]
 
     def command(out: str) -> list[str]:

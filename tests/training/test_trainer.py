@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(method: dict, small: S
 def test_the_start_of_the_factors_is_the_one_asked_for(small: Small, tmp_path: Path) -> None:
     unbounded = {"name": "condlr", "tau": math.inf}
     conds = {
-        start: train(small(method=unbounded | {"start": start}), tmp_path / start)
+        start: train(small(method=unbounded | {"init": start}), tmp_path / start)
         .spectra.query("epoch == 0 and factored")["cond"]
         .max()
         for start in ("gaussian", "kaiming")

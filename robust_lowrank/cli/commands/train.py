@@ -32,9 +32,9 @@ def train(
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of the method: see 'rlr-eval list methods'.")
     ] = None,
-    start: Annotated[str | None, typer.Option(help="How factors are drawn: gaussian or kaiming.")] = None,
-    integration: Annotated[str | None, typer.Option(help="exact, or amortised: one evaluation a step.")] = None,
-    window: Annotated[int | None, typer.Option(help="Core steps between two truncations of the amortised schedule.")] = None,
+    init: Annotated[str | None, typer.Option(help="How factors are drawn: gaussian or kaiming.")] = None,
+    step: Annotated[str | None, typer.Option(help="exact, or amortised: one evaluation a step.")] = None,
+    window: Annotated[int | None, typer.Option(help="Core steps between two truncations of amortised steps.")] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="REGEX", help="Layers that stay dense; the last linear one if not given.")
     ] = None,
@@ -86,8 +86,8 @@ def train(
             "retraction": retraction,
             "tol": tol,
             "exclude": exclude or None,
-            "start": start,
-            "integration": integration,
+            "init": init,
+            "step": step,
             "window": window,
             **dict(_option(text) for text in option or ()),
         },

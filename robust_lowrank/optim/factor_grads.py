@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.layers.base import FactoredLayer, Factors
+from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.layers.functional import unfitted
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import tangent
 
 

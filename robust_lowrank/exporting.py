@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from robust_lowrank.compress import install
+from robust_lowrank.compression import install
 from robust_lowrank.errors import unknown_name
 from robust_lowrank.layers import Adapter, named_factored_layers
 

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.compress import CompressionReport, count_parameters, install, planned
+from robust_lowrank.compression import CompressionReport, count_parameters, install, make_plan
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import Adapter, FactoredLayer, VanillaConv2d, VanillaLinear, named_factored_layers
-from robust_lowrank.linalg import FactorisationError
+from robust_lowrank.initialisation import leading_factors, zero_factors
+from robust_lowrank.layers import Adapter, FactoredLayer, named_factored_layers
+from robust_lowrank.layers.forms import Dense, build, form_of
+from robust_lowrank.linalg import FactorisationError, Ranks
 from robust_lowrank.methods import Method
-from robust_lowrank.methods.base import Ranks
-from robust_lowrank.ranks import Dense, RankLike, pattern, weight_tensor
-from robust_lowrank.starts import build, leading_factors, zero_factors
+from robust_lowrank.ranks import RankLike, pattern
 
 
 def adapt(
@@ -50,8 +50,8 @@ def adapt(
 
     Source: Hu et al. 2021, arXiv 2106.09685 (LoRA); Schotthöfer et al., ICLR 2025, arXiv 2410.18720 (GeoLoRA).
     """
-    plan = planned(model, method, rank, exclude, use="adapter")
-    if plan.method.form == "whole":
+    plan = make_plan(model, method, rank, exclude, use="adapter")
+    if not plan.method.ranked:
         raise UserError(f"{plan.method.name} has no low-rank update to add: take compress, or another method")
     if not 0 < alpha < math.inf:
         raise UserError(f"alpha = {alpha} must be a positive number")
@@ -79,7 +79,7 @@ def adapt(
     return CompressionReport(
         ranks={name: layer.rank for name, layer in factored.items()},
         kept_dense=plan.kept,
-        moved=dict.fromkeys(factored, 0.0),
+        relative_error=dict.fromkeys(factored, 0.0),
         parameters=count_parameters(model),
     )
 
@@ -94,12 +94,11 @@ class _Update(NamedTuple):
 
 @torch.no_grad()
 def _update(layer: Dense, ranks: Ranks, method: Method, alpha: float) -> _Update:
-    tensor = weight_tensor(layer, method)
+    tensor = form_of(method).weight(layer)
     scale = alpha / ranks[0] if method.adapter else alpha
     if math.isinf(method.cond_bound) and not method.inverts:
         update = build(layer, zero_factors(tensor, ranks), method, bias=False)
-        if isinstance(update, VanillaLinear | VanillaConv2d):
-            nn.init.kaiming_uniform_(update.B.data.T, a=math.sqrt(5))
+        update.wake()
         return _Update(update, scale, None)
-    update = build(layer, method.admit(leading_factors(tensor / scale, ranks)), method, bias=False)
+    update = build(layer, method.project(leading_factors(tensor / scale, ranks)), method, bias=False)
     return _Update(update, scale, (scale * update.dense_weight()).to(layer.weight.dtype))

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, get_args
 
 from torch import nn
 
-from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.errors import UserError, renamed, unknown_name
+from robust_lowrank.initialisation import Init, factor, gain_of
 from robust_lowrank.layers import Adapter, named_factored_layers
 from robust_lowrank.layers.conv import conv_shape
+from robust_lowrank.layers.forms import form_of
 from robust_lowrank.layers.linear import matrix_of
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
 from robust_lowrank.methods.base import Use
-from robust_lowrank.ranks import Candidate, Rank, RankLike, assign_ranks, factored_size, pattern
+from robust_lowrank.ranks import Candidate, RankLike, assign_ranks, pattern
 from robust_lowrank.records import Parameters
-from robust_lowrank.starts import Start, factor, gain_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,33 +30,34 @@ class CompressionReport:
     """What `compress` did: the layers it factored, those it kept dense and why, and the parameter counts after it.
 
     Attributes:
-        moved: for each factored layer ||W_factored - W|| / ||W||, which the truncation and the method's constraint cost; NaN when
-            the start is drawn anew.
+        relative_error: for each factored layer ||W_factored - W|| / ||W||, which truncation and the method's constraint cost; NaN
+            when the start is drawn anew.
     """
 
     ranks: dict[str, int]
     kept_dense: dict[str, str]
-    moved: dict[str, float]
+    relative_error: dict[str, float]
     parameters: Parameters = field(repr=False)
 
 
+@renamed(start="init")
 def compress(
     model: nn.Module,
     *,
     method: str | Method = "condlr",
     rank: RankLike | None = None,
     exclude: Sequence[str] = (),
-    start: Start = "weights",
+    init: Init = "weights",
 ) -> CompressionReport:
     """Replace the linear layers and convolutions of a network by factored ones, in place.
 
     Args:
         model: any network; keys of the state dict stay the same outside the layers that are replaced.
         method: a name such as `condlr`, or an object such as `CondLR(tau=0.1)`.
-        rank: an int, a float in (0, 1] as the fraction of the full rank, rounded up, a `Rank` with exceptions and limits,
+        rank: an int, a float in (0, 1] as the fraction of the full rank, rounded up, a `Rank` with exceptions,
             or a `Budget` of parameters; 0.25 if not given.
         exclude: regular expressions; a layer whose full name matches one stays dense.
-        start: `weights` keeps the leading singular triplets of each weight. Training from scratch begins with new factors:
+        init: `weights` keeps the leading singular triplets of each weight. Training from scratch begins with new factors:
             `gaussian` draws the bases at random and singular values |N(0, 1)|, as the authors' codes of CondLR and DLRT do;
             `kaiming` takes the leading triplets of a Kaiming-normal weight, scaled to its norm, or, in a network with
             normalisation layers, to that of torch's own start.
@@ -69,29 +71,29 @@ def compress(
         {'0': 4}
 
     Raises:
-        UserError: an unknown method or start, a weight that cannot be factored, a rank below 1 or above a layer's full rank, a
+        UserError: an unknown method or init, a weight that cannot be factored, a rank below 1 or above a layer's full rank, a
             pattern that is no regular expression or matches nothing, or a network in which nothing is left to factor. The network
             is then as it was.
     """
-    if start not in get_args(Start):
-        raise unknown_name("start", str(start), get_args(Start))
-    plan = planned(model, method, rank, exclude, use="weights" if start == "weights" else "drawn")
+    if init not in get_args(Init):
+        raise unknown_name("init", str(init), get_args(Init))
+    plan = make_plan(model, method, rank, exclude, use="weights" if init == "weights" else "drawn")
     if plan.method.adapter:
         raise UserError(f"{plan.method.name} updates a frozen weight: take adapt, or from scratch a method such as vanilla")
-    moved, built, gain = {}, {}, gain_of(model)
+    errors, built, gain = {}, {}, gain_of(model)
     for name, layer in plan.targets:
         try:
-            built[name], moved[name] = factor(layer, plan.ranks[name], plan.method, start, gain)
+            built[name], errors[name] = factor(layer, plan.ranks[name], plan.method, init, gain)
         except FactorisationError as error:
             raise UserError(
-                f"layer {name!r} cannot be factored: {error}. Exclude it, or take start='kaiming', which needs no weight"
+                f"layer {name!r} cannot be factored: {error}. Exclude it, or take init='kaiming', which needs no weight"
             ) from error
     for name, layer in built.items():
         install(model, name, layer)
     return CompressionReport(
         ranks={name: layer.rank for name, layer in named_factored_layers(model)},
         kept_dense=plan.kept,
-        moved=moved,
+        relative_error=errors,
         parameters=count_parameters(model),
     )
 
@@ -105,7 +107,7 @@ def plan(
     """
     import pandas as pd
 
-    made = planned(model, method, rank, exclude, use="weights")
+    made = make_plan(model, method, rank, exclude, use="weights")
     rows = []
     for name, layer in candidates(model):
         n, m = matrix_of(layer).shape
@@ -117,7 +119,7 @@ def plan(
                 "rows": n,
                 "columns": m,
                 "rank": chosen[0] if chosen else min(n, m),
-                "params": n * m if chosen is None else factored_size(layer, chosen, made.method),
+                "params": n * m if chosen is None else form_of(made.method).count(layer, chosen),
                 "params_dense": n * m,
                 "kept_dense": made.kept.get(name, ""),
             }
@@ -135,28 +137,21 @@ class Plan:
     kept: dict[str, str]
 
 
-def planned(model: nn.Module, method: str | Method, rank: RankLike | None, exclude: Sequence[str], *, use: Use) -> Plan:
+def make_plan(model: nn.Module, method: str | Method, rank: RankLike | None, exclude: Sequence[str], *, use: Use) -> Plan:
     """Return the plan of a compression, its method with the defaults that suit what the factors start from.
 
     Raises:
         UserError: as `compress`.
     """
-    resolved = resolve(method)
+    resolved = resolve(method).suited(use)
     exclude = [exclude] if isinstance(exclude, str) else exclude
-    if isinstance(rank, Rank):
-        resolved = rank.limit(resolved)
-    resolved = resolved.suited(use)
     targets, kept = targets_of(model, exclude)
     if not targets:
         done = any(named_factored_layers(model))
         nothing = "its layers are factored already" if done else "it has no Linear or Conv2d"
         reasons = "; ".join(f"{name}: {reason}" for name, reason in kept.items()) or nothing
         raise UserError(f"no layer of the network can be factored ({reasons})")
-    if resolved.form == "tucker" and not any(isinstance(layer, nn.Conv2d) for _, layer in targets):
-        raise UserError(
-            'modes = "all" factors all modes of kernels, and no convolution is to be factored here: take modes = "channels"'
-        )
-    resolved.check(len(targets))
+    resolved.check(len(targets), kernels=sum(isinstance(layer, nn.Conv2d) for _, layer in targets))
     return Plan(resolved, targets, assign_ranks(targets, resolved, rank), kept)
 
 

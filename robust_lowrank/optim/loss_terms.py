@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import named_factored_layers
-from robust_lowrank.layers.base import FactoredLayer, Factors
+from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.layers.functional import fitted
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import tangent
-from robust_lowrank.optim.slots import joined
+from robust_lowrank.optim.factor_grads import joined
 from robust_lowrank.penalties import Penalty
 
 

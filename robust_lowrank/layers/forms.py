@@ -1,0 +1,85 @@
+"""The forms in which weights are stored, by name: the layers of each, and the shapes of their factors."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from robust_lowrank import linalg
+from robust_lowrank.layers import free, whole
+from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.layers.conv import ConvShape, FactoredConv2d, LowRankConv2d, TuckerConv2d, conv_shape
+from robust_lowrank.layers.linear import FactoredLinear, LowRankLinear
+from robust_lowrank.linalg import Factors, Ranks
+
+Dense = nn.Linear | nn.Conv2d
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a linear layer and a convolution become.
+
+    Attributes:
+        linear, conv: the layers that hold the factors.
+        modes: how many modes of a matrix have a basis.
+        kernel_modes: how many of a kernel (F, Cin, kh, kw); None where it is the matrix of its filters (F, Cin * kh * kw).
+    """
+
+    linear: type[FactoredLinear]
+    conv: type[FactoredConv2d]
+    modes: int = 2
+    kernel_modes: int | None = None
+
+    def weight(self, layer: Dense) -> Tensor:
+        """Return a layer's weight as it is factored, in float32 or better."""
+        weight = linalg.at_least_float32(layer.weight.detach())
+        return weight.flatten(1) if self.kernel_modes is None else weight
+
+    def modes_of(self, weight: Tensor) -> int:
+        """Return the number of modes that have a basis."""
+        return self.modes if weight.ndim == 2 or self.kernel_modes is None else self.kernel_modes
+
+    def count(self, layer: Dense, ranks: Ranks) -> int:
+        """Return the number of weight parameters that a layer has at these ranks."""
+        return (self.linear if isinstance(layer, nn.Linear) else self.conv).count(self.weight(layer).shape, ranks)
+
+    def blank(self, layer: Dense, ranks: Ranks) -> Factors:
+        """Return factors of these ranks, all zero, to be filled.
+
+        Raises:
+            ValueError: ranks that the factors of such a layer cannot have.
+        """
+        weight = self.weight(layer)
+        if len(ranks) != self.modes_of(weight) or not all(1 <= r <= n for r, n in zip(ranks, weight.shape, strict=False)):
+            raise ValueError(f"ranks {ranks} of a {tuple(weight.shape)} weight")
+        bases = tuple(weight.new_zeros(size, rank) for size, rank in zip(weight.shape, ranks, strict=False))
+        return Factors(weight.new_zeros(*ranks, *weight.shape[len(ranks) :]), bases)
+
+
+FORMS: dict[str, Form] = {
+    "matrix": Form(LowRankLinear, LowRankConv2d),
+    "channels": Form(LowRankLinear, TuckerConv2d, kernel_modes=2),
+    "tucker": Form(LowRankLinear, TuckerConv2d, kernel_modes=4),
+    "whole": Form(whole.WholeLinear, whole.WholeConv2d, modes=0, kernel_modes=0),
+    "pair": Form(free.VanillaLinear, free.VanillaConv2d),
+    "triple": Form(free.TripleLinear, free.TripleConv2d),
+    "diagonal": Form(free.DiagonalLinear, free.DiagonalConv2d),
+}
+
+
+def form_of(method: Any) -> Form:
+    """Return the form in which a method keeps weights."""
+    return FORMS[method.form]
+
+
+def build(layer: Dense, factors: Factors, method: Any, *, bias: bool = True) -> FactoredLayer:
+    """Return the factored layer that takes the place of `layer`, with its mode and, if wanted, its bias."""
+    form, own = form_of(method), layer.bias if bias else None
+    if isinstance(layer, nn.Linear):
+        built = form.linear(factors, own)
+    else:
+        shape = conv_shape(layer)
+        assert isinstance(shape, ConvShape)
+        built = form.conv(factors, shape, own)
+    built.method = method
+    return built.train(layer.training)

@@ -1,0 +1,31 @@
+"""Methods that move all factors together and bring them back to their manifold."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from robust_lowrank.linalg import Factors
+from robust_lowrank.methods.base import Method
+
+Gradients = Factors  # (dS, (dK, dL)) in the slots of (S, (U, V))
+
+
+class RetractionMethod(Method, ABC):
+    """A method that moves all factors together from one evaluation.
+
+    Attributes:
+        elementwise: whether the optimizer keeps moments of the factors' entries whatever it is asked for.
+    """
+
+    elementwise: ClassVar[bool] = False
+
+    @abstractmethod
+    def directions(self, factors: Factors, gradients: Gradients) -> Factors:
+        """Return the descent directions (D_S, (D_U, D_V)), to be handed to the optimizer as gradients."""
+
+    @abstractmethod
+    def retract(self, factors: Factors, increments: Factors) -> Factors:
+        """Return factors on the manifold, from those before the step and what the optimizer adds to them."""
+
+    def transport(self, moments: Factors, factors: Factors) -> Factors:
+        """Return first moments of an earlier point as they count at `factors`."""
+        return moments

@@ -1,0 +1,196 @@
+"""The driver turns, moves and truncates factored layers as their methods say, around the step of one torch optimizer."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+
+from robust_lowrank import linalg
+from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.linalg import Factors
+from robust_lowrank.methods import GalerkinMethod, RetractionMethod
+from robust_lowrank.methods.galerkin import Kept
+from robust_lowrank.optim.elementwise import ElementwiseMoments
+from robust_lowrank.optim.factor_grads import can_turn, clear, require_grad
+from robust_lowrank.optim.loss_terms import add_gradient
+from robust_lowrank.optim.moments import Moments
+from robust_lowrank.optim.rules import Rule
+from robust_lowrank.optim.tangential import TangentMoments
+from robust_lowrank.optim.truncation import Truncation, naming
+
+
+class LayerDriver:
+    """Whatever happens to factored layers in a step, in pieces that exact and amortised steps put together.
+
+    Attributes:
+        position: steps since the bases of the open window have turned; 0: the next step turns them.
+
+    Args:
+        rule: moves factors with tangent moments; `None` leaves them to the torch optimizer.
+        outside: the factor of the core's blocks into new bases on the batch that turns them (methods (78)).
+    """
+
+    def __init__(
+        self, layers: dict[str, FactoredLayer], inner: torch.optim.Optimizer, rule: Rule | None, *, outside: float
+    ) -> None:
+        self.position = 0
+        self._layers, self._inner, self._outside = layers, inner, outside
+        self._open: dict[str, Kept] = {}  # layers between turning and truncation, with their ranks before
+        self._elementwise = ElementwiseMoments(inner)
+        self._tangent = None if rule is None else TangentMoments(inner, rule)
+        self._truncation = Truncation(self._install)
+
+    @property
+    def galerkin(self) -> dict[str, FactoredLayer]:
+        """The layers whose bases turn."""
+        return {name: layer for name, layer in self._layers.items() if isinstance(layer.method, GalerkinMethod)}
+
+    @property
+    def open(self) -> dict[str, FactoredLayer]:
+        """The layers between turning and truncation."""
+        return {name: self._layers[name] for name in self._open}
+
+    def _mover(self, layer: FactoredLayer) -> Moments:
+        """Return who moves a layer: a weight that is whole has no bases, and is the torch optimizer's as it is."""
+        own = not layer.bases() or (isinstance(layer.method, RetractionMethod) and layer.method.elementwise)
+        return self._elementwise if self._tangent is None or own else self._tangent
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the window, and what layers keep beside their weights."""
+        ranks = {name: tuple(kept) for name, kept in self._open.items()}
+        return {"position": self.position, "ranks": ranks, "beside": self._truncation.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.position = state["position"]
+        self._open = {name: Kept(*(tuple(ranks) for ranks in kept)) for name, kept in state["ranks"].items()}
+        self._truncation.load_state_dict(state["beside"], self._layers)
+        if self._tangent is not None:
+            self._tangent.forget_journeys()
+        self.require_bases_grad(False)
+
+    def turn(self, layers: Mapping[str, FactoredLayer]) -> None:
+        """Turn the bases of layers that have gradients, whose cores will move by later ones."""
+        for name, layer in layers.items():
+            if can_turn(layer):
+                with naming(name):
+                    direction = self._mover(layer).direction(layer, keep=False)
+                self._turn(name, layer, direction)
+
+    def turn_and_move(self, layers: Mapping[str, FactoredLayer]) -> None:
+        """Turn the bases of layers that have gradients, and move cores by what these tell of them between the new ones."""
+        for name, layer in layers.items():
+            if not can_turn(layer):
+                continue
+            mover = self._mover(layer)
+            with naming(name):
+                direction = mover.direction(layer, keep=True)
+            old = self._turn(name, layer, direction)
+            core = layer.method.core_direction(old, direction, layer.factors().bases, outside=self._outside)
+            if core is not None:
+                mover.move_core(layer, core)
+
+    def _turn(self, name: str, layer: FactoredLayer, direction: Factors) -> Factors:
+        """Turn a layer's bases by a direction, open it for truncation, and return its factors before."""
+        old = layer.factors()
+        used = tuple(basis.shape[1] for basis in layer.used_factors().bases)
+        with naming(name):
+            new = layer.method.expand(old, direction, self._mover(layer).group(layer)["lr"])
+        self._open[name] = Kept(layer.ranks(), used)
+        self._install(layer, new)
+        self._truncation.follow(name, old, new)
+        return old
+
+    def _move_core(self, name: str, layer: FactoredLayer) -> None:
+        """Move a core between bases that rest."""
+        if layer.core.grad is None:
+            return
+        if name in self._open and (term := layer.method.core_penalty(layer.core.detach(), self._open[name].used)) is not None:
+            add_gradient(layer, term)
+        mover = self._mover(layer)
+        with naming(name):
+            direction = mover.direction(layer, keep=True).core
+        clear((layer.core, *layer.bases()))
+        mover.move_core(layer, direction)
+
+    def step_cores(self, layers: Mapping[str, FactoredLayer]) -> None:
+        """Move the cores of some layers, and nothing else."""
+        for name, layer in layers.items():
+            self._move_core(name, layer)
+        cores = {id(layer.core) for layer in layers.values()}
+        clear(parameter for group in self._inner.param_groups for parameter in group["params"] if id(parameter) not in cores)
+        self._inner.step()
+
+    def step_all(self, moving: Mapping[str, FactoredLayer]) -> None:
+        """Move the cores of layers whose bases rest, those of retraction methods, and by the torch optimizer all else."""
+        resting = [layer for name, layer in self.galerkin.items() if name not in self._open and layer.core.grad is not None]
+        for name, layer in self.galerkin.items():
+            if name in moving or name not in self._open:
+                self._move_core(name, layer)
+            clear(layer.bases())
+        retracting = {name: layer for name, layer in self._layers.items() if isinstance(layer.method, RetractionMethod)}
+        aimed = {name: layer for name, layer in retracting.items() if layer.core.grad is not None}
+        for name, layer in retracting.items():
+            if name not in aimed:
+                clear(layer.bases())  # they do not move alone
+                continue
+            with naming(name):
+                self._mover(layer).aim(layer)
+        self._inner.step()
+        for layer in resting:
+            self._hold(layer)
+        for name, layer in aimed.items():
+            with naming(name):
+                self._mover(layer).land(layer)
+
+    def _hold(self, layer: FactoredLayer) -> None:
+        """Keep what is idle in a layer whose core has moved in resting bases, and its condition number."""
+        if not layer.bases() or (not layer.idle and math.isinf(layer.method.cond_bound)):
+            return
+        within = layer.method.project(layer.used_factors()).core
+        core = torch.zeros_like(layer.core)
+        core[tuple(map(slice, within.shape))] = within
+        self._install(layer, layer.factors()._replace(core=core), layer.idle)
+
+    def _install(self, layer: FactoredLayer, new: Factors, idle: tuple[int, ...] = ()) -> None:
+        """Install factors, and take the optimizer's state of the layer along."""
+        clear((layer.core, *layer.bases()))
+        old = layer.factors()
+        layer.set_factors(new, idle=idle)
+        self._mover(layer).carry(layer, old, new)
+
+    def truncate(self) -> None:
+        """Truncate the layers that are open."""
+        self.require_bases_grad(True)
+        self._truncation.contract(self._layers, self._open)
+        self._open, self.position = {}, 0
+
+    def drop_idle(self) -> None:
+        """Drop the directions from which ranks would have grown, which changes no weight."""
+        self._truncation.forget(self._layers)
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Leave no layer between turning and truncation, whatever happens."""
+        try:
+            yield
+        except BaseException:
+            self.require_bases_grad(True)
+            for name, kept in self._open.items():
+                with suppress(linalg.FactorisationError):
+                    self._truncation.contract(self._layers, {name: kept})
+            self._open = {}
+            raise
+
+    def arrive(self) -> None:
+        """Project the moments of all layers on their present tangent spaces."""
+        if self._tangent is not None:
+            self._tangent.arrive()
+
+    def require_bases_grad(self, wanted: bool) -> None:
+        """Have the bases of open layers take part in the backward pass, or not where their movers do not look at them."""
+        for layer in self.open.values():
+            if wanted or not self._mover(layer).whole:
+                require_grad(layer.bases(), wanted)
