@@ -1,5 +1,9 @@
 """Low-rank training with bounded condition numbers, and attacks strict enough to publish."""
 
+from typing import Any
+
+from robust_lowrank import data as data
+from robust_lowrank import models as models
 from robust_lowrank.adapters import adapt as adapt
 from robust_lowrank.checkpoint import load as load
 from robust_lowrank.checkpoint import save as save
@@ -43,3 +47,22 @@ from robust_lowrank.penalties import Penalty as Penalty
 from robust_lowrank.ranks import Budget as Budget
 from robust_lowrank.ranks import Rank as Rank
 from robust_lowrank.training.autolora import AutoLoRa as AutoLoRa
+
+__version__: str
+_MOVED = {  # public names, and what to import now
+    "starts": "robust_lowrank.initialisation",
+    "JSONL": "robust_lowrank.JsonlWriter",
+    "Memory": "robust_lowrank.MemoryWriter",
+    "Parquet": "robust_lowrank.ParquetWriter",
+    "TensorBoard": "robust_lowrank.TensorBoardWriter",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("robust-lowrank")
+    if name in _MOVED:
+        raise ImportError(f"robust_lowrank.{name} has moved: import {_MOVED[name]}")
+    raise AttributeError(f"module 'robust_lowrank' has no attribute {name!r}")

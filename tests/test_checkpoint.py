@@ -8,8 +8,7 @@ from torch import nn
 
 from robust_lowrank import UserError, compress, load, save
 from robust_lowrank.checkpoint import digest
-
-METHODS = ["vanilla", "condlr", "dlrt", "tdlrt", "geolora"]
+from tests.methods.catalogue import NAMES
 
 
 def net() -> nn.Sequential:
@@ -18,7 +17,7 @@ def net() -> nn.Sequential:
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_round_trip_into_a_dense_and_into_a_factored_network(method: str, tmp_path: Path) -> None:
     model, x = net().eval(), torch.rand(2, 3, 6, 6)
     compress(model, method=method, rank=0.5, exclude=["5"])

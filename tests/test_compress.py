@@ -7,8 +7,7 @@ from torch import nn
 from robust_lowrank import CondLR, UserError, compress, export, plan
 from robust_lowrank.compression import count_parameters
 from robust_lowrank.layers import FactoredLayer, LowRankConv2d, LowRankLinear, TuckerConv2d, named_factored_layers
-
-METHODS = ["vanilla", "condlr", "dlrt", "tdlrt", "geolora"]
+from tests.methods.catalogue import NAMES
 
 
 def net() -> nn.Sequential:
@@ -25,7 +24,7 @@ def net() -> nn.Sequential:
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_compress_replaces_what_it_can_and_says_why_not_the_rest(method: str) -> None:
     model = net()
     outside = {key for key in model.state_dict() if key.split(".")[0] in "1238"}
@@ -59,7 +58,7 @@ def test_condlr_starts_admissible_and_says_how_far_the_weight_moved() -> None:
         assert report.relative_error[name] > 0.01
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_a_gaussian_start_has_singular_values_around_one(method: str) -> None:
     model = nn.Sequential(nn.Conv2d(32, 64, 3), nn.Linear(100, 80))
     report = compress(model, method=method, rank=0.5, init="gaussian")
@@ -152,7 +151,7 @@ def test_shared_weights_and_lone_layers_stay_dense() -> None:
         compress(nn.Linear(4, 4), rank=0.5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_plan_foretells_the_parameters_and_touches_nothing(method: str) -> None:
     model = net()
     table = plan(model, method=method, rank=0.5, exclude=["8"]).set_index("layer")
@@ -177,7 +176,7 @@ def test_parameter_counts() -> None:
     assert counted.rank_fraction == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 @pytest.mark.parametrize("to", ["dense", "factors", "auto"])
 def test_export_gives_plain_torch_layers(method: str, to: str) -> None:
     model, x = net().eval(), torch.rand(2, 3, 8, 8)

@@ -1,7 +1,9 @@
 """What is easy to get wrong is refused, or does what it says."""
 
 import copy
+import importlib
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -158,6 +160,8 @@ def test_adafactor_follows_a_rank_that_falls() -> None:
     [
         (lambda: rlr.compress(net(), init="kaimin"), "did you mean 'kaiming'"),
         (lambda: rlr.compress(net(), init=None), "Known"),
+        (lambda: rlr.compress(net(), method=rlr.CondLR), r"method = CondLR is neither a name .* nor an object"),
+        (lambda: rlr.compress(net(), method=3), "method = 3 is neither a name"),
         (lambda: rlr.DLRT(max_rank=8), "with tol = None it stays"),
         (lambda: rlr.RGD(tol=0.1), "take geolora"),
         (lambda: rlr.GeoLoRA(min_rank=2.5), "not an integer"),
@@ -221,3 +225,22 @@ def test_landing_stays_where_no_step_is_good(bad: float) -> None:
 def test_methods_are_those_that_are_tested() -> None:
     assert set(ADAPTIVE) <= set(METHODS)
     assert issubclass(FactorisationError, Exception)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: rlr.compress(net(), start="kaiming"), TypeError, "start is called init now: give init='kaiming'"),
+        (lambda: rlr.LowRankOptimizer(net(), torch.optim.SGD, lr=0.1, schedule="exact"), TypeError, "schedule is called step now"),
+        (lambda: rlr.starts, ImportError, "has moved: import robust_lowrank.initialisation"),
+        (lambda: rlr.nothing, AttributeError, "has no attribute 'nothing'"),
+    ],
+)
+def test_names_that_have_changed_say_the_new_one(call: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_functions_hide_no_module_and_the_package_names_its_rooms_and_version() -> None:
+    assert importlib.import_module("robust_lowrank.compression").compress is rlr.compress
+    assert rlr.data.DATASETS and rlr.models.MODELS and rlr.__version__

@@ -87,7 +87,7 @@ def test_the_optimizer_lowers_the_condition_number_by_it(method: Method) -> None
 def test_a_configuration_names_it() -> None:
     penalty = {"form": "COND", "weight": 0.1, "on": "weights", "milestones": [2], "decay": [0.5]}
     config = parse_config({"method": {"name": "geolora", "penalties": [penalty]}}, source="here")
-    (made,) = (each.made(steps_per_epoch=10) for each in config.method.penalties)
+    (made,) = (each.to_penalty(steps_per_epoch=10) for each in config.method.penalties)
     assert made == Penalty(form="COND", weight=0.1, on="weights", milestones=(20,), decay=(0.5,))
     with pytest.raises(UserError, match="COND"):
         Penalty(form="COMD")  # pyright: ignore[reportArgumentType]

@@ -27,7 +27,7 @@ class Adapter(nn.Module):
 
     def __init__(self, base: nn.Linear | nn.Conv2d, update: FactoredLayer, *, alpha: float) -> None:
         super().__init__()
-        self.base = base.requires_grad_(False)
+        self.base: nn.Linear | nn.Conv2d = base.requires_grad_(False)
         self.update = update
         self.alpha = alpha
 

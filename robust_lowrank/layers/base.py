@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from robust_lowrank import linalg
 from robust_lowrank.linalg import Factors, Ranks
 
+Kind = Literal["linear", "conv", "tucker"]
+
 
 class FactoredLayer(nn.Module, ABC):
     """A linear map or convolution whose weight is stored as factors.
@@ -21,7 +23,7 @@ class FactoredLayer(nn.Module, ABC):
         idle: for each basis, how many of its last columns the core gives no weight; from them a rank may grow. () for none.
     """
 
-    kind: ClassVar[Literal["linear", "conv", "tucker"]]
+    kind: ClassVar[Kind]
     core_name: ClassVar[str]
     basis_names: tuple[str, ...] = ()
     method: Any = None
@@ -29,9 +31,14 @@ class FactoredLayer(nn.Module, ABC):
     bias: nn.Parameter | None
     weight_shape: tuple[int, int]
 
+    def __init__(self, factors: Factors, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.weight_shape = self._adopt(factors)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
     @abstractmethod
-    def _adopt(self, factors: Factors) -> None:
-        """Make parameters of factors, and take the weight's shape from theirs."""
+    def _adopt(self, factors: Factors) -> tuple[int, int]:
+        """Make parameters that own copies of factors, and return the shape of the weight as a matrix."""
 
     @property
     def core(self) -> nn.Parameter:
@@ -140,11 +147,6 @@ def idle_columns(factors: Factors) -> tuple[int, ...]:
     used = [int(linalg.unfold(core, mode).any(1).nonzero().max()) + 1 for mode in range(len(factors.bases))]
     idle = tuple(size - each for size, each in zip(core.shape, used, strict=False))
     return idle if any(idle) else ()
-
-
-def copied(bias: Tensor | None) -> nn.Parameter | None:
-    """Return a parameter that owns a copy of a bias, if there is one."""
-    return None if bias is None else nn.Parameter(bias.detach().clone())
 
 
 def named_factored_layers(model: nn.Module) -> Iterator[tuple[str, FactoredLayer]]:

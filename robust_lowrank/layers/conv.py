@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import FactoredLayer, copied, parameters_of
+from robust_lowrank.layers.base import FactoredLayer, Kind, parameters_of
 from robust_lowrank.layers.functional import POINT, ConvGeometry, low_rank_conv2d, spatial_core, tucker_conv2d
 from robust_lowrank.linalg import Factors
 
@@ -65,13 +65,11 @@ def pointwise(matrix: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
 class FactoredConv2d(FactoredLayer):
     """A convolution that owns copies of factors and bias."""
 
-    kind = "conv"
+    kind: ClassVar[Kind] = "conv"
 
     def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None) -> None:
-        super().__init__()
         self.shape = shape
-        self._adopt(factors)
-        self.bias = copied(bias)
+        super().__init__(factors, bias)
 
     def _with_bias(self, y: Tensor) -> Tensor:
         return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
@@ -92,12 +90,12 @@ class LowRankConv2d(FactoredConv2d):
     After `loss.backward()` the gradients of (U, S, V) are the projected ones: G V, U^T G V and G^T U.
     """
 
-    core_name = "S"
-    basis_names = ("U", "V")
+    core_name: ClassVar[str] = "S"
+    basis_names: tuple[str, ...] = ("U", "V")
 
-    def _adopt(self, factors: Factors) -> None:
+    def _adopt(self, factors: Factors) -> tuple[int, int]:
         self.S, self.U, self.V = parameters_of((factors.core, *factors.bases))
-        self.weight_shape = (self.U.shape[0], self.V.shape[0])
+        return self.U.shape[0], self.V.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, H, W)."""
@@ -123,15 +121,15 @@ class TuckerConv2d(FactoredConv2d):
     dL/dK_i = Mat_i(G x_{j != i} U_j^T) Q_i, that of C is G x_i U_i^T.
     """
 
-    kind = "tucker"
-    core_name = "C"
+    kind: ClassVar[Kind] = "tucker"
+    core_name: ClassVar[str] = "C"
 
-    def _adopt(self, factors: Factors) -> None:
+    def _adopt(self, factors: Factors) -> tuple[int, int]:
         self.C, *bases = parameters_of((factors.core, *factors.bases))
         self.basis_names = TUCKER_BASES[: len(bases)]
         for name, basis in zip(self.basis_names, bases, strict=True):
             self.register_parameter(name, basis)
-        self.weight_shape = (bases[0].shape[0], self.shape.channels * math.prod(self.shape.kernel))
+        return bases[0].shape[0], self.shape.channels * math.prod(self.shape.kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, H, W)."""

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -55,14 +56,14 @@ class _Free(FactoredLayer):
 
 
 class _Pair(_Free):
-    core_name = "A"
-    factor_names = ("A", "B")
+    core_name: ClassVar[str] = "A"
+    factor_names: tuple[str, ...] = ("A", "B")
     A: nn.Parameter
     B: nn.Parameter
 
-    def _adopt(self, factors: Factors) -> None:
+    def _adopt(self, factors: Factors) -> tuple[int, int]:
         self.A, self.B = parameters_of(balanced(factors))
-        self.weight_shape = (self.A.shape[0], self.B.shape[0])
+        return self.A.shape[0], self.B.shape[0]
 
     @classmethod
     def count(cls, shape: Sequence[int], ranks: Ranks) -> int:
@@ -81,15 +82,15 @@ class _Pair(_Free):
 
 
 class _Triple(_Free):
-    core_name = "S"
-    factor_names = ("U", "S", "V")
+    core_name: ClassVar[str] = "S"
+    factor_names: tuple[str, ...] = ("U", "S", "V")
     U: nn.Parameter
     S: nn.Parameter
     V: nn.Parameter
 
-    def _adopt(self, factors: Factors) -> None:
+    def _adopt(self, factors: Factors) -> tuple[int, int]:
         self.S, self.U, self.V = parameters_of((factors.core, *factors.bases))
-        self.weight_shape = (self.U.shape[0], self.V.shape[0])
+        return self.U.shape[0], self.V.shape[0]
 
     def left(self) -> Tensor:
         return self.U @ self.S
@@ -103,15 +104,15 @@ class _Triple(_Free):
 
 
 class _Diagonal(_Free):
-    core_name = "values"
-    factor_names = ("P", "values", "Q")
+    core_name: ClassVar[str] = "values"
+    factor_names: tuple[str, ...] = ("P", "values", "Q")
     P: nn.Parameter
     values: nn.Parameter
     Q: nn.Parameter
 
-    def _adopt(self, factors: Factors) -> None:
+    def _adopt(self, factors: Factors) -> tuple[int, int]:
         self.values, self.P, self.Q = parameters_of((factors.core.diagonal(), *factors.bases))
-        self.weight_shape = (self.P.shape[0], self.Q.shape[0])
+        return self.P.shape[0], self.Q.shape[0]
 
     def left(self) -> Tensor:
         return self.P * self.values

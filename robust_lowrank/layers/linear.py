@@ -1,9 +1,11 @@
 """The linear layer `y = x V S^T U^T + b`."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.layers.base import FactoredLayer, copied, parameters_of
+from robust_lowrank.layers.base import FactoredLayer, Kind, parameters_of
 from robust_lowrank.layers.functional import low_rank_linear
 from robust_lowrank.linalg import Factors
 
@@ -11,12 +13,7 @@ from robust_lowrank.linalg import Factors
 class FactoredLinear(FactoredLayer):
     """A linear layer that owns copies of factors and bias."""
 
-    kind = "linear"
-
-    def __init__(self, factors: Factors, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self._adopt(factors)
-        self.bias = copied(bias)
+    kind: ClassVar[Kind] = "linear"
 
     def dense_layer(self) -> nn.Linear:
         """Return the `nn.Linear` with the merged weight."""
@@ -34,12 +31,12 @@ class LowRankLinear(FactoredLinear):
         torch.Size([5, 4])
     """
 
-    core_name = "S"
-    basis_names = ("U", "V")
+    core_name: ClassVar[str] = "S"
+    basis_names: tuple[str, ...] = ("U", "V")
 
-    def _adopt(self, factors: Factors) -> None:
+    def _adopt(self, factors: Factors) -> tuple[int, int]:
         self.S, self.U, self.V = parameters_of((factors.core, *factors.bases))
-        self.weight_shape = (self.U.shape[0], self.V.shape[0])
+        return self.U.shape[0], self.V.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map of x (..., m) as (..., n)."""

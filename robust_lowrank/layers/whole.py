@@ -1,6 +1,7 @@
 """Layers that keep their weight whole, for methods that hold it on a manifold of full rank."""
 
 import math
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,12 +13,12 @@ from robust_lowrank.linalg import Factors
 
 
 class _Whole(FactoredLayer):
-    core_name = "weight"
+    core_name: ClassVar[str] = "weight"
     weight: nn.Parameter
 
-    def _adopt(self, factors: Factors) -> None:
+    def _adopt(self, factors: Factors) -> tuple[int, int]:
         (self.weight,) = parameters_of([factors.core])
-        self.weight_shape = (self.weight.shape[0], math.prod(self.weight.shape[1:]))
+        return self.weight.shape[0], math.prod(self.weight.shape[1:])
 
     def dense_weight(self) -> Tensor:
         """Return the weight."""

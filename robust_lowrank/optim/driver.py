@@ -165,7 +165,8 @@ class LayerDriver:
         """Truncate the layers that are open."""
         self.require_bases_grad(True)
         self._truncation.contract(self._layers, self._open)
-        self._open, self.position = {}, 0
+        self._open = {}
+        self.position = 0
 
     def drop_idle(self) -> None:
         """Drop the directions from which ranks would have grown, which changes no weight."""

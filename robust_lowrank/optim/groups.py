@@ -7,6 +7,7 @@ from torch import nn
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.methods import GalerkinMethod
 
 
 def parameter_groups(model: nn.Module, layers: dict[str, FactoredLayer]) -> list[dict[str, Any]]:
@@ -32,7 +33,7 @@ def window_of(step: str, window: int | None, layers: Iterable[FactoredLayer]) ->
     Raises:
         UserError: exact steps have none, or it is too short for a method.
     """
-    methods = [layer.method for layer in layers]
+    methods = [layer.method for layer in layers if isinstance(layer.method, GalerkinMethod)]
     if window is None:
         return max((method.window for method in methods), default=0)
     if step == "exact":

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from robust_lowrank.errors import UserError, renamed, unknown_name
-from robust_lowrank.layers import named_factored_layers
+from robust_lowrank.layers import FactoredLayer, named_factored_layers
 from robust_lowrank.methods import GalerkinMethod, RetractionMethod
 from robust_lowrank.methods.galerkin import off_diagonal_factor
 from robust_lowrank.optim.driver import LayerDriver
@@ -76,21 +76,24 @@ class LowRankOptimizer(torch.optim.Optimizer):
         for kind, choice, choices in (("step", step, Step), ("moments", moments, MomentsName)):
             if choice not in get_args(choices):
                 raise unknown_name(kind, str(choice), get_args(choices))
-        self.model = model
-        self.layers = {
+        self.model: nn.Module = model
+        self.layers: dict[str, FactoredLayer] = {
             name: layer
             for name, layer in named_factored_layers(model)
             if isinstance(layer.method, RetractionMethod | GalerkinMethod)
         }
-        self.amortised, self.moments = step == "amortised", moments
-        self.window = window_of(step, window, [layer for layer in self.layers.values() if isinstance(layer.method, GalerkinMethod)])
-        self.penalties = [(penalty, penalised(model, self.layers.values(), penalty)) for penalty in penalties]
+        self.amortised: bool = step == "amortised"
+        self.moments: MomentsName = moments
+        self.window: int = window_of(step, window, self.layers.values())
+        self.penalties: list[tuple[Penalty, list[Any]]] = [
+            (penalty, penalised(model, self.layers.values(), penalty)) for penalty in penalties
+        ]
         self._free = FreeLayers(model)
-        self.steps = 0
+        self.steps: int = 0
         factored = any(layer.bases() for layer in self.layers.values())
         groups = parameter_groups(model, self.layers)
         by_rule = factored and moments == "tangent"
-        self.inner = make_inner(optimizer, groups, options) if by_rule else optimizer(groups, **options)
+        self.inner: torch.optim.Optimizer = make_inner(optimizer, groups, options) if by_rule else optimizer(groups, **options)
         super().__init__(self.inner.param_groups, self.inner.defaults)
         self._share()
         outside = off_diagonal_factor(self.window if self.amortised else 0)

@@ -3,15 +3,14 @@
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, field_validator
 
 SCHEMA_VERSION = 1
 
 
-class Parameters(BaseModel):
+class Parameters(BaseModel, extra="forbid"):
     """Parameter counts of a network; `removed` and `rank_fraction` are the two things that papers call compression."""
 
-    model_config = ConfigDict(extra="forbid")
     total: int  # all parameters as stored for training, layers that stayed dense included
     dense: int  # of the dense network
     inference: int  # with S merged into a factor where that is smaller, or the dense matrix where that is smallest
@@ -19,20 +18,18 @@ class Parameters(BaseModel):
     rank_fraction: float  # mean of r / min(n, m) over the factored layers; 1 without any
 
 
-class Latency(BaseModel):
+class Latency(BaseModel, extra="forbid"):
     """The median time of a forward pass of one batch."""
 
-    model_config = ConfigDict(extra="forbid")
     batch: int
     milliseconds: float
     dense_milliseconds: float  # of the dense network
     passes: int  # the fewer of the two
 
 
-class Costs(BaseModel):
+class Costs(BaseModel, extra="forbid"):
     """Costs of inference, with S merged into a factor where that is smaller, or the dense matrix where that is smallest."""
 
-    model_config = ConfigDict(extra="forbid")
     flops: int  # of one example's forward pass, 2 a multiplication and addition; matrix products and convolutions alone
     dense_flops: int  # of the dense network
     latencies: list[Latency]
@@ -40,10 +37,9 @@ class Costs(BaseModel):
     machine: str
 
 
-class RunRecord(BaseModel):
+class RunRecord(BaseModel, extra="forbid"):
     """Holds `run.json`."""
 
-    model_config = ConfigDict(extra="forbid")
     schema_version: Literal[1] = SCHEMA_VERSION
     label: str  # what reports call this run, such as "CondLR τ=0.1"
     method: str  # dense, vanilla, condlr, dlrt, tdlrt, geolora
@@ -74,24 +70,25 @@ class RunRecord(BaseModel):
             if old in method:
                 method[new] = method.pop(old)
         if isinstance(rank := method.get("rank"), dict) and "init" in rank:
-            method["rank"] = {"default": rank["init"], "overrides": rank.get("overrides", {})}  # the limits stand in the method's options
+            method["rank"] = {
+                "default": rank["init"],
+                "overrides": rank.get("overrides", {}),
+            }  # the limits stand in the method's options
         return config | ({"method": method} if method else {})
 
 
-class AuditFinding(BaseModel):
+class AuditFinding(BaseModel, extra="forbid"):
     """One check of an evaluation."""
 
-    model_config = ConfigDict(extra="forbid")
     check: str
     status: Literal["pass", "warn", "fail"]
     message: str
     remedy: str = ""
 
 
-class AccuracyRecord(BaseModel):
+class AccuracyRecord(BaseModel, extra="forbid"):
     """An accuracy with its interval; `value` is `correct / total`, which with unresolved examples is the least it can be."""
 
-    model_config = ConfigDict(extra="forbid")
     attack: str  # "clean", an attack's name, or "worst" (worst case per example over the suite)
     eps: float
     correct: int
@@ -107,10 +104,9 @@ class AccuracyRecord(BaseModel):
         return (self.correct + self.unresolved) / self.total
 
 
-class ResultRecord(BaseModel):
+class ResultRecord(BaseModel, extra="forbid"):
     """Holds `results/SUITE/result.json`."""
 
-    model_config = ConfigDict(extra="forbid")
     schema_version: Literal[1] = SCHEMA_VERSION
     suite: str
     norm: Literal["Linf", "L2", "L1"]
@@ -131,10 +127,9 @@ class ResultRecord(BaseModel):
         return next((entry["title"] for entry in self.definition["attacks"] if "title" in entry and entry["name"] == attack), None)
 
 
-class CurvePoint(BaseModel):
+class CurvePoint(BaseModel, extra="forbid"):
     """The share of examples that are proved right within a radius, with its interval: a row of CURVE."""
 
-    model_config = ConfigDict(extra="forbid")
     radius: float
     certified: int
     total: int
@@ -143,10 +138,9 @@ class CurvePoint(BaseModel):
     high: float
 
 
-class LayerBound(BaseModel):
+class LayerBound(BaseModel, extra="forbid"):
     """One call's part of a Lipschitz bound; without a number it has none, and the note says why."""
 
-    model_config = ConfigDict(extra="forbid")
     layer: str
     operation: str
     constant: float | None
@@ -154,10 +148,9 @@ class LayerBound(BaseModel):
     note: str
 
 
-class CertificateRecord(BaseModel):
+class CertificateRecord(BaseModel, extra="forbid"):
     """Holds `certificates/NAME.json`."""
 
-    model_config = ConfigDict(extra="forbid")
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str
     kind: Literal["lipschitz", "smoothing"]

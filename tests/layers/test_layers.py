@@ -9,6 +9,7 @@ from robust_lowrank.compression import compress
 from robust_lowrank.layers import FactoredLayer, LowRankLinear, TuckerConv2d
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method
+from tests.methods.catalogue import NAMES
 
 CONVOLUTIONS = {
     "3x3": {"kernel_size": 3, "padding": 1},
@@ -20,7 +21,7 @@ CONVOLUTIONS = {
     "same": {"kernel_size": 3, "padding": "same"},
     "valid": {"kernel_size": 2, "padding": "valid"},
 }
-METHODS = ["vanilla", "usv", "condlr", "dlrt", "tdlrt", "geolora"]
+METHODS = [*NAMES, "usv"]
 KERNEL_METHODS = {**{name: name for name in METHODS}, "tdlrt all": TDLRT(modes="all")}
 each_kernel_method = pytest.mark.parametrize("method", KERNEL_METHODS.values(), ids=KERNEL_METHODS)
 

@@ -15,27 +15,14 @@ from robust_lowrank.layers.functional import ConvGeometry
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, Method, tangent
 from robust_lowrank.methods.bases import augment, decompose, truncate
+from tests.methods.catalogue import taken, with_each
 
 F64 = torch.float64
 INF = math.inf
-METHODS: dict[str, Method] = {
-    "condlr": CondLR(),
-    "condlr tau=0": CondLR(tau=0.0),
-    "condlr tau=inf": CondLR(tau=INF),
-    "condlr polar exact": CondLR(tau=0.5, retraction="polar", reference="exact"),
-    "condlr repo": CondLR(precond="repo", reference="mean"),
-    "condlr none": CondLR(precond="none"),
-    "dlrt fixed": DLRT(),
-    "dlrt": DLRT(tol=0.1),
-    "tdlrt": TDLRT(tol=0.1),
-    "tdlrt fixed": TDLRT(tol=None),
-    "geolora": GeoLoRA(tol=0.1),
-    "geolora fixed": GeoLoRA(tol=None),
-    "geolora budget": GeoLoRA(tol=0.0, budget=4),
-    "robust dlrt": RobustDLRT(tol=0.1, core_steps=2),
-    "rgd": RGD(),
-}
-each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+CONDLR = ("condlr", "condlr tau=0", "condlr tau=inf", "condlr polar exact", "condlr repo", "condlr none")
+GALERKIN = ("dlrt fixed", "dlrt", "tdlrt", "tdlrt fixed", "geolora", "geolora fixed", "robust dlrt", "rgd")
+METHODS = taken(*CONDLR, *GALERKIN) | {"geolora budget": GeoLoRA(tol=0.0, budget=4)}
+each_method = with_each(METHODS)
 
 
 def truncated(factors: Factors, tol: float | None, before: tuple[int, int], minimum: int, maximum: int | None) -> Factors:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from robust_lowrank import (
     DLRT,
-    RGD,
     TDLRT,
     USV,
     CayleySGD,
@@ -29,9 +28,9 @@ from robust_lowrank import (
 from robust_lowrank.layers import FactoredLayer, named_factored_layers
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method
+from tests.methods.catalogue import taken, with_each
 
-METHODS: dict[str, Method] = {
-    "condlr": CondLR(),
+DEFAULTS = {
     "dlrt": DLRT(),
     "dlrt tol": DLRT(tol=0.1),
     "tdlrt": TDLRT(),
@@ -39,12 +38,10 @@ METHODS: dict[str, Method] = {
     "geolora": GeoLoRA(),
     "geolora cond": GeoLoRA(cond=1.5),
     "robust dlrt": RobustDLRT(core_steps=2),
-    "rgd": RGD(),
-    "usv": USV(),
-    "vanilla": Vanilla(),
     "cayley": CayleySGD(),
 }
-each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+METHODS = taken("condlr", "rgd", "usv", "vanilla") | DEFAULTS
+each_method = with_each(METHODS)
 
 
 class Mixed(nn.Module):

@@ -31,25 +31,17 @@ from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method
 from robust_lowrank.optim import transport
 from robust_lowrank.optim.loss_terms import add_penalty
+from tests.methods.catalogue import taken, with_each
 
-METHODS: dict[str, Method] = {
-    "vanilla": Vanilla(),
-    "condlr": CondLR(),
-    "dlrt fixed": DLRT(),
-    "dlrt": DLRT(tol=0.1),
-    "tdlrt": TDLRT(tol=0.1),
-    "tdlrt all": TDLRT(tol=0.1, modes="all"),
-    "geolora": GeoLoRA(tol=0.1),
+OWN = {
     "geolora budget": GeoLoRA(tol=0.0, budget=18),
-    "dlrt cond": DLRT(tol=0.1, cond=1.5),
-    "geolora cond": GeoLoRA(tol=0.1, cond=1.5),
     "robust dlrt": RobustDLRT(core_steps=2),
-    "rgd": RGD(),
-    "usv": USV(),
     "polar": ProjectedSGD(retraction="polar"),
     "clamp": SpectralClamp(cond=1.5),
 }
-each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+ADAPTIVE = ("dlrt", "tdlrt", "tdlrt all", "geolora", "dlrt cond", "geolora cond")
+METHODS = taken("vanilla", "condlr", "dlrt fixed", *ADAPTIVE, "rgd", "usv") | OWN
+each_method = with_each(METHODS)
 
 
 class Residual(nn.Module):

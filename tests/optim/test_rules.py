@@ -15,10 +15,10 @@ from robust_lowrank.layers.conv import ConvShape
 from robust_lowrank.layers.functional import ConvGeometry
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method, tangent
+from tests.methods.catalogue import taken, with_each
 
 F64 = torch.float64
-METHODS: dict[str, Method] = {
-    "rgd": RGD(),
+METHODS = taken("rgd") | {
     "dlrt": DLRT(),
     "dlrt tol": DLRT(tol=0.0),
     "tdlrt": TDLRT(tol=None),
@@ -26,7 +26,7 @@ METHODS: dict[str, Method] = {
     "condlr": CondLR(tau=math.inf),
     "condlr polar": CondLR(tau=math.inf, retraction="polar"),
 }
-each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+each_method = with_each(METHODS)
 needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
 Gradient = Callable[[Tensor], Tensor]
 
