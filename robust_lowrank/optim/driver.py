@@ -35,7 +35,7 @@ class LayerDriver:
     def __init__(
         self, layers: dict[str, FactoredLayer], inner: torch.optim.Optimizer, rule: Rule | None, *, outside: float
     ) -> None:
-        self.position = 0
+        self.position: int = 0
         self._layers, self._inner, self._outside = layers, inner, outside
         self._open: dict[str, Kept] = {}  # layers between turning and truncation, with their ranks before
         self._elementwise = ElementwiseMoments(inner)
