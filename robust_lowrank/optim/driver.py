@@ -22,7 +22,7 @@ from robust_lowrank.optim.truncation import Truncation, naming
 
 
 class LayerDriver:
-    """Whatever happens to factored layers in a step, in pieces that exact and amortised steps put together.
+    """Offers the pieces from which exact and amortised steps are put together.
 
     Attributes:
         position: steps since the bases of the open window have turned; 0: the next step turns them.
