@@ -63,7 +63,7 @@ class Watch:
                 raise unknown_name("quantity", quantity, LIMITED)
             if not isinstance(limit, int | float) or math.isnan(limit):
                 raise UserError(f"the limit of {quantity} is not a number: give the value above which to warn")
-        self.limits = dict(limits)
+        self.limits: dict[str, float] = dict(limits)
         self.beyond: set[tuple[str, str]] = set()
 
     def __call__(self, rows: Iterable[Mapping[str, Any]]) -> list[Alert]:

@@ -72,8 +72,9 @@ class Monitor:
         if dense_every is not None and (dense_every < 1 or dense_every % every):
             raise UserError(f"dense_every = {dense_every} must be a multiple of every = {every}")
         self.model = model
-        self.every, self.dense_every = every, dense_every
-        self.writers = tuple(writers)
+        self.every: int = every
+        self.dense_every: int | None = dense_every
+        self.writers: tuple[Writer, ...] = tuple(writers)
         self.steps: int = max((getattr(writer, "last_step", 0) for writer in writers), default=0)
         self.latest: list[Row] = []
         self._watch = Watch(warn)

@@ -18,7 +18,9 @@ class Call:
     def __init__(
         self, node: fx.Node, bounds: dict[fx.Node, float], args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
     ) -> None:
-        self.args, self.kwargs, self.value = args, kwargs, value
+        self.args: tuple[Any, ...] = args
+        self.kwargs: dict[str, Any] = kwargs
+        self.value: Any = value
         self._nodes, self._bounds = node.args, bounds
 
     def bound(self, position: int = 0) -> float:

@@ -76,13 +76,13 @@ class ParquetWriter(MemoryWriter):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__()
-        self.path = Path(path)
+        self.path: Path = Path(path)
         if self.path.exists():
             frame = read_frame(self.path)
             if tuple(frame.columns) != MONITOR:
                 raise UserError(f"{self.path} is not a table of a monitor: choose another name")
             frame["singular_values"] = [[float(value) for value in values] for values in frame["singular_values"]]
-            self.rows = frame.to_dict("records")  # pyright: ignore[reportAttributeAccessIssue]
+            self.rows: list[Row] = frame.to_dict("records")  # pyright: ignore[reportAttributeAccessIssue]
 
     def flush(self) -> None:
         """Write the table."""
@@ -106,7 +106,7 @@ class JsonlWriter:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.last_step = self._keep(math.inf)
         self._file = self.path.open("a", encoding="utf-8")
@@ -119,7 +119,7 @@ class JsonlWriter:
     def rewind(self, step: int) -> None:
         """Drop the lines after a step."""
         self._file.close()
-        self.last_step = self._keep(step)
+        self.last_step: int = self._keep(step)
         self._file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:

@@ -10,14 +10,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, ValidationError, model_validator
 
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.evaluation.attacks.base import Attack, Radii, Strict, listed
+from robust_lowrank.evaluation.attacks.base import Attack, Radii, listed
 from robust_lowrank.evaluation.attacks.registry import ATTACKS, AnyAttack
+from robust_lowrank.tables import Table
 from robust_lowrank.threat import THREATS, radius
 
 BATCH = 256
 
 
-class Suite(Strict):
+class Suite(Table):
     """A threat model and the attacks that are tried within it, cheap ones first; the worst case counts.
 
     Example:

@@ -126,7 +126,7 @@ class TuckerConv2d(FactoredConv2d):
 
     def _adopt(self, factors: Factors) -> tuple[int, int]:
         self.C, *bases = parameters_of((factors.core, *factors.bases))
-        self.basis_names = TUCKER_BASES[: len(bases)]
+        self.basis_names: tuple[str, ...] = TUCKER_BASES[: len(bases)]
         for name, basis in zip(self.basis_names, bases, strict=True):
             self.register_parameter(name, basis)
         return bases[0].shape[0], self.shape.channels * math.prod(self.shape.kernel)

@@ -36,7 +36,7 @@ class Normalize(nn.Module):
     ) -> None:
         super().__init__()
         default_mean, default_std = CIFAR10 if input_shape[0] == 3 else GREY
-        self.input_shape = tuple(input_shape)
+        self.input_shape: tuple[int, ...] = tuple(input_shape)
         self.register_buffer("mean", torch.tensor(default_mean if mean is None else mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(default_std if std is None else std).view(-1, 1, 1))
 

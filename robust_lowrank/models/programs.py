@@ -32,8 +32,9 @@ class Program(nn.Module):
 
     def __init__(self, run: Callable[[Tensor], Tensor], digest: str, *, dtype: torch.dtype, batch: int | None = None) -> None:
         super().__init__()
-        self.run = (run,)  # in a tuple, as an attribute of its own would make a submodule of it
-        self.dtype, self.batch = dtype, batch
+        self.run: tuple[Callable[[Tensor], Tensor]] = (run,)  # in a tuple, as an attribute of its own would make a submodule of it
+        self.dtype: torch.dtype = dtype
+        self.batch: int | None = batch
         self.register_buffer("file", torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8))
 
     @property

@@ -17,8 +17,8 @@ class Shortcut(nn.Module):
 
     def __init__(self, extra_channels: int) -> None:
         super().__init__()
-        self.before = extra_channels // 2
-        self.after = extra_channels - self.before
+        self.before: int = extra_channels // 2
+        self.after: int = extra_channels - self.before
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, C, H, W)` to `(N, C + extra_channels, H / 2, W / 2)`, rounded up."""
@@ -30,10 +30,10 @@ class Block(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int, *, projected: bool = False) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv1: nn.Conv2d = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(channels)
+        self.conv2: nn.Conv2d = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2: nn.BatchNorm2d = nn.BatchNorm2d(channels)
         if channels_in == channels:
             self.shortcut: nn.Module = nn.Identity()
         elif projected:
@@ -70,13 +70,13 @@ class ResNet20(nn.Module):
         channels, height, width = input_shape
         if min(height, width) < 4:
             raise UserError(f"resnet20 needs images of at least 4 x 4, not {height} x {width}")
-        self.normalize = Normalize(input_shape, mean=mean, std=std)
-        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, stride=1)
-        self.layer2 = _stage(16, 32, stride=2)
-        self.layer3 = _stage(32, 64, stride=2)
-        self.linear = nn.Linear(64, num_classes)
+        self.normalize: Normalize = Normalize(input_shape, mean=mean, std=std)
+        self.conv1: nn.Conv2d = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(16)
+        self.layer1: nn.Sequential = _stage(16, 16, stride=1)
+        self.layer2: nn.Sequential = _stage(16, 32, stride=2)
+        self.layer3: nn.Sequential = _stage(32, 64, stride=2)
+        self.linear: nn.Linear = nn.Linear(64, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images in [0, 1] to logits."""
@@ -107,17 +107,17 @@ class ResNet18(nn.Module):
         channels, height, width = input_shape
         if min(height, width) < 8:
             raise UserError(f"resnet18 needs images of at least 8 x 8, not {height} x {width}")
-        self.normalize = Normalize(input_shape)
+        self.normalize: Normalize = Normalize(input_shape)
         first, *_, last = widths = [width // narrow for width in WIDTHS]
-        self.conv1 = nn.Conv2d(channels, first, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(first)
+        self.conv1: nn.Conv2d = nn.Conv2d(channels, first, 3, padding=1, bias=False)
+        self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(first)
         blocks: list[nn.Module] = []
         channels = first
         for wide in widths:
             blocks += [Block(channels, wide, 1 if wide == first else 2, projected=True), Block(wide, wide, 1)]
             channels = wide
-        self.blocks = nn.Sequential(*blocks)
-        self.linear = nn.Linear(last, num_classes)
+        self.blocks: nn.Sequential = nn.Sequential(*blocks)
+        self.linear: nn.Linear = nn.Linear(last, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images in [0, 1] to logits."""

@@ -17,7 +17,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.query: nn.Linear = nn.Linear(width, width)
+        self.key: nn.Linear = nn.Linear(width, width)
+        self.value: nn.Linear = nn.Linear(width, width)
+        self.out: nn.Linear = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, tokens, width)` to the same shape."""
@@ -33,11 +36,11 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, EXPANSION * width)
-        self.fc2 = nn.Linear(EXPANSION * width, width)
+        self.norm1: nn.LayerNorm = nn.LayerNorm(width)
+        self.attention: Attention = Attention(width, heads)
+        self.norm2: nn.LayerNorm = nn.LayerNorm(width)
+        self.fc1: nn.Linear = nn.Linear(width, EXPANSION * width)
+        self.fc2: nn.Linear = nn.Linear(EXPANSION * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, tokens, width)` to the same shape."""
@@ -62,13 +65,13 @@ class VisionTransformer(nn.Module):
         if height % PATCH or width % PATCH:
             raise UserError(f"vit cuts images into patches of {PATCH} x {PATCH}: {height} x {width} is no multiple: pad them")
         tokens = (height // PATCH) * (width // PATCH) + 1
-        self.normalize = Normalize(input_shape)
-        self.patches = nn.Conv2d(channels, WIDTH, PATCH, stride=PATCH)
-        self.token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, WIDTH), std=POSITION_STD))
-        self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, tokens, WIDTH), std=POSITION_STD))
-        self.blocks = nn.Sequential(*(EncoderBlock(WIDTH, HEADS) for _ in range(DEPTH)))
-        self.norm = nn.LayerNorm(WIDTH)
-        self.linear = nn.Linear(WIDTH, num_classes)
+        self.normalize: Normalize = Normalize(input_shape)
+        self.patches: nn.Conv2d = nn.Conv2d(channels, WIDTH, PATCH, stride=PATCH)
+        self.token: nn.Parameter = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, WIDTH), std=POSITION_STD))
+        self.positions: nn.Parameter = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, tokens, WIDTH), std=POSITION_STD))
+        self.blocks: nn.Sequential = nn.Sequential(*(EncoderBlock(WIDTH, HEADS) for _ in range(DEPTH)))
+        self.norm: nn.LayerNorm = nn.LayerNorm(WIDTH)
+        self.linear: nn.Linear = nn.Linear(WIDTH, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images in [0, 1] to logits."""

@@ -18,11 +18,13 @@ class PreactivationBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(channels_in)
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.shortcut = None if channels_in == channels else nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False)
+        self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(channels_in)
+        self.conv1: nn.Conv2d = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2: nn.BatchNorm2d = nn.BatchNorm2d(channels)
+        self.conv2: nn.Conv2d = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.shortcut: nn.Conv2d | None = (
+            None if channels_in == channels else nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sum of both paths."""
@@ -44,17 +46,17 @@ class WideResNet(nn.Module):
         channels, height, width = input_shape
         if min(height, width) < 4:
             raise UserError(f"wrn16-{widen} needs images of at least 4 x 4, not {height} x {width}")
-        self.normalize = Normalize(input_shape)
-        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.normalize: Normalize = Normalize(input_shape)
+        self.conv1: nn.Conv2d = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         blocks: list[nn.Module] = []
         channels = 16
         for stage, wide in enumerate(widen * width for width in WIDTHS):
             for block in range(BLOCKS):
                 blocks.append(PreactivationBlock(channels, wide, 2 if stage > 0 and block == 0 else 1))
                 channels = wide
-        self.blocks = nn.Sequential(*blocks)
-        self.bn = nn.BatchNorm2d(channels)
-        self.linear = nn.Linear(channels, num_classes)
+        self.blocks: nn.Sequential = nn.Sequential(*blocks)
+        self.bn: nn.BatchNorm2d = nn.BatchNorm2d(channels)
+        self.linear: nn.Linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images in [0, 1] to logits."""

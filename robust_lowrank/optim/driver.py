@@ -22,7 +22,7 @@ from robust_lowrank.optim.truncation import Truncation, naming
 
 
 class LayerDriver:
-    """Whatever happens to factored layers in a step, in pieces that exact and amortised steps put together.
+    """Offers the pieces from which exact and amortised steps are put together.
 
     Attributes:
         position: steps since the bases of the open window have turned; 0: the next step turns them.
@@ -35,7 +35,7 @@ class LayerDriver:
     def __init__(
         self, layers: dict[str, FactoredLayer], inner: torch.optim.Optimizer, rule: Rule | None, *, outside: float
     ) -> None:
-        self.position = 0
+        self.position: int = 0
         self._layers, self._inner, self._outside = layers, inner, outside
         self._open: dict[str, Kept] = {}  # layers between turning and truncation, with their ranks before
         self._elementwise = ElementwiseMoments(inner)

@@ -1,4 +1,4 @@
-"""Who moves a factored layer, and in which coordinates the optimizer's state of it is kept."""
+"""Moments move a factored layer, and keep the optimizer's state of it in their coordinates."""
 
 from abc import ABC, abstractmethod
 from typing import Any

@@ -1,10 +1,11 @@
 """One optimizer that drives every method around any torch optimizer."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError, renamed, unknown_name
 from robust_lowrank.layers import FactoredLayer, named_factored_layers
@@ -100,7 +101,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self._driver = LayerDriver(self.layers, self.inner, rule_of(optimizer) if by_rule else None, outside=outside)
 
     def _share(self) -> None:
-        self.param_groups, self.state = self.inner.param_groups, self.inner.state
+        self.param_groups: list[dict[str, Any]] = self.inner.param_groups
+        self.state: defaultdict[Tensor, Any] = self.inner.state
 
     @property
     def evaluations_per_step(self) -> int:

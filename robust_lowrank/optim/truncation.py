@@ -1,4 +1,4 @@
-"""Cutting layers at the ranks that their methods choose, and what they keep beside their weights until the next time."""
+"""Layers are cut at the ranks that their methods choose, and keep the rest beside their weights until the next time."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -82,19 +82,22 @@ class AutoLoRa:
         seed: int = 0,
     ) -> None:
         self.model = model
-        self.eps, self.norm = radius(eps), norm
+        self.eps: float = radius(eps)
+        self.norm: str = norm
         if norm not in NORMS:
             raise unknown_name("norm", norm, NORMS)
         if not isinstance(steps, int) or steps < 1:
             raise UserError(f"steps = {steps} is not a number of steps: give an integer from 1")
-        self.steps, self.step_size = steps, PGD_PATH * self.eps / steps if step_size is None else step_size
+        self.steps: int = steps
+        self.step_size: float = PGD_PATH * self.eps / steps if step_size is None else step_size
         if not 0 < self.step_size < math.inf:
             raise UserError(f"step_size = {step_size} must be a positive number")
         if not 0 <= beta < math.inf:
             raise UserError(f"beta = {beta} must be a number from 0")
         if accuracy is not None and not 0 <= accuracy <= 1:
             raise UserError(f"accuracy = {accuracy} is outside [0, 1]")
-        self.beta, self.seed = beta, seed
+        self.beta: float = beta
+        self.seed: int = seed
         self._base = _base_parameters(model, head)
         self._accuracy: Tensor | float | None = accuracy
         self._hits: Tensor | int = 0

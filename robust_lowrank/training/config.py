@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 import torch
 from pydantic import (
     BeforeValidator,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -155,10 +154,8 @@ class ModelConfig(Table):
         return _known("model", name, MODELS)
 
 
-class MethodConfig(Table):
+class MethodConfig(Table, extra="allow"):
     """The method, its rank, and its own options as further keys, such as `tau`."""
-
-    model_config = ConfigDict(extra="allow")
 
     name: str = DENSE
     label: str | None = Field(default=None, min_length=1)  # what reports call the run; None: made from name and options

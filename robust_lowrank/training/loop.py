@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robust_lowrank.data import unit_range
 from robust_lowrank.errors import TrainingError
 from robust_lowrank.linalg import FactorisationError
+from robust_lowrank.optim import LowRankOptimizer
 from robust_lowrank.threat import KeyedNoise, threat
 from robust_lowrank.training.adversarial import training_inputs, training_loss
 from robust_lowrank.training.config import MethodConfig, TrainingConfig
@@ -61,12 +62,12 @@ class Loop:
         self, model: nn.Module, examples: Examples, config: TrainingConfig, method: MethodConfig = PLAIN, *, seed: int
     ) -> None:
         self.model = model
-        self.short = config.precision == "bf16"
-        self.device = next(model.parameters()).device
-        self.examples = Examples(*(tensor.to(self.device) for tensor in examples))
-        self.step = 0
-        self.steps_per_epoch = math.ceil(len(examples.labels) / config.batch_size)
-        self.optimizer = make_optimizer(model, config, method, steps_per_epoch=self.steps_per_epoch)
+        self.short: bool = config.precision == "bf16"
+        self.device: torch.device = next(model.parameters()).device
+        self.examples: Examples = Examples(*(tensor.to(self.device) for tensor in examples))
+        self.step: int = 0
+        self.steps_per_epoch: int = math.ceil(len(examples.labels) / config.batch_size)
+        self.optimizer: LowRankOptimizer = make_optimizer(model, config, method, steps_per_epoch=self.steps_per_epoch)
         self._schedule = make_schedule(self.optimizer, config, steps_per_epoch=self.steps_per_epoch)
         self._order = torch.Generator().manual_seed(seed)
         self._seed = seed

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 from torch import nn
@@ -120,7 +120,7 @@ class RunWriter:
         frame = spectra(model)
         frame.insert(0, "epoch", len(self.metrics))
         self.spectra.append(frame)
-        self.record = self.record.model_copy(
+        self.record: RunRecord = self.record.model_copy(
             update={
                 "epochs_done": len(self.metrics),
                 "hashes": self.record.hashes | {"weights": checkpoint.digest(model)},
@@ -153,7 +153,7 @@ def _until(epoch: int, history: "pd.DataFrame") -> "pd.DataFrame":
     return history[history["epoch"] <= epoch]
 
 
-def difference(there: dict, wanted: dict, path: str = "") -> str:
+def difference(there: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str:
     """Return the first difference of two configurations in words, or nothing."""
     for key in sorted(there.keys() | wanted.keys()):
         old, new = there.get(key), wanted.get(key)

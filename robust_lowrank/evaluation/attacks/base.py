@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from torch import Tensor, nn
 
 from robust_lowrank.evaluation.network.meter import Meter
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.unit_result import Attempt, UnitResult
+from robust_lowrank.tables import Table
 from robust_lowrank.threat import KeyedNoise, Threat, radius
 
 RESERVED = "autoattack"
@@ -24,13 +25,7 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Strict(BaseModel):
-    """What a suite file may say and nothing else."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Attack(Strict):
+class Attack(Table):
     """What every attack of a suite has; one that a suite can choose has the fields `attack` and `engine`."""
 
     eps: Radii | None = None  # without: the suite's
