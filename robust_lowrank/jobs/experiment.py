@@ -16,12 +16,12 @@ from robust_lowrank.training.config import (
     MethodConfig,
     ModelConfig,
     MonitorConfig,
-    Rank,
     Seed,
     TrainConfig,
     TrainingConfig,
 )
 from robust_lowrank.training.naming import describe, directory_name
+from robust_lowrank.training.rank_config import Rank
 
 
 class ExperimentMethod(MethodConfig):

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import torch
 from pydantic import (
-    BeforeValidator,
     Field,
     TypeAdapter,
     ValidationError,
@@ -15,17 +14,17 @@ from pydantic import (
     model_validator,
 )
 
-from robust_lowrank import ranks
 from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.methods import ADAPTERS, METHODS, GalerkinMethod, Method
 from robust_lowrank.models import MODELS
 from robust_lowrank.penalties import Penalty
+from robust_lowrank.ranks import DEFAULT_RANK
 from robust_lowrank.tables import Table
 from robust_lowrank.training.adversarial_config import AdversarialConfig
+from robust_lowrank.training.rank_config import Rank, refuse_old_keys
 
 DENSE = "dense"  # not a method: the network is not compressed
-DEFAULT_RANK = ranks.DEFAULT_RANK
 DEFAULT_INIT = "kaiming"
 DEFAULT_MOMENTUM = 0.3
 
@@ -51,60 +50,6 @@ def _infinite(value: Any) -> Any:
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-def _number(rank: Any) -> int | float:
-    if isinstance(rank, bool) or not isinstance(rank, (int, float)):
-        raise UserError(f"{rank!r} is not a number")
-    if not (rank >= 1 if isinstance(rank, int) else 0 < rank <= 1):
-        raise UserError(f"rank = {rank} must be an integer from 1, or a fraction of full rank in (0, 1]")
-    return rank
-
-
-Number = Annotated[int | float, BeforeValidator(_number)]  # a fraction of the full rank if it is a float
-
-
-def _refuse_old_keys(values: dict[str, Any], names: dict[str, str]) -> None:
-    for old in names.keys() & values.keys():
-        raise UserError(f"{old} is called {names[old]} now")
-
-
-class RankTable(Table):
-    """Start ranks with exceptions by name: `rlr.Rank`."""
-
-    default: Number = DEFAULT_RANK
-    overrides: dict[str, Number] = Field(default_factory=dict)
-
-    def to_rank(self) -> ranks.Rank:
-        """Return it as `compress` takes it."""
-        return ranks.Rank(default=self.default, overrides=self.overrides)
-
-
-class BudgetTable(Table):
-    """A share of the parameters for all factored layers together: `rlr.Budget`."""
-
-    params: float
-
-    def to_rank(self) -> ranks.Budget:
-        """Return it as `compress` takes it."""
-        return ranks.Budget(params=self.params)
-
-
-def _rank(rank: Any) -> Any:
-    if not isinstance(rank, dict):
-        return rank if isinstance(rank, Table) else _number(rank)
-    limits = {"tol": "tol of [method]", "min": "min_rank of [method]", "max": "max_rank of [method]"}
-    _refuse_old_keys(rank, {"init": "default", **limits})
-    try:
-        table = (BudgetTable if "params" in rank else RankTable).model_validate(rank)
-        table.to_rank()
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    return table
-
-
-Rank = Annotated[int | float | RankTable | BudgetTable, BeforeValidator(_rank)]
 
 
 class PenaltyTable(Table):
@@ -171,7 +116,7 @@ class MethodConfig(Table, extra="allow"):
     @classmethod
     def _defaults(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            _refuse_old_keys(values, {"integration": "step", "start": "init"})
+            refuse_old_keys(values, {"integration": "step", "start": "init"})
         if isinstance(values, dict) and values.get("name", DENSE) != DENSE:
             ranked = values["name"] in METHODS and METHODS[values["name"]].ranked
             defaults = {"rank": DEFAULT_RANK if ranked else None, "init": DEFAULT_INIT}

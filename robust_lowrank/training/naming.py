@@ -5,7 +5,8 @@ from typing import Any
 
 from robust_lowrank.methods import SVD, CayleySGD, CondLR, ProjectedSGD, SpectralClamp, Vanilla
 from robust_lowrank.training.adversarial_config import AdversarialConfig
-from robust_lowrank.training.config import DENSE, BudgetTable, MethodConfig, RankTable, TrainConfig
+from robust_lowrank.training.config import DENSE, MethodConfig, TrainConfig
+from robust_lowrank.training.rank_config import BudgetTable, RankTable
 
 
 def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None) -> str:

@@ -18,9 +18,10 @@ from robust_lowrank.methods import SVD
 from robust_lowrank.models import classifier
 from robust_lowrank.provenance import machine, versions
 from robust_lowrank.records import RunFiles
-from robust_lowrank.training.config import DENSE, BudgetTable, MethodConfig, RankTable, TrainConfig, TrainingConfig
+from robust_lowrank.training.config import DENSE, MethodConfig, TrainConfig, TrainingConfig
 from robust_lowrank.training.loop import Examples, Loop
 from robust_lowrank.training.naming import describe
+from robust_lowrank.training.rank_config import BudgetTable, RankTable
 from robust_lowrank.training.resume import SavedState, load_state, save_state
 from robust_lowrank.training.rundir import RunWriter, build_network, difference
 

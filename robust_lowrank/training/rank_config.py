@@ -1,0 +1,68 @@
+"""Ranks of a configuration: one number, exceptions by name, or a share of the parameters."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from robust_lowrank import ranks
+from robust_lowrank.errors import UserError
+from robust_lowrank.tables import Table
+
+
+def _number(rank: Any) -> int | float:
+    if isinstance(rank, bool) or not isinstance(rank, (int, float)):
+        raise UserError(f"{rank!r} is not a number")
+    if not (rank >= 1 if isinstance(rank, int) else 0 < rank <= 1):
+        raise UserError(f"rank = {rank} must be an integer from 1, or a fraction of full rank in (0, 1]")
+    return rank
+
+
+Number = Annotated[int | float, BeforeValidator(_number)]  # a fraction of the full rank if it is a float
+
+
+def refuse_old_keys(values: dict[str, Any], names: dict[str, str]) -> None:
+    """Refuse keys that have other names now.
+
+    Raises:
+        UserError: there is one.
+    """
+    for old in names.keys() & values.keys():
+        raise UserError(f"{old} is called {names[old]} now")
+
+
+class RankTable(Table):
+    """Start ranks with exceptions by name: `rlr.Rank`."""
+
+    default: Number = ranks.DEFAULT_RANK
+    overrides: dict[str, Number] = Field(default_factory=dict)
+
+    def to_rank(self) -> ranks.Rank:
+        """Return it as `compress` takes it."""
+        return ranks.Rank(default=self.default, overrides=self.overrides)
+
+
+class BudgetTable(Table):
+    """A share of the parameters for all factored layers together: `rlr.Budget`."""
+
+    params: float
+
+    def to_rank(self) -> ranks.Budget:
+        """Return it as `compress` takes it."""
+        return ranks.Budget(params=self.params)
+
+
+def _rank(rank: Any) -> Any:
+    if not isinstance(rank, dict):
+        return rank if isinstance(rank, Table) else _number(rank)
+    limits = {"tol": "tol of [method]", "min": "min_rank of [method]", "max": "max_rank of [method]"}
+    refuse_old_keys(rank, {"init": "default", **limits})
+    try:
+        table = (BudgetTable if "params" in rank else RankTable).model_validate(rank)
+        table.to_rank()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return table
+
+
+Rank = Annotated[int | float | RankTable | BudgetTable, BeforeValidator(_rank)]
