@@ -37,6 +37,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --verifytypes robust_lowrank --ignoreexternal
 	$(BIN)/lint-imports
 
 format: $(STAMP)

@@ -1,5 +1,6 @@
 """The root of the command line holds global options and the commands."""
 
+from collections.abc import Callable
 from importlib import metadata
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from robust_lowrank.cli.commands.reports import condition, report
 from robust_lowrank.cli.commands.train import train
 from robust_lowrank.cli.errors import Commands
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=Commands,
     name="rlr-eval",
     no_args_is_help=True,
@@ -23,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMMANDS = {
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (demo, "rlr-eval demo --out reports/demo"),
     "train": (train, "rlr-eval train --data digits --model cnn --method condlr --rank 0.25 --tau 0.1 --epochs 5 --out RUN"),
     "attack": (attack, "rlr-eval attack RUN --suite quick --eps 0.1 --norm Linf --n 100"),

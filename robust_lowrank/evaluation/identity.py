@@ -15,6 +15,14 @@ from robust_lowrank.provenance import digest_definition, digest_tensors, version
 class Identity:
     """What is attacked, on what, and how, in hashes and as a definition."""
 
+    weights: str
+    x: Tensor
+    y: Tensor
+    config: EvalConfig
+    units: Sequence[Unit]
+    classes: int
+    sources: Sequence[nn.Module]
+
     def __init__(
         self,
         weights: str,

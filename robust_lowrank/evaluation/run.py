@@ -36,6 +36,19 @@ Progress = Callable[[float, str], None]
 class Run:
     """One evaluation under way."""
 
+    target: Target
+    x: Tensor
+    y: Tensor
+    config: EvalConfig
+    progress: Progress | None
+    store: Store | None
+    network: FixedBatch
+    sources: list[FixedBatch]
+    units: list[Unit]
+    identity: Identity
+    batches: tuple[Tensor, ...]
+    clean: Clean
+
     def __init__(
         self,
         model: nn.Module,

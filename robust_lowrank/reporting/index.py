@@ -84,8 +84,12 @@ def _read(path: Path) -> Published:
     )
 
 
-if __name__ == "__main__":
+def _main() -> None:
     try:
         write_index(Path(sys.argv[1] if len(sys.argv) > 1 else "reports"))
     except UserError as error:
         sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    _main()

@@ -80,7 +80,7 @@ class RunWriter:
 
     def __init__(self, out: Path, record: RunRecord) -> None:
         self.out = out
-        self.files = RunFiles(out)
+        self.files: RunFiles = RunFiles(out)
         self.record = record
         self.metrics: list[dict[str, float]] = []
         self.spectra: list[pd.DataFrame] = []

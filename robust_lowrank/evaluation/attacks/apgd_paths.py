@@ -11,6 +11,16 @@ from robust_lowrank.threat import Threat, per_example
 class Path(ABC):
     """The point of every example on its way up the loss, and the best one it has seen; every tensor has a row an example."""
 
+    threat: Threat
+    x: Tensor
+    point: Tensor
+    loss: Tensor
+    gradient: Tensor
+    best: Tensor
+    best_loss: Tensor
+    best_gradient: Tensor
+    since_check: int
+
     def __init__(self, threat: Threat, x: Tensor, point: Tensor, loss: Tensor, gradient: Tensor) -> None:
         self.threat, self.x = threat, x
         self.point, self.loss, self.gradient = point, loss, gradient
@@ -50,6 +60,15 @@ class MomentumPath(Path):
 
     Source: Croce and Hein 2020 (arXiv 2003.01690), algorithm 1.
     """
+
+    period: int
+    decrement: int
+    shortest: int
+    step: Tensor
+    rises: Tensor
+    checked_loss: Tensor
+    halved: Tensor
+    since_check: int
 
     MOMENTUM, RHO = 0.75, 0.75
 
@@ -98,6 +117,11 @@ class SparsePath(Path):
 
     Source: Croce and Hein 2021 (arXiv 2103.01208), algorithm 1.
     """
+
+    period: int
+    step: Tensor
+    changed: Tensor
+    since_check: int
 
     SPARSER, DIVISOR, SMALLEST_STEP = 0.95, 1.5, 0.1
 

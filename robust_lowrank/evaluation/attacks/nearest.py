@@ -40,6 +40,20 @@ class Nearest:
         >>> nearest.distances()
     """
 
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    norm: str
+    within: float
+    inputs: Tensor
+    distance: Tensor
+    margin: Tensor
+    nonfinite: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    logits: Tensor
+    clean: Tensor
+
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, norm: str, within: float = 0.0) -> None:
         self.model, self.x, self.y, self.norm, self.within = model, x, y, norm, within
         self.inputs = x.clone()

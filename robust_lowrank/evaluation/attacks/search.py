@@ -21,6 +21,16 @@ class Search:
         >>> search.attempt()
     """
 
+    x: Tensor
+    y: Tensor
+    best: Tensor
+    margin: Tensor
+    broken: Tensor
+    nonfinite: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    by: list[str]
+
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y
         self.best = x.clone()

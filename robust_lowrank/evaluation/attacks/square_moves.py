@@ -33,6 +33,9 @@ class Moves(ABC):
     """Random moves of K points, one stream of random numbers each; points are (K, C, height * width)."""
 
     numbers: int  # random numbers a move takes
+    grid: Grid
+    row: Tensor
+    column: Tensor
 
     def __init__(self, grid: Grid, like: Tensor) -> None:
         self.grid = grid
@@ -74,6 +77,11 @@ class Moves(ABC):
 class LinfMoves(Moves):
     """Every feature stays at one of its two bounds: vertical stripes first, then a window of each channel goes to one bound."""
 
+    numbers: int
+    low: Tensor
+    high: Tensor
+    size: tuple[int, int]
+
     def __init__(self, x: Tensor, threat: Threat, grid: Grid) -> None:
         super().__init__(grid, x)
         self.numbers = 2 + grid.channels
@@ -112,6 +120,15 @@ class LpMoves(Moves):
     What clipping to [0, 1] leaves unused of the radius is free for the next move. Lengths are taken in float64, with a radius
     smaller than eps by what rounding can add, so that no point needs to be projected.
     """
+
+    numbers: int
+    order: int
+    x: Tensor
+    radius: float
+    used: Tensor
+    candidate: Tensor
+    size: tuple[int, int]
+    hills: Tensor
 
     def __init__(self, x: Tensor, threat: Threat, grid: Grid, order: int) -> None:
         super().__init__(grid, x)

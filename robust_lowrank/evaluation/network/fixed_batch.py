@@ -23,6 +23,10 @@ class FixedBatch(nn.Module):
         True
     """
 
+    target: Target
+    meter: Meter
+    piece: int
+
     def __init__(self, target: Target, meter: Meter | None = None) -> None:
         super().__init__()
         self.target, self.meter = target, meter or Meter()

@@ -20,6 +20,9 @@ class Meter:
         >>> meter.watch(logits)  # after it
     """
 
+    passes: int
+    max_passes: int | None
+
     def __init__(self, *, max_passes: int | None = None, max_seconds: float | None = None) -> None:
         if max_passes is not None and max_passes < 1:
             raise UserError(f"max_passes is at least 1, not {max_passes}")

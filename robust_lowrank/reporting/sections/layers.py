@@ -22,7 +22,7 @@ class Layers(Section):
     slug = "layers"
     heading = "Layers"
     template = "tables"
-    notes = (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE)
+    notes: tuple[str, ...] = (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:

@@ -35,7 +35,7 @@ class OperatorNorms(Section):
     slug = "operators"
     heading = "Layers as operators"
     template = "tables"
-    notes = (_NOTE,)
+    notes: tuple[str, ...] = (_NOTE,)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:

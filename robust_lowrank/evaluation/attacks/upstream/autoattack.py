@@ -24,7 +24,7 @@ from robust_lowrank.threat import Threat
 
 EOT = 20  # draws that version rand averages over
 AROUND = 5  # passes, about, that upstream spends before and after each run
-VERSIONS = {
+VERSIONS: dict[str, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),

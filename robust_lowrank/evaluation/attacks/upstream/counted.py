@@ -11,6 +11,12 @@ from robust_lowrank.threat import Threat
 class CountedModel(nn.Module):
     """A target for float32 images of any shape with as many features; it counts evaluations and notices what is not finite."""
 
+    target: Target
+    threat: Threat
+    shape: tuple[int, ...]
+    meter: Meter
+    nonfinite: Tensor
+
     def __init__(self, target: Target, threat: Threat, shape: tuple[int, ...], meter: Meter | None = None) -> None:
         super().__init__()
         self.target, self.threat, self.shape, self.meter = target, threat, shape, meter or Meter()
