@@ -11,6 +11,7 @@ from robust_lowrank.cli.commands.bench import bench, demo
 from robust_lowrank.cli.commands.catalogue import list_names
 from robust_lowrank.cli.commands.certify import certify
 from robust_lowrank.cli.commands.doctor import doctor
+from robust_lowrank.cli.commands.plan import plan
 from robust_lowrank.cli.commands.proof import forecast, verify
 from robust_lowrank.cli.commands.reports import condition, report
 from robust_lowrank.cli.commands.train import train
@@ -26,6 +27,7 @@ app: typer.Typer = typer.Typer(
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (demo, "rlr-eval demo --out reports/demo"),
+    "plan": (plan, "rlr-eval plan --data digits --model cnn --method condlr --rank 0.25"),
     "train": (train, "rlr-eval train --data digits --model cnn --method condlr --rank 0.25 --tau 0.1 --epochs 5 --out RUN"),
     "attack": (attack, "rlr-eval attack RUN --suite quick --eps 0.1 --norm Linf --n 100"),
     "certify": (certify, "rlr-eval certify RUN --method smoothing --sigma 0.25 --n 100"),

@@ -1,4 +1,4 @@
-"""Data sets are listed."""
+"""`DATASETS` by name."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Reference architectures are listed."""
+"""`MODELS`: architectures by name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

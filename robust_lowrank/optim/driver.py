@@ -53,7 +53,7 @@ class LayerDriver:
         return {name: self._layers[name] for name in self._open}
 
     def _mover(self, layer: FactoredLayer) -> Moments:
-        """Return who moves a layer: a weight that is whole has no bases, and is the torch optimizer's as it is."""
+        """Return the moments that move a layer; a whole weight has no bases, and is the torch optimizer's."""
         own = not layer.bases() or (isinstance(layer.method, RetractionMethod) and layer.method.elementwise)
         return self._elementwise if self._tangent is None or own else self._tangent
 

@@ -22,7 +22,7 @@ def joined(factors: Factors) -> tuple[Tensor, ...]:
 
 
 def gradients(layer: FactoredLayer) -> Factors:
-    """Return what stands in the gradients' slots; where a basis has nothing, what the core's tells of it."""
+    """Return the projected gradients; a basis without one gets what follows from the core's."""
     core = torch.zeros_like(layer.core) if layer.core.grad is None else layer.core.grad
     sides = [basis.grad for basis in layer.bases()]
     if any(side is None for side in sides):

@@ -24,7 +24,7 @@ class Moments(ABC):
 
     @abstractmethod
     def direction(self, layer: FactoredLayer, *, keep: bool) -> Factors:
-        """Return the tangent vector against which a layer shall move; with `keep` the state takes the gradients in."""
+        """Return the tangent vector to subtract from a layer; with `keep` the gradients enter the state."""
 
     @abstractmethod
     def move_core(self, layer: FactoredLayer, direction: Tensor) -> None:

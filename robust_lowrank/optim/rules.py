@@ -135,7 +135,7 @@ def rule_of(optimizer: type[torch.optim.Optimizer]) -> Rule:
 def make_inner(
     optimizer: type[torch.optim.Optimizer], groups: list[dict[str, Any]], options: dict[str, Any]
 ) -> torch.optim.Optimizer:
-    """Return the torch optimizer of what no rule moves: of the class itself, but beside Muon, which takes matrices alone, AdamW.
+    """Return the optimizer of parameters without a rule: of the same class, or AdamW beside Muon, which takes matrices alone.
 
     The options of the rules stand in the parameter groups, where schedulers find them.
     """

@@ -49,14 +49,14 @@ class TangentMoments(Moments):
         clear((layer.core, *layer.bases()))
 
     def land(self, layer: FactoredLayer) -> None:
-        """Do nothing: it is where it belongs."""
+        """Do nothing: `aim` moved it."""
 
     def carry(self, layer: FactoredLayer, old: Factors, new: Factors) -> None:
         """Remember where the layer's moment belongs, to project it on the tangent space in which it is next needed."""
         self._left.setdefault(layer, old)
 
     def forget_journeys(self) -> None:
-        """Take moments for those of the present factors: they have come with them."""
+        """Treat loaded moments as belonging to the current factors."""
         self._left = {}
 
     def arrive(self) -> None:

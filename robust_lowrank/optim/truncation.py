@@ -18,7 +18,7 @@ Install = Callable[[FactoredLayer, Factors, tuple[int, ...]], None]
 
 
 class Truncation:
-    """Cuts the cores of layers, and remembers by how much the weight that is shown differs from the one that training made.
+    """Cuts the cores of layers, and keeps the difference between the visible weight and the optimizer's.
 
     The difference is that of idle directions, which the weight lacks, and with `cond` that of the clamp: an error feedback.
     """

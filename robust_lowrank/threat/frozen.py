@@ -1,4 +1,4 @@
-"""Whoever freezes a network leaves modes, gradients, flags and states as found."""
+"""A network is frozen for a while, and its modes and states restored."""
 
 import random
 from collections.abc import Iterator

@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from robust_lowrank import records
-from robust_lowrank.compression import compress, count_parameters
+from robust_lowrank.compression import compress, count_parameters, plan
 from robust_lowrank.conditioning import Alert, Monitor, ParquetWriter
 from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError
@@ -24,6 +24,9 @@ from robust_lowrank.training.naming import describe
 from robust_lowrank.training.rank_config import BudgetTable, RankTable
 from robust_lowrank.training.resume import SavedState, load_state, save_state
 from robust_lowrank.training.rundir import RunWriter, build_network, difference
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Phase(NamedTuple):
@@ -184,10 +187,26 @@ def factorise(model: nn.Module, method: MethodConfig) -> dict[str, str]:
     if method.name == DENSE:
         return {}
     assert method.init is not None
+    init = "weights" if method.name == SVD.name else method.init
+    return compress(model, method=method.method(), init=init, **_layers_and_ranks(model, method)).kept_dense
+
+
+def plan_layers(config: TrainConfig) -> "pd.DataFrame":
+    """Return what `factorise` would do to the network of a configuration, as `rlr.plan` does.
+
+    Raises:
+        UserError: the network stays dense, or ranks do not fit.
+    """
+    if config.method.name == DENSE:
+        raise UserError("a dense network is not compressed: name a method, such as condlr")
+    model = build_network(config)
+    return plan(model, method=config.method.method(), **_layers_and_ranks(model, config.method))
+
+
+def _layers_and_ranks(model: nn.Module, method: MethodConfig) -> dict[str, Any]:
     exclude = (re.escape(classifier(model)),) if method.exclude is None else method.exclude
     rank = method.rank.to_rank() if isinstance(method.rank, RankTable | BudgetTable) else method.rank
-    init = "weights" if method.name == SVD.name else method.init
-    return compress(model, method=method.method(), rank=rank, exclude=exclude, init=init).kept_dense
+    return {"rank": rank, "exclude": exclude}
 
 
 def _fits(record: records.RunRecord, job: TrainJob) -> bool:

@@ -28,7 +28,7 @@ NormName = Annotated[Norm | None, typer.Option(help="The suite's own without it.
 First = Annotated[int | None, typer.Option("--n", help="Attack the first so many test images; all without it.")]
 BatchSize = Annotated[int, typer.Option(help="Examples at a time; changes no verdict of a native attack.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where the data set's files lie; as in training without it.")]
-ExecutorName = Annotated[str, typer.Option(help="Where the work runs: 'processes' of this machine.")]
+ExecutorName = Annotated[str, typer.Option(help="Where the work runs: processes of this machine, or a module of jobs/executors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,17 +10,34 @@ from robust_lowrank.cli import console
 from robust_lowrank.cli.invocation import command_line
 from robust_lowrank.errors import UserError
 
+if TYPE_CHECKING:
+    from robust_lowrank.training import TrainConfig
+
+
+Config = Annotated[Path | None, typer.Option(help="A TOML file; options given beside it take precedence.")]
+Data = Annotated[str | None, typer.Option(help="Data set: see 'rlr-eval list data'.")]
+Model = Annotated[str | None, typer.Option(help="Architecture: see 'rlr-eval list models'.")]
+Method = Annotated[str | None, typer.Option(help="'dense', or a method: see 'rlr-eval list methods'.")]
+Rank = Annotated[str | None, typer.Option(help="Rank of the factored layers: an integer, or a fraction such as 0.25.")]
+Params = Annotated[
+    float | None, typer.Option(help="Instead of a rank: the share of the dense weights' parameters that all factors may take.")
+]
+Options = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of the method: see 'rlr-eval list methods'.")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(metavar="REGEX", help="Layers that stay dense; the last linear one if not given.")
+]
+
 
 def train(
     out: Annotated[Path | None, typer.Option(help="The run directory to write; runs/NAME if not given.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file; options given beside it take precedence.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data set: see 'rlr-eval list data'.")] = None,
-    model: Annotated[str | None, typer.Option(help="Architecture: see 'rlr-eval list models'.")] = None,
-    method: Annotated[str | None, typer.Option(help="'dense', or a method: see 'rlr-eval list methods'.")] = None,
-    rank: Annotated[str | None, typer.Option(help="Rank of the factored layers: an integer, or a fraction such as 0.25.")] = None,
-    params: Annotated[
-        float | None, typer.Option(help="Instead of a rank: the share of the dense weights' parameters that all factors may take.")
-    ] = None,
+    config: Config = None,
+    data: Data = None,
+    model: Model = None,
+    method: Method = None,
+    rank: Rank = None,
+    params: Params = None,
     tau: Annotated[float | None, typer.Option(help="CondLR: condition numbers stay within 1 + tau; inf for no bound.")] = None,
     cond: Annotated[
         float | None, typer.Option(help="The largest condition number allowed, for any method that can hold it.")
@@ -29,15 +46,11 @@ def train(
     reference: Annotated[str | None, typer.Option(help="CondLR: rms, mean or exact.")] = None,
     retraction: Annotated[str | None, typer.Option(help="CondLR: qr or polar.")] = None,
     tol: Annotated[float | None, typer.Option(help="Rank-adaptive methods: relative truncation tolerance.")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of the method: see 'rlr-eval list methods'.")
-    ] = None,
+    option: Options = None,
     init: Annotated[str | None, typer.Option(help="How factors are drawn: gaussian or kaiming.")] = None,
     step: Annotated[str | None, typer.Option(help="exact, or amortised: one evaluation a step.")] = None,
     window: Annotated[int | None, typer.Option(help="Core steps between two truncations of amortised steps.")] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(metavar="REGEX", help="Layers that stay dense; the last linear one if not given.")
-    ] = None,
+    exclude: Exclude = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,
@@ -64,7 +77,6 @@ def train(
     """
     from robust_lowrank import jobs
     from robust_lowrank.cli.progress import Board
-    from robust_lowrank.training import load_config, parse_config
     from robust_lowrank.training.naming import run_name
 
     given = {
@@ -76,21 +88,6 @@ def train(
             "train_examples": train_examples,
         },
         "model": {"name": model},
-        "method": {
-            "name": method,
-            "rank": _rank(rank, params),
-            "tau": tau,
-            "cond": cond,
-            "precond": precond,
-            "reference": reference,
-            "retraction": retraction,
-            "tol": tol,
-            "exclude": exclude or None,
-            "init": init,
-            "step": step,
-            "window": window,
-            **dict(_option(text) for text in option or ()),
-        },
         "training": {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -107,8 +104,9 @@ def train(
         },
         "monitor": None if monitor_every is None else {"every": monitor_every},
     }
-    base = {} if config is None else load_config(config).model_dump(exclude_unset=True)
-    parsed = parse_config(_overridden(base, given), source="options" if config is None else f"{config} with the options")
+    own = {"tau": tau, "cond": cond, "precond": precond, "reference": reference, "retraction": retraction, "tol": tol}
+    table = {"name": method, **own, "exclude": exclude or None, "init": init, "step": step, "window": window}
+    parsed = configuration(config, given, table, rank, params, option)
     directory = out or Path("runs") / run_name(parsed)
     with Board() as board:
         run = jobs.train(parsed, directory, command=command_line(), progress=board)
@@ -117,6 +115,23 @@ def train(
     else:
         console.say(f"{run.record.label}: test accuracy {run.record.test_accuracy:.1%}, in {directory}")
         console.say(f"Attack it with: rlr-eval attack {directory}")
+
+
+def configuration(
+    config: Path | None,
+    given: dict[str, Any],
+    method: dict[str, Any],
+    rank: str | None,
+    params: float | None,
+    options: list[str] | None,
+) -> "TrainConfig":
+    """Return the configuration of a file with the options given beside it, by table; None stands for an option not given."""
+    from robust_lowrank.training import load_config, parse_config
+
+    table = {**method, "rank": _rank(rank, params), **dict(_option(text) for text in options or ())}
+    base = {} if config is None else load_config(config).model_dump(exclude_unset=True)
+    values = _overridden(base, {**given, "method": table})
+    return parse_config(values, source="options" if config is None else f"{config} with the options")
 
 
 def _rank(text: str | None, params: float | None) -> Any:

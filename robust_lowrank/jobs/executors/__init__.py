@@ -45,7 +45,7 @@ class Executor(Protocol):
 
 def executor_names() -> list[str]:
     """Return the names of all executors."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def find_executor(name: str) -> type[Executor]:

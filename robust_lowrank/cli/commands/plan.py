@@ -1,0 +1,40 @@
+"""`rlr-eval plan`."""
+
+from rich.markup import escape
+from rich.table import Table
+
+from robust_lowrank.cli import console
+from robust_lowrank.cli.commands.attack import Json
+from robust_lowrank.cli.commands.train import Config, Data, Exclude, Method, Model, Options, Params, Rank, configuration
+
+
+def plan(
+    config: Config = None,
+    data: Data = None,
+    model: Model = None,
+    method: Method = None,
+    rank: Rank = None,
+    params: Params = None,
+    option: Options = None,
+    exclude: Exclude = None,
+    json: Json = False,
+) -> None:
+    """Say what compression would do to a network: which layers it factors, at which rank, with how many parameters.
+
+    Nothing is trained or written.
+    """
+    from robust_lowrank.training.state import plan_layers
+
+    given = {"data": {"name": data}, "model": {"name": model}}
+    method_table = {"name": method, "exclude": exclude or None}
+    layers = plan_layers(configuration(config, given, method_table, rank, params, option))
+    if json:
+        console.print_json(console.rows(layers))
+        return
+    table = Table("layer", "kind", "shape", "rank", "parameters", "of dense", "kept dense because", box=None, pad_edge=False)
+    for row in layers.to_dict("records"):
+        shape, share = f"{row['rows']} x {row['columns']}", f"{row['params'] / row['params_dense']:.0%}"
+        table.add_row(escape(row["layer"]), row["kind"], shape, str(row["rank"]), f"{row['params']:,}", share, row["kept_dense"])
+    console.print_table(table)
+    total, dense = int(layers["params"].sum()), int(layers["params_dense"].sum())
+    console.say(f"Together {total:,} of {dense:,} parameters, {total / dense:.1%}")
