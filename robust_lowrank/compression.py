@@ -183,7 +183,7 @@ def targets_of(model: nn.Module, exclude: Sequence[str]) -> tuple[list[Candidate
         if not name:
             kept[name] = "it is the whole network: wrap it in nn.Sequential"
         elif hits:
-            kept[name] = f"excluded by {hits[0]!r}"
+            kept[name] = f"excluded by '{hits[0]}'"
         elif isinstance(shape, str):
             kept[name] = shape
         elif id(layer.weight) in shared:

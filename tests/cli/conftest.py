@@ -9,28 +9,9 @@ from typer.testing import CliRunner, Result
 
 from robust_lowrank import training
 from robust_lowrank.cli.app import app
+from tests.experiments import TINY
 
 Command = Callable[..., Result]
-
-EXPERIMENT = """
-name = "tiny"
-[data]
-name = "digits"
-train_examples = 256
-[model]
-name = "cnn"
-[training]
-epochs = 1
-batch_size = 64
-[[methods]]
-name = "dense"
-[[methods]]
-name = "condlr"
-[[attacks]]
-suite = "quick"
-eps = 0.1
-examples = 10
-"""
 
 
 @pytest.fixture
@@ -50,7 +31,7 @@ def rlr_eval(here: Path) -> Command:
 @pytest.fixture
 def experiment(here: Path) -> Path:
     path = here / "tiny.toml"
-    path.write_text(EXPERIMENT)
+    path.write_text(TINY)
     return path
 
 

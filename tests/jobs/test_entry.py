@@ -8,26 +8,10 @@ import pytest
 import robust_lowrank as rlr
 from robust_lowrank import records
 from robust_lowrank.jobs import Event
+from tests.experiments import TINY
 
 TRAINING = {"epochs": 1, "batch_size": 64}
 DATA = {"name": "digits", "train_examples": 256}
-EXPERIMENT = """
-name = "tiny"
-[data]
-name = "digits"
-train_examples = 256
-[training]
-epochs = 1
-batch_size = 64
-[[methods]]
-name = "dense"
-[[methods]]
-name = "condlr"
-[[attacks]]
-suite = "quick"
-eps = 0.1
-examples = 10
-"""
 
 
 def test_train_takes_values_or_a_file_and_names_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +25,7 @@ def test_train_takes_values_or_a_file_and_names_the_directory(tmp_path: Path, mo
 
 
 def test_an_experiment_and_its_report(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(EXPERIMENT)
+    (tmp_path / "tiny.toml").write_text(TINY)
     outcome = rlr.bench(tmp_path / "tiny.toml", tmp_path / "out", workers=1)
     assert outcome.page.is_file()
     assert outcome.failures == {}
@@ -57,6 +41,6 @@ def test_wrong_values_name_their_place(tmp_path: Path) -> None:
     with pytest.raises(rlr.UserError, match="config: unknown key 'epoch': did you mean 'epochs'"):
         rlr.train({"training": {"epoch": 1}}, tmp_path / "run")
     with pytest.raises(rlr.UserError, match="unknown executor 'cloud'"):
-        (tmp_path / "tiny.toml").write_text(EXPERIMENT)
+        (tmp_path / "tiny.toml").write_text(TINY)
         rlr.bench(tmp_path / "tiny.toml", tmp_path / "out", executor="cloud")
     assert not (tmp_path / "out").exists()
