@@ -13,7 +13,7 @@ from robust_lowrank.compression import install
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer
-from robust_lowrank.layers.forms import build, form_of
+from robust_lowrank.layers.forms import Dense, build, form_of
 from robust_lowrank.methods import Method, Vanilla, named
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.records import replacing
@@ -105,7 +105,7 @@ def _admit(model: nn.Module, name: str, entry: Any, path: Path) -> None:
         layer = layer.base
     elif isinstance(layer, FactoredLayer):
         layer = layer.dense_layer()
-    if not isinstance(layer, nn.Linear | nn.Conv2d):
+    if not isinstance(layer, Dense):
         raise UserError(f"{path} does not fit this network: it has no linear layer or convolution {place!r}")
     try:
         options = dict(entry["method"])

@@ -9,9 +9,7 @@ from torch import nn
 from robust_lowrank.errors import UserError, renamed, unknown_name
 from robust_lowrank.initialisation import Init, factor, gain_of
 from robust_lowrank.layers import Adapter, named_factored_layers
-from robust_lowrank.layers.conv import conv_shape
-from robust_lowrank.layers.forms import form_of
-from robust_lowrank.layers.linear import matrix_of
+from robust_lowrank.layers.forms import Dense, Form, form_of, is_dense, kind_of, matrix_of
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
 from robust_lowrank.methods.base import Use
@@ -22,7 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_OTHERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_WITH_WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_TYPES = [each.__name__ for each in get_args(Dense)]
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def plan(
         rows.append(
             {
                 "layer": name,
-                "kind": "linear" if isinstance(layer, nn.Linear) else "conv",
+                "kind": kind_of(layer),
                 "rows": n,
                 "columns": m,
                 "rank": chosen[0] if chosen else min(n, m),
@@ -145,13 +144,13 @@ def make_plan(model: nn.Module, method: str | Method, rank: RankLike | None, exc
     """
     resolved = resolve(method).suited(use)
     exclude = [exclude] if isinstance(exclude, str) else exclude
-    targets, kept = targets_of(model, exclude)
+    targets, kept = targets_of(model, exclude, form_of(resolved))
     if not targets:
         done = any(named_factored_layers(model))
-        nothing = "its layers are factored already" if done else "it has no Linear or Conv2d"
+        nothing = "its layers are factored already" if done else f"it has no {' or '.join(_TYPES)}"
         reasons = "; ".join(f"{name}: {reason}" for name, reason in kept.items()) or nothing
         raise UserError(f"no layer of the network can be factored ({reasons})")
-    resolved.check(len(targets), kernels=sum(isinstance(layer, nn.Conv2d) for _, layer in targets))
+    resolved.check(len(targets), kernels=sum(kind_of(layer) == "conv" for _, layer in targets))
     return Plan(resolved, targets, assign_ranks(targets, resolved, rank), kept)
 
 
@@ -161,14 +160,12 @@ def install(model: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(model.get_submodule(parent), attribute, layer)
 
 
-def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
+def candidates(model: nn.Module) -> Iterator[tuple[str, Dense]]:
     """Yield the names and modules of the linear layers and convolutions."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and type(module) in (nn.Linear, nn.Conv2d):
-            yield name, module
+    return ((name, module) for name, module in model.named_modules() if is_dense(module))
 
 
-def targets_of(model: nn.Module, exclude: Sequence[str]) -> tuple[list[Candidate], dict[str, str]]:
+def targets_of(model: nn.Module, exclude: Sequence[str], form: Form) -> tuple[list[Candidate], dict[str, str]]:
     """Return the layers to factor, and the reasons why others stay dense."""
     patterns = [pattern(text, "exclude") for text in exclude]
     unused = set(exclude)
@@ -179,13 +176,12 @@ def targets_of(model: nn.Module, exclude: Sequence[str]) -> tuple[list[Candidate
     for name, layer in candidates(model):
         hits = [p.pattern for p in patterns if p.fullmatch(name)]
         unused.difference_update(hits)
-        shape = conv_shape(layer) if isinstance(layer, nn.Conv2d) else None
         if not name:
             kept[name] = "it is the whole network: wrap it in nn.Sequential"
         elif hits:
             kept[name] = f"excluded by '{hits[0]}'"
-        elif isinstance(shape, str):
-            kept[name] = shape
+        elif reason := form.refusal(layer):
+            kept[name] = reason
         elif id(layer.weight) in shared:
             kept[name] = "its weight is shared with another layer"
         elif name in frozen:
@@ -198,8 +194,8 @@ def targets_of(model: nn.Module, exclude: Sequence[str]) -> tuple[list[Candidate
         names = ", ".join(name for name, _ in candidates(model))
         raise UserError(f"exclude {sorted(unused)} matches no layer; there are: {names}")
     for name, module in model.named_modules():
-        if isinstance(module, _OTHERS) and type(module) not in (nn.Linear, nn.Conv2d):
-            kept[name] = f"it is a {type(module).__name__}, not a plain nn.Linear or nn.Conv2d"
+        if isinstance(module, _WITH_WEIGHTS) and not is_dense(module):
+            kept[name] = f"it is a {type(module).__name__}, not a plain {' or '.join(f'nn.{each}' for each in _TYPES)}"
         if isinstance(module, nn.MultiheadAttention):
             kept[name] = "nn.MultiheadAttention holds its projections in one fused weight: give the network separate nn.Linear ones"
     return targets, kept

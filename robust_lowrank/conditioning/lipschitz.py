@@ -13,7 +13,7 @@ from robust_lowrank.conditioning.constants import ACTIVATIONS, POOLS, POOLS_1D, 
 from robust_lowrank.conditioning.graph import hooked, needed, traced, unseen
 from robust_lowrank.conditioning.operators.convolution import convolution, is_linear
 from robust_lowrank.conditioning.operators.symbol import SLACK, conv_bound
-from robust_lowrank.conditioning.operators.table import is_batch_norm, is_matrix, scale_of, size_of
+from robust_lowrank.conditioning.operators.table import dims_of, is_batch_norm, scale_of, size_of
 from robust_lowrank.conditioning.rules import FUNCTIONS, METHODS, POOLING, Call, Unbounded
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, FactoredLayer
@@ -194,7 +194,7 @@ class _Walk(fx.Interpreter):
         """Return the batch normalisation that alone uses the output of a linear layer, and scales its channels, if there is one."""
         if n.op != "call_module" or len(n.users) != 1 or not is_linear(layer := self.fetch_attr(str(n.target))):
             return None
-        if len(self._shapes[n]) != (2 if is_matrix(layer) else 4):
+        if len(self._shapes[n]) != dims_of(layer):
             return None  # of (N, L, C) it scales the positions
         (user,) = n.users
         normalises = user.op == "call_module" and is_batch_norm(self.fetch_attr(str(user.target)))
@@ -206,7 +206,7 @@ class _Walk(fx.Interpreter):
             return
         self.bound = self._bounds[logits]
         layer = self.fetch_attr(str(logits.target)) if logits.op == "call_module" else None
-        if layer is not None and is_linear(layer) and is_matrix(layer) and len(self._shapes[logits]) == 2:
+        if layer is not None and is_linear(layer) and dims_of(layer) == 2 and len(self._shapes[logits]) == 2:
             self.features = self._bounds[logits.all_input_nodes[0]]
             self.head = _weight(layer)
 

@@ -14,7 +14,7 @@ from robust_lowrank.conditioning.spectra import Layer, defect, row
 from robust_lowrank.conditioning.writers import Row, Writer
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import FactoredLayer
-from robust_lowrank.layers.linear import matrix_of
+from robust_lowrank.layers.forms import matrix_of
 from robust_lowrank.records import MONITOR
 
 

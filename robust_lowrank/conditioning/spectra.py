@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import FactoredLayer
-from robust_lowrank.layers.linear import matrix_of
+from robust_lowrank.layers.forms import Dense, kind_of, matrix_of
 from robust_lowrank.records import SPECTRA
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Layer = FactoredLayer | nn.Linear | nn.Conv2d
+Layer = FactoredLayer | Dense
 COLUMNS = tuple(column for column in SPECTRA if column != "epoch")
 
 
@@ -61,8 +61,7 @@ def row(name: str, layer: Layer, sigma: Tensor, defects: Iterable[float]) -> dic
         kind, (rows, columns) = layer.kind, layer.weight_shape
         params, params_dense = layer.weight_parameters(), layer.dense_parameters()
     else:
-        kind = "linear" if isinstance(layer, nn.Linear) else "conv"
-        rows, columns = matrix_of(layer).shape
+        kind, (rows, columns) = kind_of(layer), matrix_of(layer).shape
         params = params_dense = rows * columns
     largest, smallest = float(sigma[0]), float(sigma[-1])
     return {

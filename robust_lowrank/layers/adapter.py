@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.layers.forms import Dense
 
 
 class Adapter(nn.Module):
@@ -25,9 +26,9 @@ class Adapter(nn.Module):
 
     updated: bool = True
 
-    def __init__(self, base: nn.Linear | nn.Conv2d, update: FactoredLayer, *, alpha: float) -> None:
+    def __init__(self, base: Dense, update: FactoredLayer, *, alpha: float) -> None:
         super().__init__()
-        self.base: nn.Linear | nn.Conv2d = base.requires_grad_(False)
+        self.base: Dense = base.requires_grad_(False)
         self.update = update
         self.alpha = alpha
 
@@ -38,7 +39,7 @@ class Adapter(nn.Module):
         return self.base(x) + self.alpha * self.update(x)
 
     @torch.no_grad()
-    def dense_layer(self) -> nn.Linear | nn.Conv2d:
+    def dense_layer(self) -> Dense:
         """Return the ordinary layer with the merged weight."""
         merged = copy.deepcopy(self.base).requires_grad_(True)
         merged.weight += (self.alpha * self.update.dense_weight()).to(merged.weight.dtype)

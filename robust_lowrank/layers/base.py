@@ -2,8 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,16 @@ class FactoredLayer(nn.Module, ABC):
     """A linear map or convolution whose weight is stored as factors.
 
     Attributes:
+        replaces: the torch layer whose place it takes.
+        weight_dims: of that layer's weight.
         method: what trains the factors.
         weight_shape: (n, m) of the weight as a matrix; for a kernel n = F filters and m = Cin * kh * kw.
         idle: for each basis, how many of its last columns the core gives no weight; from them a rank may grow. () for none.
     """
 
     kind: ClassVar[Kind]
+    replaces: ClassVar[type[nn.Module]]
+    weight_dims: ClassVar[int]
     core_name: ClassVar[str]
     basis_names: tuple[str, ...] = ()
     method: Any = None
@@ -35,6 +39,26 @@ class FactoredLayer(nn.Module, ABC):
         super().__init__()
         self.weight_shape = self._adopt(factors)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+    @classmethod
+    def in_place_of(cls, layer: Any, factors: Factors, bias: Tensor | None) -> Self:
+        """Return the layer of these factors that computes on what a torch layer computes on."""
+        return cls(factors, bias)
+
+    @classmethod
+    def refusal(cls, layer: Any) -> str | None:
+        """Return the reason why a torch layer cannot be factored; None if it can."""
+        return None
+
+    @staticmethod
+    @abstractmethod
+    def torch_layer(weight: Tensor, bias: Tensor | None) -> nn.Module:
+        """Return the torch layer that owns copies of a weight and a bias."""
+
+    @classmethod
+    @abstractmethod
+    def shape_of(cls, factors: Mapping[str, Tensor]) -> list[int]:
+        """Return the shape of the weight that factors, by name, multiply to; of a matricised kernel that of the matrix."""
 
     @abstractmethod
     def _adopt(self, factors: Factors) -> tuple[int, int]:
@@ -137,6 +161,25 @@ class FactoredLayer(nn.Module, ABC):
         """Return what `print(model)` shows."""
         n, m = self.weight_shape
         return f"{n}x{m}, core={'x'.join(map(str, self.core.shape))}, bias={self.bias is not None}"
+
+
+class MatrixFactors(FactoredLayer):
+    """The weight as a matrix W = U S V^T, U (n, r) and V (m, r) orthonormal, S (r, r).
+
+    After `loss.backward()` the gradients of (U, S, V) are the projected ones: G V, U^T G V and G^T U.
+    """
+
+    core_name: ClassVar[str] = "S"
+    basis_names: tuple[str, ...] = ("U", "V")
+
+    def _adopt(self, factors: Factors) -> tuple[int, int]:
+        self.S, self.U, self.V = parameters_of((factors.core, *factors.bases))
+        return self.U.shape[0], self.V.shape[0]
+
+    @classmethod
+    def shape_of(cls, factors: Mapping[str, Tensor]) -> list[int]:
+        """Return (n, m)."""
+        return [factors["U"].shape[0], factors["V"].shape[0]]
 
 
 def idle_columns(factors: Factors) -> tuple[int, ...]:

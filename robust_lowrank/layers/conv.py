@@ -1,13 +1,13 @@
 """Convolutions with factored kernels: matricised as U S V^T, and in Tucker form; both are chains of ordinary convolutions."""
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
-from robust_lowrank.layers.base import FactoredLayer, Kind, parameters_of
+from robust_lowrank.layers.base import FactoredLayer, Kind, MatrixFactors, parameters_of
 from robust_lowrank.layers.functional import POINT, ConvGeometry, low_rank_conv2d, spatial_core, tucker_conv2d
 from robust_lowrank.linalg import Factors
 
@@ -66,6 +66,26 @@ class FactoredConv2d(FactoredLayer):
     """A convolution that owns copies of factors and bias."""
 
     kind: ClassVar[Kind] = "conv"
+    replaces: ClassVar[type[nn.Module]] = nn.Conv2d
+    weight_dims: ClassVar[int] = 4
+
+    @classmethod
+    def in_place_of(cls, layer: nn.Conv2d, factors: Factors, bias: Tensor | None) -> Self:
+        """Return the convolution of these factors with the geometry of `layer`."""
+        shape = conv_shape(layer)
+        assert isinstance(shape, ConvShape)
+        return cls(factors, shape, bias)
+
+    @classmethod
+    def refusal(cls, layer: nn.Conv2d) -> str | None:
+        """Return the reason why a kernel cannot be factored; None if it can."""
+        shape = conv_shape(layer)
+        return shape if isinstance(shape, str) else None
+
+    @staticmethod
+    def torch_layer(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+        """Return the `nn.Conv2d`, at stride 1 without padding."""
+        return conv_layer(weight, bias)
 
     def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None) -> None:
         self.shape = shape
@@ -84,18 +104,8 @@ class FactoredConv2d(FactoredLayer):
         return f"{super().extra_repr()}, kernel={self.shape.kernel}, {stride=}, {padding=}, {dilation=}"
 
 
-class LowRankConv2d(FactoredConv2d):
-    """A convolution whose matricised kernel (F, Cin kh kw) is U S V^T: r spatial filters from V, then 1 x 1 with U S.
-
-    After `loss.backward()` the gradients of (U, S, V) are the projected ones: G V, U^T G V and G^T U.
-    """
-
-    core_name: ClassVar[str] = "S"
-    basis_names: tuple[str, ...] = ("U", "V")
-
-    def _adopt(self, factors: Factors) -> tuple[int, int]:
-        self.S, self.U, self.V = parameters_of((factors.core, *factors.bases))
-        return self.U.shape[0], self.V.shape[0]
+class LowRankConv2d(MatrixFactors, FactoredConv2d):
+    """A convolution whose matricised kernel (F, Cin kh kw) is U S V^T: r spatial filters from V, then 1 x 1 with U S."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, H, W)."""
@@ -130,6 +140,12 @@ class TuckerConv2d(FactoredConv2d):
         for name, basis in zip(self.basis_names, bases, strict=True):
             self.register_parameter(name, basis)
         return bases[0].shape[0], self.shape.channels * math.prod(self.shape.kernel)
+
+    @classmethod
+    def shape_of(cls, factors: Mapping[str, Tensor]) -> list[int]:
+        """Return (F, Cin, kh, kw)."""
+        names = zip(TUCKER_BASES, factors["C"].shape, strict=True)
+        return [factors[name].shape[0] if name in factors else size for name, size in names]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, H, W)."""

@@ -1,34 +1,45 @@
 """The forms in which weights are stored, by name: the layers of each, and the shapes of their factors."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard, get_args
 
+import torch
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
 from robust_lowrank.layers import free, whole
-from robust_lowrank.layers.base import FactoredLayer
-from robust_lowrank.layers.conv import ConvShape, FactoredConv2d, LowRankConv2d, TuckerConv2d, conv_shape
-from robust_lowrank.layers.linear import FactoredLinear, LowRankLinear
+from robust_lowrank.layers.base import FactoredLayer, Kind
+from robust_lowrank.layers.conv import LowRankConv2d, TuckerConv2d
+from robust_lowrank.layers.linear import LowRankLinear
 from robust_lowrank.linalg import Factors, Ranks
 
-Dense = nn.Linear | nn.Conv2d
+Dense = nn.Linear | nn.Conv2d  # torch's layers whose place factored ones take
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a linear layer and a convolution become.
+    """What torch's layers become.
 
     Attributes:
-        linear, conv: the layers that hold the factors.
+        layers: the layers that hold the factors, one for each kind of torch's.
         modes: how many modes of a matrix have a basis.
         kernel_modes: how many of a kernel (F, Cin, kh, kw); None where it is the matrix of its filters (F, Cin * kh * kw).
     """
 
-    linear: type[FactoredLinear]
-    conv: type[FactoredConv2d]
+    layers: tuple[type[FactoredLayer], ...]
     modes: int = 2
     kernel_modes: int | None = None
+
+    @property
+    def types(self) -> dict[type[nn.Module], type[FactoredLayer]]:
+        """The layers by those that they replace."""
+        return {each.replaces: each for each in self.layers}
+
+    def refusal(self, layer: Dense) -> str | None:
+        """Return the reason why a layer cannot be factored in this form; None if it can."""
+        if type(layer) not in self.types:
+            return f"a {type(layer).__name__} has no such factors"
+        return self.types[type(layer)].refusal(layer)
 
     def weight(self, layer: Dense) -> Tensor:
         """Return a layer's weight as it is factored, in float32 or better."""
@@ -41,7 +52,7 @@ class Form:
 
     def count(self, layer: Dense, ranks: Ranks) -> int:
         """Return the number of weight parameters that a layer has at these ranks."""
-        return (self.linear if isinstance(layer, nn.Linear) else self.conv).count(self.weight(layer).shape, ranks)
+        return self.types[type(layer)].count(self.weight(layer).shape, ranks)
 
     def blank(self, layer: Dense, ranks: Ranks) -> Factors:
         """Return factors of these ranks, all zero, to be filled.
@@ -57,13 +68,13 @@ class Form:
 
 
 FORMS: dict[str, Form] = {
-    "matrix": Form(LowRankLinear, LowRankConv2d),
-    "channels": Form(LowRankLinear, TuckerConv2d, kernel_modes=2),
-    "tucker": Form(LowRankLinear, TuckerConv2d, kernel_modes=4),
-    "whole": Form(whole.WholeLinear, whole.WholeConv2d, modes=0, kernel_modes=0),
-    "pair": Form(free.VanillaLinear, free.VanillaConv2d),
-    "triple": Form(free.TripleLinear, free.TripleConv2d),
-    "diagonal": Form(free.DiagonalLinear, free.DiagonalConv2d),
+    "matrix": Form((LowRankLinear, LowRankConv2d)),
+    "channels": Form((LowRankLinear, TuckerConv2d), kernel_modes=2),
+    "tucker": Form((LowRankLinear, TuckerConv2d), kernel_modes=4),
+    "whole": Form((whole.WholeLinear, whole.WholeConv2d), modes=0, kernel_modes=0),
+    "pair": Form((free.VanillaLinear, free.VanillaConv2d)),
+    "triple": Form((free.TripleLinear, free.TripleConv2d)),
+    "diagonal": Form((free.DiagonalLinear, free.DiagonalConv2d)),
 }
 
 
@@ -72,14 +83,24 @@ def form_of(method: Any) -> Form:
     return FORMS[method.form]
 
 
+def is_dense(module: nn.Module) -> TypeGuard[Dense]:
+    """Return whether a module is one of torch's layers that can be factored, and no subclass of it."""
+    return type(module) in get_args(Dense)
+
+
+def kind_of(layer: Dense) -> Kind:
+    """Return `linear` or `conv`."""
+    return "linear" if layer.weight.ndim == 2 else "conv"
+
+
+@torch.no_grad()
+def matrix_of(layer: Dense) -> Tensor:
+    """Return the weight as a matrix: a kernel becomes (F, Cin * kh * kw), kw fastest."""
+    return layer.weight.detach().flatten(1)
+
+
 def build(layer: Dense, factors: Factors, method: Any, *, bias: bool = True) -> FactoredLayer:
     """Return the factored layer that takes the place of `layer`, with its mode and, if wanted, its bias."""
-    form, own = form_of(method), layer.bias if bias else None
-    if isinstance(layer, nn.Linear):
-        built = form.linear(factors, own)
-    else:
-        shape = conv_shape(layer)
-        assert isinstance(shape, ConvShape)
-        built = form.conv(factors, shape, own)
+    built = form_of(method).types[type(layer)].in_place_of(layer, factors, layer.bias if bias else None)
     built.method = method
     return built.train(layer.training)

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -27,7 +27,12 @@ def balanced(factors: Factors) -> tuple[Tensor, Tensor]:
 class _Free(FactoredLayer):
     """W = left right^T, where left (n, r) and right (m, r) come of free factors."""
 
-    factor_names: tuple[str, ...]
+    factor_names: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def shape_of(cls, factors: Mapping[str, Tensor]) -> list[int]:
+        """Return (n, m)."""
+        return [factors[name].shape[0] for name in (cls.factor_names[0], cls.factor_names[-1])]
 
     @abstractmethod
     def left(self) -> Tensor: ...
@@ -57,7 +62,7 @@ class _Free(FactoredLayer):
 
 class _Pair(_Free):
     core_name: ClassVar[str] = "A"
-    factor_names: tuple[str, ...] = ("A", "B")
+    factor_names: ClassVar[tuple[str, ...]] = ("A", "B")
     A: nn.Parameter
     B: nn.Parameter
 
@@ -83,7 +88,7 @@ class _Pair(_Free):
 
 class _Triple(_Free):
     core_name: ClassVar[str] = "S"
-    factor_names: tuple[str, ...] = ("U", "S", "V")
+    factor_names: ClassVar[tuple[str, ...]] = ("U", "S", "V")
     U: nn.Parameter
     S: nn.Parameter
     V: nn.Parameter
@@ -105,7 +110,7 @@ class _Triple(_Free):
 
 class _Diagonal(_Free):
     core_name: ClassVar[str] = "values"
-    factor_names: tuple[str, ...] = ("P", "values", "Q")
+    factor_names: ClassVar[tuple[str, ...]] = ("P", "values", "Q")
     P: nn.Parameter
     values: nn.Parameter
     Q: nn.Parameter

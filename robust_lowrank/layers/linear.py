@@ -2,41 +2,37 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from robust_lowrank.layers.base import FactoredLayer, Kind, parameters_of
+from robust_lowrank.layers.base import FactoredLayer, Kind, MatrixFactors, parameters_of
 from robust_lowrank.layers.functional import low_rank_linear
-from robust_lowrank.linalg import Factors
 
 
 class FactoredLinear(FactoredLayer):
     """A linear layer that owns copies of factors and bias."""
 
     kind: ClassVar[Kind] = "linear"
+    replaces: ClassVar[type[nn.Module]] = nn.Linear
+    weight_dims: ClassVar[int] = 2
+
+    @staticmethod
+    def torch_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+        """Return the `nn.Linear`."""
+        return linear_layer(weight, bias)
 
     def dense_layer(self) -> nn.Linear:
         """Return the `nn.Linear` with the merged weight."""
         return linear_layer(self.dense_weight(), self.bias)
 
 
-class LowRankLinear(FactoredLinear):
-    """A linear layer with the weight W = U S V^T, U (n, r) and V (m, r) orthonormal, S (r, r).
-
-    After `loss.backward()` the gradients of (U, S, V) are the projected ones: G V, U^T G V and G^T U.
+class LowRankLinear(MatrixFactors, FactoredLinear):
+    """A linear layer with the weight W = U S V^T.
 
     Example:
         >>> layer = LowRankLinear(Factors(torch.eye(2), (torch.eye(4, 2), torch.eye(3, 2))))
         >>> layer(torch.ones(5, 3)).shape
         torch.Size([5, 4])
     """
-
-    core_name: ClassVar[str] = "S"
-    basis_names: tuple[str, ...] = ("U", "V")
-
-    def _adopt(self, factors: Factors) -> tuple[int, int]:
-        self.S, self.U, self.V = parameters_of((factors.core, *factors.bases))
-        return self.U.shape[0], self.V.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map of x (..., m) as (..., n)."""
@@ -60,9 +56,3 @@ def linear_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         (layer.bias,) = parameters_of([bias])
     return layer
-
-
-@torch.no_grad()
-def matrix_of(layer: nn.Linear | nn.Conv2d) -> Tensor:
-    """Return the weight as a matrix: a kernel becomes (F, Cin * kh * kw), kw fastest."""
-    return layer.weight.detach().flatten(1)

@@ -1,6 +1,7 @@
 """Layers that keep their weight whole, for methods that hold it on a manifold of full rank."""
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -19,6 +20,11 @@ class _Whole(FactoredLayer):
     def _adopt(self, factors: Factors) -> tuple[int, int]:
         (self.weight,) = parameters_of([factors.core])
         return self.weight.shape[0], math.prod(self.weight.shape[1:])
+
+    @classmethod
+    def shape_of(cls, factors: Mapping[str, Tensor]) -> list[int]:
+        """Return the weight's own shape."""
+        return list(factors["weight"].shape)
 
     def dense_weight(self) -> Tensor:
         """Return the weight."""

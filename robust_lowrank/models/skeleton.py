@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from robust_lowrank import checkpoint
 from robust_lowrank.compression import install
 from robust_lowrank.errors import UserError
+from robust_lowrank.layers.forms import FORMS, Dense
 from robust_lowrank.models.weights import PREFIXES, read_weights
+
+FACTORED = {layer.core_name: layer for form in FORMS.values() for layer in form.layers}
+DENSE = {layer.weight_dims: layer for layer in FORMS["matrix"].layers}
 
 
 def skeleton(path: Path) -> nn.Module:
@@ -44,7 +48,7 @@ def skeleton(path: Path) -> nn.Module:
                 _reach(root, parent).register_buffer(name, tensors[key])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} holds names that no network has, or factors that do not fit one another: {error}") from error
-    if not any(isinstance(module, nn.Linear | nn.Conv2d) for module in root.modules()):
+    if not any(isinstance(module, Dense) for module in root.modules()):
         raise UserError(f"{path} holds no weight of a linear layer or convolution: there is no spectrum to report")
     return root if described is None else checkpoint.load(root, path)
 
@@ -55,7 +59,7 @@ def _dense(tensors: Mapping[str, Tensor], factored: set[str]) -> dict[str, nn.Mo
     for key, tensor in tensors.items():
         name, _, last = key.rpartition(".")
         inside = any(f"{name}.".startswith(f"{place}.") for place in factored)
-        if last == "weight" and name and tensor.ndim in (2, 4) and tensor.numel() and tensor.is_floating_point() and not inside:
+        if last == "weight" and name and tensor.ndim in DENSE and tensor.numel() and tensor.is_floating_point() and not inside:
             layers[name] = _layer(tensor, tensors.get(f"{name}.bias"))
     return layers
 
@@ -74,28 +78,14 @@ def _factored(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> di
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     """Return an empty weight of the shape that a layer's factors multiply to."""
-    own = {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
-    if "weight" in own:
-        return own["weight"]
-    if "C" in own:
-        sizes = [own[f"U{mode}"].shape[0] if f"U{mode}" in own else size for mode, size in enumerate(own["C"].shape, start=1)]
-    else:
-        left, right = next(pair for pair in (("U", "V"), ("A", "B"), ("P", "Q")) if pair[0] in own)
-        sizes = [own[left].shape[0], own[right].shape[0]]
-    return torch.empty(sizes)
+    factors = {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+    layer = next(FACTORED[core] for core in FACTORED if core in factors)
+    return torch.empty(layer.shape_of(factors))
 
 
-def _layer(weight: Tensor, bias: Tensor | None) -> nn.Linear | nn.Conv2d:
+def _layer(weight: Tensor, bias: Tensor | None) -> nn.Module:
     bias = bias if bias is not None and bias.shape == weight.shape[:1] else None
-    if weight.ndim == 4:
-        height, width = weight.shape[2:]
-        layer = nn.Conv2d(weight.shape[1], weight.shape[0], (height, width), bias=bias is not None, device="meta")
-    else:
-        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias, requires_grad=False)
-    return layer
+    return DENSE[weight.ndim].torch_layer(weight, bias).requires_grad_(False)
 
 
 def _place(root: nn.Module, name: str, layer: nn.Module) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.layers.forms import Dense
 from robust_lowrank.layers.functional import fitted
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import tangent
@@ -24,8 +25,7 @@ def penalised(model: nn.Module, layers: Iterable[FactoredLayer], penalty: Penalt
     elif penalty.on == "factors":
         found = [factor for _, layer in named_factored_layers(model) for factor in layer.free_factors()]
     else:
-        dense = (nn.Linear, nn.Conv2d)
-        found = [module.weight for module in model.modules() if isinstance(module, dense) and module.weight.requires_grad]
+        found = [module.weight for module in model.modules() if isinstance(module, Dense) and module.weight.requires_grad]
         found += [layer.core for layer in layers if not layer.bases()]
     if not found:
         raise UserError(f"a penalty on {penalty.on} finds none in this network; penalties act on cores, weights or factors")

@@ -1,7 +1,7 @@
 """A layer becomes a linear operator by its kernel and how it slides over an image."""
 
 import copy
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple, TypeGuard, get_args
 
 import torch
 import torch.nn.functional as F
@@ -9,17 +9,18 @@ from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, FactoredLayer
+from robust_lowrank.layers.forms import Dense
 
-LinearLayer = nn.Linear | nn.Conv2d | FactoredLayer | Adapter
+LinearLayer = Dense | FactoredLayer | Adapter
 
 
 def is_linear(layer: nn.Module) -> TypeGuard[LinearLayer]:
     """Return whether a module computes what its weight says, unlike a subclass of `nn.Linear` with a forward of its own."""
     if isinstance(layer, FactoredLayer | Adapter):
         return True
-    if isinstance(layer, nn.Conv2d):
-        return type(layer).forward is nn.Conv2d.forward and type(layer)._conv_forward is nn.Conv2d._conv_forward
-    return type(layer).forward is nn.Linear.forward
+    kind = next((each for each in get_args(Dense) if isinstance(layer, each)), None)
+    own = [name for name in ("forward", "_conv_forward") if getattr(type(layer), name, None) is not getattr(kind, name, None)]
+    return kind is not None and not own
 
 
 class Convolution(NamedTuple):
@@ -64,8 +65,8 @@ def convolution(layer: LinearLayer | Convolution, *, scale: Tensor | None = None
         before, middle, after = _chain(wide)
     else:
         before, middle, after = None, wide.dense_layer() if isinstance(wide, Adapter) else wide, None
-    if isinstance(middle, nn.Conv2d) and middle.padding_mode != "zeros":
-        raise UserError(f"padding mode {middle.padding_mode!r} has no bound here: only zeros have")
+    if (mode := getattr(middle, "padding_mode", "zeros")) != "zeros":
+        raise UserError(f"padding mode {mode!r} has no bound here: only zeros have")
     kernel = _kernel(middle)
     factor = torch.ones(1, dtype=torch.float64) if scale is None else scale.double().cpu()
     if after is None:
@@ -74,12 +75,10 @@ def convolution(layer: LinearLayer | Convolution, *, scale: Tensor | None = None
         kernel = torch.einsum("fr,rchw->fchw", torch.linalg.qr(factor[:, None] * _matrix(after)).R, kernel)
     if before is not None:
         kernel = torch.einsum("frhw,cr->fchw", kernel, torch.linalg.qr(_matrix(before).T).R)
-    if isinstance(middle, nn.Linear):
-        return Convolution(kernel)
-    assert isinstance(middle, nn.Conv2d)
-    vertical, horizontal = _pair(middle.dilation)
-    left, right, top, bottom = middle._reversed_padding_repeated_twice
-    return Convolution(kernel, _pair(middle.stride), (left, right, top, bottom), (vertical, horizontal), middle.groups)
+    pads = getattr(middle, "_reversed_padding_repeated_twice", ())
+    left, right, top, bottom = *pads, *[0] * (4 - len(pads))
+    stride, dilation = (_pair(getattr(middle, name, ())) for name in ("stride", "dilation"))
+    return Convolution(kernel, stride, (left, right, top, bottom), dilation, getattr(middle, "groups", 1))
 
 
 def apply(conv: Convolution, x: Tensor) -> Tensor:
@@ -112,19 +111,15 @@ def _chain(layer: FactoredLayer) -> tuple[nn.Module | None, nn.Module, nn.Module
 
 
 def _matrix(layer: nn.Module) -> Tensor:
-    return _weight(layer).flatten(1)
+    return layer.get_parameter("weight").detach().flatten(1)
 
 
 def _kernel(layer: nn.Module) -> Tensor:
-    weight = _weight(layer)
-    return weight if weight.dim() == 4 else weight[:, :, None, None]
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
-    return layer.weight.detach()
+    """Return the weight with height and width, of which a matrix has 1 x 1."""
+    weight = layer.get_parameter("weight").detach()
+    return weight.reshape(*weight.shape[:2], *[1] * (4 - weight.dim()), *weight.shape[2:])
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    first, second = values
-    return first, second
+    height, width = *[1] * (2 - len(values)), *values
+    return height, width

@@ -78,7 +78,7 @@ def calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
                     seen[before] = seen[before]._replace(norm=layer)
             elif is_linear(layer) and name not in seen:
                 seen[name] = Call(name, layer, size_of(layer, inputs[0].shape))
-                if output.dim() == (2 if is_matrix(layer) else 4):  # of (N, L, C) batch normalisation scales the positions
+                if output.dim() == dims_of(layer):  # of (N, L, C) batch normalisation scales the positions
                     outputs.append((output, name))
 
         return hook
@@ -93,13 +93,15 @@ def calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
 
 def size_of(layer: LinearLayer, shape: Sequence[int]) -> tuple[int, int]:
     """Return height and width of the input of a convolution, and (1, 1) for a linear layer."""
-    return (1, 1) if is_matrix(layer) else (shape[-2], shape[-1])
+    slides = dims_of(layer) - 2
+    height, width = *[1] * (2 - slides), *shape[len(shape) - slides :]
+    return height, width
 
 
-def is_matrix(layer: LinearLayer) -> bool:
-    """Return whether a layer is a matrix, not a convolution."""
+def dims_of(layer: LinearLayer) -> int:
+    """Return the dimensions of a layer's weight: 2 of a matrix, 4 of a convolution's kernel."""
     base = layer.base if isinstance(layer, Adapter) else layer
-    return base.kind == "linear" if isinstance(base, FactoredLayer) else isinstance(base, nn.Linear)
+    return base.weight_dims if isinstance(base, FactoredLayer) else base.weight.dim()
 
 
 @torch.no_grad()
@@ -119,7 +121,7 @@ def _row(call: Call) -> dict[str, Any]:
         conv = convolution(call.layer)
     except UserError as error:
         raise UserError(f"layer {call.name!r}: {error}") from error
-    matrix = is_matrix(call.layer)
+    matrix = dims_of(call.layer) == 2
     bound = conv_bound(conv, call.size)
     scale = None if call.norm is None else scale_of(call.norm)
     folded = bound if scale is None else conv_bound(convolution(call.layer, scale=scale), call.size)
