@@ -106,11 +106,11 @@ def plan(
     """
     import pandas as pd
 
-    made = make_plan(model, method, rank, exclude, use="weights")
+    planned = make_plan(model, method, rank, exclude, use="weights")
     rows = []
     for name, layer in candidates(model):
         n, m = matrix_of(layer).shape
-        chosen = made.ranks.get(name)
+        chosen = planned.ranks.get(name)
         rows.append(
             {
                 "layer": name,
@@ -118,9 +118,9 @@ def plan(
                 "rows": n,
                 "columns": m,
                 "rank": chosen[0] if chosen else min(n, m),
-                "params": n * m if chosen is None else form_of(made.method).count(layer, chosen),
+                "params": n * m if chosen is None else form_of(planned.method).count(layer, chosen),
                 "params_dense": n * m,
-                "kept_dense": made.kept.get(name, ""),
+                "kept_dense": planned.kept.get(name, ""),
             }
         )
     return pd.DataFrame(rows)

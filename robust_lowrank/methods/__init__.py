@@ -61,7 +61,7 @@ def named(name: str) -> type[Method]:
     Raises:
         UserError: there is none.
     """
-    known = METHODS | ADAPTERS
-    if name not in known:
-        raise unknown_name("method", name, known)
-    return known[name]
+    methods = METHODS | ADAPTERS
+    if name not in methods:
+        raise unknown_name("method", name, methods)
+    return methods[name]

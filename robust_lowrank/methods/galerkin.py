@@ -143,7 +143,7 @@ class GalerkinMethod(Method, ABC):
                 chosen.append(Kept(ranks, ranks))
                 continue
             modes = [self.kept(sigma, theta, None if mode else rows) for mode, sigma in enumerate(layer)]
-            chosen.append(Kept(*(tuple(found) for found in zip(*(modes * 2 if len(modes) == 1 else modes), strict=True))))
+            chosen.append(Kept(*(tuple(each) for each in zip(*(modes * 2 if len(modes) == 1 else modes), strict=True))))
         return chosen
 
     def thresholds(self, spectra: Sequence[Sequence[Tensor]]) -> list[float]:
@@ -172,7 +172,7 @@ class GalerkinMethod(Method, ABC):
         """Return the least rank whose tail norm is at most `theta`, within the method's limits (methods (4))."""
         return linalg.truncation_rank(sigma, theta, minimum=self.min_rank, maximum=self.max_rank)
 
-    def present(self, core: Tensor, weight: Tensor, used: Ranks, before: Ranks) -> tuple[Tensor, Tensor]:
+    def visible_and_shadow(self, core: Tensor, weight: Tensor, used: Ranks, before: Ranks) -> tuple[Tensor, Tensor]:
         """Return a truncated core as the weight has it, clamped and without what is idle, and as the optimizer has it.
 
         The clamp lifts the weight alone: for the optimizer a direction that training presses down sinks, until it is cut. What is

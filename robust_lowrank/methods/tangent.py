@@ -97,7 +97,7 @@ def mean_squares(x: Factors, factors: Factors) -> tuple[Tensor, ...]:
         return rows / others[0], columns / others[1]
     sides = _outside(x, factors)
     frames = [_frame(factors.core, i) for i in range(len(sides))]
-    found = []
+    squares = []
     for i, basis in enumerate(factors.bases):
         square = linalg.unfold(x.core, i) @ linalg.unfold(x.core, i).T
         for j, side in enumerate(sides):
@@ -105,9 +105,9 @@ def mean_squares(x: Factors, factors: Factors) -> tuple[Tensor, ...]:
                 reached = linalg.unfold(frames[j], i)
                 square = square + reached @ linalg.unfold(linalg.mode_product(frames[j], side.T @ side, j), i).T
         cross = linalg.unfold(x.core, i) @ linalg.unfold(frames[i], i).T
-        own = sides[i].square().sum(1) + 2 * ((basis @ cross) * sides[i]).sum(1)
-        found.append((_quadratic(basis, square) + own).clamp(min=0) / others[i])
-    return tuple(found)
+        outside = sides[i].square().sum(1) + 2 * ((basis @ cross) * sides[i]).sum(1)
+        squares.append((_quadratic(basis, square) + outside).clamp(min=0) / others[i])
+    return tuple(squares)
 
 
 def _others(factors: Factors) -> list[int]:
@@ -150,19 +150,19 @@ def _projected(x: Factors, at: Factors, bases: Sequence[Tensor], new: Factors, s
             core = core if j == left_out else linalg.mode_product(core, each, j)
         return core
 
-    found = []
+    moved = []
     core = x.core
     for i in modes:
         within = turned(x.core, turns, i)
         for k in modes:
             if k != i:
                 within = within + turned(frames[k], [*turns[:k], reached[k], *turns[k + 1 :]], i)
-        own = turned(frames[i], turns, i)
+        frame = turned(frames[i], turns, i)
         q = linalg.unfold(frames[i], i).T if new.core is at.core else linalg.row_basis(new.core, i)
-        found.append(bases[i] @ (linalg.unfold(within, i) @ q) + sides[i] @ (linalg.unfold(own, i) @ q))
+        moved.append(bases[i] @ (linalg.unfold(within, i) @ q) + sides[i] @ (linalg.unfold(frame, i) @ q))
         if i == 0:
-            core = linalg.mode_product(within, turns[0], 0) + linalg.mode_product(own, reached[0], 0)
-    return Factors(core, tuple(found))
+            core = linalg.mode_product(within, turns[0], 0) + linalg.mode_product(frame, reached[0], 0)
+    return Factors(core, tuple(moved))
 
 
 def _projected_matrix(x: Factors, bases: Sequence[Tensor], new: Factors, scales: Sequence[Tensor] | None) -> Factors:

@@ -54,8 +54,8 @@ class LayerDriver:
 
     def _mover(self, layer: FactoredLayer) -> Moments:
         """Return the moments that move a layer; a whole weight has no bases, and is the torch optimizer's."""
-        own = not layer.bases() or (isinstance(layer.method, RetractionMethod) and layer.method.elementwise)
-        return self._elementwise if self._tangent is None or own else self._tangent
+        elementwise = not layer.bases() or (isinstance(layer.method, RetractionMethod) and layer.method.elementwise)
+        return self._elementwise if self._tangent is None or elementwise else self._tangent
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the window, and what layers keep beside their weights."""

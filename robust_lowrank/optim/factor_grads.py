@@ -28,8 +28,8 @@ def gradients(layer: FactoredLayer) -> Factors:
     if any(side is None for side in sides):
         told = tangent.of_core(layer.factors(), core).bases
         return Factors(core, tuple(part if side is None else side for side, part in zip(sides, told, strict=True)))
-    found = tuple(side for side in sides if side is not None)
-    return Factors(core, unfitted(found, core, layer.factors().bases) if found and core.ndim == 2 else found)
+    present = tuple(side for side in sides if side is not None)
+    return Factors(core, unfitted(present, core, layer.factors().bases) if present and core.ndim == 2 else present)
 
 
 def can_turn(layer: FactoredLayer) -> bool:

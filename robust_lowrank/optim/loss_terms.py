@@ -19,17 +19,17 @@ from robust_lowrank.penalties import Penalty
 
 def penalised(model: nn.Module, layers: Iterable[FactoredLayer], penalty: Penalty) -> list[Any]:
     """Return the factored layers, or the parameters, that a penalty acts on."""
-    found: list[Any]
+    targets: list[Any]
     if penalty.on == "cores":
-        found = [layer for layer in layers if layer.bases()]
+        targets = [layer for layer in layers if layer.bases()]
     elif penalty.on == "factors":
-        found = [factor for _, layer in named_factored_layers(model) for factor in layer.free_factors()]
+        targets = [factor for _, layer in named_factored_layers(model) for factor in layer.free_factors()]
     else:
-        found = [module.weight for module in model.modules() if isinstance(module, Dense) and module.weight.requires_grad]
-        found += [layer.core for layer in layers if not layer.bases()]
-    if not found:
+        targets = [module.weight for module in model.modules() if isinstance(module, Dense) and module.weight.requires_grad]
+        targets += [layer.core for layer in layers if not layer.bases()]
+    if not targets:
         raise UserError(f"a penalty on {penalty.on} finds none in this network; penalties act on cores, weights or factors")
-    return found
+    return targets
 
 
 def add_penalty(target: FactoredLayer | nn.Parameter, penalty: Penalty, weight: float) -> None:
@@ -49,5 +49,5 @@ def add_gradient(layer: FactoredLayer, gradient: Tensor) -> None:
     parts = tangent.of_core(layer.factors(), gradient) if layer.bases() else Factors(gradient, ())
     for parameter, part in zip((layer.core, *layer.bases()), joined(parts), strict=True):
         if parameter.grad is not None:
-            found = fitted(part, parameter) if part.ndim == 2 else part
-            parameter.grad += part if found is None else found
+            stored = fitted(part, parameter) if part.ndim == 2 else part
+            parameter.grad += part if stored is None else stored

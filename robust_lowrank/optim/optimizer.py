@@ -123,8 +123,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: torch keeps its own part alone."""
-        own = {name: value for name, value in vars(self).items() if "hooks" not in name and name != "step"}  # a scheduler's
-        return super().__getstate__() | own
+        attributes = {name: value for name, value in vars(self).items() if "hooks" not in name and name != "step"}  # a scheduler's
+        return super().__getstate__() | attributes
 
     def state_dict(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the torch optimizer's state, the place in the window, and what layers keep beside their weights."""
@@ -138,14 +138,14 @@ class LowRankOptimizer(torch.optim.Optimizer):
         Raises:
             UserError: it is the state of another kind of optimizer.
         """
-        own = dict(state_dict)
-        if "window" not in own:
+        state = dict(state_dict)
+        if "window" not in state:
             raise UserError("this is not the state of a LowRankOptimizer: it has no window")
-        window = own.pop("window")
+        window = state.pop("window")
         if window.get("moments") != self.moments:
             raise UserError(f"this state has moments of another kind or version, and the optimizer {self.moments!r} ones")
-        self._free.load_state_dict(own.pop("methods", {}))
-        self.inner.load_state_dict(own)
+        self._free.load_state_dict(state.pop("methods", {}))
+        self.inner.load_state_dict(state)
         self._share()
         self.steps = window["steps"]
         self._driver.load_state_dict(window)
@@ -217,7 +217,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         return loss
 
     def _require_the_same_network(self) -> None:
-        known = {id(parameter) for group in self.param_groups for parameter in group["params"]}
+        grouped = {id(parameter) for group in self.param_groups for parameter in group["params"]}
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and id(parameter) not in known:
+            if parameter.requires_grad and id(parameter) not in grouped:
                 raise UserError(f"{name} is not among the optimizer's parameters: compress the network before making the optimizer")

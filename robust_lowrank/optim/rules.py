@@ -127,7 +127,7 @@ def rule_of(optimizer: type[torch.optim.Optimizer]) -> Rule:
     if optimizer not in RULES:
         raise UserError(
             f"{optimizer.__name__} has no update rule for factored weights that does not depend on their bases: take "
-            f"{', '.join(known.__name__ for known in RULES)}, or moments='elementwise', which hands it the cores as they are"
+            f"{', '.join(each.__name__ for each in RULES)}, or moments='elementwise', which hands it the cores as they are"
         )
     return RULES[optimizer]
 
@@ -148,14 +148,14 @@ def make_inner(
     optimizer([torch.nn.Parameter(torch.zeros(1, 1))], **options)  # it knows which values are allowed
     if unused := [name for name in options if name.startswith("ns_")]:
         raise UserError(f"{unused[0]} belongs to an iteration that factored weights do not need, whose sign is exact: leave it out")
-    known = inspect.signature(optimizer.__init__).parameters
-    chosen = {name: known[name].default for name in ("lr", "weight_decay", *MUON_OPTIONS)} | options
-    own = {name: chosen[name] for name in MUON_OPTIONS}
+    declared = inspect.signature(optimizer.__init__).parameters
+    chosen = {name: declared[name].default for name in ("lr", "weight_decay", *MUON_OPTIONS)} | options
+    muon = {name: chosen[name] for name in MUON_OPTIONS}
     inner = torch.optim.AdamW(groups, lr=chosen["lr"], weight_decay=chosen["weight_decay"])
     for group in inner.param_groups:
         group["decoupled_weight_decay"] = True
         if group["name"] == "cores":
-            group.update(own)
+            group.update(muon)
     return inner
 
 

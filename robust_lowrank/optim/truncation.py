@@ -48,7 +48,7 @@ class Truncation:
         for name, factors in trained.items():
             with naming(name):
                 decompositions[name] = decompose(factors)
-        spectra = _on_cpu({name: [each.sigma for each in found] for name, found in decompositions.items()})
+        spectra = _on_cpu({name: [svd.sigma for svd in modes] for name, modes in decompositions.items()})
         weights = [_rows(layers[name], decompositions[name][0], method) for name in layers]
         chosen = method.choose_ranks(list(spectra.values()), [opened[name].ranks for name in layers], weights)
         for (name, layer), kept in zip(layers.items(), chosen, strict=True):
@@ -57,7 +57,7 @@ class Truncation:
                 sizes = [basis.shape[1] for basis in bases]
                 used = tuple(map(min, kept.used, sizes))
                 weight = core - self._between(name, layer.factors().bases, bases) if _has_shadow(method) else core
-                shown, memory = method.present(core, weight, used, opened[name].used)
+                shown, memory = method.visible_and_shadow(core, weight, used, opened[name].used)
             idle = tuple(size - each for size, each in zip(sizes, used, strict=True))
             self._install(layer, Factors(shown, bases), idle if any(idle) else ())
             self._beside.pop(name, None)
@@ -90,15 +90,15 @@ class Truncation:
 
 def _on_cpu(spectra: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
     """Return the singular values of all layers on the CPU, by one transfer."""
-    together = torch.cat([sigma for found in spectra.values() for sigma in found]).cpu()
-    sizes = [len(sigma) for found in spectra.values() for sigma in found]
+    together = torch.cat([sigma for modes in spectra.values() for sigma in modes]).cpu()
+    sizes = [len(sigma) for modes in spectra.values() for sigma in modes]
     parts = iter(together.split(sizes))
-    return {name: [next(parts) for _ in found] for name, found in spectra.items()}
+    return {name: [next(parts) for _ in modes] for name, modes in spectra.items()}
 
 
-def _rows(layer: FactoredLayer, found: linalg.SVD, method: GalerkinMethod) -> Tensor | None:
+def _rows(layer: FactoredLayer, svd: linalg.SVD, method: GalerkinMethod) -> Tensor | None:
     """Return the core of a weight in the left singular directions of what the optimizer has, if that decides on ranks."""
-    return found.U.T @ linalg.unfold(layer.core.detach(), 0) if _has_shadow(method) else None
+    return svd.U.T @ linalg.unfold(layer.core.detach(), 0) if _has_shadow(method) else None
 
 
 def _has_shadow(method: GalerkinMethod) -> bool:
