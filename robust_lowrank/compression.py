@@ -142,7 +142,7 @@ def make_plan(model: nn.Module, method: str | Method, rank: RankLike | None, exc
     Raises:
         UserError: as `compress`.
     """
-    resolved = resolve(method).suited(use)
+    resolved = resolve(method).with_defaults_for(use)
     exclude = [exclude] if isinstance(exclude, str) else exclude
     targets, kept = targets_of(model, exclude, form_of(resolved))
     if not targets:

@@ -129,7 +129,7 @@ def extend(basis: Tensor, x: Tensor) -> Tensor:
     """
     basis, x = at_least_float32(basis), at_least_float32(x)
     n, r = basis.shape
-    basis = polished(basis)
+    basis = polish(basis)
     if r == n:
         return basis
     if r + x.shape[1] > n:
@@ -143,7 +143,7 @@ def extend(basis: Tensor, x: Tensor) -> Tensor:
     return torch.cat([basis, q @ _inverse_root(q.T @ q, "qr")], 1)
 
 
-def polished(basis: Tensor) -> Tensor:
+def polish(basis: Tensor) -> Tensor:
     """Return U (3 I - U^T U) / 2: columns that are orthonormal but for rounding, without the rounding that has added up in them."""
     return 1.5 * basis - 0.5 * basis @ (basis.T @ basis)
 

@@ -215,11 +215,11 @@ def test_one_pattern_may_be_a_string() -> None:
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_landing_stays_where_no_step_is_good(bad: float) -> None:
-    from robust_lowrank.methods.stiefel import safeguarded
+    from robust_lowrank.methods.stiefel import halve_until_safe
 
     x = torch.eye(3, 5, dtype=torch.float64)
-    assert torch.equal(safeguarded(x, torch.full_like(x, bad)), x)
-    assert torch.isfinite(safeguarded(x, torch.full_like(x, 1e30))).all()
+    assert torch.equal(halve_until_safe(x, torch.full_like(x, bad)), x)
+    assert torch.isfinite(halve_until_safe(x, torch.full_like(x, 1e30))).all()
 
 
 def test_methods_are_those_that_are_tested() -> None:

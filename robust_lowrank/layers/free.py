@@ -17,7 +17,7 @@ from robust_lowrank.layers.linear import FactoredLinear, linear_layer
 from robust_lowrank.linalg import Factors, Ranks
 
 
-def balanced(factors: Factors) -> tuple[Tensor, Tensor]:
+def balance(factors: Factors) -> tuple[Tensor, Tensor]:
     """Return A = U P sqrt(Sigma) and B = V Q sqrt(Sigma), the two halves of U S V^T with S = P Sigma Q^T."""
     u, v = factors.bases
     p, sigma, qh = linalg.svd(factors.core)
@@ -67,7 +67,7 @@ class _Pair(_Free):
     B: nn.Parameter
 
     def _adopt(self, factors: Factors) -> tuple[int, int]:
-        self.A, self.B = parameters_of(balanced(factors))
+        self.A, self.B = parameters_of(balance(factors))
         return self.A.shape[0], self.B.shape[0]
 
     @classmethod

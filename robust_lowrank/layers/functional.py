@@ -96,14 +96,14 @@ def _weight_gradient(delta: Tensor, x: Tensor, weight: Tensor, geometry: ConvGeo
     return _conv_backward(delta, x, weight, geometry, wanted=(False, True))[1]
 
 
-def fitted(side: Tensor | None, basis: Tensor) -> Tensor | None:
+def fit_to_slot(side: Tensor | None, basis: Tensor) -> Tensor | None:
     """Return dK or dL with as many columns as its basis has: zeros are added, or what dS tells of a complete basis is left out."""
     if side is None or side.shape == basis.shape:
         return side
     return F.pad(side, (0, basis.shape[1] - side.shape[1]))
 
 
-def unfitted(sides: Sequence[Tensor], core: Tensor, bases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def sides_of_slots(sides: Sequence[Tensor], core: Tensor, bases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return dK (n, r') and dL (m, r) from their slots and dS (r, r'): U dS where U is complete, V dS^T where V is."""
     (u, v), (k, side), (rows, columns) = bases, sides, core.shape
     if rows == columns:
@@ -130,7 +130,7 @@ class _LowRankLinear(Function):
         dk = (delta.T @ a).to(u.dtype) if need_u else None
         ds = (e.T @ a if dk is None else u.T @ dk).to(s.dtype) if need_s else None
         dl = (x.T @ e).to(v.dtype) if need_v else None
-        return dx, fitted(dk, u), ds, fitted(dl, v)
+        return dx, fit_to_slot(dk, u), ds, fit_to_slot(dl, v)
 
 
 class _LowRankConv2d(Function):
@@ -159,7 +159,7 @@ class _LowRankConv2d(Function):
             dk = _pointwise_weight_gradient(delta, a).to(u.dtype)
         if need_s:
             ds = (_pointwise_weight_gradient(e, a) if dk is None else u.T @ dk).to(s.dtype)
-        return dx, fitted(dk, u), ds, fitted(dl, v), None, None
+        return dx, fit_to_slot(dk, u), ds, fit_to_slot(dl, v), None, None
 
 
 class _TuckerConv2d(Function):

@@ -37,7 +37,7 @@ class AdaLoRA(Method):
 
     Example:
         >>> method = AdaLoRA(budget=10, steps=100, warmup=20, settle=20)
-        >>> [method.allowed(step, first=40) for step in (0, 50, 90)]
+        >>> [method.allowed_triplets(step, first=40) for step in (0, 50, 90)]
         [40, 14, 10]
 
     Raises:
@@ -83,7 +83,7 @@ class AdaLoRA(Method):
         """Return the competition of all layers' triplets."""
         return Allocation(self)
 
-    def allowed(self, step: int, first: int) -> int:
+    def allowed_triplets(self, step: int, first: int) -> int:
         """Return how many of the `first` triplets may count at a step."""
         span = self.steps - self.warmup - self.settle
         left = 1 - min(max(step - self.warmup, 0), span) / span
@@ -136,7 +136,7 @@ class Allocation(Memory):
 
     def _allocate(self, values: Mapping[str, nn.Parameter], step: int) -> None:
         first = sum(each.numel() for each in values.values())
-        count = self.method.allowed(step, first)
+        count = self.method.allowed_triplets(step, first)
         ends = step >= self.method.steps - self.method.settle - 1
         if count >= first or (step % self.method.interval and not ends):
             return

@@ -68,7 +68,7 @@ class Method:
     def check(self, layers: int, *, kernels: int) -> None:
         """Raise a `UserError` if so many layers, of which some are kernels, cannot be trained together."""
 
-    def suited(self, use: Use) -> "Method":
+    def with_defaults_for(self, use: Use) -> "Method":
         """Return the method with the defaults that suit what its factors start from."""
         return self
 

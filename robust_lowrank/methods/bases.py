@@ -13,10 +13,10 @@ def augment(factors: Factors, direction: Factors) -> Factors:
     """Return the same weight in bases that hold the old ones and a direction's (DLRT (36), TDLRT (40)-(41))."""
     bases = tuple(linalg.extend(basis, side) for basis, side in zip(factors.bases, direction.bases, strict=True))
     added = [new.shape[1] - old.shape[1] for old, new in zip(factors.bases, bases, strict=True)]
-    return Factors(padded(factors.core, added), bases)
+    return Factors(pad_core(factors.core, added), bases)
 
 
-def padded(core: Tensor, added: Sequence[int]) -> Tensor:
+def pad_core(core: Tensor, added: Sequence[int]) -> Tensor:
     """Return a core with zeros for so many new columns of its bases."""
     widths = [width for size in (*added, *(0,) * (core.ndim - len(added))) for width in (size, 0)]
     return torch.nn.functional.pad(core, widths[::-1])

@@ -24,7 +24,7 @@ def used_under_bound(sigma: Tensor, rows: Tensor, cond: float, *, minimum: int) 
         sigma: the singular values of what the optimizer has.
         rows: the weight's core in these directions, one a row.
     """
-    new = lacking(rows, cond)
+    new = missing_directions(rows, cond)
     used = int((sigma > 0).sum())
     while used > minimum:
         there = rows[:used][~new[:used]]  # what would join has no part in the bound that it has to come near to
@@ -36,7 +36,7 @@ def used_under_bound(sigma: Tensor, rows: Tensor, cond: float, *, minimum: int) 
     return used
 
 
-def lacking(rows: Tensor, cond: float) -> Tensor:
+def missing_directions(rows: Tensor, cond: float) -> Tensor:
     """Return for each row whether a weight with a bounded condition number has nothing in its direction but what one step gave."""
     norms = rows.norm(dim=1)
     return norms <= SUNK * norms.max() / cond

@@ -15,7 +15,7 @@ from robust_lowrank.linalg import Factors, Ranks
 from robust_lowrank.methods import tangent
 from robust_lowrank.methods.base import Method, Use
 from robust_lowrank.methods.bases import augment
-from robust_lowrank.methods.bound import SUNK, clamp_core, lacking, used_under_bound
+from robust_lowrank.methods.bound import SUNK, clamp_core, missing_directions, used_under_bound
 
 SPARE = 1  # directions that a layer whose rank adapts keeps beyond those of its tolerance
 CLEARANCE = 1000.0  # roundings between a direction that is about to be cut and one that is
@@ -94,7 +94,7 @@ class GalerkinMethod(Method, ABC):
         assert self.tol is not None
         return TOLERANCES["weights"] if self.tol == "auto" else self.tol
 
-    def suited(self, use: Use) -> "GalerkinMethod":
+    def with_defaults_for(self, use: Use) -> "GalerkinMethod":
         """Return the method with its tolerance and its threshold chosen for what its factors start from."""
         tol = TOLERANCES[use] if self.tol == "auto" else self.tol
         return replace(self, tol=tol, threshold=self.threshold or ("network" if use == "adapter" else None))
@@ -160,7 +160,7 @@ class GalerkinMethod(Method, ABC):
             rows: of the mode whose condition number is bounded, the weight's core in these directions.
         """
         limit = len(sigma) if self.max_rank is None else min(self.max_rank, len(sigma))
-        needed = self.needed(sigma, theta)
+        needed = self.needed_rank(sigma, theta)
         if self.cond is not None and rows is not None:
             used = min(used_under_bound(sigma, rows, self.cond, minimum=self.min_rank), needed)
             return min(used + SPARE, limit), used
@@ -168,7 +168,7 @@ class GalerkinMethod(Method, ABC):
         used = linalg.truncation_rank(sigma, self.idle * theta, minimum=self.min_rank, maximum=kept)
         return kept, max(1, min(used, int((sigma > 0).sum())))
 
-    def needed(self, sigma: Tensor, theta: float) -> int:
+    def needed_rank(self, sigma: Tensor, theta: float) -> int:
         """Return the least rank whose tail norm is at most `theta`, within the method's limits (methods (4))."""
         return linalg.truncation_rank(sigma, theta, minimum=self.min_rank, maximum=self.max_rank)
 
@@ -192,7 +192,7 @@ class GalerkinMethod(Method, ABC):
             old = (block[0], *map(slice, map(min, before[1:], used[1:])))
             shown[old] = weight[old]
             part, rows = linalg.unfold(core[block], 0), linalg.unfold(shown[block], 0)
-            u, sigma, vh = linalg.svd(torch.where(lacking(rows, self.cond)[:, None], part, rows))
+            u, sigma, vh = linalg.svd(torch.where(missing_directions(rows, self.cond)[:, None], part, rows))
             clamped = torch.where(sigma > 0, linalg.clamp_values(sigma, self.cond - 1, "exact"), 0.0)
             sunk = (u.T @ part * vh).sum(1)
             clearance = CLEARANCE * torch.finfo(core.dtype).eps

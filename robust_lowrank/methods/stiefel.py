@@ -69,7 +69,7 @@ def landing_field(x: Tensor, g: Tensor, attraction: float) -> Tensor:
     return (gram @ g - x @ g.T @ x) / 2 + attraction * (gram @ x - x)
 
 
-def safeguarded(x: Tensor, step: Tensor) -> Tensor:
+def halve_until_safe(x: Tensor, step: Tensor) -> Tensor:
     """Return X plus the step, halved until ||X X^T - I|| <= 1/2 holds; all halvings are looked at at once, on the device.
 
     Where no halving holds, the one that comes nearest is taken, or X stays if none comes nearer than it is.
@@ -218,4 +218,4 @@ class Landing(_Stiefel):
 
     def move(self, x: Tensor, step: Tensor) -> Tensor:
         """Return X plus the step, shortened where it would leave the neighbourhood."""
-        return safeguarded(x, step)
+        return halve_until_safe(x, step)

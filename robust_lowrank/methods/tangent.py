@@ -73,7 +73,7 @@ def core_between(x: Factors, factors: Factors, bases: Sequence[Tensor], *, outsi
     return core
 
 
-def orthogonalised(x: Factors, factors: Factors, *, cutoff: float) -> tuple[Factors, Tensor]:
+def orthogonalise(x: Factors, factors: Factors, *, cutoff: float) -> tuple[Factors, Tensor]:
     """Return the tangent part of the matrix sign P Q^T of X = P Sigma Q^T, a kernel being that of its filters, and X's rank.
 
     Singular values up to `cutoff` times the largest count as none. X is held between bases of at most twice the factors' ranks, so

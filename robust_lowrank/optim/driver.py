@@ -18,7 +18,7 @@ from robust_lowrank.optim.loss_terms import add_gradient
 from robust_lowrank.optim.moments import Moments
 from robust_lowrank.optim.rules import Rule
 from robust_lowrank.optim.tangential import TangentMoments
-from robust_lowrank.optim.truncation import Truncation, naming
+from robust_lowrank.optim.truncation import Truncation, naming_layer
 
 
 class LayerDriver:
@@ -75,7 +75,7 @@ class LayerDriver:
         """Turn the bases of layers that have gradients, whose cores will move by later ones."""
         for name, layer in layers.items():
             if can_turn(layer):
-                with naming(name):
+                with naming_layer(name):
                     direction = self._mover(layer).direction(layer, keep=False)
                 self._turn(name, layer, direction)
 
@@ -85,7 +85,7 @@ class LayerDriver:
             if not can_turn(layer):
                 continue
             mover = self._mover(layer)
-            with naming(name):
+            with naming_layer(name):
                 direction = mover.direction(layer, keep=True)
             old = self._turn(name, layer, direction)
             core = layer.method.core_direction(old, direction, layer.factors().bases, outside=self._outside)
@@ -96,7 +96,7 @@ class LayerDriver:
         """Turn a layer's bases by a direction, open it for truncation, and return its factors before."""
         old = layer.factors()
         used = tuple(basis.shape[1] for basis in layer.used_factors().bases)
-        with naming(name):
+        with naming_layer(name):
             new = layer.method.expand(old, direction, self._mover(layer).group(layer)["lr"])
         self._open[name] = Kept(layer.ranks(), used)
         self._install(layer, new)
@@ -110,7 +110,7 @@ class LayerDriver:
         if name in self._open and (term := layer.method.core_penalty(layer.core.detach(), self._open[name].used)) is not None:
             add_gradient(layer, term)
         mover = self._mover(layer)
-        with naming(name):
+        with naming_layer(name):
             direction = mover.direction(layer, keep=True).core
         clear((layer.core, *layer.bases()))
         mover.move_core(layer, direction)
@@ -136,13 +136,13 @@ class LayerDriver:
             if name not in aimed:
                 clear(layer.bases())  # they do not move alone
                 continue
-            with naming(name):
+            with naming_layer(name):
                 self._mover(layer).aim(layer)
         self._inner.step()
         for layer in resting:
             self._hold(layer)
         for name, layer in aimed.items():
-            with naming(name):
+            with naming_layer(name):
                 self._mover(layer).land(layer)
 
     def _hold(self, layer: FactoredLayer) -> None:

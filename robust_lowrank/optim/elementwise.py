@@ -11,8 +11,8 @@ from robust_lowrank import linalg
 from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods.bases import basis_overlaps
-from robust_lowrank.optim.factor_grads import gradients, joined, split
-from robust_lowrank.optim.moments import Moments, still
+from robust_lowrank.optim.factor_grads import gradients, join, split
+from robust_lowrank.optim.moments import Moments, keep_frozen
 
 FIRST_MOMENTS = ("momentum_buffer", "exp_avg", "grad_avg")
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
@@ -39,7 +39,7 @@ class ElementwiseMoments(Moments):
         """Give the torch optimizer the directions as gradients, and zeros as bases, where it leaves the exact increments."""
         parameters = (layer.core, *layer.bases())
         old = Factors(*split([parameter.detach().clone() for parameter in parameters]))
-        for parameter, direction in zip(parameters, joined(layer.method.directions(old, gradients(layer))), strict=True):
+        for parameter, direction in zip(parameters, join(layer.method.directions(old, gradients(layer))), strict=True):
             parameter.grad = direction
         for basis in layer.bases():
             basis.data = torch.zeros_like(basis)
@@ -47,7 +47,7 @@ class ElementwiseMoments(Moments):
         for key in FIRST_MOMENTS:
             if all(isinstance(state.get(key), Tensor) for state in states):
                 moments = layer.method.transport(Factors(*split([state[key] for state in states])), old)
-                for state, moment in zip(states, joined(moments), strict=True):
+                for state, moment in zip(states, join(moments), strict=True):
                     state[key] = moment
         self._aimed[layer] = old
 
@@ -55,7 +55,7 @@ class ElementwiseMoments(Moments):
         """Retract what the torch optimizer has added to the factors."""
         old = self._aimed.pop(layer)
         increments = Factors(layer.core.detach() - old.core, tuple(basis.detach().clone() for basis in layer.bases()))
-        layer.set_factors(still(layer, old, layer.method.retract(old, increments)))
+        layer.set_factors(keep_frozen(layer, old, layer.method.retract(old, increments)))
 
     def carry(self, layer: FactoredLayer, old: Factors, new: Factors) -> None:
         """Turn the state of the core."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.layers.base import FactoredLayer
-from robust_lowrank.layers.functional import unfitted
+from robust_lowrank.layers.functional import sides_of_slots
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import tangent
 
@@ -16,7 +16,7 @@ def split(tensors: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
     return tensors[0], tuple(tensors[1:])
 
 
-def joined(factors: Factors) -> tuple[Tensor, ...]:
+def join(factors: Factors) -> tuple[Tensor, ...]:
     """Return core and bases in one tuple."""
     return (factors.core, *factors.bases)
 
@@ -29,7 +29,7 @@ def gradients(layer: FactoredLayer) -> Factors:
         told = tangent.of_core(layer.factors(), core).bases
         return Factors(core, tuple(part if side is None else side for side, part in zip(sides, told, strict=True)))
     present = tuple(side for side in sides if side is not None)
-    return Factors(core, unfitted(present, core, layer.factors().bases) if present and core.ndim == 2 else present)
+    return Factors(core, sides_of_slots(present, core, layer.factors().bases) if present and core.ndim == 2 else present)
 
 
 def can_turn(layer: FactoredLayer) -> bool:

@@ -10,14 +10,14 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.layers.forms import Dense
-from robust_lowrank.layers.functional import fitted
+from robust_lowrank.layers.functional import fit_to_slot
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import tangent
-from robust_lowrank.optim.factor_grads import joined
+from robust_lowrank.optim.factor_grads import join
 from robust_lowrank.penalties import Penalty
 
 
-def penalised(model: nn.Module, layers: Iterable[FactoredLayer], penalty: Penalty) -> list[Any]:
+def penalty_targets(model: nn.Module, layers: Iterable[FactoredLayer], penalty: Penalty) -> list[Any]:
     """Return the factored layers, or the parameters, that a penalty acts on."""
     targets: list[Any]
     if penalty.on == "cores":
@@ -47,7 +47,7 @@ def add_penalty(target: FactoredLayer | nn.Parameter, penalty: Penalty, weight: 
 def add_gradient(layer: FactoredLayer, gradient: Tensor) -> None:
     """Add the gradient of a function of a layer's core, and its projections on the bases."""
     parts = tangent.of_core(layer.factors(), gradient) if layer.bases() else Factors(gradient, ())
-    for parameter, part in zip((layer.core, *layer.bases()), joined(parts), strict=True):
+    for parameter, part in zip((layer.core, *layer.bases()), join(parts), strict=True):
         if parameter.grad is not None:
-            stored = fitted(part, parameter) if part.ndim == 2 else part
+            stored = fit_to_slot(part, parameter) if part.ndim == 2 else part
             parameter.grad += part if stored is None else stored

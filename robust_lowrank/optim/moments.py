@@ -51,7 +51,7 @@ class Moments(ABC):
         return next(group for group in self.optimizer.param_groups if any(p is parameter for p in group["params"]))
 
 
-def still(layer: FactoredLayer, old: Factors, new: Factors) -> Factors:
+def keep_frozen(layer: FactoredLayer, old: Factors, new: Factors) -> Factors:
     """Return the new factors, with the old ones of bases that do not require gradients."""
     pairs = zip(layer.bases(), old.bases, new.bases, strict=True)
     return new._replace(bases=tuple(after if basis.requires_grad else before for basis, before, after in pairs))

@@ -14,7 +14,7 @@ from robust_lowrank.methods.galerkin import off_diagonal_factor
 from robust_lowrank.optim.driver import LayerDriver
 from robust_lowrank.optim.free_layers import FreeLayers
 from robust_lowrank.optim.groups import parameter_groups, window_of
-from robust_lowrank.optim.loss_terms import add_penalty, penalised
+from robust_lowrank.optim.loss_terms import add_penalty, penalty_targets
 from robust_lowrank.optim.rules import make_inner, rule_of
 from robust_lowrank.optim.steps import amortised_step, exact_step
 from robust_lowrank.penalties import Penalty
@@ -87,7 +87,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self.moments: MomentsName = moments
         self.window: int = window_of(step, window, self.layers.values())
         self.penalties: list[tuple[Penalty, list[Any]]] = [
-            (penalty, penalised(model, self.layers.values(), penalty)) for penalty in penalties
+            (penalty, penalty_targets(model, self.layers.values(), penalty)) for penalty in penalties
         ]
         self._free = FreeLayers(model)
         self.steps: int = 0

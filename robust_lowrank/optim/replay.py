@@ -8,7 +8,7 @@ from torch import nn
 
 
 @contextmanager
-def replayable(model: nn.Module) -> Iterator[None]:
+def repeatable(model: nn.Module) -> Iterator[None]:
     """Put back the random state and all running statistics after an evaluation that the next one repeats."""
     statistics = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}

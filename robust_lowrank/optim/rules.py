@@ -94,7 +94,7 @@ def muon(state: State, gradient: Factors, factors: Factors, group: dict[str, Any
     old = _moment(state, factors) if state else tangent.scale(gradient, 0.0)
     moment = tangent.add(tangent.scale(gradient, 1 - momentum), old, by=momentum)
     mixed = tangent.add(tangent.scale(gradient, 1 - momentum), moment, by=momentum) if group["nesterov"] else moment
-    direction, rank = tangent.orthogonalised(mixed, factors, cutoff=group["eps"])
+    direction, rank = tangent.orthogonalise(mixed, factors, cutoff=group["eps"])
     n, m = len(factors.bases[0]), tangent.size(factors) // len(factors.bases[0])
     by = MUON_SCALES[group["adjust_lr_fn"] or "original"](n, m, rank)
     return tangent.scale(direction, by), {"step": _step(state), "moment": _kept(moment)}
@@ -164,7 +164,7 @@ def decoupled_decay(group: dict[str, Any]) -> float:
     return group["weight_decay"] if group.get("decoupled_weight_decay") else 0.0
 
 
-def transported(state: State, old: Factors, new: Factors) -> State:
+def transport_state(state: State, old: Factors, new: Factors) -> State:
     """Return a rule's state after a layer's factors have changed: its moment projected on the new tangent space."""
     if "moment" not in state:
         return state

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from robust_lowrank.optim.driver import LayerDriver
-from robust_lowrank.optim.replay import replayable
+from robust_lowrank.optim.replay import repeatable
 
 Evaluate = Callable[[], Any]  # clears and fills the gradients, and returns the loss
 
@@ -15,7 +15,7 @@ Evaluate = Callable[[], Any]  # clears and fills the gradients, and returns the 
 def exact_step(driver: LayerDriver, model: nn.Module, evaluate: Evaluate) -> Any:
     """Take all evaluations of a step on the same batch, truncate, and return the loss of the first."""
     turning = {name: layer for name, layer in driver.galerkin.items() if layer.method.core_steps}
-    with replayable(model) if turning else nullcontext():
+    with repeatable(model) if turning else nullcontext():
         loss = evaluate()
     with driver.closing():
         driver.turn(turning)
@@ -23,7 +23,7 @@ def exact_step(driver: LayerDriver, model: nn.Module, evaluate: Evaluate) -> Any
         rounds = max((layer.method.core_steps for layer in turning.values()), default=0)
         moving = {}
         for left in range(rounds, 0, -1):
-            with replayable(model) if left > 1 else nullcontext():
+            with repeatable(model) if left > 1 else nullcontext():
                 evaluate()
             moving = {name: layer for name, layer in turning.items() if layer.method.core_steps >= left}
             if left > 1:

@@ -6,8 +6,8 @@ from torch.optim import Optimizer
 from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.linalg import Factors
 from robust_lowrank.optim.factor_grads import clear, gradients
-from robust_lowrank.optim.moments import Moments, still
-from robust_lowrank.optim.rules import Rule, decoupled_decay, transported
+from robust_lowrank.optim.moments import Moments, keep_frozen
+from robust_lowrank.optim.rules import Rule, decoupled_decay, transport_state
 
 
 class TangentMoments(Moments):
@@ -43,7 +43,7 @@ class TangentMoments(Moments):
         increments = Factors(
             self._increment(layer, directions.core), tuple(-lr * side for lr, side in zip(rates, directions.bases, strict=True))
         )
-        new = still(layer, old, layer.method.retract(old, increments))
+        new = keep_frozen(layer, old, layer.method.retract(old, increments))
         self.carry(layer, old, new)
         layer.set_factors(new)
         clear((layer.core, *layer.bases()))
@@ -66,7 +66,7 @@ class TangentMoments(Moments):
 
     def _arrive_at(self, layer: FactoredLayer) -> None:
         if (old := self._left.pop(layer, None)) is not None and (state := self.optimizer.state.get(layer.core)):
-            self.optimizer.state[layer.core] = transported(state, old, layer.factors())
+            self.optimizer.state[layer.core] = transport_state(state, old, layer.factors())
 
     def _increment(self, layer: FactoredLayer, direction: Tensor) -> Tensor:
         group = self.group(layer)

@@ -46,13 +46,13 @@ class Truncation:
         trained = {name: self._trained(name, layer) for name, layer in layers.items()}
         decompositions = {}
         for name, factors in trained.items():
-            with naming(name):
+            with naming_layer(name):
                 decompositions[name] = decompose(factors)
         spectra = _on_cpu({name: [svd.sigma for svd in modes] for name, modes in decompositions.items()})
         weights = [_rows(layers[name], decompositions[name][0], method) for name in layers]
         chosen = method.choose_ranks(list(spectra.values()), [opened[name].ranks for name in layers], weights)
         for (name, layer), kept in zip(layers.items(), chosen, strict=True):
-            with naming(name):
+            with naming_layer(name):
                 core, bases = truncate(trained[name], decompositions[name], kept.ranks)
                 sizes = [basis.shape[1] for basis in bases]
                 used = tuple(map(min, kept.used, sizes))
@@ -107,7 +107,7 @@ def _has_shadow(method: GalerkinMethod) -> bool:
 
 
 @contextmanager
-def naming(layer: str) -> Iterator[None]:
+def naming_layer(layer: str) -> Iterator[None]:
     """Say in which layer a factorisation failed."""
     try:
         yield

@@ -35,7 +35,7 @@ from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, Method, tangent
 from robust_lowrank.methods.bases import augment, decompose, truncate
 from robust_lowrank.optim import transport
-from robust_lowrank.optim.rules import transported
+from robust_lowrank.optim.rules import transport_state
 from robust_lowrank.penalties import spread, spread_gradient
 from tests.conformance import whole
 from tests.conformance.cases import (
@@ -294,7 +294,7 @@ def rotated_moment(method: Method, kind: str, dtype: torch.dtype, seed: int) -> 
     s, (u, v) = old
     a, b = (linalg.orth(torch.randn(len(s), len(s), dtype=dtype)) for _ in range(2))
     new = Factors(a.T @ s @ b, (u @ a, v @ b))
-    opts[1].state[twin.layer.core] = transported(opts[1].state[twin.layer.core], old, new)
+    opts[1].state[twin.layer.core] = transport_state(opts[1].state[twin.layer.core], old, new)
     twin.layer.set_factors(new)
     for each, opt in zip((case, twin), opts, strict=True):
         for _ in range(3):
@@ -514,7 +514,7 @@ def _least(method: Method, spectra: list[Tensor]) -> bool:
     """Whether the ranks that the method's tolerance chooses keep to it, and one less of any mode would not."""
     assert isinstance(method, GalerkinMethod) and method.tol is not None
     (theta,) = method.thresholds([spectra])
-    ranks = [method.needed(sigma, theta) for sigma in spectra]
+    ranks = [method.needed_rank(sigma, theta) for sigma in spectra]
     within = all(float(sigma[rank:].norm()) <= theta * (1 + 1e-5) for sigma, rank in zip(spectra, ranks, strict=True))
     least = all(
         rank <= method.min_rank or float(sigma[rank - 1 :].norm()) > theta * (1 - 1e-5)

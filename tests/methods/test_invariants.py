@@ -32,7 +32,7 @@ def truncated(factors: Factors, tol: float | None, before: tuple[int, int], mini
     if tol is None or float(spectra[0][0]) == 0:
         return truncate(factors, decompositions, method.choose_ranks([spectra], [before], [None])[0].ranks)
     (theta,) = method.thresholds([spectra])
-    ranks = [method.needed(sigma, theta) for sigma in spectra]
+    ranks = [method.needed_rank(sigma, theta) for sigma in spectra]
     return truncate(factors, decompositions, tuple(ranks * 2 if len(ranks) == 1 else ranks))
 
 

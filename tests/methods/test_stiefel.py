@@ -23,7 +23,7 @@ from robust_lowrank import (
 from robust_lowrank.compression import count_parameters
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.methods import RetractionMethod
-from robust_lowrank.methods.stiefel import cayley, landing_field, nearest, safeguarded, tangent
+from robust_lowrank.methods.stiefel import cayley, halve_until_safe, landing_field, nearest, tangent
 
 F64 = torch.float64
 EXACT = {"qr": ProjectedSGD(), "polar": ProjectedSGD(retraction="polar"), "cayley": CayleySGD()}
@@ -134,7 +134,7 @@ def test_the_landing_field_is_skew_on_the_manifold_and_attractive_off_it() -> No
 def test_landing_never_leaves_its_neighbourhood() -> None:
     x = orthonormal(4, 6)
     for _ in range(30):
-        x = safeguarded(x, torch.randn(4, 6, dtype=F64))
+        x = halve_until_safe(x, torch.randn(4, 6, dtype=F64))
         assert defect(x) <= 0.5 + 1e-12
 
 

@@ -277,7 +277,7 @@ def test_the_orthogonalised_moment_is_the_tangent_part_of_the_matrix_sign(n: int
     u, sigma, vh = torch.linalg.svd(dense.double(), full_matrices=False)
     held = sigma > 1e-5 * sigma[0]
     sign = (u[:, held] @ vh[held]).to(dtype)
-    found, rank = tangent.orthogonalised(x, factors, cutoff=1e-5)
+    found, rank = tangent.orthogonalise(x, factors, cutoff=1e-5)
     assert int(rank) == int(held.sum()) == min(2 * r, n, m)
     assert torch.dist(dense_of(found, factors), linalg.tangent(sign, *factors.bases)) < precision.loose
 
@@ -288,7 +288,7 @@ def test_the_cutoff_leaves_small_directions_out_of_the_sign() -> None:
     x = tangent.of_core(factors, torch.diag(torch.tensor([5.0, 2.0, 1e-2, 1e-9], dtype=F64)))
     u, v = factors.bases
     for cutoff, rank in ((1e-7, 3), (0.1, 2), (0.9, 1)):
-        found, held = tangent.orthogonalised(x, factors, cutoff=cutoff)
+        found, held = tangent.orthogonalise(x, factors, cutoff=cutoff)
         assert int(held) == rank
         assert torch.dist(dense_of(found, factors), u[:, :rank] @ v[:, :rank].T) < 1e-10
 
