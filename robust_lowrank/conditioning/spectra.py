@@ -25,8 +25,8 @@ def spectra(model: nn.Module) -> "pd.DataFrame":
     """Return the spectrum of every factored layer and of every `nn.Linear` and `nn.Conv2d` that stayed dense, a row a layer.
 
     Example:
-        >>> spectra(nn.Sequential(nn.Linear(4, 3)))[["layer", "rows", "columns", "rank", "factored"]].iloc[0].tolist()
-        ['0', 3, 4, 3, False]
+        >>> spectra(nn.Sequential(nn.Linear(4, 3)))[["layer", "rows", "columns", "rank"]].values.tolist()
+        [['0', 3, 4, 3]]
 
     A convolution is seen as the matrix of its filters, `(F, Cin * kh * kw)`. Its condition number is not that of the
     convolution as an operator, of whose norm it only gives a bound: `sqrt(kh * kw) * sigma_max` at stride 1.

@@ -37,7 +37,7 @@ def resolve(method: str | Method) -> Method:
 
     Example:
         >>> resolve("condlr")
-        CondLR(tau=0.1, precond='exact', reference='rms', retraction='qr')
+        CondLR(tau=0.1, precond='exact', reference='exact', retraction='qr')
 
     Raises:
         UserError: there is no method of that name, or it has settings without a default.
