@@ -66,7 +66,7 @@ def zero_factors(tensor: Tensor, ranks: Ranks) -> Factors:
 def factor(layer: Dense, ranks: Ranks, method: Method, init: Init, gain: float = RELU_GAIN) -> tuple[FactoredLayer, float]:
     """Return the factored layer for a dense one, and ||W_factored - W|| / ||W||, NaN when the start is drawn anew."""
     built = build(layer, initial_factors(form_of(method).weight(layer), ranks, method, init, gain), method)
-    for parameter in (built.core, *built.bases()):
+    for parameter in built.all_factors():
         parameter.requires_grad_(layer.weight.requires_grad)
     if built.bias is not None and layer.bias is not None:
         built.bias.requires_grad_(layer.bias.requires_grad)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robust_lowrank import DLRT, AdaLoRA, CondLR, GeoLoRA, LowRankOptimizer, UserError, adapt, compress, export, load, save, spectra
 from robust_lowrank.layers import Adapter, named_factored_layers
+from robust_lowrank.layers.forms import form_of
 from robust_lowrank.methods.adalora import Sensitivity, kept_triplets, triplet_scores
 
 METHODS = {
@@ -53,6 +54,23 @@ def trained(net: nn.Module, x: Tensor, y: Tensor, steps: int, **options) -> list
     losses = [float(opt.step(closure).detach()) for _ in range(steps)]
     opt.finish()
     return losses
+
+
+@each_method
+def test_a_form_counts_what_its_layers_store(method) -> None:
+    net = network()
+    dense = dict(net.named_modules())
+    adapt(net, method=method, rank=3, exclude=["head"])
+    for name, layer in named_factored_layers(net):
+        assert form_of(layer.method).count(dense[name.removesuffix(".update")], layer.ranks()) == layer.weight_parameters()
+
+
+def test_two_settings_of_a_method_with_one_budget_are_refused() -> None:
+    net = network()
+    adapt(net, method=AdaLoRA(budget=4, steps=30), rank=3, exclude=["head", "key", "value", "out"])
+    adapt(net, method=AdaLoRA(budget=5, steps=30), rank=3, exclude=["head", r"patch\.base", r"query\.base"])
+    with pytest.raises(UserError, match="two settings"):
+        LowRankOptimizer(net, torch.optim.SGD, lr=0.1)
 
 
 @pytest.fixture

@@ -163,6 +163,16 @@ def test_plan_foretells_the_parameters_and_touches_nothing(method: str) -> None:
     assert table.loc["2", "kept_dense"].startswith("grouped")
 
 
+@pytest.mark.parametrize("method", [*NAMES, "usv"])
+def test_a_frozen_weight_has_frozen_factors(method: str) -> None:
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+    model[0].weight.requires_grad_(False)
+    compress(model, method=method, rank=2)
+    assert not any(factor.requires_grad for factor in model[0].all_factors())
+    assert all(factor.requires_grad for factor in model[2].all_factors())
+    assert model[0].bias.requires_grad
+
+
 def test_parameter_counts() -> None:
     model = nn.Sequential(nn.Linear(10, 8, bias=False), nn.Linear(8, 4))
     dense = count_parameters(model)

@@ -119,6 +119,11 @@ class _Diagonal(_Free):
         self.values, self.P, self.Q = parameters_of((factors.core.diagonal(), *factors.bases))
         return self.P.shape[0], self.Q.shape[0]
 
+    @classmethod
+    def count(cls, shape: Sequence[int], ranks: Ranks) -> int:
+        """Return the size of P, Q and the values."""
+        return ranks[0] * (sum(shape) + 1)
+
     def left(self) -> Tensor:
         return self.P * self.values
 

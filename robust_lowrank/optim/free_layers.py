@@ -14,7 +14,10 @@ from robust_lowrank.optim.loss_terms import add_penalty
 class FreeLayers:
     """Hands the factors of a network's free layers to their methods, before and after every step.
 
-    Layers whose methods have the same name share one memory: that of the first.
+    Layers of one method share one memory.
+
+    Raises:
+        UserError: a method that needs a memory has two settings in the network.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -24,9 +27,12 @@ class FreeLayers:
             if isinstance(layer.method, Method) and not isinstance(layer.method, GalerkinMethod | RetractionMethod)
         }
         self._memories: dict[str, Memory] = {}
-        for layer in self._layers.values():
-            if (memory := layer.method.memory()) is not None:
-                self._memories.setdefault(layer.method.name, memory)
+        for method in dict.fromkeys(layer.method for layer in self._layers.values()):
+            if (memory := method.memory()) is None:
+                continue
+            if method.name in self._memories:
+                raise UserError(f"{method.name} has two settings in this network, and one budget: adapt all its layers alike")
+            self._memories[method.name] = memory
 
     def adjust_gradients(self) -> None:
         """Add the gradients of the methods' own terms, and precondition."""
