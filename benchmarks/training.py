@@ -222,6 +222,11 @@ def sources() -> str:
     return hashlib.sha256(b"".join(part.read_bytes() for part in [*parts, Path(__file__)])).hexdigest()[:16]
 
 
+def candidates(task: str, optimizer: str, method: str, lr: float) -> list[Trial]:
+    """Return the trainings by which a learning rate is compared with the others of its grid: one seed alone may hide its limit."""
+    return [Trial(task, optimizer, method, lr, seed, final=False) for seed in SEEDS]
+
+
 class Results:
     """What trainings reached, in a file that grows by a line as each ends."""
 
@@ -239,24 +244,24 @@ class Results:
             file.write(json.dumps(self.rows[trial]) + "\n")
 
     def best(self, task: str, optimizer: str, method: str) -> float | None:
-        """Return the learning rate of the grid with the best accuracy on the images to choose by; None before all are there."""
-        trials = [Trial(task, optimizer, method, lr, SEEDS[0], final=False) for lr in TASKS[task].grids[optimizer]]
-        if any(trial not in self.rows for trial in trials):
+        """Return the rate of the grid with the best mean accuracy on the images to choose by; None before all are there."""
+        grid = {lr: candidates(task, optimizer, method, lr) for lr in TASKS[task].grids[optimizer]}
+        if any(trial not in self.rows for trials in grid.values() for trial in trials):
             return None
-        return max(trials, key=lambda trial: self.rows[trial]["choice"]).lr
+        return max(grid, key=lambda lr: sum(self.rows[trial]["choice"] for trial in grid[lr]))
 
     def reported(self, task: str, optimizer: str, method: str, lr: float) -> list[Trial]:
         """Return the trainings whose mean is reported."""
         return [Trial(task, optimizer, method, lr, seed, TASKS[task].retrained) for seed in SEEDS]
 
     def wanted(self, tasks: list[str]) -> Iterator[Trial]:
-        """Yield the trainings that are still to be run: those of the first seed choose the learning rate of the others."""
+        """Yield the trainings that are still to be run: first those that choose the learning rates."""
         for task in tasks:
             for optimizer, grid in TASKS[task].grids.items():
                 for method in contenders(TASKS[task]):
                     lr = self.best(task, optimizer, method)
                     if lr is None:
-                        trials = [Trial(task, optimizer, method, each, SEEDS[0], final=False) for each in grid]
+                        trials = [trial for each in grid for trial in candidates(task, optimizer, method, each)]
                     else:
                         trials = self.reported(task, optimizer, method, lr)
                     yield from (trial for trial in trials if trial not in self.rows)
