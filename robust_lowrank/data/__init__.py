@@ -1,4 +1,4 @@
-"""Data sets by name: images in [0, 1] and labels, from local files or through torchvision."""
+"""This package loads data sets by name, images in [0, 1] with labels, from local files or through torchvision."""
 
 from robust_lowrank.data.arrays import Examples as Examples
 from robust_lowrank.data.arrays import load_arrays as load_arrays

@@ -1,4 +1,4 @@
-"""`DATASETS` by name."""
+"""`DATASETS` names the data sets and loads them."""
 
 import os
 from dataclasses import dataclass

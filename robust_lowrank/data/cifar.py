@@ -1,5 +1,17 @@
-"""CIFAR-10 is read from torchvision's folder or archive, or from image sheets."""
+"""CIFAR-10 is read from torchvision's folder or archive, or from image sheets, a rebuilt tree that is small to keep and to share.
 
+    train_00.webp ...   25 x 40 images of 32 x 32, row by row, in the original order
+    test_00.webp ...
+    train_labels.npy, test_labels.npy   uint8, one label an image
+    index.json          {"sha256": {file name: checksum}}, every file above
+
+The pictures are lossless. The tree may hold fewer images than the original; counts come from the sheets that the index names.
+"""
+
+import hashlib
+import io
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,23 +20,25 @@ from torch import Tensor
 
 from robust_lowrank.data.dataset import Dataset
 from robust_lowrank.data.download import download_with, nothing_found
-from robust_lowrank.data.sheets import INDEX, read_sheets
 from robust_lowrank.errors import UserError
 
 NAME = "cifar10"
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
+INDEX = "index.json"
+ROWS, COLUMNS, SIDE = 25, 40, 32
 
 
 def load_cifar10(data_dir: Path, *, download: bool) -> Dataset:
     """Load CIFAR-10 from `data_dir` or `data_dir/cifar10`; an archive that lies there is unpacked beside itself.
 
-    torchvision checks the md5 sums of archive and batches before it reads them.
+    torchvision checks the md5 sums of archive and batches before it reads them; files of a rebuilt tree are verified by its index.
     """
     roots = (data_dir, data_dir / NAME)
     for root in roots:
         if (root / INDEX).is_file():
-            return read_sheets(root, name=NAME)
+            sums = _read_index(root / INDEX)
+            return Dataset(NAME, 10, *_read_part(root, "train", sums), *_read_part(root, "test", sums))
         if (root / FOLDER).is_dir() or (root / ARCHIVE).is_file():
             return _from_torchvision(root, download=download)
     if download:
@@ -46,9 +60,57 @@ def _from_torchvision(root: Path, *, download: bool) -> Dataset:
         parts = [CIFAR10(str(root), train=train) for train in (True, False)]
     except RuntimeError as error:
         raise UserError(f"{root / FOLDER} is damaged or incomplete: its md5 sums differ; get it anew with --download") from error
-    (train_images, train_y), (test_images, test_y) = (_tensors(part.data, part.targets) for part in parts)
-    return Dataset(name=NAME, num_classes=10, train_images=train_images, train_y=train_y, test_images=test_images, test_y=test_y)
+    train, test = (
+        (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets, dtype=torch.int64))
+        for part in parts
+    )
+    return Dataset(NAME, 10, *train, *test)
 
 
-def _tensors(images: np.ndarray, labels: list[int]) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64)
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        sums = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        return {str(name): str(checksum) for name, checksum in sums.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not the index of a rebuilt data set: it must hold {{'sha256': {{file: checksum}}}}") from error
+
+
+def _read_part(folder: Path, part: str, sums: dict[str, str]) -> tuple[Tensor, Tensor]:
+    names = sorted(name for name in sums if re.fullmatch(rf"{part}_\d+\.webp", name))
+    if not names:
+        raise UserError(f"{folder / INDEX} names no sheet {part}_00.webp")
+    images = torch.cat([_read_sheet(folder / name, sums[name]) for name in names])
+    path = folder / f"{part}_labels.npy"
+    content = _read_verified(path, sums.get(path.name, ""))
+    try:
+        labels = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is not a table of labels: {error}") from error
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"{path} must hold {len(images)} integers, one an image, not {labels.shape} {labels.dtype}")
+    return images, torch.from_numpy(labels.astype(np.int64))
+
+
+def _read_sheet(path: Path, checksum: str) -> Tensor:
+    from PIL import Image, UnidentifiedImageError
+
+    content = _read_verified(path, checksum)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.size != (COLUMNS * SIDE, ROWS * SIDE):
+                raise UserError(f"{path} is {image.size[0]} x {image.size[1]} pixels, a sheet is {COLUMNS * SIDE} x {ROWS * SIDE}")
+            pixels = np.array(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path} is not a picture: {error}") from error
+    grid = torch.from_numpy(pixels).reshape(ROWS, SIDE, COLUMNS, SIDE, 3)
+    return grid.permute(0, 2, 4, 1, 3).reshape(ROWS * COLUMNS, 3, SIDE, SIDE)
+
+
+def _read_verified(path: Path, checksum: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}, named in {INDEX}, cannot be read: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise UserError(f"{path} is damaged: its sha256 is not the one in {INDEX}")
+    return content

@@ -24,11 +24,4 @@ def load_digits(data_dir: Path, *, download: bool) -> Dataset:
     train, test = model_selection.train_test_split(
         torch.arange(len(labels)), test_size=TEST_IMAGES, stratify=labels, random_state=SPLIT_SEED
     )
-    return Dataset(
-        name="digits",
-        num_classes=10,
-        train_images=images[train],
-        train_y=labels[train],
-        test_images=images[test],
-        test_y=labels[test],
-    )
+    return Dataset("digits", 10, images[train], labels[train], images[test], labels[test])

@@ -1,4 +1,4 @@
-"""Fetching through torchvision, and instructions otherwise."""
+"""Data sets are fetched through torchvision; errors say what to do otherwise."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -6,7 +6,6 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,22 +37,16 @@ class IdxSource:
         folders = (data_dir / self.torchvision / "raw", data_dir / self.name, data_dir)
         paths = _locate(folders)
         if not paths and download:
-            import torchvision
+            from torchvision import datasets
 
-            factory: Any = getattr(torchvision.datasets, self.torchvision)
-            download_with(self.name, lambda: factory(root=str(data_dir), train=True, download=True))
+            download_with(self.name, lambda: getattr(datasets, self.torchvision)(root=str(data_dir), train=True, download=True))
             paths = _locate(folders)
         if not paths:
             raise nothing_found(self.name, data_dir, f"{FILES[0]}.gz and its three companions, packed or not", folders)
         arrays = {name: read_idx(path, sha256=self.sha256[name], what=self.name) for name, path in paths.items()}
-        return Dataset(
-            name=self.name,
-            num_classes=10,
-            train_images=arrays[TRAIN_IMAGES].unsqueeze(1),
-            train_y=arrays[TRAIN_LABELS].long(),
-            test_images=arrays[TEST_IMAGES].unsqueeze(1),
-            test_y=arrays[TEST_LABELS].long(),
-        )
+        train = arrays[TRAIN_IMAGES].unsqueeze(1), arrays[TRAIN_LABELS].long()
+        test = arrays[TEST_IMAGES].unsqueeze(1), arrays[TEST_LABELS].long()
+        return Dataset(self.name, 10, *train, *test)
 
 
 def read_idx(path: Path, *, sha256: str, what: str) -> Tensor:
@@ -83,9 +76,9 @@ def read_idx(path: Path, *, sha256: str, what: str) -> Tensor:
 
 def _locate(folders: tuple[Path, ...]) -> dict[str, Path]:
     for folder in folders:
-        found = {name: path for name in FILES for path in (folder / f"{name}.gz", folder / name) if path.is_file()}
-        if len(found) == len(FILES):
-            return found
+        paths = {name: path for name in FILES for path in (folder / f"{name}.gz", folder / name) if path.is_file()}
+        if len(paths) == len(FILES):
+            return paths
     return {}
 
 
