@@ -40,5 +40,10 @@ def renamed(**names: str) -> Callable[[_Function], _Function]:
     return decorate
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on, such as when the loss is no longer finite; the command line exits with 1."""

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,50 +34,47 @@ def architecture(source: str, *, input_shape: tuple[int, ...], num_classes: int 
         UserError: nothing bears this name, or what does makes no network.
     """
     family, colon, name = source.rpartition(":")
+    classes = {} if num_classes is None else {"num_classes": num_classes}
     if not colon and name in MODELS:
-        return Architecture(_own(name, input_shape, num_classes), "robust-lowrank", normalises=True)
+        if num_classes is None:
+            raise UserError(f"{name} is made for a number of classes: say how many")
+        model = build(name, input_shape=input_shape, num_classes=num_classes)  # pyright: ignore[reportArgumentType] that it checks
+        return Architecture(model, "robust-lowrank", normalises=True)
     if not colon or family == "torchvision":
-        return Architecture(_torchvision(name, num_classes), "torchvision")
+        return Architecture(_torchvision(name, classes), "torchvision")
     if family == "timm":
-        return Architecture(_timm(name, num_classes), "timm")
-    return Architecture(_call(family, name, input_shape, num_classes), f"function of {family}")
+        return Architecture(_timm(name, classes), "timm")
+    return Architecture(_call(family, name, {"input_shape": input_shape, "num_classes": num_classes}), f"function of {family}")
 
 
-def _own(name: str, input_shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-    if num_classes is None:
-        raise UserError(f"{name} is made for a number of classes: say how many")
-    return build(name, input_shape=input_shape, num_classes=num_classes)  # pyright: ignore[reportArgumentType] that it checks
-
-
-def _torchvision(name: str, num_classes: int | None) -> nn.Module:
+def _torchvision(name: str, classes: dict[str, int]) -> nn.Module:
     from torchvision import models
 
-    known = models.list_models(module=models)
-    if name not in known:
-        raise _unknown(name, [*MODELS, *known])
-    return models.get_model(name, weights=None, **({} if num_classes is None else {"num_classes": num_classes}))
+    names = models.list_models(module=models)
+    if name not in names:
+        raise _unknown_model(name, [*MODELS, *names])
+    return models.get_model(name, weights=None, **classes)
 
 
-def _timm(name: str, num_classes: int | None) -> nn.Module:
+def _timm(name: str, classes: dict[str, int]) -> nn.Module:
     try:
         import timm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"timm:{name} needs timm: pip install 'robust-lowrank[timm]'") from error
     if not timm.is_model(name):
-        raise _unknown(f"timm:{name}", [f"timm:{known}" for known in timm.list_models()])
-    return timm.create_model(name, pretrained=False, **({} if num_classes is None else {"num_classes": num_classes}))
+        raise _unknown_model(f"timm:{name}", [f"timm:{other}" for other in timm.list_models()])
+    return timm.create_model(name, pretrained=False, **classes)
 
 
-def _call(module: str, name: str, input_shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
+def _call(module: str, name: str, offered: dict[str, Any]) -> nn.Module:
     source = f"{module}:{name}"
     with _importable_from_here():
         function = _attribute(module, name)
         if isinstance(function, nn.Module):
             return function
-        offered = {"input_shape": input_shape, "num_classes": num_classes}
-        taken = _taken(source, function, offered)
+        arguments = _arguments(source, function, offered)
         try:
-            model = function(**{argument: offered[argument] for argument in taken})
+            model = function(**arguments)
         except Exception as error:
             raise UserError(f"{source} raised {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
@@ -87,20 +84,20 @@ def _call(module: str, name: str, input_shape: tuple[int, ...], num_classes: int
 
 def _attribute(module: str, name: str) -> Any:
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise UserError(f"there is no module {module}, neither installed nor in {Path.cwd()}") from error
         raise UserError(f"module {module} cannot be imported, as it needs {error.name}: install that") from error
     except Exception as error:
         raise UserError(f"module {module} cannot be imported: {type(error).__name__}: {error}") from error
-    if not hasattr(found, name):
-        raise UserError(f"module {module} ({getattr(found, '__file__', 'built in')}) has no function {name}")
-    return getattr(found, name)
+    if not hasattr(imported, name):
+        raise UserError(f"module {module} ({getattr(imported, '__file__', 'built in')}) has no function {name}")
+    return getattr(imported, name)
 
 
-def _taken(source: str, function: Any, offered: Iterable[str]) -> list[str]:
-    """Return which of the arguments on offer a function takes, after making sure that it asks for no others."""
+def _arguments(source: str, function: Any, offered: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the arguments on offer that a function takes, after making sure that it asks for no others."""
     if not callable(function):
         raise UserError(f"{source} is a {type(function).__name__}: give a function that returns the network")
     try:
@@ -113,7 +110,8 @@ def _taken(source: str, function: Any, offered: Iterable[str]) -> list[str]:
         raise UserError(
             f"{source} asks for {', '.join(alien)}: give a function that takes no arguments, or only {', '.join(offered)}"
         )
-    return [p.name for p in parameters if p.name in offered and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return {name: offered[name] for name in takes if name in offered}
 
 
 @contextmanager
@@ -126,8 +124,8 @@ def _importable_from_here() -> Iterator[None]:
         sys.path.remove(here)
 
 
-def _unknown(name: str, known: list[str]) -> UserError:
-    near = difflib.get_close_matches(name, known, n=3)
+def _unknown_model(name: str, names: list[str]) -> UserError:
+    near = difflib.get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return UserError(
         f"there is no model {name!r}: {hint}Give a file (.pt, .ts, .pt2, .onnx), one of {', '.join(MODELS)},\n"

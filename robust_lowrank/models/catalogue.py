@@ -1,4 +1,4 @@
-"""`MODELS`: architectures by name."""
+"""`MODELS` names the architectures and makes them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,18 +7,17 @@ from functools import partial
 from torch import nn
 
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.models.resnet import ResNet18, ResNet20
-from robust_lowrank.models.small import cnn, lenet5, mlp
-from robust_lowrank.models.vgg import vgg16
+from robust_lowrank.models.normalize import InputShape
+from robust_lowrank.models.resnet import ResNet18, ResNet20, WideResNet
+from robust_lowrank.models.sequential import cnn, lenet5, mlp, vgg16
 from robust_lowrank.models.vit import VisionTransformer
-from robust_lowrank.models.wide_resnet import WideResNet
 
 
 @dataclass(frozen=True)
 class Entry:
     """An architecture: how to make it from an input shape and a number of classes, and what it is."""
 
-    build: Callable[[tuple[int, int, int], int], nn.Module]
+    build: Callable[[InputShape, int], nn.Module]
     summary: str
 
 
@@ -37,7 +36,7 @@ MODELS = {
 }
 
 
-def build(name: str, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+def build(name: str, *, input_shape: InputShape, num_classes: int) -> nn.Module:
     """Build a network with fresh weights: images in [0, 1] go in, logits come out, normalisation is inside.
 
     Weights are Kaiming-normal with fan-in and the gain of ReLU, as `compress(init="kaiming")` draws those of factored layers, so

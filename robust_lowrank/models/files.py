@@ -10,7 +10,7 @@ from robust_lowrank.errors import UserError
 Contents = Literal["TorchScript", "exported program", "weights", "unknown"]
 
 
-def existing(path: Path, what: str) -> Path:
+def require_file(path: Path, what: str) -> Path:
     """Return the path if a file is there.
 
     Raises:
@@ -31,7 +31,7 @@ def sha256(path: Path) -> str:
 
 def contents(path: Path) -> Contents:
     """Return what a torch archive holds, by the names in it; formats that are no archive are "unknown"."""
-    names = [name.partition("/")[2] for name in archived(path)]
+    names = [name.partition("/")[2] for name in names_inside(path)]
     if "constants.pkl" in names:
         return "TorchScript"
     if any(name.startswith("models/") and name.endswith(".json") for name in names):
@@ -39,7 +39,7 @@ def contents(path: Path) -> Contents:
     return "weights" if "data.pkl" in names else "unknown"
 
 
-def archived(path: Path) -> list[str]:
+def names_inside(path: Path) -> list[str]:
     """Return the names in a zip file, none if it is not one."""
     try:
         with zipfile.ZipFile(path) as file:

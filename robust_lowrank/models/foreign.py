@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import checkpoint
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.models.architectures import architecture
 from robust_lowrank.models.files import sha256
 from robust_lowrank.models.normalize import Normalize
-from robust_lowrank.models.onnx_file import load_onnx
-from robust_lowrank.models.programs import Program, load_exported, load_torchscript
+from robust_lowrank.models.programs import Program, float_type, load_exported, load_onnx, load_torchscript
 from robust_lowrank.models.weights import load_weights
 
 PROGRAMS = {".pt": "TorchScript", ".ts": "TorchScript", ".pt2": "exported program", ".onnx": "ONNX"}
@@ -76,11 +75,19 @@ def load_foreign(
     if suffix in PROGRAMS:
         if weights is not None:
             raise UserError(f"{source} holds its own weights: leave {weights} away")
-        program = _program(Path(source), suffix, device)
-        model, _ = _normalised(program, input_shape, mean, std)
+        program = _load_program(Path(source), device)
+        model, _ = _normalise(program, input_shape, mean, std)
         described = {"kind": PROGRAMS[suffix], "sha256": program.digest, "file": source}
     else:
-        model, described = _network(source, weights, input_shape, num_classes, mean, std)
+        network, kind, normalises = architecture(source, input_shape=input_shape, num_classes=num_classes)
+        if weights is None and not kind.startswith("function"):
+            raise UserError(f"{source} is an architecture, and its weights would be random: give the file of its weights too")
+        model, kept = _normalise(network, input_shape, mean, std, own=normalises)
+        if weights is None:
+            described = {"kind": kind, "sha256": checkpoint.digest(network)}
+        else:
+            load_weights(network, weights, kept=kept)
+            described = {"kind": kind, "sha256": sha256(weights), "file": str(weights)}
     model = model.to(device).eval()
     if mean is not None and std is not None:
         described["normalisation"] = f"mean {_numbers(mean)}, std {_numbers(std)}"
@@ -88,37 +95,14 @@ def load_foreign(
     return Foreign(model, gradients, {"source": source} | described)
 
 
-def _program(path: Path, suffix: str, device: torch.device) -> Program:
-    if suffix == ".onnx":
+def _load_program(path: Path, device: torch.device) -> Program:
+    if path.suffix == ".onnx":
         return load_onnx(path)
-    return load_exported(path, device) if suffix == ".pt2" else load_torchscript(path, device)
+    return load_exported(path, device) if path.suffix == ".pt2" else load_torchscript(path, device)
 
 
-def _network(
-    source: str,
-    weights: Path | None,
-    input_shape: tuple[int, ...],
-    num_classes: int | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> tuple[nn.Module, dict[str, str]]:
-    made = architecture(source, input_shape=input_shape, num_classes=num_classes)
-    if weights is None and not made.kind.startswith("function"):
-        raise UserError(f"{source} is an architecture, and its weights would be random: give the file of its weights too")
-    model, kept = _normalised(made.model, input_shape, mean, std, own=made.normalises)
-    if weights is None:
-        return model, {"kind": made.kind, "sha256": checkpoint.digest(made.model)}
-    load_weights(made.model, weights, kept=kept)
-    return model, {"kind": made.kind, "sha256": sha256(weights), "file": str(weights)}
-
-
-def _normalised(
-    model: nn.Module,
-    input_shape: tuple[int, ...],
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    *,
-    own: bool = False,
+def _normalise(
+    model: nn.Module, input_shape: tuple[int, ...], mean: Sequence[float] | None, std: Sequence[float] | None, *, own: bool = False
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the model that normalises so, and which of its tensors say how; `own` architectures have a place for them."""
     if mean is None and std is None:
@@ -132,7 +116,7 @@ def _normalised(
     if not min(std) > 0:
         raise UserError(f"std is above 0 in every channel, not {_numbers(std)}")
     channels, height, width = input_shape
-    normalize = Normalize((channels, height, width), mean=mean, std=std).to(_dtype(model))
+    normalize = Normalize((channels, height, width), mean=mean, std=std).to(_float_type(model))
     if not own:
         return nn.Sequential(normalize, model), ()
     name = next(name for name, module in model.named_modules() if isinstance(module, Normalize))
@@ -143,33 +127,27 @@ def _normalised(
 def _probe(source: str, model: nn.Module, input_shape: tuple[int, ...], num_classes: int | None, device: torch.device) -> bool:
     """Return whether the outputs for one input have a gradient, after making sure that they have the right form."""
     with torch.enable_grad():
-        x = torch.full((1, *input_shape), 0.5, dtype=_dtype(model), device=device).requires_grad_()
+        x = torch.full((1, *input_shape), 0.5, dtype=_float_type(model), device=device).requires_grad_()
         try:
             logits = model(x)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{source} cannot take an input of shape {(1, *input_shape)}: {reason}\n"
+                f"{source} cannot take an input of shape {(1, *input_shape)}: {first_line(error)}\n"
                 "Inputs are (N, channels, height, width) for most networks; give the shape that this one was made for"
             ) from error
-        _check_form(source, logits, num_classes)
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
+            form = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise UserError(f"{source} returned {form} for one input, where logits of shape (1, classes) are due")
+        if num_classes is not None and logits.shape[1] != num_classes:
+            raise UserError(f"{source} has {logits.shape[1]} classes, not {num_classes}: say so, and give data with these classes")
         try:
             return torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is not None
         except RuntimeError:
             return False
 
 
-def _check_form(source: str, logits: object, num_classes: int | None) -> None:
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
-        form = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise UserError(f"{source} returned {form} for one input, where logits of shape (1, classes) are due")
-    if num_classes is not None and logits.shape[1] != num_classes:
-        raise UserError(f"{source} has {logits.shape[1]} classes, not {num_classes}: say so, and give data with these classes")
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    tensors = [*model.parameters(), *model.buffers()]
-    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+def _float_type(model: nn.Module) -> torch.dtype:
+    return float_type([*model.parameters(), *model.buffers()])
 
 
 def _numbers(values: Sequence[float]) -> str:

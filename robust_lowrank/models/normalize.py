@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
 
+InputShape = tuple[int, int, int]  # channels, height, width
+
 GREY = ((0.0,), (1.0,))  # MNIST and its kin are used as they are, in [0, 1]
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
@@ -27,13 +29,7 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        input_shape: tuple[int, int, int],
-        *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, input_shape: InputShape, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
         super().__init__()
         default_mean, default_std = CIFAR10 if input_shape[0] == 3 else GREY
         self.input_shape: tuple[int, ...] = tuple(input_shape)

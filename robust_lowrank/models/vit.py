@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.models.normalize import Normalize
+from robust_lowrank.models.normalize import InputShape, Normalize
 
 PATCH, WIDTH, DEPTH, HEADS, EXPANSION = 4, 192, 6, 3, 4
 POSITION_STD = 0.02
@@ -59,7 +59,7 @@ class VisionTransformer(nn.Module):
         UserError: the sides of the images are no multiples of 4.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, input_shape: InputShape, num_classes: int) -> None:
         super().__init__()
         channels, height, width = input_shape
         if height % PATCH or width % PATCH:

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from robust_lowrank import checkpoint
-from robust_lowrank.errors import UserError
-from robust_lowrank.models.files import contents, existing
+from robust_lowrank.errors import UserError, first_line
+from robust_lowrank.models.files import contents, require_file
 
 TORCH_SUFFIXES = (".pt", ".pth", ".th", ".model", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("state_dict", "model", "net")  # keys under which training scripts keep the weights
@@ -57,7 +57,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _header(path: Path) -> dict[str, str]:
-    existing(path, "weights")
+    require_file(path, "weights")
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
@@ -66,8 +66,8 @@ def _header(path: Path) -> dict[str, str]:
 
 
 def _torch_load(path: Path) -> Any:
-    if (held := contents(existing(path, "weights"))) in ("TorchScript", "exported program"):
-        raise UserError(f"{path} holds a whole network ({held}), not weights for one: give it as the model, without weights")
+    if (inside := contents(require_file(path, "weights"))) in ("TorchScript", "exported program"):
+        raise UserError(f"{path} holds a whole network ({inside}), not weights for one: give it as the model, without weights")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -77,7 +77,7 @@ def _torch_load(path: Path) -> Any:
             "Where you trust the file, write its state_dict alone: safetensors.torch.save_file(model.state_dict(), ...)"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise UserError(f"{path} is not a file of weights that torch can read, or it is damaged: {_first_line(error)}") from error
+        raise UserError(f"{path} is not a file of weights that torch can read, or it is damaged: {first_line(error)}") from error
 
 
 def _state(held: Any, path: Path) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def _fit(model: nn.Module, tensors: dict[str, Tensor], path: Path, kept: Collect
         missing, unexpected = ([], []) if shapes else model.load_state_dict(tensors, strict=False)
         missing = [key for key in missing if key not in kept]
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit this network: {_first_line(error)}") from error
+        raise UserError(f"{path} does not fit this network: {first_line(error)}") from error
     lists = {"missing": missing, "not in the network": unexpected, "of another shape": shapes}
     if any(lists.values()):
         wrong = "; ".join(f"{len(names)} {what}: {_listed(names)}" for what, names in lists.items() if names)
@@ -117,7 +117,3 @@ def _fit(model: nn.Module, tensors: dict[str, Tensor], path: Path, kept: Collect
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
