@@ -9,7 +9,7 @@ from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.records import MONITOR
 
 LIMITS = {"cond": 1e4, "orthonormality": 1e-4}
-LIMITED = tuple(name for name in MONITOR if name not in ("step", "layer", "kind", "factored", "singular_values"))
+QUANTITIES = tuple(name for name in MONITOR if name not in ("step", "layer", "kind", "factored", "singular_values"))
 REMEDIES = {
     "cond": "bound it with cond= (CondLR, or any rank-adaptive method), raise tol, or lower the learning rate",
     "orthonormality": "keep factors in float32, or take retraction='polar'",
@@ -59,8 +59,8 @@ class Watch:
 
     def __init__(self, limits: Mapping[str, float]) -> None:
         for quantity, limit in limits.items():
-            if quantity not in LIMITED:
-                raise unknown_name("quantity", quantity, LIMITED)
+            if quantity not in QUANTITIES:
+                raise unknown_name("quantity", quantity, QUANTITIES)
             if not isinstance(limit, int | float) or math.isnan(limit):
                 raise UserError(f"the limit of {quantity} is not a number: give the value above which to warn")
         self.limits: dict[str, float] = dict(limits)

@@ -54,23 +54,23 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, bound: Lipschitz | None =
         raise UserError(f"certificates need a label an example, not {tuple(y.shape)} for {len(x)} examples")
     if y.is_floating_point() or y.is_complex():
         raise UserError(f"labels are numbers of classes, not {y.dtype}")
-    known = lipschitz(model, x.shape[1:]) if bound is None else bound
+    bound = lipschitz(model, x.shape[1:]) if bound is None else bound
     wide = copy.deepcopy(model).double().eval()
-    device = next((parameter.device for parameter in wide.parameters()), x.device)
-    parts = [wide(part.to(device).double()).cpu() for part in x.split(batch_size)]
-    logits, labels = torch.cat(parts), y.cpu()
+    device = next(wide.parameters(), x).device
+    logits, labels = torch.cat([wide(part.to(device).double()).cpu() for part in x.split(batch_size)]), y.cpu()
     if not torch.isfinite(logits).all():
         raise UserError("the network returns logits that are not finite: it has no certificate")
     classes = logits.shape[1]
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise UserError(f"labels from {int(labels.min())} to {int(labels.max())} do not fit a network of {classes} classes")
-    if known.head is not None and len(known.head) != classes:
-        raise UserError(f"the bound is of a network of {len(known.head)} classes, not of {classes}: compute it for this one")
-    steps = _steepness(known, classes)[labels]
-    gaps = logits.gather(1, labels[:, None]) - logits - ROUNDING * logits.abs().amax(dim=1, keepdim=True)
-    others = torch.arange(logits.shape[1]) != labels[:, None]
-    radii = torch.where(others, (gaps.clamp(min=0) / steps).nan_to_num(nan=0.0, posinf=math.inf), math.inf).amin(dim=1)
-    margin = torch.where(others, logits.gather(1, labels[:, None]) - logits, math.inf).amin(dim=1)
+    if bound.head is not None and len(bound.head) != classes:
+        raise UserError(f"the bound is of a network of {len(bound.head)} classes, not of {classes}: compute it for this one")
+    gaps = logits.gather(1, labels[:, None]) - logits
+    sure = (gaps - ROUNDING * logits.abs().amax(dim=1, keepdim=True)).clamp(min=0)
+    distances = (sure / _steepness(bound, classes)[labels]).nan_to_num(nan=0.0, posinf=math.inf)
+    others = torch.arange(classes) != labels[:, None]
+    radii = torch.where(others, distances, math.inf).amin(dim=1)
+    margin = torch.where(others, gaps, math.inf).amin(dim=1)
     columns = (range(len(y)), labels.tolist(), logits.argmax(dim=1).tolist(), margin.tolist(), radii.tolist(), [False] * len(y))
     return pd.DataFrame(dict(zip(CERTIFICATE, columns, strict=True)))
 

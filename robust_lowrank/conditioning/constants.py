@@ -1,4 +1,4 @@
-"""Lipschitz constants in L2 of activations and pooling."""
+"""The module holds the Lipschitz constants in L2 of activations and pooling layers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -72,7 +72,7 @@ def _along(pool: nn.Module, extent: int, axis: int) -> float:
     if isinstance(pool, (*ADAPTIVE_MEANS, *ADAPTIVE_MAXIMA)):
         wanted = _of(pool.output_size, axis)
         means = F.adaptive_avg_pool1d(units, extent if wanted is None else wanted)[:, 0]
-        return _norm(means) if isinstance(pool, ADAPTIVE_MEANS) else _most_windows(means)
+        return _norm(means) if isinstance(pool, ADAPTIVE_MEANS) else math.sqrt(int((means > 0).sum(dim=1).max()))
     assert isinstance(pool, (*MEANS, *MAXIMA))
     kernel, stride, padding = (_of(value, axis) for value in (pool.kernel_size, pool.stride, pool.padding))
     if isinstance(pool, MEANS):
@@ -86,10 +86,6 @@ def _along(pool: nn.Module, extent: int, axis: int) -> float:
 
 def _norm(matrix: Tensor) -> float:
     return float(torch.linalg.matrix_norm(matrix, 2))
-
-
-def _most_windows(means: Tensor) -> float:
-    return math.sqrt(int((means > 0).sum(dim=1).max()))
 
 
 def _of(value: Any, axis: int) -> Any:

@@ -11,8 +11,8 @@ class _Tracer(fx.Tracer):
     """Goes into every module but linear layers, torch's own, those that state their constant, and those it cannot follow."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = is_linear(m) or callable(getattr(m, "lipschitz_constant", None))
-        return known or super().is_leaf_module(m, module_qualified_name)
+        bounded = is_linear(m) or callable(getattr(m, "lipschitz_constant", None))
+        return bounded or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -21,7 +21,7 @@ class _Tracer(fx.Tracer):
             return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
 
 
-def traced(model: nn.Module) -> fx.GraphModule:
+def trace(model: nn.Module) -> fx.GraphModule:
     """Return the network as a graph.
 
     Raises:
@@ -30,9 +30,9 @@ def traced(model: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(model, _Tracer().trace(model))
 
 
-def unseen(model: nn.Module, graph: fx.Graph) -> str | None:
+def reason_to_distrust(model: nn.Module, graph: fx.Graph) -> str | None:
     """Return why the graph may not be what the network in evaluation mode computes, or None."""
-    if hooked(model):
+    if has_hooks(model):
         return "the network has hooks, which may change what it computes"
     for name, module in model.named_modules():
         place = repr(name) if name else "the network"
@@ -45,18 +45,15 @@ def unseen(model: nn.Module, graph: fx.Graph) -> str | None:
     return None
 
 
-def hooked(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
     """Return whether something else may happen before or after the module's own forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def needed(graph: fx.Graph) -> set[fx.Node]:
+def dependencies(graph: fx.Graph) -> set[fx.Node]:
     """Return the nodes on which the output depends."""
-    found: set[fx.Node] = set()
-    open_nodes = [node for node in graph.nodes if node.op == "output"]
-    while open_nodes:
-        node = open_nodes.pop()
-        if node not in found:
-            found.add(node)
-            open_nodes += node.all_input_nodes
-    return found
+    nodes: set[fx.Node] = set()
+    for node in reversed(graph.nodes):  # a node comes after its arguments
+        if node.op == "output" or any(user in nodes for user in node.users):
+            nodes.add(node)
+    return nodes

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from robust_lowrank.conditioning.constants import ACTIVATIONS, POOLS, POOLS_1D, pool_constant
-from robust_lowrank.conditioning.graph import hooked, needed, traced, unseen
+from robust_lowrank.conditioning.graph import dependencies, has_hooks, reason_to_distrust, trace
 from robust_lowrank.conditioning.operators.convolution import convolution, is_linear
 from robust_lowrank.conditioning.operators.symbol import SLACK, conv_bound
 from robust_lowrank.conditioning.operators.table import dims_of, is_batch_norm, scale_of, size_of
 from robust_lowrank.conditioning.rules import FUNCTIONS, METHODS, POOLING, Call, Unbounded
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.layers import Adapter, FactoredLayer
 
 if TYPE_CHECKING:
@@ -88,16 +88,16 @@ def lipschitz(model: nn.Module, input_shape: Sequence[int]) -> Lipschitz:
         wide = copy.deepcopy(model).double().cpu().eval()
         state = [*wide.parameters(), *wide.buffers()]
         before = [tensor._version for tensor in state]
-        graph = traced(wide)
+        graph = trace(wide)
     except Exception as error:  # the network's own, when it is given a symbol
-        return failed(f"its forward cannot be traced: {_line(error)}")
-    if reason := unseen(wide, graph.graph):
+        return failed(f"its forward cannot be traced: {first_line(error)}")
+    if reason := reason_to_distrust(wide, graph.graph):
         return failed(reason)
     walk = _Walk(graph)
     try:
         logits = walk.run(torch.zeros(1, *input_shape, dtype=torch.float64))
     except Exception as error:  # the network's own, on an input of this shape
-        return failed(f"its traced forward fails on an input of shape {(1, *input_shape)}: {_line(error)}")
+        return failed(f"its traced forward fails on an input of shape {(1, *input_shape)}: {first_line(error)}")
     if [tensor._version for tensor in state] != before:
         return failed("its forward changes its own parameters or buffers")
     if not isinstance(logits, Tensor):
@@ -105,14 +105,7 @@ def lipschitz(model: nn.Module, input_shape: Sequence[int]) -> Lipschitz:
     frame = pd.DataFrame(walk.rows, columns=pd.Index(LAYERS))
     if walk.reasons:
         return Lipschitz(math.inf, frame, tuple(dict.fromkeys(walk.reasons)))
-    bound = walk.bound * (1 + SLACK)
-    if walk.head is None:
-        return Lipschitz(bound, frame, ())
-    return Lipschitz(bound, frame, (), features=walk.features * (1 + SLACK), head=walk.head)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return Lipschitz(walk.bound * (1 + SLACK), frame, (), features=walk.features * (1 + SLACK), head=walk.head)
 
 
 class _Walk(fx.Interpreter):
@@ -125,7 +118,7 @@ class _Walk(fx.Interpreter):
         self.bound = self.features = math.inf
         self.head: Tensor | None = None
         self._first = next(iter(module.graph.nodes))
-        self._needed = needed(module.graph)
+        self._needed = dependencies(module.graph)
         self._bounds: dict[fx.Node, float] = {}
         self._shapes: dict[fx.Node, torch.Size] = {}
         self._versions: dict[fx.Node, int] = {}
@@ -171,7 +164,7 @@ class _Walk(fx.Interpreter):
         return bound
 
     def _module(self, n: fx.Node, layer: nn.Module, shape: torch.Size, bound: float) -> float:
-        if any(hooked(part) for part in layer.modules()):
+        if any(has_hooks(part) for part in layer.modules()):
             raise Unbounded("it has hooks, which may change what it computes")
         if is_linear(layer):
             if self._norm_after(n) is not None:

@@ -1,7 +1,8 @@
 """The monitor records conditioning while any loop trains, at the cost of the factors' small matrices."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -183,42 +184,30 @@ class Monitor:
 
 def to_cpu(samples: Sequence[Sample]) -> list[Sample]:
     """Return samples with all their tensors on the CPU, in float32 or better, by one transfer a device."""
-    tensors = [tensor for sample in samples for tensor in _tensors(sample)]
-    moved: dict[int, Tensor] = {}
+    tensors = [tensor for matrix, defects, turned in samples for tensor in (matrix, *defects, *chain(*turned))]
+    cpu: dict[int, Tensor] = {}
     for device in {tensor.device for tensor in tensors}:
         there = [tensor for tensor in tensors if tensor.device == device]
         flat = torch.cat([linalg.at_least_float32(tensor).reshape(-1) for tensor in there]).cpu()
         parts = flat.split([tensor.numel() for tensor in there])
-        moved |= {id(tensor): part.reshape(tensor.shape) for tensor, part in zip(there, parts, strict=True)}
+        cpu |= {id(tensor): part.reshape(tensor.shape) for tensor, part in zip(there, parts, strict=True)}
     return [
-        Sample(
-            moved[id(sample.matrix)],
-            [moved[id(each)] for each in sample.defects],
-            [Overlap(*(moved[id(part)] for part in each)) for each in sample.turned],
-        )
-        for sample in samples
+        Sample(cpu[id(matrix)], [cpu[id(each)] for each in defects], [Overlap(cpu[id(a)], cpu[id(b)]) for a, b in turned])
+        for matrix, defects, turned in samples
     ]
 
 
-def _tensors(sample: Sample) -> Iterable[Tensor]:
-    return (sample.matrix, *sample.defects, *(part for each in sample.turned for part in each))
-
-
 def _row(name: str, layer: Layer, sample: Sample) -> Row:
-    whole = all(bool(torch.isfinite(each)) for each in sample.defects)
-    sigma = _singular_values(sample.matrix if whole else torch.full_like(sample.matrix, math.nan))
+    if all(bool(torch.isfinite(part).all()) for part in (sample.matrix, *sample.defects)):
+        sigma = linalg.svd(sample.matrix.double()).sigma
+    else:
+        sigma = torch.full((min(sample.matrix.shape),), math.nan, dtype=torch.float64)
     angles = [largest_angle(turned) for turned in sample.turned]
     return row(name, layer, sigma, [float(each) for each in sample.defects]) | {
         "distance": _distance(sigma, layer.method) if isinstance(layer, FactoredLayer) else math.nan,
         "rotation_u": angles[0] if angles else math.nan,
         "rotation_v": max(angles[1:], default=math.nan),
     }
-
-
-def _singular_values(matrix: Tensor) -> Tensor:
-    if not bool(torch.isfinite(matrix).all()):
-        return torch.full((min(matrix.shape),), math.nan, dtype=torch.float64)
-    return linalg.svd(matrix.double()).sigma
 
 
 def _distance(sigma: Tensor, method: Any) -> float:

@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,20 +12,18 @@ from torch import fx, nn
 from robust_lowrank.conditioning.constants import GELU, SILU, Unbounded, softplus
 
 
-class Call:
+class Call(NamedTuple):
     """A call in the graph: its arguments' constants with respect to the network's input, their values, and its result."""
 
-    def __init__(
-        self, node: fx.Node, bounds: dict[fx.Node, float], args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
-    ) -> None:
-        self.args: tuple[Any, ...] = args
-        self.kwargs: dict[str, Any] = kwargs
-        self.value: Any = value
-        self._nodes, self._bounds = node.args, bounds
+    node: fx.Node
+    bounds: dict[fx.Node, float]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    value: Any
 
     def bound(self, position: int = 0) -> float:
         """Return the constant of an argument: 0 if it does not depend on the input."""
-        return self._of(self._nodes[position])
+        return self._of(self.node.args[position])
 
     def spread(self, position: int) -> float:
         """Return the constant of an argument after it was repeated to the shape of the result."""
@@ -34,7 +32,7 @@ class Call:
 
     def parts(self) -> list[float]:
         """Return the constants of a list of tensors, the first argument."""
-        nodes = self._nodes[0]
+        nodes = self.node.args[0]
         assert isinstance(nodes, Sequence)
         return [self._of(node) for node in nodes]
 
@@ -43,7 +41,7 @@ class Call:
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
     def _of(self, node: Any) -> float:
-        return self._bounds[node] if isinstance(node, fx.Node) else 0.0
+        return self.bounds[node] if isinstance(node, fx.Node) else 0.0
 
 
 Rule = Callable[[Call], float]

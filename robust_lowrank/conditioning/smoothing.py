@@ -5,7 +5,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from statistics import NormalDist
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BLOCK = 250  # samples at a time, always: the noise of an example and the sums of its logits depend on nothing else
-
-
-class Vote(NamedTuple):
-    """One example's certificate: the most frequent class, the lower limit of its probability, its radius."""
-
-    prediction: int
-    probability: float
-    radius: float
 
 
 @torch.no_grad()
@@ -81,12 +73,12 @@ def smooth_certify(
     place = next(quiet.parameters(), x)
     rows = []
     for example, (image, label) in enumerate(zip(x.to(place), y.tolist(), strict=True)):
-        chosen = _counts(quiet, image, sigma, n0, (seed, "choice", example))[:-1]
+        prediction = int(_counts(quiet, image, sigma, n0, (seed, "choice", example))[:-1].argmax())
         counts = _counts(quiet, image, sigma, n, (seed, "estimate", example))
-        vote = _vote(int(chosen.argmax()), counts, sigma, alpha)
-        sure = vote.probability > 0.5
-        radius = vote.radius if sure and vote.prediction == label else 0.0
-        rows.append((example, label, vote.prediction, vote.probability - 0.5, radius, not sure))
+        probability = clopper_pearson(int(counts[prediction]), int(counts.sum()), 1 - 2 * alpha).low
+        sure = probability > 0.5
+        radius = sigma * NormalDist().inv_cdf(probability) if sure and prediction == label else 0.0
+        rows.append((example, label, prediction, probability - 0.5, radius, not sure))
         if progress is not None:
             progress(example + 1)
     return pd.DataFrame(rows, columns=pd.Index(CERTIFICATE))
@@ -102,20 +94,14 @@ def check_smoothing(sigma: float, n0: int, n: int, alpha: float) -> None:
         raise UserError(f"smoothing needs sigma > 0, n0 and n from 1 and alpha in (0, 0.5), not {sigma}, {n0}, {n} and {alpha}")
 
 
-def _vote(prediction: int, counts: Tensor, sigma: float, alpha: float) -> Vote:
-    probability = clopper_pearson(int(counts[prediction]), int(counts.sum()), 1 - 2 * alpha).low
-    radius = sigma * NormalDist().inv_cdf(probability) if probability > 0.5 else 0.0
-    return Vote(prediction, probability, radius)
-
-
 def _counts(model: nn.Module, image: Tensor, sigma: float, samples: int, key: tuple[int, str, int]) -> Tensor:
     """Return how often the network gives each class, and as the last entry how often its logits are not finite."""
     counts = torch.zeros(0, dtype=torch.int64)
     for noise in _noise(image.shape, samples, key):
         logits = model(image + sigma * noise.to(image))
         classes = torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), logits.shape[1])
-        found = classes.bincount(minlength=logits.shape[1] + 1).cpu()
-        counts = found if len(counts) == 0 else counts + found
+        block = classes.bincount(minlength=logits.shape[1] + 1).cpu()
+        counts = block if len(counts) == 0 else counts + block
     return counts
 
 

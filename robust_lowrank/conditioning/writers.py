@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from robust_lowrank.conditioning.alerts import QUANTITIES
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import MONITOR, read_frame, replacing, write_frame
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
-NOT_CHARTED = ("step", "layer", "kind", "factored", "singular_values")
 
 
 class Writer(Protocol):
@@ -131,15 +131,15 @@ class JsonlWriter:
         if not self.path.exists():
             return 0
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        whole = lines[:-1] if lines and self._torn(lines[-1]) else lines
+        whole = lines[:-1] if lines and self._is_torn(lines[-1]) else lines
         steps = [self._step(line) for line in whole]
-        kept = [line for line, own in zip(whole, steps, strict=True) if own <= step]
+        kept = [line for line, number in zip(whole, steps, strict=True) if number <= step]
         if len(kept) < len(lines):
             with replacing(self.path) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
-        return max((own for own in steps if own <= step), default=0)
+        return max((number for number in steps if number <= step), default=0)
 
-    def _torn(self, line: str) -> bool:
+    def _is_torn(self, line: str) -> bool:
         beginning = '{"step": '
         return not line.endswith("\n") and (line.startswith(beginning) or beginning.startswith(line))
 
@@ -171,8 +171,8 @@ class TensorBoardWriter:
     def write(self, rows: Sequence[Row]) -> None:
         """Add a point to every chart; quantities that are NaN have none."""
         for row in rows:
-            for name in MONITOR:
-                if name not in NOT_CHARTED and not math.isnan(row[name]):
+            for name in QUANTITIES:
+                if not math.isnan(row[name]):
                     self._summaries.add_scalar(f"{row['layer']}/{name}", row[name], row["step"])
 
     def rewind(self, step: int) -> None:
