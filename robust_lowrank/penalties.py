@@ -1,4 +1,4 @@
-"""Soft penalties on singular values: their spread R, their condition number COND, and SO, DSO, MC and SRIP, which fix them at 1."""
+"""Penalties act on singular values: R on their spread, COND on their condition number; SO, DSO, MC and SRIP pull them to 1."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ def gram(a: Tensor) -> Tensor:
     return a.T @ a if a.shape[0] >= a.shape[1] else a @ a.T
 
 
-def identity_like(square: Tensor) -> Tensor:
-    """Return the identity of a square matrix's size, type and device."""
-    return torch.eye(square.shape[0], dtype=square.dtype, device=square.device)
+def minus_identity(square: Tensor) -> Tensor:
+    """Return a square matrix minus the identity."""
+    return square - torch.eye(len(square), dtype=square.dtype, device=square.device)
 
 
 def spread(s: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def spread_gradient(s: Tensor) -> Tensor:
 
 def _deviation(s: Tensor) -> Tensor:
     square = gram(s)
-    return square - square.diagonal().mean() * identity_like(square)
+    return square - square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
 
 
 def condition_gap(a: Tensor) -> Tensor:
@@ -76,19 +76,17 @@ def condition_gap_gradient(a: Tensor) -> Tensor:
 
 def soft_orthogonality(a: Tensor) -> Tensor:
     """Return SO = ||A - I||^2, A the smaller Gram matrix: the sum of (sigma_i^2 - 1)^2 (methods (60))."""
-    square = gram(a)
-    return (square - identity_like(square)).square().sum()
+    return minus_identity(gram(a)).square().sum()
 
 
 def double_soft_orthogonality(a: Tensor) -> Tensor:
     """Return DSO = ||a.T a - I||^2 + ||a a.T - I||^2, at least |m - n| for an m x n matrix (methods (61))."""
-    return sum(((g - identity_like(g)).square().sum() for g in (a.T @ a, a @ a.T)), start=a.new_zeros(()))
+    return minus_identity(a.T @ a).square().sum() + minus_identity(a @ a.T).square().sum()
 
 
 def mutual_coherence(a: Tensor) -> Tensor:
     """Return MC = max |A - I|, A the smaller Gram matrix (methods (62))."""
-    square = gram(a)
-    return (square - identity_like(square)).abs().max()
+    return minus_identity(gram(a)).abs().max()
 
 
 def spectral_isometry(a: Tensor) -> Tensor:
@@ -96,9 +94,8 @@ def spectral_isometry(a: Tensor) -> Tensor:
 
     It is a lower bound of the norm, as in its authors' code, which however draws a new vector each time.
     """
-    square = gram(a)
-    deviation = square - identity_like(square)
-    start = torch.randn(len(square), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(square)
+    deviation = minus_identity(gram(a))
+    start = torch.randn(len(deviation), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(deviation)
     first = deviation @ start
     return (deviation @ (first / first.norm().clamp(min=SPREAD_FLOOR))).norm()
 

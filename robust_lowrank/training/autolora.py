@@ -142,7 +142,8 @@ class AutoLoRa:
             adversarial: what `perturb` made of them, (N, ...).
             y: labels (N,).
         """
-        with _resting(self._base), _statistics_kept(self.model):
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        with _switched_off("requires_grad", self._base), _switched_off("track_running_stats", norms):
             natural = self.model(x)
         with without_updates(self.model):
             perturbed = self.model(adversarial)
@@ -204,26 +205,13 @@ def _base_parameters(model: nn.Module, head: Sequence[str]) -> list[nn.Parameter
 
 
 @contextmanager
-def _resting(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Keep parameters out of the graphs that are built in a block."""
-    moving = [parameter for parameter in parameters if parameter.requires_grad]
+def _switched_off(flag: str, owners: Iterable[object]) -> Iterator[None]:
+    """Set a flag to False in a block: a parameter then stays out of graphs, and BatchNorm leaves its statistics alone."""
+    switched = [owner for owner in owners if getattr(owner, flag)]
     try:
-        for parameter in moving:
-            parameter.requires_grad_(False)
+        for owner in switched:
+            setattr(owner, flag, False)
         yield
     finally:
-        for parameter in moving:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Have BatchNorm normalise by each batch as before, without a trace in its running statistics."""
-    tracking = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    try:
-        for module in tracking:
-            module.track_running_stats = False
-        yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True
+        for owner in switched:
+            setattr(owner, flag, True)

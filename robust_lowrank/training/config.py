@@ -3,24 +3,21 @@
 import dataclasses
 import inspect
 import math
+from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import torch
-from pydantic import (
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from robust_lowrank.data import DATASETS
-from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.errors import UserError, first_line, unknown_name
 from robust_lowrank.methods import ADAPTERS, METHODS, GalerkinMethod, Method
 from robust_lowrank.models import MODELS
-from robust_lowrank.penalties import Penalty
+from robust_lowrank.penalties import Form, Penalty, Place
 from robust_lowrank.ranks import DEFAULT_RANK
-from robust_lowrank.tables import Table
+from robust_lowrank.tables import Table, parse_table, read_table
 from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.rank_config import Rank, refuse_old_keys
 
@@ -29,9 +26,9 @@ DEFAULT_INIT = "kaiming"
 DEFAULT_MOMENTUM = 0.3
 
 
-def _known(kind: str, name: str, known: Any) -> str:
-    if name not in known:
-        raise unknown_name(kind, name, known)
+def _require_name(kind: str, names: Collection[str], name: str) -> str:
+    if name not in names:
+        raise unknown_name(kind, name, names)
     return name
 
 
@@ -55,9 +52,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 class PenaltyTable(Table):
     """A term added to the loss: `rlr.Penalty`, its milestones in epochs."""
 
-    form: Literal["R", "COND", "SO", "DSO", "MC", "SRIP"] = "R"
+    form: Form = "R"
     weight: float = 0.05
-    on: Literal["cores", "weights", "factors"] = "cores"
+    on: Place = "cores"
     milestones: tuple[int, ...] = Field(default=(), strict=False)
     decay: tuple[float, ...] = Field(default=(), strict=False)
 
@@ -75,28 +72,18 @@ class PenaltyTable(Table):
 class DataConfig(Table):
     """The images: the first `train_examples` to train on, the last `validation_examples` of that part to watch."""
 
-    name: str = "digits"
+    name: Annotated[str, AfterValidator(partial(_require_name, "data set", DATASETS))] = "digits"
     data_dir: str | None = None
     download: bool = False
     train_examples: int | None = Field(default=None, ge=1)  # None: all but those for validation
     validation_examples: int = Field(default=0, ge=0)
     test_examples: int | None = Field(default=None, ge=1)  # None: all
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return _known("data set", name, DATASETS)
-
 
 class ModelConfig(Table):
     """The architecture."""
 
-    name: str = "cnn"
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return _known("model", name, MODELS)
+    name: Annotated[str, AfterValidator(partial(_require_name, "model", MODELS))] = "cnn"
 
 
 class MethodConfig(Table, extra="allow"):
@@ -127,7 +114,7 @@ class MethodConfig(Table, extra="allow"):
     def _consistent(self) -> Self:
         if self.name in ADAPTERS:
             raise UserError(f"{self.name} adapts a network that is trained already: take rlr.adapt in Python")
-        _known("method", self.name, (DENSE, *METHODS))
+        _require_name("method", (DENSE, *METHODS), self.name)
         if self.name == DENSE:
             given = {"rank": self.rank, "exclude": self.exclude, "init": self.init, "window": self.window} | self.options
             if superfluous := [key for key, value in given.items() if value is not None]:
@@ -136,7 +123,7 @@ class MethodConfig(Table, extra="allow"):
             raise UserError(f"{self.name} keeps weights whole, at full rank: leave rank out")
         if self.step == "amortised" and self.name == DENSE:
             raise UserError("a dense network has no amortised steps: leave step out, or choose a method")
-        if self.window is not None and not (self.name != DENSE and isinstance(self.method(), GalerkinMethod)):
+        if self.window is not None and not isinstance(self.method(), GalerkinMethod):
             raise UserError(f"{self.name} truncates nothing: leave window out")
         if self.window is not None and self.step == "exact":
             raise UserError("window belongs to step = 'amortised'; an exact step ends with a truncation")
@@ -155,12 +142,12 @@ class MethodConfig(Table, extra="allow"):
         """
         kind = METHODS[self.name]
         hints = get_type_hints(kind)
-        own = {name: getattr(hints[name], "type", hints[name]) for name in inspect.signature(kind).parameters}
+        types = {name: getattr(hints[name], "type", hints[name]) for name in inspect.signature(kind).parameters}
         for key, value in self.options.items():
-            if key not in own:
-                raise unknown_name(f"option of {self.name}", key, (*own, *MethodConfig.model_fields))
+            if key not in types:
+                raise unknown_name(f"option of {self.name}", key, (*types, *MethodConfig.model_fields))
             try:
-                TypeAdapter(own[key]).validate_python(value, strict=True)
+                TypeAdapter(types[key]).validate_python(value, strict=True)
             except ValidationError as error:
                 raise UserError(f"{key} = {value!r}: {error.errors()[0]['msg']}") from error
         return kind(**self.options)
@@ -215,7 +202,7 @@ class TrainingConfig(Table):
             try:
                 torch.empty(0, device=device)
             except (RuntimeError, AssertionError) as error:
-                raise UserError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from error
+                raise UserError(f"device {device!r} is not available here: {first_line(error)}") from error
         return device
 
 
@@ -274,3 +261,40 @@ class TrainConfig(Table):
             ValidationError: it is not one.
         """
         return cls.model_validate(_infinite(record))
+
+
+def load_config(path: Path | str) -> TrainConfig:
+    """Read the TOML file of one training run.
+
+    Example:
+        seed = 0
+        [data]
+        name = "digits"
+        [method]
+        name = "condlr"
+        tau = 0.1
+        rank = 0.25
+        [training]
+        epochs = 5
+
+    Raises:
+        UserError: the file is missing, is not TOML, or has a wrong key, type or value.
+    """
+    return read_table(Path(path), TrainConfig)
+
+
+def parse_config(values: Mapping[str, Any], *, source: str) -> TrainConfig:
+    """Return the configuration of one training run from nested values such as options of a command.
+
+    Example:
+        >>> parse_config({"method": {"name": "dlrt"}}, source="command line").method.rank
+        0.25
+
+    Args:
+        values: the tables of a TOML file as dictionaries.
+        source: what errors call the place that the values come from.
+
+    Raises:
+        UserError: a key, type or value is wrong.
+    """
+    return parse_table(values, TrainConfig, source=source)

@@ -8,6 +8,14 @@ from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import DENSE, MethodConfig, TrainConfig
 from robust_lowrank.training.rank_config import BudgetTable, RankTable
 
+TITLES = {
+    SVD: "SVD after training",
+    Vanilla: "Vanilla low-rank",
+    CayleySGD: "Cayley SGD",
+    ProjectedSGD: "Projected SGD",
+    SpectralClamp: "Spectral clamp",
+}  # of the methods whose class has another name in reports
+
 
 def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None) -> str:
     """Return what reports call a method: its label, or its name with the options given, and how it is trained if adversarially.
@@ -18,9 +26,8 @@ def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None)
     """
     if method.label is not None:
         return method.label
-    given = method.options
-    said = ("tau", "cond") if method.name == CondLR.name else ()  # the title says the bound
-    parts = [_title(method), *(f"{key} {value}" for key, value in given.items() if key not in said)]
+    in_title = ("tau", "cond") if method.name == CondLR.name else ()
+    parts = [_title(method), *(f"{key} {value}" for key, value in method.options.items() if key not in in_title)]
     parts += _steps(method, " ")
     if adversarial is not None:
         options = _given(adversarial)
@@ -32,22 +39,11 @@ def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None)
 def _title(method: MethodConfig) -> str:
     if method.name == DENSE:
         return "Dense"
-    made = method.method()
-    match made:
+    match method.method():
         case CondLR(bound=tau):
             return f"CondLR τ={'∞' if tau == float('inf') else f'{tau:g}'}"
-        case SVD():
-            return "SVD after training"
-        case Vanilla():
-            return "Vanilla low-rank"
-        case CayleySGD():
-            return "Cayley SGD"
-        case ProjectedSGD():
-            return "Projected SGD"
-        case SpectralClamp():
-            return "Spectral clamp"
-        case _:
-            return type(made).__name__
+        case other:
+            return TITLES.get(type(other), type(other).__name__)
 
 
 def _steps(method: MethodConfig, gap: str) -> list[str]:

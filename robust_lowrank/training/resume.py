@@ -1,8 +1,8 @@
-"""Where an interrupted training goes on: the state at the end of its last complete epoch, beside the files of the run.
+"""An interrupted training goes on from the state at the end of its last complete epoch, beside the files of the run.
 
     RUN/resume/EPOCH/model.safetensors   the weights
     RUN/resume/EPOCH/state.safetensors   tensors of optimizer, random generators and monitor
-    RUN/resume/EPOCH/state.json          all the rest, with a digest of both
+    RUN/resume/EPOCH/state.json          all the rest, with a digest of both; no pickle
 
 A state is a directory that is written under another name and renamed, so that it is whole or not there. It depends on no other
 file of the run but for the histories, of which it says how long they were.
@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from robust_lowrank import checkpoint
 from robust_lowrank.errors import UserError
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.records import RunFiles, RunRecord
-from robust_lowrank.training.packing import pack, unpack
 
 TENSORS, VALUES = "state.safetensors", "state.json"
 VERSION = 1
+PLAIN = (str, int, float, bool, type(None))
 
 
 class SavedState(NamedTuple):
@@ -45,7 +45,7 @@ def save_state(out: Path, state: SavedState) -> None:
     for stale in (temporary, directory):
         shutil.rmtree(stale, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     values = pack(state.values, tensors)
     checkpoint.save(state.model, RunFiles(temporary).weights)
     save_file(tensors, temporary / TENSORS)
@@ -73,8 +73,8 @@ def load_state(out: Path, network: Callable[[], nn.Module]) -> SavedState | None
         text = json.loads((directory / VALUES).read_text(encoding="utf-8"))
         tensors = load_file(directory / TENSORS)
         model = checkpoint.load(network(), RunFiles(directory).weights)
-        there = {"version": text["version"], "weights": text["weights"], "tensors": text["tensors"]}
-        if there != {"version": VERSION, "weights": checkpoint.digest(model), "tensors": digest_tensors(tensors)}:
+        digests = checkpoint.digest(model), digest_tensors(tensors)
+        if (text["version"], text["weights"], text["tensors"]) != (VERSION, *digests):
             return None
         return SavedState(RunRecord.model_validate(text["record"]), model, unpack(text["values"], tensors))
     except (OSError, SafetensorError, UserError, ValueError, KeyError, TypeError, RuntimeError):
@@ -84,3 +84,51 @@ def load_state(out: Path, network: Callable[[], nn.Module]) -> SavedState | None
 def drop_states(out: Path) -> None:
     """Remove all states."""
     shutil.rmtree(RunFiles(out).resume, ignore_errors=True)
+
+
+def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return a value as JSON can hold it, its tensors put into `tensors` and named in their places.
+
+    Example:
+        >>> tensors = {}
+        >>> pack({0: (torch.zeros(2), 1.5)}, tensors), list(tensors)
+        ({'dict': [[0, {'tuple': [{'tensor': '0', 'stride': [1]}, 1.5]}]]}, ['0'])
+
+    Strides are kept, as the last bit of a product may depend on them.
+
+    Raises:
+        TypeError: there is something else than tables, lists, tuples, tensors, numbers and texts.
+    """
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name, "stride": list(value.stride())}
+    if isinstance(value, dict):
+        return {"dict": [[pack(key, tensors), pack(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [pack(item, tensors) for item in value]}
+    if isinstance(value, list):
+        return [pack(item, tensors) for item in value]
+    if isinstance(value, PLAIN):
+        return value
+    raise TypeError(f"a {type(value).__name__} is nothing that a file of numbers and texts can hold")
+
+
+def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return what `pack` was given, its tensors on the CPU.
+
+    Raises:
+        ValueError, KeyError, TypeError, RuntimeError: `pack` did not make it.
+    """
+    if isinstance(packed, list):
+        return [unpack(item, tensors) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    if "tensor" in packed:
+        tensor = tensors[packed["tensor"]]
+        if list(tensor.stride()) == packed["stride"]:
+            return tensor
+        return torch.empty_strided(tensor.shape, packed["stride"], dtype=tensor.dtype).copy_(tensor)
+    if "tuple" in packed:
+        return tuple(unpack(item, tensors) for item in packed["tuple"])
+    return {unpack(key, tensors): unpack(item, tensors) for key, item in packed["dict"]}

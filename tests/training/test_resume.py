@@ -18,7 +18,7 @@ import torch
 
 from robust_lowrank import checkpoint, records
 from robust_lowrank.training import Progress, TrainConfig, load_network, parse_config, train
-from robust_lowrank.training.packing import pack, unpack
+from robust_lowrank.training.resume import pack, unpack
 
 from .conftest import SMALL, Small
 
