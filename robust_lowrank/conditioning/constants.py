@@ -30,14 +30,12 @@ def softplus(beta: float, threshold: float) -> float:
 GELU, SILU = 1.129, 1.0999
 
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], float]] = {
-    nn.ReLU: lambda layer: 1.0,
-    nn.ReLU6: lambda layer: 1.0,
+    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Tanh), lambda layer: 1.0),
     nn.LeakyReLU: lambda layer: max(1.0, abs(layer.negative_slope)),
     nn.ELU: lambda layer: max(1.0, abs(layer.alpha)),
     nn.GELU: lambda layer: GELU,
     nn.SiLU: lambda layer: SILU,
     nn.Softplus: lambda layer: softplus(layer.beta, layer.threshold),
-    nn.Tanh: lambda layer: 1.0,
     nn.Sigmoid: lambda layer: 0.25,
 }
 MEANS = (nn.AvgPool1d, nn.AvgPool2d)

@@ -96,13 +96,12 @@ def check_smoothing(sigma: float, n0: int, n: int, alpha: float) -> None:
 
 def _counts(model: nn.Module, image: Tensor, sigma: float, samples: int, key: tuple[int, str, int]) -> Tensor:
     """Return how often the network gives each class, and as the last entry how often its logits are not finite."""
-    counts = torch.zeros(0, dtype=torch.int64)
+    blocks = []
     for noise in _noise(image.shape, samples, key):
         logits = model(image + sigma * noise.to(image))
         classes = torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), logits.shape[1])
-        block = classes.bincount(minlength=logits.shape[1] + 1).cpu()
-        counts = block if len(counts) == 0 else counts + block
-    return counts
+        blocks.append(classes.bincount(minlength=logits.shape[1] + 1).cpu())
+    return torch.stack(blocks).sum(dim=0)
 
 
 def _noise(shape: torch.Size, samples: int, key: tuple[int, str, int]) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Adversarial training: the worst inputs of a batch, found before the step, and the loss on them.
+"""Adversarial training finds the worst inputs of a batch before the step, and takes the loss on them.
 
 The inner maximisation runs once a step, at the weights before it, so that methods which evaluate the loss several times a step
 see the same inputs each time. It makes a fixed number of steps and never waits for the device.
@@ -68,10 +68,8 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, noise: Keyed
 
     Source: Goodfellow et al. 2015 (arXiv 1412.6572), methods (29); Wong et al. 2020 (arXiv 2001.03994), methods (R2).
     """
-    if noise is None:
-        return ascend(_cross_entropy(model, y), x, x, threat, steps=1, step_size=threat.eps)
-    start = threat.random_start(x, noise)
-    return ascend(_cross_entropy(model, y), x, start, threat, steps=1, step_size=FAST_STEP * threat.eps)
+    start, length = (x, 1.0) if noise is None else (threat.random_start(x, noise), FAST_STEP)
+    return ascend(_cross_entropy(model, y), x, start, threat, steps=1, step_size=length * threat.eps)
 
 
 def pgd(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, noise: KeyedNoise, steps: int, step_size: float) -> Tensor:

@@ -37,15 +37,9 @@ def measure_costs(model: nn.Module, input_shape: tuple[int, ...]) -> Costs:
     latencies = []
     for batch in BATCHES:
         x = one.expand(batch, *input_shape).contiguous()
-        ours, theirs = _time(lean, x), _time(dense, x)
-        latencies.append(
-            Latency(
-                batch=batch,
-                milliseconds=1000 * ours.seconds,
-                dense_milliseconds=1000 * theirs.seconds,
-                passes=min(ours.passes, theirs.passes),
-            )
-        )
+        (ours, passes), (theirs, dense_passes) = _time(lean, x), _time(dense, x)
+        passes = min(passes, dense_passes)
+        latencies.append(Latency(batch=batch, milliseconds=1000 * ours, dense_milliseconds=1000 * theirs, passes=passes))
     return Costs(
         flops=count_flops(lean, one),
         dense_flops=count_flops(dense, one),

@@ -13,8 +13,9 @@ from robust_lowrank.data import unit_range
 from robust_lowrank.errors import TrainingError
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.optim import LowRankOptimizer
-from robust_lowrank.threat import KeyedNoise, threat
+from robust_lowrank.threat import KeyedNoise, Threat, threat
 from robust_lowrank.training.adversarial import training_inputs, training_loss
+from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import MethodConfig, TrainingConfig
 from robust_lowrank.training.optimizers import PLAIN, make_optimizer, make_schedule
 
@@ -72,11 +73,11 @@ class Loop:
         self._order = torch.Generator().manual_seed(seed)
         self._seed = seed
         self._temperature = config.temperature
-        self._adversarial = None if config.adversarial is None else config.adversarial.complete()
-        self._threat = None
-        if self._adversarial is not None:
+        self._attack: tuple[AdversarialConfig, Threat] | None = None
+        if config.adversarial is not None:
             features = math.prod(examples.images.shape[1:])
-            self._threat = threat(self._adversarial.norm, self._adversarial.eps, features=features)
+            allowed = threat(config.adversarial.norm, config.adversarial.eps, features=features)
+            self._attack = config.adversarial.complete(), allowed
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a loop on the same network needs at the end of an epoch to go on as if nothing had happened."""
@@ -130,15 +131,15 @@ class Loop:
 
     def _inputs(self, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         """Return what the step trains on: the images, or what adversarial training makes of them."""
-        if self._adversarial is None or self._threat is None:
+        if self._attack is None:
             return images
         noise = KeyedNoise(self._seed, "training", index, step=self.step)
-        return training_inputs(self.model, images, labels, self._adversarial, self._threat, noise=noise)
+        return training_inputs(self.model, images, labels, *self._attack, noise=noise)
 
     def _train_on(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take one step; return the loss and the number of correct predictions before it, of the first input of each label."""
         correct: list[Tensor] = []
-        beta = None if self._adversarial is None else self._adversarial.beta
+        beta = None if self._attack is None else self._attack[0].beta
 
         def closure() -> Tensor:
             self.optimizer.zero_grad()

@@ -9,11 +9,7 @@ from torch.optim import lr_scheduler
 from robust_lowrank.optim import LowRankOptimizer
 from robust_lowrank.training.config import MethodConfig, TrainingConfig
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 PLAIN = MethodConfig()
 LEAST_MOMENTUM, LARGEST_MOMENTUM = 0.85, 0.95  # of a cycle
 

@@ -97,7 +97,8 @@ class RunWriter:
         """
         done, files = record.epochs_done, RunFiles(out)
         try:
-            metrics, spectra = (_until(done, records.read_frame(path)) for path in (files.metrics, files.spectra))
+            histories = (records.read_frame(path) for path in (files.metrics, files.spectra))
+            metrics, spectra = (history[history["epoch"] <= done] for history in histories)
         except (UserError, ValueError, KeyError):
             return None
         epochs = range(1, done + 1)
@@ -120,24 +121,19 @@ class RunWriter:
         frame = spectra(model)
         frame.insert(0, "epoch", len(self.metrics))
         self.spectra.append(frame)
-        self.record: RunRecord = self.record.model_copy(
-            update={
-                "epochs_done": len(self.metrics),
-                "hashes": self.record.hashes | {"weights": checkpoint.digest(model)},
-                **changes,
-            }
-        )
+        hashes = self.record.hashes | {"weights": checkpoint.digest(model)}
+        changes = {"epochs_done": len(self.metrics), "hashes": hashes} | changes
+        self.record: RunRecord = self.record.model_copy(update=changes)
         self._store(model)
 
     def _store(self, model: nn.Module) -> None:
-        checkpoint.save(model, self.files.weights)
         import pandas as pd
 
+        checkpoint.save(model, self.files.weights)
         records.write_frame(self.files.metrics, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
         records.write_frame(self.files.spectra, pd.concat(self.spectra, ignore_index=True))
         if self.record.status == "complete":
-            norms = operators(model, DATASETS[self.record.data].input_shape)
-            records.write_frame(self.files.operators, norms)
+            records.write_frame(self.files.operators, operators(model, DATASETS[self.record.data].input_shape))
         records.write_record(self.files.record, self.record)
 
 
@@ -147,10 +143,6 @@ def _drop_proofs(out: Path) -> None:
     for directory in (files.results, files.certificates):
         shutil.rmtree(directory, ignore_errors=True)
     files.operators.unlink(missing_ok=True)
-
-
-def _until(epoch: int, history: "pd.DataFrame") -> "pd.DataFrame":
-    return history[history["epoch"] <= epoch]
 
 
 def difference(there: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str:

@@ -1,8 +1,8 @@
-"""A training run is begun, or gone on with where it was interrupted, and its state is kept after every epoch."""
+"""A training run begins, or goes on where it was interrupted, and its state is kept after every epoch."""
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -74,6 +74,7 @@ class TrainState:
 
     Attributes:
         loop: that of the phase in which the next epoch lies, or the last one.
+        on_alert: what the monitor tells of a layer beyond its limits, where the configuration wants a monitor.
         history: the file of the monitor, where there is one.
     """
 
@@ -82,8 +83,16 @@ class TrainState:
     phase: Phase
     loop: Loop
     writer: RunWriter
+    on_alert: InitVar[Callable[[Alert], None]]
     monitor: Monitor | None = None
     history: ParquetWriter | None = None
+
+    def __post_init__(self, on_alert: Callable[[Alert], None]) -> None:
+        if (wanted := self.job.config.monitor) is not None:
+            self.history = ParquetWriter(RunFiles(self.job.out).monitor)  # a history that is there is continued
+            self.monitor = Monitor(
+                self.model, every=wanted.every, dense_every=wanted.dense_every, writers=[self.history], on_alert=on_alert
+            ).attach(self.loop.optimizer)
 
     @classmethod
     def fresh(cls, job: TrainJob, on_alert: Callable[[Alert], None]) -> Self:
@@ -117,9 +126,7 @@ class TrainState:
         )
         writer = RunWriter(job.out, record)
         writer.write(model, None)
-        training = cls(job, model, phase, loop, writer)
-        training.watch(on_alert)
-        return training
+        return cls(job, model, phase, loop, writer, on_alert)
 
     @classmethod
     def resumed(cls, job: TrainJob, on_alert: Callable[[Alert], None]) -> Self | None:
@@ -136,8 +143,7 @@ class TrainState:
             record = state.record.model_copy(update={"versions": versions(), "machine": machine(job.device)})
             if (writer := RunWriter.resumed(job.out, record, model)) is None:
                 return None
-            training = cls(job, model, phase, loop, writer)
-            training.watch(on_alert)
+            training = cls(job, model, phase, loop, writer, on_alert)
             if training.monitor is not None and training.history is not None:
                 training.monitor.load_state_dict(state.values["monitor"])
                 if len(training.history.rows) != state.values["rows"]:
@@ -156,15 +162,6 @@ class TrainState:
     def step(self) -> int:
         """The number of steps taken in all phases."""
         return (self.phase.first - 1) * self.loop.steps_per_epoch + self.loop.step
-
-    def watch(self, on_alert: Callable[[Alert], None]) -> None:
-        """Put a monitor on the network if the configuration wants one; a history that is there is continued."""
-        if (wanted := self.job.config.monitor) is None:
-            return
-        self.history = ParquetWriter(RunFiles(self.job.out).monitor)
-        self.monitor = Monitor(
-            self.model, every=wanted.every, dense_every=wanted.dense_every, writers=[self.history], on_alert=on_alert
-        ).attach(self.loop.optimizer)
 
     def enter(self, epoch: int) -> None:
         """Begin another phase if an epoch lies in one."""

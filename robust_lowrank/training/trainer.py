@@ -67,13 +67,11 @@ def train(
     """
     out = Path(out)
     dataset, validation = _data(config)
-    hashes = {
-        "train": digest(dataset.train_images, dataset.train_y),
-        "test": digest(dataset.test_images, dataset.test_y),
-    }
+    hashes = {"train": digest(dataset.train_images, dataset.train_y), "test": digest(dataset.test_images, dataset.test_y)}
     if (run := finished_run(out, config, hashes)) is not None:
         return run
-    device = _device(config.training.device)
+    name = config.training.device
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     examples = Examples(dataset.train_images, dataset.train_y)
     job = TrainJob(config, out, examples, hashes, device, command)
     alerts: list[Alert] = []
@@ -99,10 +97,6 @@ def _data(config: TrainConfig) -> tuple[Dataset, Examples | None]:
     return whole.first(train=wanted.train_examples or available, test=wanted.test_examples), validation
 
 
-def _device(name: str) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
 def _run(
     state: TrainState,
     dataset: Dataset,
@@ -118,10 +112,10 @@ def _run(
     def report(epoch: int, metrics: dict[str, float] | None = None) -> None:
         if progress is not None:
             line = "" if state.monitor is None else state.monitor.line()
-            found = tuple(map(str, alerts))
+            warnings = tuple(map(str, alerts))
             alerts.clear()
             steps = epochs * state.loop.steps_per_epoch
-            progress(Progress(writer.record.label, state.step, steps, epoch, epochs, metrics, line, found))
+            progress(Progress(writer.record.label, state.step, steps, epoch, epochs, metrics, line, warnings))
 
     for epoch in range(state.done + 1, epochs + 1):
         state.enter(epoch)
@@ -131,6 +125,7 @@ def _run(
         changes: dict[str, object] = {"seconds": writer.record.seconds + outcome.seconds}
         if epoch == last_dense:
             changes["kept_dense"] = factorise(model, config.method)
+        changes["parameters"] = count_parameters(model)
         metrics = {
             "epoch": epoch,
             "step": state.step,
@@ -140,7 +135,6 @@ def _run(
             "validation_accuracy": math.nan if validation is None else accuracy(model, validation),
             "seconds": outcome.seconds,
         }
-        changes["parameters"] = count_parameters(model)
         if epoch == epochs:
             tested = accuracy(model, Examples(dataset.test_images, dataset.test_y))
             costs = measure_costs(model, dataset.input_shape)
