@@ -1,4 +1,4 @@
-"""Conditioning of a network's layers, their norms as operators, and the certificates that follow from them."""
+"""This package measures the conditioning of a network's layers and their norms as operators, and certifies what follows."""
 
 from robust_lowrank.conditioning import callbacks as callbacks
 from robust_lowrank.conditioning.alerts import Alert as Alert

@@ -1,4 +1,4 @@
-"""The module holds the Lipschitz constants in L2 of activations and pooling layers."""
+"""Activations and pooling layers have Lipschitz constants in L2."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -68,8 +68,8 @@ def pool_constant(pool: nn.Module, size: Sequence[int]) -> float:
 def _along(pool: nn.Module, extent: int, axis: int) -> float:
     units = torch.eye(extent, dtype=torch.float64)[:, None]
     if isinstance(pool, (*ADAPTIVE_MEANS, *ADAPTIVE_MAXIMA)):
-        wanted = _of(pool.output_size, axis)
-        means = F.adaptive_avg_pool1d(units, extent if wanted is None else wanted)[:, 0]
+        outputs = _of(pool.output_size, axis)
+        means = F.adaptive_avg_pool1d(units, extent if outputs is None else outputs)[:, 0]
         return _norm(means) if isinstance(pool, ADAPTIVE_MEANS) else math.sqrt(int((means > 0).sum(dim=1).max()))
     assert isinstance(pool, (*MEANS, *MAXIMA))
     kernel, stride, padding = (_of(value, axis) for value in (pool.kernel_size, pool.stride, pool.padding))

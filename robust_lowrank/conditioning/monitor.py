@@ -187,10 +187,10 @@ def to_cpu(samples: Sequence[Sample]) -> list[Sample]:
     tensors = [tensor for matrix, defects, turned in samples for tensor in (matrix, *defects, *chain(*turned))]
     cpu: dict[int, Tensor] = {}
     for device in {tensor.device for tensor in tensors}:
-        there = [tensor for tensor in tensors if tensor.device == device]
-        flat = torch.cat([linalg.at_least_float32(tensor).reshape(-1) for tensor in there]).cpu()
-        parts = flat.split([tensor.numel() for tensor in there])
-        cpu |= {id(tensor): part.reshape(tensor.shape) for tensor, part in zip(there, parts, strict=True)}
+        group = [tensor for tensor in tensors if tensor.device == device]
+        flat = torch.cat([linalg.at_least_float32(tensor).reshape(-1) for tensor in group]).cpu()
+        parts = flat.split([tensor.numel() for tensor in group])
+        cpu |= {id(tensor): part.reshape(tensor.shape) for tensor, part in zip(group, parts, strict=True)}
     return [
         Sample(cpu[id(matrix)], [cpu[id(each)] for each in defects], [Overlap(cpu[id(a)], cpu[id(b)]) for a, b in turned])
         for matrix, defects, turned in samples

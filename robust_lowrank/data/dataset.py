@@ -65,9 +65,9 @@ class Dataset:
         Raises:
             UserError: more are asked for than there are, or none.
         """
-        for part, wanted, there in (("training", train, len(self.train_y)), ("test", test, len(self.test_y))):
-            if wanted is not None and not 1 <= wanted <= there:
-                raise UserError(f"{self.name} has {there} {part} images here: {wanted} cannot be taken from them")
+        for part, count, available in (("training", train, len(self.train_y)), ("test", test, len(self.test_y))):
+            if count is not None and not 1 <= count <= available:
+                raise UserError(f"{self.name} has {available} {part} images here: {count} cannot be taken from them")
         return replace(
             self,
             train_images=self.train_images[:train],

@@ -1,4 +1,4 @@
-"""Reference architectures by name, and loaders of any other classifier; every `nn.Module` works with the library."""
+"""This package makes reference architectures by name, and loads any other classifier; every `nn.Module` works with the library."""
 
 from robust_lowrank.models.catalogue import MODELS as MODELS
 from robust_lowrank.models.catalogue import build as build

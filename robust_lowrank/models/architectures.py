@@ -4,8 +4,6 @@ import difflib
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,8 +65,9 @@ def _timm(name: str, classes: dict[str, int]) -> nn.Module:
 
 
 def _call(module: str, name: str, offered: dict[str, Any]) -> nn.Module:
-    source = f"{module}:{name}"
-    with _importable_from_here():
+    source, here = f"{module}:{name}", str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
         function = _attribute(module, name)
         if isinstance(function, nn.Module):
             return function
@@ -77,6 +76,8 @@ def _call(module: str, name: str, offered: dict[str, Any]) -> nn.Module:
             model = function(**arguments)
         except Exception as error:
             raise UserError(f"{source} raised {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(here)
     if not isinstance(model, nn.Module):
         raise UserError(f"{source} returned a {type(model).__name__}: it must return the network, a torch.nn.Module")
     return model
@@ -112,16 +113,6 @@ def _arguments(source: str, function: Any, offered: dict[str, Any]) -> dict[str,
         )
     takes = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     return {name: offered[name] for name in takes if name in offered}
-
-
-@contextmanager
-def _importable_from_here() -> Iterator[None]:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 def _unknown_model(name: str, names: list[str]) -> UserError:

@@ -1,4 +1,4 @@
-"""Residual networks for small images: ResNets (He et al., arXiv 1512.03385) and WRN-16 (Zagoruyko, Komodakis, arXiv 1605.07146)."""
+"""Residual networks take small images: ResNets (He et al., arXiv 1512.03385), WRN-16 (Zagoruyko, Komodakis, arXiv 1605.07146)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Networks that are one sequence of layers: a perceptron, LeNet5, one that trains on 8 x 8 in seconds, and VGG16 for CIFAR."""
+"""Some networks are one sequence of layers: a perceptron, LeNet5, one that trains on 8 x 8 in seconds, and VGG16 for CIFAR."""
 
 from collections import OrderedDict
 

@@ -1,4 +1,4 @@
-"""A vision transformer for small images (Dosovitskiy et al. 2021, arXiv 2010.11929)."""
+"""A vision transformer takes small images (Dosovitskiy et al. 2021, arXiv 2010.11929)."""
 
 import torch
 import torch.nn.functional as F

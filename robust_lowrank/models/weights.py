@@ -71,24 +71,24 @@ def _torch_load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        called = re.search(r"GLOBAL (\S+)", str(error))
         raise UserError(
-            f"{path} holds more than tensors{f' ({wanted[1]})' if wanted else ''}, and unpacking that could run any code: refused\n"
+            f"{path} holds more than tensors{f' ({called[1]})' if called else ''}, and unpacking that could run any code: refused\n"
             "Where you trust the file, write its state_dict alone: safetensors.torch.save_file(model.state_dict(), ...)"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         raise UserError(f"{path} is not a file of weights that torch can read, or it is damaged: {first_line(error)}") from error
 
 
-def _state(held: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(held, Mapping) and (inner := next((held[k] for k in WRAPPERS if isinstance(held.get(k), Mapping)), None)):
-        held = inner
-    if not isinstance(held, Mapping) or not held or not all(isinstance(tensor, Tensor) for tensor in held.values()):
-        what = f"keys {_listed(sorted(map(str, held)))}" if isinstance(held, Mapping) else f"a {type(held).__name__}"
+def _state(value: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(value, Mapping) and (inner := next((value[k] for k in WRAPPERS if isinstance(value.get(k), Mapping)), None)):
+        value = inner
+    if not isinstance(value, Mapping) or not value or not all(isinstance(tensor, Tensor) for tensor in value.values()):
+        what = f"keys {_enumerate(sorted(map(str, value)))}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
         raise UserError(
             f"{path} holds no state_dict, alone or under {', '.join(WRAPPERS)}, but {what}: save model.state_dict() and give that"
         )
-    return {str(key): tensor for key, tensor in held.items()}
+    return {str(key): tensor for key, tensor in value.items()}
 
 
 def _fit(model: nn.Module, tensors: dict[str, Tensor], path: Path, kept: Collection[str]) -> None:
@@ -108,12 +108,12 @@ def _fit(model: nn.Module, tensors: dict[str, Tensor], path: Path, kept: Collect
         raise UserError(f"{path} does not fit this network: {first_line(error)}") from error
     lists = {"missing": missing, "not in the network": unexpected, "of another shape": shapes}
     if any(lists.values()):
-        wrong = "; ".join(f"{len(names)} {what}: {_listed(names)}" for what, names in lists.items() if names)
+        wrong = "; ".join(f"{len(names)} {what}: {_enumerate(names)}" for what, names in lists.items() if names)
         raise UserError(
             f"{path} does not fit this network: {wrong}\n"
             "Give the architecture, the input shape and the number of classes that these weights were trained with"
         )
 
 
-def _listed(names: list[str]) -> str:
+def _enumerate(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -129,11 +129,11 @@ def training_inputs(
     """
     with frozen_eval(model):
         if config.attack == "trades":
-            return torch.cat([x, _perturbed(model, x, y, config, threat, noise)])
+            return torch.cat([x, _perturb(model, x, y, config, threat, noise)])
         assert config.mix is not None
         count = max(1, round(config.mix * len(x)))
         first = replace(noise, rows=noise.rows[:count])
-        return torch.cat([_perturbed(model, x[:count], y[:count], config, threat, first), x[count:]])
+        return torch.cat([_perturb(model, x[:count], y[:count], config, threat, first), x[count:]])
 
 
 def training_loss(logits: Tensor, y: Tensor, *, beta: float | None = None) -> Tensor:
@@ -152,7 +152,7 @@ def training_loss(logits: Tensor, y: Tensor, *, beta: float | None = None) -> Te
     return loss if beta is None else loss + beta * divergence(clean, logits[len(y) :]) / len(y)
 
 
-def _perturbed(model: nn.Module, x: Tensor, y: Tensor, config: AdversarialConfig, threat: Threat, noise: KeyedNoise) -> Tensor:
+def _perturb(model: nn.Module, x: Tensor, y: Tensor, config: AdversarialConfig, threat: Threat, noise: KeyedNoise) -> Tensor:
     if config.attack == "fgsm":
         return fgsm(model, x, y, threat, noise=noise if config.random_start else None)
     assert config.steps is not None and config.step_size is not None

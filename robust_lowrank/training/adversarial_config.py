@@ -1,4 +1,4 @@
-"""The table `[training.adversarial]`: the inputs that a network is trained to withstand."""
+"""The table `[training.adversarial]` says which inputs a network is trained to withstand."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -50,9 +50,9 @@ class AdversarialConfig(Table):
     def _consistent(self) -> Self:
         if self.norm == "Linf" and self.eps > 1:
             raise UserError(f"eps = {self.eps:g} is above 1, the range of a pixel: 8/255 is usual")
-        known = self._defaults()
+        defaults = self._defaults()
         for key, reason in _MISPLACED.items():
-            if key not in known and getattr(self, key) is not None:
+            if key not in defaults and getattr(self, key) is not None:
                 raise UserError(reason.format(attack=self.attack))
         return self
 

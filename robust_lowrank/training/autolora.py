@@ -1,4 +1,4 @@
-"""Adversarial fine-tuning with the natural objective in the adapters, in AutoLoRa's manner."""
+"""AutoLoRa fine-tunes a network adversarially, with the natural objective in its adapters."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""A training run's configuration: the tables of its TOML file, which `run.json` keeps."""
+"""A training run is configured by the tables of a TOML file, which `run.json` keeps."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""Inference costs are measured: operations and time of a forward pass, beside the dense network's."""
+"""Inference costs are the operations and the time of a forward pass, measured beside those of the dense network."""
 
 import time
 from statistics import median

@@ -118,7 +118,7 @@ class Loop:
             self._schedule.step()
             self.step += 1
             on_step()
-        with self._explained():
+        with self._explain_failure():
             self.optimizer.truncate()
         mean_loss = float(loss) / len(labels)
         if not math.isfinite(mean_loss):
@@ -150,12 +150,12 @@ class Loop:
             loss.backward()
             return loss
 
-        with self._explained():
+        with self._explain_failure():
             loss = self.optimizer.step(closure)
         return loss.detach(), correct[0]
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_failure(self) -> Iterator[None]:
         try:
             yield
         except FactorisationError as error:

@@ -30,7 +30,7 @@ def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None)
     parts = [_title(method), *(f"{key} {value}" for key, value in method.options.items() if key not in in_title)]
     parts += _steps(method, " ")
     if adversarial is not None:
-        options = _given(adversarial)
+        options = _changed_options(adversarial)
         parts.append(f"{adversarial.attack.upper()}-trained ε={options.pop('eps')}")
         parts += [f"{key} {value}" for key, value in options.items()]
     return ", ".join(parts)
@@ -81,7 +81,7 @@ def directory_name(method: MethodConfig, adversarial: AdversarialConfig | None =
         parts.append("-".join(["exclude", *method.exclude]))
     parts += _steps(method, "")
     if adversarial is not None:
-        parts += [adversarial.attack, *(f"{key}{value}" for key, value in _given(adversarial).items())]
+        parts += [adversarial.attack, *(f"{key}{value}" for key, value in _changed_options(adversarial).items())]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts))
 
 
@@ -96,7 +96,7 @@ def run_name(config: TrainConfig) -> str:
     return f"{config.data.name}-{config.model.name}-{method}-seed{config.seed}"
 
 
-def _given(adversarial: AdversarialConfig) -> dict[str, Any]:
+def _changed_options(adversarial: AdversarialConfig) -> dict[str, Any]:
     """Return the options that differ from the defaults, numbers short."""
     given = adversarial.model_dump(exclude={"attack"}, exclude_defaults=True)
     return {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in given.items()}

@@ -1,4 +1,4 @@
-"""Ranks of a configuration: one number, exceptions by name, or a share of the parameters."""
+"""A configuration gives ranks as one number, with exceptions by name, or as a share of the parameters."""
 
 from typing import Annotated, Any
 
@@ -54,8 +54,8 @@ class BudgetTable(Table):
 def _rank(rank: Any) -> Any:
     if not isinstance(rank, dict):
         return rank if isinstance(rank, Table) else _number(rank)
-    limits = {"tol": "tol of [method]", "min": "min_rank of [method]", "max": "max_rank of [method]"}
-    refuse_old_keys(rank, {"init": "default", **limits})
+    names = {"init": "default", "tol": "tol of [method]", "min": "min_rank of [method]", "max": "max_rank of [method]"}
+    refuse_old_keys(rank, names)
     try:
         table = (BudgetTable if "params" in rank else RankTable).model_validate(rank)
         table.to_rank()

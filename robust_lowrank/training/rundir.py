@@ -90,7 +90,7 @@ class RunWriter:
         records.write_record(self.files.record, record)
 
     @classmethod
-    def resumed(cls, out: Path, record: RunRecord, model: nn.Module) -> Self | None:
+    def resume(cls, out: Path, record: RunRecord, model: nn.Module) -> Self | None:
         """Return the writer that goes on after the last epoch of `record`, or None if the histories do not reach there.
 
         The files are put back to that epoch, from which the last attempt may have gone on before it stopped.

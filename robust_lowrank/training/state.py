@@ -88,14 +88,14 @@ class TrainState:
     history: ParquetWriter | None = None
 
     def __post_init__(self, on_alert: Callable[[Alert], None]) -> None:
-        if (wanted := self.job.config.monitor) is not None:
+        if (config := self.job.config.monitor) is not None:
             self.history = ParquetWriter(RunFiles(self.job.out).monitor)  # a history that is there is continued
             self.monitor = Monitor(
-                self.model, every=wanted.every, dense_every=wanted.dense_every, writers=[self.history], on_alert=on_alert
+                self.model, every=config.every, dense_every=config.dense_every, writers=[self.history], on_alert=on_alert
             ).attach(self.loop.optimizer)
 
     @classmethod
-    def fresh(cls, job: TrainJob, on_alert: Callable[[Alert], None]) -> Self:
+    def begin(cls, job: TrainJob, on_alert: Callable[[Alert], None]) -> Self:
         """Return a training at its beginning, its directory written.
 
         Raises:
@@ -129,7 +129,7 @@ class TrainState:
         return cls(job, model, phase, loop, writer, on_alert)
 
     @classmethod
-    def resumed(cls, job: TrainJob, on_alert: Callable[[Alert], None]) -> Self | None:
+    def resume(cls, job: TrainJob, on_alert: Callable[[Alert], None]) -> Self | None:
         """Return a training where it was interrupted, or None if it was not, or its files do not agree on where that was."""
         state = load_state(job.out, lambda: build_network(job.config))
         if state is None or not _fits(state.record, job):
@@ -141,7 +141,7 @@ class TrainState:
             if state.values["fitting"] is not None:
                 loop.load_state_dict(state.values["fitting"])
             record = state.record.model_copy(update={"versions": versions(), "machine": machine(job.device)})
-            if (writer := RunWriter.resumed(job.out, record, model)) is None:
+            if (writer := RunWriter.resume(job.out, record, model)) is None:
                 return None
             training = cls(job, model, phase, loop, writer, on_alert)
             if training.monitor is not None and training.history is not None:

@@ -1,4 +1,4 @@
-"""One training run is done from its configuration to its files."""
+"""The trainer takes one run from its configuration to its files."""
 
 import math
 from collections.abc import Callable
@@ -77,24 +77,23 @@ def train(
     alerts: list[Alert] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         on_alert = log if progress is None else alerts.append
-        state = TrainState.resumed(job, on_alert) or TrainState.fresh(job, on_alert)
+        state = TrainState.resume(job, on_alert) or TrainState.begin(job, on_alert)
         _run(state, dataset, validation, progress, alerts)
     return records.read_run(out)
 
 
 def _data(config: TrainConfig) -> tuple[Dataset, Examples | None]:
     """Return the images to train and test on, and those to validate on: the last of the training set."""
-    wanted = config.data
-    whole = load(wanted.name, data_dir=wanted.data_dir, download=wanted.download)
-    held_out = wanted.validation_examples
-    available = len(whole.train_y) - held_out
-    if (wanted.train_examples or 1) > available:
+    options = config.data
+    whole = load(options.name, data_dir=options.data_dir, download=options.download)
+    available = len(whole.train_y) - options.validation_examples
+    if (options.train_examples or 1) > available:
         raise UserError(
-            f"{wanted.name} has {len(whole.train_y)} training images here: too few for "
-            f"train_examples = {wanted.train_examples} and validation_examples = {held_out}"
+            f"{options.name} has {len(whole.train_y)} training images here: too few for "
+            f"train_examples = {options.train_examples} and validation_examples = {options.validation_examples}"
         )
-    validation = Examples(whole.train_images[available:], whole.train_y[available:]) if held_out else None
-    return whole.first(train=wanted.train_examples or available, test=wanted.test_examples), validation
+    validation = Examples(whole.train_images[available:], whole.train_y[available:]) if options.validation_examples else None
+    return whole.first(train=options.train_examples or available, test=options.test_examples), validation
 
 
 def _run(
