@@ -3,12 +3,12 @@
 import re
 from typing import Any
 
-from robust_lowrank.methods import SVD, CayleySGD, CondLR, ProjectedSGD, SpectralClamp, Vanilla
+from robust_lowrank.methods import SVD, CayleySGD, CondLR, Method, ProjectedSGD, SpectralClamp, Vanilla
 from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import DENSE, MethodConfig, TrainConfig
 from robust_lowrank.training.rank_config import BudgetTable, RankTable
 
-TITLES = {
+TITLES: dict[type[Method], str] = {
     SVD: "SVD after training",
     Vanilla: "Vanilla low-rank",
     CayleySGD: "Cayley SGD",
