@@ -1,4 +1,4 @@
-"""Runs hold these JSON documents."""
+"""Records are the JSON documents of a run."""
 
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -6,6 +6,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, field_validator
 
 SCHEMA_VERSION = 1
+
+# Reports call attacks so where a result does not say it, as the ones written since do, from their attacks' classes.
+_TITLES = {"fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack", "apgd": "APGD", "fab": "FAB", "square": "Square"}
+_SEEK_NEAREST = ("deepfool", "fab")
 
 
 class Parameters(BaseModel, extra="forbid"):
@@ -167,6 +171,17 @@ class CertificateRecord(BaseModel, extra="forbid"):
     interval: str  # of the curve, such as "Clopper–Pearson 95 %"
     curve: list[CurvePoint]
     seconds: float
+
+
+def attack_title(name: str) -> str:
+    """Return an attack's name as papers write it, such as `PGD-20` for `pgd-20`."""
+    head, dash, tail = name.partition("-")
+    return _TITLES.get(head, head) + dash + tail
+
+
+def seeks_nearest(name: str) -> bool:
+    """Return whether an attack looks for the nearest input of another class."""
+    return name.partition("-")[0] in _SEEK_NEAREST
 
 
 def now() -> str:

@@ -147,7 +147,7 @@ def _clean(evaluation: Evaluation, best: str, rival: str, tests: Tests) -> list[
 
 
 def _certified(evidence: Evidence) -> list[Statement]:
-    return [statement for section in certificates.find(evidence) for statement in certificates.statements(section)]
+    return [statement for section in certificates.Certificates.find(evidence) for statement in certificates.statements(section)]
 
 
 def _size(evaluation: Evaluation, best: str) -> list[Statement]:
@@ -202,10 +202,10 @@ def _failures(evaluations: Sequence[Evaluation]) -> list[Statement]:
         failed = [name for name, found in statuses.items() if "fail" in found]
         warned = [name for name, found in statuses.items() if "warn" in found and "fail" not in found]
         if failed:
-            text = f"The audit of {evaluation.title} failed for {_whom(evaluation, failed)}: do not quote these numbers."
+            text = f"The audit of {evaluation.title} failed for {evaluation.listing(failed)}: do not quote these numbers."
             statements.append(Statement("warning", text))
         if warned:
-            text = f"The audit of {evaluation.title} has warnings for {_whom(evaluation, warned)}: read them below."
+            text = f"The audit of {evaluation.title} has warnings for {evaluation.listing(warned)}: read them below."
             statements.append(Statement("warning", text))
     return statements
 
@@ -220,10 +220,6 @@ def _unresolved(evaluations: Sequence[Evaluation]) -> list[Statement]:
         for evaluation in evaluations
         if evaluation.unresolved
     ]
-
-
-def _whom(evaluation: Evaluation, names: list[str]) -> str:
-    return "every network" if len(names) == len(evaluation.entries) > 1 else numbers.listing(names)
 
 
 def _unfinished(entries: Sequence[Entry]) -> list[Statement]:

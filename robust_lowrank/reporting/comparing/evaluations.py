@@ -1,4 +1,4 @@
-"""Evaluations that may be compared: the same suite on the same examples."""
+"""Evaluations gather the runs that may be compared: those put to one suite on the same examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from robust_lowrank.records import AccuracyRecord, Result
+from robust_lowrank.records import AccuracyRecord, Result, attack_title
 from robust_lowrank.reporting.comparing.entries import Entry, series_names
 from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.statistics import Interval, SeedSpread, over_seeds
@@ -53,6 +53,11 @@ class Evaluation:
         return series_names(self.entries)
 
     @property
+    def repeated(self) -> bool:
+        """Whether a series has several seeds."""
+        return len(self.entries) > len(self.series)
+
+    @property
     def eps(self) -> list[float]:
         """The budgets, ascending."""
         return sorted({eps for result in self.results.values() for eps in result.record.eps})
@@ -76,7 +81,7 @@ class Evaluation:
     def title_of(self, attack: str) -> str:
         """Return an attack's name as papers write it."""
         titles = (result.record.title(attack) for result in self.results.values())
-        return next(filter(None, titles), None) or numbers.attack(attack)
+        return next(filter(None, titles), None) or attack_title(attack)
 
     def attacks_at(self, eps: float) -> list[str]:
         """The attacks that ran at a budget."""
@@ -98,9 +103,18 @@ class Evaluation:
         return self.eps[len(self.eps) // 2]
 
     @property
+    def threat(self) -> str:
+        """The norm with the headline eps, such as `L∞ eps 0.1`."""
+        return f"{numbers.norm(self.norm)} eps {numbers.budget(self.headline_eps)}"
+
+    @property
     def unresolved(self) -> int:
         """The number of verdicts that the budget did not suffice for."""
         return sum(a.unresolved for result in self.results.values() for a in result.record.accuracies if a.attack == WORST)
+
+    def listing(self, names: list[str]) -> str:
+        """Return the names of runs as a sentence lists them, or `every network` where they are all of several."""
+        return "every network" if len(names) == len(self.entries) > 1 else numbers.listing(names)
 
     def accuracy(self, entry: Entry, attack: str, eps: float = 0.0) -> AccuracyRecord | None:
         """Return a recorded accuracy, or None where there is none; `eps` is of no account for clean accuracy."""

@@ -1,4 +1,4 @@
-"""The recorded norms of layers as operators on the images that reach them."""
+"""Operator norms of layers, on the images that reach them, are read from the records."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ def recorded(entry: Entry) -> pd.DataFrame:
     return pd.DataFrame(columns=list(OPERATORS)) if frame is None else frame
 
 
-def convolutional(entry: Entry) -> bool:
-    """Whether a convolution is among a run's recorded layers; of linear layers the matrix tells all."""
+def has_convolutions(entry: Entry) -> bool:
+    """Return whether a convolution is among a run's recorded layers."""
     frame = recorded(entry)
     return bool((frame["height"] * frame["width"] > 1).any())
 

@@ -1,4 +1,4 @@
-"""How numbers and names are written in every format of a report."""
+"""Numbers and names are written alike in every format of a report."""
 
 import math
 from fractions import Fraction
@@ -7,7 +7,6 @@ from robust_lowrank.statistics import Interval
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _NORMS = {"Linf": "L∞", "L2": "L2"}
-_ATTACKS = {"fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack", "apgd": "APGD", "fab": "FAB", "square": "Square"}
 
 
 def percent(fraction: float) -> str:
@@ -63,14 +62,14 @@ def signed(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
-def coefficient(found: Interval) -> str:
+def coefficient(correlation: Interval) -> str:
     """Return a correlation with its interval.
 
     Example:
         >>> coefficient(Interval(-0.6, -0.92, 0.1))
         '−0.60 [−0.92, 0.10]'
     """
-    return f"{decimal(found.value)} [{decimal(found.low)}, {decimal(found.high)}]"
+    return f"{decimal(correlation.value)} [{decimal(correlation.low)}, {decimal(correlation.high)}]"
 
 
 def decimal(value: float) -> str:
@@ -144,12 +143,6 @@ def budget(eps: float) -> str:
 def norm(name: str) -> str:
     """Return a norm's sign, such as `L∞` for `Linf`."""
     return _NORMS.get(name, name)
-
-
-def attack(name: str) -> str:
-    """Return an attack's name as papers write it, such as `PGD-20` for `pgd-20`."""
-    head, dash, tail = name.partition("-")
-    return _ATTACKS.get(head, head) + dash + tail
 
 
 def listing(names: list[str]) -> str:

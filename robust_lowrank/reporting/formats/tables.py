@@ -1,4 +1,4 @@
-"""Tables as the page and the Markdown file both show them."""
+"""Tables have the form that the page and the Markdown file both show."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class Column:
 
     @property
     def about(self) -> tuple[str, ...]:
-        """The series that the column is about, if any."""
+        """The series of the column, if any."""
         return () if self.series is None else (self.series,)
 
 
@@ -34,7 +34,7 @@ def numeric(*titles: str, group: str = "") -> tuple[Column, ...]:
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell: a text, a second line, an accuracy to draw, the look of a series, an emphasis.
+    """A cell: a text, a second line, an accuracy to draw, the look of a series, an emphasis.
 
     `value` is the number behind the text, by which a reader sorts; an accuracy has its own. A row is shown as long as all
     series are that its first cell names, as its `series` or in `concerns`.
@@ -60,11 +60,9 @@ class Cell:
     @property
     def counts(self) -> str:
         """The counts behind an accuracy; empty without one."""
-        found = self.accuracy
-        if found is None:
+        if self.accuracy is None:
             return ""
-        unresolved = f", {numbers.count(found.unresolved)} unresolved" if found.unresolved else ""
-        return f"{numbers.count(found.correct)} of {numbers.count(found.total)} correct{unresolved}"
+        return f"{numbers.count(self.accuracy.correct)} of {numbers.count(self.accuracy.total)} correct{_unresolved(self.accuracy)}"
 
     @property
     def about(self) -> tuple[str, ...]:
@@ -85,7 +83,7 @@ class Table:
 
     @property
     def about(self) -> tuple[str, ...]:
-        """The series that the table is about, if any."""
+        """The series of the table, if any."""
         return () if self.series is None else (self.series,)
 
     @property
@@ -104,9 +102,13 @@ def accuracy_cell(accuracy: AccuracyRecord | None, *, leads: bool = False, missi
     """Return an accuracy in percent with its interval on the second line; a range where examples are unresolved."""
     if accuracy is None:
         return Cell(missing)
-    interval = numbers.interval(accuracy.low, accuracy.high)
-    unresolved = f", {numbers.count(accuracy.unresolved)} unresolved" if accuracy.unresolved else ""
-    return Cell(numbers.accuracy(accuracy.value, accuracy.most), interval + unresolved, accuracy=accuracy, leads=leads)
+    interval = numbers.interval(accuracy.low, accuracy.high) + _unresolved(accuracy)
+    return Cell(numbers.accuracy(accuracy.value, accuracy.most), interval, accuracy=accuracy, leads=leads)
+
+
+def mean_cell(value: float, most: float, low: float, high: float) -> Cell:
+    """Return a mean accuracy in percent, or its range up to `most`, with its interval on the second line."""
+    return Cell(numbers.accuracy(value, most), numbers.interval(low, high), value=value)
 
 
 def quantity_cell(value: float, sub: str = "") -> Cell:
@@ -122,3 +124,7 @@ def count_cell(value: int, sub: str = "") -> Cell:
 def percent_cell(fraction: float | None, sub: str = "") -> Cell:
     """Return a fraction in percent; a dash for none."""
     return Cell("–") if fraction is None else Cell(numbers.percent(fraction), sub, value=fraction)
+
+
+def _unresolved(accuracy: AccuracyRecord) -> str:
+    return f", {numbers.count(accuracy.unresolved)} unresolved" if accuracy.unresolved else ""

@@ -1,4 +1,6 @@
-"""The charts of accuracy: against the budget, and under each attack."""
+"""Accuracy charts show accuracy against the budget, and under each attack."""
+
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -7,11 +9,12 @@ from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluat
 from robust_lowrank.reporting.formats import encodings, numbers
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 
-_PERCENT = alt.Axis(format=".0%")
+_ACCURACY: dict[str, Any] = {"title": "Accuracy", "axis": alt.Axis(format=".0%"), "scale": alt.Scale(domain=[0, 1])}
+_MEASURED = (*encodings.accuracy_tooltips(), alt.Tooltip("seeds:Q", title="Seeds"))
 
 
 def robustness(evaluation: Evaluation) -> Figure:
-    """Worst-case accuracy against eps, a line a series."""
+    """Draw worst-case accuracy against eps, a line a series."""
     return Figure(
         name=f"robust-accuracy-{evaluation.slug}",
         title="Robust accuracy against the budget",
@@ -26,11 +29,11 @@ def robustness(evaluation: Evaluation) -> Figure:
 
 
 def attacks(evaluation: Evaluation) -> Figure | None:
-    """Accuracy under each attack, a panel an attack; None for a suite of one attack, which is its own worst case."""
+    """Draw accuracy under each attack, a panel each; None for a suite of one attack, which is its own worst case."""
     if len(evaluation.attacks) < 2:
         return None
     several = len(evaluation.eps) > 1
-    draw = _curves if several else _forest
+    draw = _curves if several else _intervals
     against = "against eps" if several else f"at eps {numbers.budget(evaluation.eps[0])}"
     return Figure(
         name=f"attacks-{evaluation.slug}",
@@ -59,47 +62,30 @@ def _curves(evaluation: Evaluation, attack: str) -> alt.LayerChart:
             axis=alt.Axis(values=[0, *evaluation.eps], format=".3~g", grid=False, labelOverlap=True),
         ),
         color=encodings.color(evaluation.series),
-        tooltip=[
-            alt.Tooltip("series:N", title="Method"),
-            alt.Tooltip("eps:Q", title="eps", format=".3~g"),
-            *encodings.accuracy_tooltips(),
-            alt.Tooltip("seeds:Q", title="Seeds"),
-        ],
+        tooltip=[*encodings.tooltips(series="Method"), *encodings.tooltips(".3~g", eps="eps"), *_MEASURED],
     )
-    band = base.mark_area(opacity=0.08).encode(y=_accuracy(), y2="high:Q")
+    band = base.mark_area(opacity=0.08).encode(y=alt.Y("low:Q", **_ACCURACY), y2="high:Q")
     line = base.mark_line(strokeWidth=2).encode(y="value:Q")
     points = base.mark_point(filled=True, size=70, opacity=1).encode(y="value:Q", shape=encodings.shape(evaluation.series))
     return alt.LayerChart(layer=[band, line, points])
 
 
-def _forest(evaluation: Evaluation, attack: str) -> alt.LayerChart:
+def _intervals(evaluation: Evaluation, attack: str) -> alt.LayerChart:
     eps = evaluation.eps[0]
     means = {name: evaluation.mean(name, attack, eps) for name in evaluation.series}
     rows = [{"series": name, **mean._asdict()} for name, mean in means.items() if mean]
     base = alt.Chart(pd.DataFrame(rows)).encode(
         y=alt.Y("series:N", sort=evaluation.series, title=None, axis=alt.Axis(grid=True, labelLimit=150)),
         color=encodings.color(evaluation.series),
-        tooltip=[alt.Tooltip("series:N", title="Method"), *encodings.accuracy_tooltips(), alt.Tooltip("seeds:Q", title="Seeds")],
+        tooltip=[*encodings.tooltips(series="Method"), *_MEASURED],
     )
-    x = alt.X("low:Q", title="Accuracy", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
-    bars = base.mark_rule(strokeWidth=1.5).encode(x=x, x2="high:Q")
+    bars = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q", **_ACCURACY), x2="high:Q")
     points = base.mark_point(filled=True, size=70, opacity=1).encode(x="value:Q", shape=encodings.shape(evaluation.series))
     return alt.LayerChart(layer=[bars, points])
 
 
-def _accuracy() -> alt.Y:
-    return alt.Y("low:Q", title="Accuracy", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
-
-
 def _spread(evaluation: Evaluation, marks: str) -> str:
-    several = len(evaluation.entries) > len(evaluation.series)
-    shown = (
-        f"the span of the seeds' {evaluation.interval} intervals around their mean"
-        if several
-        else f"{evaluation.interval} intervals"
-    )
-    return f"{marks}: {shown}." + _unresolved(evaluation)
-
-
-def _unresolved(evaluation: Evaluation) -> str:
-    return " Unresolved examples: broken at the marks, either way within the intervals." if evaluation.unresolved else ""
+    intervals = f"{evaluation.interval} intervals"
+    shown = f"the span of the seeds' {intervals} around their mean" if evaluation.repeated else intervals
+    unresolved = " Unresolved examples: broken at the marks, either way within the intervals." if evaluation.unresolved else ""
+    return f"{marks}: {shown}.{unresolved}"

@@ -1,9 +1,10 @@
-"""Certified robustness beside attacked: a proved lower bound and a found upper bound on one curve."""
+"""The section on certificates shows proved lower bounds and attacks' upper bounds on one curve."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import altair as alt
 import numpy as np
@@ -27,11 +28,24 @@ _SMOOTHED = (
 
 @dataclass(frozen=True)
 class Certificates(EvaluationSection):
-    """What is proved of an evaluation's runs, beside what its attacks left."""
+    """The proved accuracies of an evaluation's runs, beside what its attacks left."""
 
     brackets: tuple[Bracket, ...]
     slug: str
+    report = "comparison"
+    place = 70
     heading = "Proved and attacked"
+
+    @classmethod
+    def from_evaluation(cls, evaluation: Evaluation) -> Self | None:
+        """Return what is proved of an evaluation's runs, or None where none has certificates of the attacked examples."""
+        brackets = find_brackets(evaluation)
+        return cls(evaluation, brackets, f"certified-{evaluation.slug}") if brackets else None
+
+    @classmethod
+    def find(cls, evidence: Evidence) -> list[Self]:
+        """Return what is proved of every evaluation in L2."""
+        return [section for evaluation in evidence.evaluations if (section := cls.from_evaluation(evaluation))]
 
     @property
     def proved(self) -> tuple[Bracket, ...]:
@@ -50,13 +64,13 @@ class Certificates(EvaluationSection):
 
     @cached_property
     def table(self) -> Table | None:
-        """Lipschitz bound and, at every eps, between which shares the accuracy lies, a row a run; none where nothing is proved."""
+        """Lipschitz bound and, at every eps, the bounds of the accuracy, a row a run; none where nothing is proved."""
         evaluation = self.evaluation
         rows = tuple(
             (
                 Cell(bracket.entry.name, f"n = {numbers.count(bracket.examples)}", series=bracket.entry.series),
                 quantity_cell(math.nan if bracket.certificate.record.bound is None else bracket.certificate.record.bound),
-                *(_between(bracket, eps) for eps in evaluation.eps),
+                *(_bounds_cell(bracket, eps) for eps in evaluation.eps),
             )
             for bracket in self.proved
         )
@@ -97,31 +111,17 @@ class Certificates(EvaluationSection):
             + (_SMOOTHED if smoothed else ""),
             series=tuple(names),
             panels=tuple(
-                Panel(
-                    _panel(bracket, names, max(evaluation.eps)),
-                    _panel_title(bracket, several=several, counted=len(counts) > 1),
-                )
+                Panel(_panel(bracket, names, max(evaluation.eps)), _panel_title(bracket, several=several, counted=len(counts) > 1))
                 for bracket in brackets
             ),
             height=200,
         )
 
 
-def find(evidence: Evidence) -> list[Certificates]:
-    """Return what is proved of every evaluation in L2."""
-    return [section for evaluation in evidence.evaluations if (section := find_certificates(evaluation))]
-
-
-def find_certificates(evaluation: Evaluation) -> Certificates | None:
-    """Return what is proved of an evaluation's runs, or None where none of them has certificates of the attacked examples."""
-    brackets = find_brackets(evaluation)
-    return Certificates(evaluation, brackets, f"certified-{evaluation.slug}") if brackets else None
-
-
 def statements(certificates: Certificates) -> list[Statement]:
     """Say of whom most is proved, beside the dense network or else the next.
 
-    At the eps that the summary speaks of, or the largest one below it at which anything is.
+    The eps is the one that the summary speaks of, or the largest below it at which anything is proved.
     """
     evaluation = certificates.evaluation
     proved = {bracket.entry.name: bracket for bracket in certificates.proved}
@@ -135,13 +135,13 @@ def statements(certificates: Certificates) -> list[Statement]:
     ranked = sorted(proved, key=lambda name: proved[name].between(eps)[0], reverse=True)
     best, *rest = ranked
     most = f"{best} is right on {_proved(proved[best], eps)} of {numbers.count(proved[best].examples)} examples whatever the attack"
-    where = f"Proved at L2 eps {numbers.budget(eps)}: "
+    text = f"Proved at L2 eps {numbers.budget(eps)}: {most}"
     rival = next((name for name in rest if proved[name].entry.run.record.method == "dense"), rest[0] if rest else None)
     if rival is None:
-        return [Statement("note", f"{where}{most}.")]
+        return [Statement("note", f"{text}.")]
     tests = _tests(proved, eps)
     tested = next((test for test in tests if {test.a, test.b} == {best, rival}), None)
-    text = f"{where}{most}, {rival} on {_proved(proved[rival], eps)}"
+    text += f", {rival} on {_proved(proved[rival], eps)}"
     if tested is None:
         return [Statement("note", f"{text}; they were not certified on the same examples.")]
     family = f", Holm-corrected over {len(tests)}" if len(tests) > 1 else ""
@@ -155,9 +155,8 @@ def _panel_title(bracket: Bracket, *, several: bool, counted: bool) -> str:
     record = bracket.certificate.record
     parts = [bracket.entry.name]
     if not bracket.bounds:
-        noise = record.parameters
-        samples = numbers.count(int(noise["n"]))
-        parts.append(f"smoothed network, σ = {noise['sigma']:g}, {samples} samples, α = {noise['alpha']:g}")
+        sigma, n, alpha = (record.parameters[name] for name in ("sigma", "n", "alpha"))
+        parts.append(f"smoothed network, σ = {sigma:g}, {numbers.count(int(n))} samples, α = {alpha:g}")
     elif several:
         parts.append("certified")
     if counted:
@@ -167,8 +166,7 @@ def _panel_title(bracket: Bracket, *, several: bool, counted: bool) -> str:
 
 def _panel(bracket: Bracket, names: list[str], widest: float) -> alt.LayerChart:
     curve = bracket.curve.assign(series=bracket.entry.series)
-    last = curve[curve["radius"] <= widest]
-    base = alt.Chart(last.reset_index(drop=True)).encode(
+    base = alt.Chart(curve[curve["radius"] <= widest].reset_index(drop=True)).encode(
         x=alt.X("radius:Q", title="L2 radius", axis=alt.Axis(grid=False, tickCount=5), scale=alt.Scale(domain=[0, widest])),
         color=encodings.color(names),
         tooltip=[
@@ -199,7 +197,7 @@ def _proved(bracket: Bracket, eps: float) -> str:
     return f"{numbers.percent(share.value)} % {numbers.interval(share.low, share.high)}"
 
 
-def _between(bracket: Bracket, eps: float) -> Cell:
+def _bounds_cell(bracket: Bracket, eps: float) -> Cell:
     least, most = bracket.between(eps)
     low = clopper_pearson(round(least * bracket.examples), bracket.examples).low
     high = clopper_pearson(round(most * bracket.examples), bracket.examples).high

@@ -1,17 +1,17 @@
-"""Accuracy class by class: which classes are weakest, and for whom."""
+"""The section on classes shows which of them are weakest, and for whom."""
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import altair as alt
 import pandas as pd
 
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
-from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import encodings, numbers
 from robust_lowrank.reporting.formats.figures import Figure, Panel
-from robust_lowrank.reporting.formats.tables import Cell, Column, Table, count_cell
-from robust_lowrank.reporting.sections.section import EvaluationSection, first
+from robust_lowrank.reporting.formats.tables import Cell, Column, Table, count_cell, mean_cell
+from robust_lowrank.reporting.sections.section import EvaluationSection
 from robust_lowrank.statistics import bounded
 
 LEAST_EXAMPLES = 5  # a class, on average: with fewer the intervals cover almost everything
@@ -29,8 +29,35 @@ class Classes(EvaluationSection):
     frame: pd.DataFrame
     sizes: dict[int, int]  # examples, by label
     order: tuple[int, ...]  # labels, the weakest in the worst case over the series' mean first
+    report = "comparison"
+    place = 40
     slug = "classes"
     heading = "Class by class"
+
+    @classmethod
+    def from_evaluation(cls, evaluation: Evaluation) -> Self | None:
+        """Return the accuracies by class, or None where there are too few examples of a class or only one class."""
+        verdicts = evaluation.results[evaluation.entries[0].name].verdicts
+        labels = verdicts.drop_duplicates("example").set_index("example")["label"]
+        sizes = {int(label): int(count) for label, count in labels.value_counts().sort_index().items()}  # pyright: ignore[reportArgumentType]
+        if len(sizes) < 2 or len(labels) < LEAST_EXAMPLES * len(sizes):
+            return None
+        rows = []
+        for kind, eps in (("clean", 0.0), ("worst", evaluation.headline_eps)):
+            for entry in evaluation.entries:
+                held = evaluation.held(entry, eps)
+                for label, part in held.groupby(labels.reindex(held.index)):
+                    right, most = int(part["least"].sum()), int(part["most"].sum())
+                    accuracy = bounded(right, most - right, len(part))._asdict()
+                    rows.append({"series": entry.series, "label": int(label), "kind": kind, "most": most / len(part), **accuracy})  # pyright: ignore[reportArgumentType]
+        if not rows:
+            return None
+        grouped = pd.DataFrame(rows).groupby(["series", "label", "kind"], sort=False)
+        frame = grouped.agg(
+            value=("value", "mean"), most=("most", "mean"), low=("low", "min"), high=("high", "max"), seeds=("value", "size")
+        ).reset_index()
+        worst = frame[frame["kind"] == "worst"].groupby("label")["value"].mean()
+        return cls(evaluation, frame, sizes, tuple(int(label) for label in worst.sort_values(kind="stable").index))
 
     def name(self, label: int) -> str:
         """Return a class's name, or its number where the record has none."""
@@ -41,9 +68,8 @@ class Classes(EvaluationSection):
         """Name the weakest and the strongest class under attack."""
         means = self.frame[self.frame["kind"] == "worst"].groupby("label")["value"].mean()
         weakest, strongest = self.order[0], self.order[-1]
-        eps = numbers.budget(self.evaluation.headline_eps)
         return (
-            f"Weakest at {numbers.norm(self.evaluation.norm)} eps {eps} is class {self.name(weakest)} "
+            f"Weakest at {self.evaluation.threat} is class {self.name(weakest)} "
             f"(mean over the methods {numbers.percent(means[weakest])} %, n = {self.sizes[weakest]}), strongest "
             f"{self.name(strongest)} ({numbers.percent(means[strongest])} %, n = {self.sizes[strongest]})."
         )
@@ -55,6 +81,7 @@ class Classes(EvaluationSection):
         shown = self.order[:SHOWN]
         names = [self.name(label) for label in shown]
         left_out = f" The {SHOWN} weakest of {len(self.order)} classes." if len(shown) < len(self.order) else ""
+        spans = "the span of the seeds' " if evaluation.repeated else ""
         titles = {"clean": "Clean", "worst": f"Worst case at eps {numbers.budget(evaluation.headline_eps)}"}
         frame = self.frame[self.frame["label"].isin(shown)]
         frame = frame.assign(label=[self.name(label) for label in frame["label"]])
@@ -63,7 +90,8 @@ class Classes(EvaluationSection):
             title="Accuracy class by class",
             description=f"Accuracy of each class on clean examples and in the worst case for {numbers.listing(series)}. "
             + self.statement,
-            caption=f"Weakest class first (mean over the methods in the worst case). {_spread(evaluation)}{left_out}",
+            caption=f"Weakest class first (mean over the methods in the worst case). Bars: {spans}{evaluation.interval} "
+            f"intervals.{left_out}",
             series=tuple(series),
             panels=tuple(Panel(_panel(frame[frame["kind"] == kind], names, series), title) for kind, title in titles.items()),
             height=max(160, len(shown) * (7 * len(series) + 8)),
@@ -76,44 +104,10 @@ class Classes(EvaluationSection):
         return _table(self, "worst", f"worst case, %, at eps {eps}"), _table(self, "clean", "clean accuracy, %")
 
 
-def find(evidence: Evidence) -> list[Classes]:
-    """Return the accuracies by class of the first evaluation with enough examples."""
-    return first(evidence.evaluations, by_class)
-
-
-def by_class(evaluation: Evaluation) -> Classes | None:
-    """Return the accuracies by class, or None where there are too few examples of a class or only one class."""
-    eps = evaluation.headline_eps
-    verdicts = evaluation.results[evaluation.entries[0].name].verdicts
-    labels = verdicts.drop_duplicates("example").set_index("example")["label"]
-    sizes = {int(label): int(count) for label, count in labels.value_counts().sort_index().items()}  # pyright: ignore[reportArgumentType]
-    if len(sizes) < 2 or len(labels) < LEAST_EXAMPLES * len(sizes):
-        return None
-    rows = []
-    for kind, budget in (("clean", 0.0), ("worst", eps)):
-        for entry in evaluation.entries:
-            held = evaluation.held(entry, budget)
-            if held.empty:
-                continue
-            for label, part in held.groupby(labels.reindex(held.index)):
-                right, most = int(part["least"].sum()), int(part["most"].sum())
-                accuracy = bounded(right, most - right, len(part))._asdict()
-                rows.append({"series": entry.series, "label": int(label), "kind": kind, "most": most / len(part), **accuracy})  # pyright: ignore[reportArgumentType]
-    if not rows:
-        return None
-    grouped = pd.DataFrame(rows).groupby(["series", "label", "kind"], sort=False)
-    frame = grouped.agg(
-        value=("value", "mean"), most=("most", "mean"), low=("low", "min"), high=("high", "max"), seeds=("value", "size")
-    ).reset_index()
-    worst = frame[frame["kind"] == "worst"].groupby("label")["value"].mean()
-    order = tuple(int(label) for label in worst.sort_values(kind="stable").index)
-    return Classes(evaluation, frame, sizes, order)
-
-
 def _table(classes: Classes, kind: str, what: str) -> Table:
     evaluation = classes.evaluation
     part = classes.frame[classes.frame["kind"] == kind].set_index(["label", "series"])
-    rows = dict(zip(part.index, part.to_dict("records"), strict=True))
+    cells = {key: mean_cell(*accuracy) for key, *accuracy in part[["value", "most", "low", "high"]].itertuples(name=None)}
     return Table(
         name=f"classes-{kind}-{evaluation.slug}",
         caption=f"Class by class: {what}, {evaluation.title}; {evaluation.interval} intervals below.",
@@ -122,18 +116,12 @@ def _table(classes: Classes, kind: str, what: str) -> Table:
             (
                 Cell(classes.name(label)),
                 count_cell(classes.sizes[label]),
-                *(_cell(rows.get((label, name))) for name in evaluation.series),
+                *(cells.get((label, name), Cell("–")) for name in evaluation.series),
             )
             for label in classes.order
         ),
         notes=("Many classes are looked at here: that the weakest is weak may be chance, which the intervals show.",),
     )
-
-
-def _cell(row: dict | None) -> Cell:
-    if row is None:
-        return Cell("–")
-    return Cell(numbers.accuracy(row["value"], row["most"]), numbers.interval(row["low"], row["high"]), value=row["value"])
 
 
 def _panel(frame: pd.DataFrame, order: list[str], names: list[str]) -> alt.LayerChart:
@@ -143,14 +131,7 @@ def _panel(frame: pd.DataFrame, order: list[str], names: list[str]) -> alt.Layer
         color=encodings.color(names),
         tooltip=[*encodings.tooltips(series="Method", label="Class"), *encodings.accuracy_tooltips()],
     )
-    scale = alt.Scale(domain=[0, 1])
-    x = alt.X("low:Q", title="Accuracy", axis=alt.Axis(format=".0%", tickCount=5), scale=scale)
+    x = alt.X("low:Q", title="Accuracy", axis=alt.Axis(format=".0%", tickCount=5), scale=alt.Scale(domain=[0, 1]))
     bars = base.mark_rule(strokeWidth=1, opacity=0.6).encode(x=x, x2="high:Q")
     points = base.mark_point(filled=True, size=38, opacity=1).encode(x="value:Q", shape=encodings.shape(names))
     return alt.LayerChart(layer=[bars, points])
-
-
-def _spread(evaluation: Evaluation) -> str:
-    if len(evaluation.entries) > len(evaluation.series):
-        return f"Bars: the span of the seeds' {evaluation.interval} intervals."
-    return f"Bars: {evaluation.interval} intervals."

@@ -1,8 +1,9 @@
-"""One evaluation of several networks: who held how much under which attack, what the tests say, what the audit found."""
+"""The comparison section shows one evaluation: the accuracy under each attack, the paired tests and the audit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 from robust_lowrank.records import AuditFinding
 from robust_lowrank.reporting.comparing.comparisons import Comparison, Tests
@@ -29,9 +30,19 @@ class ComparisonSection(EvaluationSection):
     slug: str
     entries: Sequence[Entry]
     paired: Tests
+    report = "comparison"
+    place = 20
     heading = "Comparison"
     template = "comparison"
     leading = True
+
+    @classmethod
+    def find(cls, evidence: Evidence) -> list[Self]:
+        """Return every evaluation, each with the runs on its data."""
+        return [
+            cls(evaluation, f"section-{place}", _on_data(evidence, evaluation), evidence.tests(evaluation))
+            for place, evaluation in enumerate(evidence.evaluations, start=1)
+        ]
 
     @cached_property
     def figures(self) -> tuple[Figure, ...]:
@@ -45,8 +56,23 @@ class ComparisonSection(EvaluationSection):
 
     @cached_property
     def by_attack(self) -> Table:
-        """Accuracy under each attack."""
-        return _by_attack(self.evaluation)
+        """Accuracy under each attack at each eps, a row a run."""
+        evaluation = self.evaluation
+        attacks, budgets = evaluation.attacks, evaluation.eps
+        measured = [(attack, eps) for attack in attacks for eps in budgets if attack in evaluation.attacks_at(eps)]
+        return Table(
+            name=f"attacks-{evaluation.slug}",
+            caption=f"Accuracy under each attack of {evaluation.title}, n = {numbers.count(evaluation.examples)}, "
+            f"{evaluation.interval} below.",
+            columns=(
+                *words("Method"),
+                *(Column(numbers.budget(eps), f"{evaluation.title_of(attack)}, %, at eps") for attack, eps in measured),
+            ),
+            rows=tuple(
+                (heading_cell(entry), *(accuracy_cell(evaluation.accuracy(entry, attack, eps)) for attack, eps in measured))
+                for entry in evaluation.entries
+            ),
+        )
 
     @cached_property
     def tests(self) -> list[Table]:
@@ -55,8 +81,20 @@ class ComparisonSection(EvaluationSection):
 
     @cached_property
     def audit(self) -> Table:
-        """Every check of every evaluation."""
-        return _audit(self.evaluation)
+        """Every check of the audit: a row a check, a column a run."""
+        evaluation = self.evaluation
+        records = {entry.name: evaluation.results[entry.name].record for entry in evaluation.entries}
+        findings = {name: {finding.check: finding for finding in record.audit} for name, record in records.items()}
+        checks = list(dict.fromkeys(check for by_check in findings.values() for check in by_check))
+        return Table(
+            name=f"audit-{evaluation.slug}",
+            caption=f"Audit of the evaluation with {evaluation.title}: ✓ pass, ! warning, ✕ failure.",
+            columns=(
+                *words("Check"),
+                *(Column(entry.name, numeric=False, series=entry.series) for entry in evaluation.entries),
+            ),
+            rows=tuple((Cell(check), *(_audit_cell(findings[name].get(check)) for name in findings)) for check in checks),
+        )
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -71,45 +109,17 @@ class ComparisonSection(EvaluationSection):
             for finding in self.evaluation.results[entry.name].record.audit:
                 if finding.status != "pass":
                     remarks.setdefault(finding.model_dump_json(), (finding, []))[1].append(entry.name)
-        total = len(self.evaluation.entries)
-        named = [
-            (finding, "every network" if len(names) == total > 1 else numbers.listing(names)) for finding, names in remarks.values()
-        ]
-        return sorted(named, key=lambda remark: remark[0].status != "fail")
+        concerned = [(finding, self.evaluation.listing(names)) for finding, names in remarks.values()]
+        return sorted(concerned, key=lambda remark: remark[0].status != "fail")
 
 
-def find(evidence: Evidence) -> list[ComparisonSection]:
-    """Return every evaluation."""
-    return [
-        ComparisonSection(evaluation, f"section-{place}", _listed(evidence, evaluation), evidence.tests(evaluation))
-        for place, evaluation in enumerate(evidence.evaluations, start=1)
-    ]
-
-
-def _listed(evidence: Evidence, evaluation: Evaluation) -> list[Entry]:
+def _on_data(evidence: Evidence, evaluation: Evaluation) -> list[Entry]:
     attacked = [entry.name for entry in evaluation.entries]
     return [entry for entry in evidence.entries if entry.name in attacked or entry.run.record.data == evaluation.data]
 
 
-def _by_attack(evaluation: Evaluation) -> Table:
-    """Accuracy under each attack at each eps, a row a run."""
-    columns = [Column("Method", numeric=False)]
-    measured = [(attack, eps) for attack in evaluation.attacks for eps in evaluation.eps if attack in evaluation.attacks_at(eps)]
-    columns += [Column(numbers.budget(eps), f"{evaluation.title_of(attack)}, %, at eps") for attack, eps in measured]
-    return Table(
-        name=f"attacks-{evaluation.slug}",
-        caption=f"Accuracy under each attack of {evaluation.title}, n = {numbers.count(evaluation.examples)}, "
-        f"{evaluation.interval} below.",
-        columns=tuple(columns),
-        rows=tuple(
-            (heading_cell(entry), *(accuracy_cell(evaluation.accuracy(entry, attack, eps)) for attack, eps in measured))
-            for entry in evaluation.entries
-        ),
-    )
-
-
 def _paired_tests(evaluation: Evaluation, eps: float, comparisons: Sequence[Comparison]) -> Table:
-    """Every paired test at one budget, most certain first."""
+    """Return every paired test at one budget, most certain first."""
     what = f"{numbers.norm(evaluation.norm)} eps {numbers.budget(eps)}, worst case over the attacks" if eps else "clean accuracy"
     return Table(
         name=f"tests-{evaluation.slug}-{eps:g}",
@@ -123,26 +133,6 @@ def _paired_tests(evaluation: Evaluation, eps: float, comparisons: Sequence[Comp
         ),
         rows=tuple(_test_row(c) for c in sorted(comparisons, key=lambda c: c.adjusted)),
         notes=(_OPEN,) if eps and evaluation.unresolved else (),
-    )
-
-
-def _audit(evaluation: Evaluation) -> Table:
-    """Every check of every evaluation: a row a check, a column a run."""
-    findings = {
-        entry.name: {finding.check: finding for finding in evaluation.results[entry.name].record.audit}
-        for entry in evaluation.entries
-    }
-    checks = list(dict.fromkeys(check for named in findings.values() for check in named))
-    return Table(
-        name=f"audit-{evaluation.slug}",
-        caption=f"Audit of the evaluation with {evaluation.title}: ✓ pass, ! warning, ✕ failure.",
-        columns=(
-            Column("Check", numeric=False),
-            *(Column(entry.name, numeric=False, series=entry.series) for entry in evaluation.entries),
-        ),
-        rows=tuple(
-            (Cell(check), *(_audit_cell(findings[entry.name].get(check)) for entry in evaluation.entries)) for check in checks
-        ),
     )
 
 
@@ -164,6 +154,4 @@ def _test_row(comparison: Comparison) -> tuple[Cell, ...]:
 
 
 def _audit_cell(finding: AuditFinding | None) -> Cell:
-    if finding is None:
-        return Cell("–", status="")
-    return Cell(f"{_MARKS[finding.status]} {finding.status}", status=finding.status)
+    return Cell(f"{_MARKS[finding.status]} {finding.status}", status=finding.status) if finding else Cell("–")

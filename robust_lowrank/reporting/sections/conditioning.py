@@ -1,8 +1,9 @@
-"""The charts of conditioning: condition numbers by layer and over training, spectra, ranks, the product."""
+"""The section on conditioning charts condition numbers by layer and over training, spectra, ranks and the product."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import altair as alt
 import numpy as np
@@ -24,15 +25,32 @@ _FLOOR = 1e-6  # relative singular values below are drawn there: float32 knows n
 
 @dataclass(frozen=True)
 class Conditioning(Section):
-    """How well layers are conditioned: those of the runs whose spectra were recorded, the worst layers of each."""
+    """The conditioning of layers: those of the runs whose spectra were recorded, the worst layers of each."""
 
     entries: tuple[Entry, ...]
     layers: list[str]  # drawn in panels
     notes: tuple[str, ...] = ()
+    report = "comparison"
+    place = 80
     slug = "conditioning"
     heading = "Conditioning"
     template = "figures"
     leading = True
+
+    @classmethod
+    def find(cls, evidence: Evidence) -> Sequence[Self]:
+        """Return the conditioning of the worst layers; without recorded spectra the section says so."""
+        entries = evidence.measured
+        if not entries:
+            return [cls(entries, [])]
+        layers = spectra.worst_layers(entries, _PANELS)
+        total = len({layer for entry in entries for layer in spectra.final(entry)["layer"]})
+        selection = (
+            f"The panels show the {len(layers)} layers with the largest condition numbers of {total}; "
+            "the condition-number report has them all."
+        )
+        notes = (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE, *((selection,) if total > len(layers) else ()))
+        return [cls(entries, layers, notes)]
 
     @property
     def statement(self) -> str:
@@ -42,9 +60,9 @@ class Conditioning(Section):
     @cached_property
     def figures(self) -> tuple[Figure, ...]:
         """By layer, over training, and the spectra."""
-        return tuple(figure for figure in self._drawn("") if figure) if self.entries else ()
+        return tuple(figure for figure in self._draw("") if figure) if self.entries else ()
 
-    def _drawn(self, prefix: str) -> list[Figure | None]:
+    def _draw(self, prefix: str) -> list[Figure | None]:
         return [
             _by_layer(self.entries, prefix),
             _over_training(self.entries, self.layers, prefix),
@@ -56,36 +74,24 @@ class Conditioning(Section):
 class FullConditioning(Conditioning):
     """The conditioning of every layer, with ranks and product."""
 
+    report = "condition"
+    place = 20
+
+    @classmethod
+    def find(cls, evidence: Evidence) -> Sequence[Self]:
+        """Return the conditioning of every layer of the runs whose spectra were recorded."""
+        entries = evidence.measured
+        return [cls(entries, spectra.worst_layers(entries, len(spectra.table(entries))))] if entries else []
+
     @cached_property
     def figures(self) -> tuple[Figure, ...]:
         """By layer, over training, the spectra, the ranks and the product over training."""
         more = _ranks(self.entries, self.layers), _product_over_training(self.entries)
-        return tuple(figure for figure in (*self._drawn(_PREFIX), *more) if figure)
-
-
-def find(evidence: Evidence) -> list[Conditioning]:
-    """Return the conditioning of the worst layers; without recorded spectra the section says so."""
-    entries = evidence.measured
-    if not entries:
-        return [Conditioning(entries, [])]
-    layers = spectra.worst_layers(entries, _PANELS)
-    total = len({layer for entry in entries for layer in spectra.final(entry)["layer"]})
-    selection = (
-        f"The panels show the {len(layers)} layers with the largest condition numbers of {total}; "
-        "the condition-number report has them all."
-    )
-    notes = (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE, *((selection,) if total > len(layers) else ()))
-    return [Conditioning(entries, layers, notes)]
-
-
-def find_all(evidence: Evidence) -> list[FullConditioning]:
-    """Return the conditioning of every layer of the runs whose spectra were recorded."""
-    entries = evidence.measured
-    return [FullConditioning(entries, spectra.worst_layers(entries, len(spectra.table(entries))))] if entries else []
+        return tuple(figure for figure in (*self._draw(_PREFIX), *more) if figure)
 
 
 def _by_layer(entries: Sequence[Entry], prefix: str) -> Figure | None:
-    """Condition number of every layer after training, a point a run, on a logarithmic scale; None where all are infinite."""
+    """Draw each layer's condition number after training, a point a run, on a log scale; None where all are infinite."""
     names = series_names(entries)
     frame = spectra.table(entries)
     finite = frame[np.isfinite(frame["cond"])]
@@ -123,7 +129,7 @@ def _by_layer(entries: Sequence[Entry], prefix: str) -> Figure | None:
 
 
 def _over_training(entries: Sequence[Entry], layers: Sequence[str], prefix: str) -> Figure | None:
-    """Condition number of each layer by epoch, a panel a layer; None where only one epoch was recorded."""
+    """Draw each layer's condition number by epoch, a panel each; None where only one epoch was recorded."""
     frame = spectra.history(entries)
     shown = frame[np.isfinite(frame["cond"]) & frame["layer"].isin(layers)]
     if shown["epoch"].nunique() < 2:
@@ -143,7 +149,7 @@ def _over_training(entries: Sequence[Entry], layers: Sequence[str], prefix: str)
 
 
 def _product_over_training(entries: Sequence[Entry]) -> Figure | None:
-    """The product of the condition numbers by epoch: the certificate quantity; None where only one epoch was recorded."""
+    """Draw the product of the condition numbers by epoch; None where only one epoch was recorded."""
     frame = spectra.product_history(entries)
     frame = frame[np.isfinite(frame["product"])]
     if frame["epoch"].nunique() < 2:
@@ -162,7 +168,7 @@ def _product_over_training(entries: Sequence[Entry]) -> Figure | None:
 
 
 def _ranks(entries: Sequence[Entry], layers: Sequence[str]) -> Figure | None:
-    """Rank of each layer by epoch, a panel a layer; None where no rank changes."""
+    """Draw each layer's rank by epoch, a panel each; None where no rank changes."""
     frame = spectra.history(entries)
     if (frame.groupby(["run", "layer"])["rank"].nunique() < 2).all():
         return None
@@ -180,13 +186,13 @@ def _ranks(entries: Sequence[Entry], layers: Sequence[str]) -> Figure | None:
 
 
 def _spectra_by_layer(entries: Sequence[Entry], layers: Sequence[str], prefix: str) -> Figure:
-    """Singular values of each layer after training, relative to the largest, a panel a layer."""
+    """Draw each layer's singular values after training, relative to the largest, a panel each."""
     frame = spectra.values(entries)
     frame = frame.assign(relative=frame["relative"].clip(lower=_FLOOR))
     names = series_names(entries)
     shown = frame[frame["layer"].isin(layers)]
     scale = alt.Scale(type="log", domain=[min(shown["relative"].min(), 0.5), 1])
-    axis = log_axis(shown["relative"])
+    y = alt.Y("relative:Q", title="σ / σ max", scale=scale, axis=log_axis(shown["relative"]))
     return Figure(
         name=f"{prefix}spectra",
         title="Spectra",
@@ -196,18 +202,18 @@ def _spectra_by_layer(entries: Sequence[Entry], layers: Sequence[str], prefix: s
         "a flat line is a well-conditioned layer; a line that ends early is a layer of lower rank. "
         "Logarithmic, the same scale in every panel." + _seeds(entries),
         series=tuple(names),
-        panels=tuple(Panel(_spectrum(shown[shown["layer"] == layer], names, scale, axis), layer) for layer in layers),
+        panels=tuple(Panel(_spectrum(shown[shown["layer"] == layer], y, names), layer) for layer in layers),
         height=170,
     )
 
 
-def _spectrum(frame: pd.DataFrame, names: list[str], scale: alt.Scale, axis: alt.Axis) -> alt.Chart:
+def _spectrum(frame: pd.DataFrame, y: alt.Y, names: list[str]) -> alt.Chart:
     return (
         alt.Chart(_plain(frame, "series", "run", "layer", "index", "sigma", "relative"))
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14))
         .encode(
             x=alt.X("index:Q", title="Index", axis=alt.Axis(tickMinStep=1, grid=False, tickCount=5), scale=alt.Scale(nice=False)),
-            y=alt.Y("relative:Q", title="σ / σ max", scale=scale, axis=axis),
+            y=y,
             color=color(names),
             detail="run:N",
             tooltip=[

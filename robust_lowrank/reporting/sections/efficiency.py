@@ -1,19 +1,19 @@
-"""Robust accuracy against what it costs: the Pareto fronts as a figure and as a table."""
+"""The section on costs shows robust accuracy against them: the Pareto fronts as a figure and a table."""
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import altair as alt
 import pandas as pd
 
-from robust_lowrank.records import Costs
+from robust_lowrank.records import Costs, Latency
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
-from robust_lowrank.reporting.comparing.evidence import Evidence
-from robust_lowrank.reporting.comparing.pareto import Fronts, Objective, Point
+from robust_lowrank.reporting.comparing.pareto import Fronts, Objective
 from robust_lowrank.reporting.formats import encodings, numbers
 from robust_lowrank.reporting.formats.figures import Figure, Panel
-from robust_lowrank.reporting.formats.tables import Cell, Column, Table, count_cell, quantity_cell
-from robust_lowrank.reporting.sections.section import EvaluationSection, first
+from robust_lowrank.reporting.formats.tables import Cell, Table, count_cell, mean_cell, numeric, quantity_cell, words
+from robust_lowrank.reporting.sections.section import EvaluationSection
 
 _PERCENT = alt.Axis(format=".0%", tickCount=5)
 _COUNTS = alt.Axis(labelExpr="datum.value ? format(datum.value, '~s') : '0'", tickCount=5)
@@ -27,22 +27,29 @@ class Efficiency(EvaluationSection):
     """Robust accuracy of an evaluation's series against what it costs."""
 
     fronts: Fronts
+    report = "comparison"
+    place = 30
     slug = "costs"
     heading = "Robustness and its costs"
 
+    @classmethod
+    def from_evaluation(cls, evaluation: Evaluation) -> Self | None:
+        """Return the fronts of an evaluation, or None where there are none."""
+        fronts = Fronts(evaluation)
+        return cls(evaluation, fronts) if fronts.points else None
+
     @cached_property
     def figure(self) -> Figure:
-        """Robust accuracy at the headline eps against clean accuracy, parameters, FLOPs and latency, a panel each."""
+        """Robust accuracy at the headline eps against clean accuracy, parameters, FLOPs and latency."""
         evaluation, fronts, names = self.evaluation, self.fronts, self.evaluation.series
-        several = len(evaluation.entries) > len(names)
-        spans = "the span of the seeds' intervals around their mean" if several else f"{evaluation.interval} intervals"
+        spans = "the span of the seeds' intervals around their mean" if evaluation.repeated else f"{evaluation.interval} intervals"
         return Figure(
             name=f"pareto-{evaluation.slug}",
             title="Robustness against what it costs",
             description=f"Worst-case accuracy at eps {numbers.budget(evaluation.headline_eps)} against "
             f"{numbers.listing([_lowered(objective) for objective in fronts.points])}, a panel each, a point each for "
             f"{numbers.listing(names)}; points on the Pareto front stand out.",
-            caption=f"Worst-case accuracy at {numbers.norm(evaluation.norm)} eps {numbers.budget(evaluation.headline_eps)}, "
+            caption=f"Worst-case accuracy at {evaluation.threat}, "
             f"n = {numbers.count(evaluation.examples)}. Ringed: on the Pareto front, no other point is at least as good in both "
             f"and better in one; dimmed: off it. The line joins the front. Bars: {spans}; "
             "whether two points differ, the paired tests say."
@@ -54,49 +61,40 @@ class Efficiency(EvaluationSection):
 
     @cached_property
     def table(self) -> Table:
-        """What every series costs, and on which fronts it is."""
+        """The costs of every series, and the fronts that it is on."""
         evaluation, fronts = self.evaluation, self.fronts
+        eps = numbers.budget(evaluation.headline_eps)
         costs = {name: _costs(evaluation, name) for name in evaluation.series}
         measured = [cost for cost in costs.values() if cost]
         batches = sorted({latency.batch for cost in measured for latency in cost.latencies}) if not fronts.mixed_machines else []
-        columns = [
-            Column("Method", numeric=False),
-            Column(f"Robust accuracy, %, at eps {numbers.budget(evaluation.headline_eps)}"),
-            Column("Clean accuracy, %"),
-            Column("Parameters"),
-            *([Column("FLOPs")] if measured else []),
-            *(Column(f"batch of {batch}" if batch > 1 else "one example", "Latency, ms") for batch in batches),
-            *(Column(_lowered(objective), "On the front of robustness and", numeric=False) for objective in fronts.points),
-        ]
         return Table(
             name=f"pareto-{evaluation.slug}",
             caption=f"What robustness costs, and who is on which Pareto front ({evaluation.title}).",
-            columns=tuple(columns),
+            columns=(
+                *words("Method"),
+                *numeric(f"Robust accuracy, %, at eps {eps}", "Clean accuracy, %", "Parameters"),
+                *(numeric("FLOPs") if measured else ()),
+                *numeric(*(f"batch of {batch}" if batch > 1 else "one example" for batch in batches), group="Latency, ms"),
+                *words(*(_lowered(objective) for objective in fronts.points), group="On the front of robustness and"),
+            ),
             rows=tuple(_row(fronts, name, costs[name], batches, bool(measured)) for name in evaluation.series),
             notes=tuple(_notes(fronts, measured)),
         )
 
 
-def find(evidence: Evidence) -> list[Efficiency]:
-    """Return the fronts of the first evaluation that has any."""
-    return first(evidence.evaluations, find_efficiency)
-
-
-def find_efficiency(evaluation: Evaluation) -> Efficiency | None:
-    """Return the fronts of an evaluation, or None where there are none."""
-    fronts = Fronts(evaluation)
-    return Efficiency(evaluation, fronts) if fronts.points else None
-
-
 def _panel(fronts: Fronts, objective: Objective) -> alt.LayerChart:
     names, points = fronts.evaluation.series, fronts.points[objective]
-    frame = pd.DataFrame([_as_row(point) for point in points])
+    frame = pd.DataFrame(
+        {"series": point.series, "value": point.robust.value, "low": point.robust.low, "high": point.robust.high}
+        | {"cost": point.cost, "cost_low": point.low, "cost_high": point.high, "front": point.front}
+        for point in points
+    )
     axis = _PERCENT if objective.gain else _TIMES if objective.name == "latency" else _COUNTS
     base = alt.Chart(frame).encode(
         color=encodings.color(names),
         opacity=alt.condition("datum.front", alt.value(1), alt.value(_DIMMED)),
         tooltip=[
-            alt.Tooltip("series:N", title="Method"),
+            *encodings.tooltips(series="Method"),
             *encodings.accuracy_tooltips("Robust accuracy"),
             alt.Tooltip("cost:Q", title=objective.title, format=".1%" if objective.gain else ",.4~g"),
             alt.Tooltip("front:N", title="On the front"),
@@ -122,19 +120,6 @@ def _panel(fronts: Fronts, objective: Objective) -> alt.LayerChart:
     )
 
 
-def _as_row(point: Point) -> dict[str, object]:
-    return {
-        "series": point.series,
-        "value": point.robust.value,
-        "low": point.robust.low,
-        "high": point.robust.high,
-        "cost": point.cost,
-        "cost_low": point.low,
-        "cost_high": point.high,
-        "front": point.front,
-    }
-
-
 def _row(fronts: Fronts, series: str, costs: Costs | None, batches: list[int], flops: bool) -> tuple[Cell, ...]:
     evaluation = fronts.evaluation
     parameters = next(entry for entry in evaluation.entries if entry.series == series).run.record.parameters
@@ -145,29 +130,22 @@ def _row(fronts: Fronts, series: str, costs: Costs | None, batches: list[int], f
         _mean_cell(evaluation, series, CLEAN),
         count_cell(parameters.inference) if parameters.total else Cell("–"),
         *([_flops_cell(costs)] if flops else []),
-        *(
-            quantity_cell(times[batch].milliseconds, f"dense {numbers.quantity(times[batch].dense_milliseconds)}")
-            if batch in times
-            else Cell("–")
-            for batch in batches
-        ),
+        *(_latency_cell(times.get(batch)) for batch in batches),
         *(Cell(_ON_FRONT if series in fronts.on(objective) else "") for objective in fronts.points),
     )
 
 
 def _mean_cell(evaluation: Evaluation, series: str, attack: str) -> Cell:
     mean = evaluation.mean(series, attack, evaluation.headline_eps)
-    return (
-        Cell(numbers.accuracy(mean.value, mean.most), numbers.interval(mean.low, mean.high), value=mean.value)
-        if mean
-        else Cell("–")
-    )
+    return mean_cell(mean.value, mean.most, mean.low, mean.high) if mean else Cell("–")
 
 
 def _flops_cell(costs: Costs | None) -> Cell:
-    if costs is None:
-        return Cell("–")
-    return count_cell(costs.flops, f"{numbers.percent(costs.flops / costs.dense_flops)} % of dense")
+    return count_cell(costs.flops, f"{numbers.percent(costs.flops / costs.dense_flops)} % of dense") if costs else Cell("–")
+
+
+def _latency_cell(latency: Latency | None) -> Cell:
+    return quantity_cell(latency.milliseconds, f"dense {numbers.quantity(latency.dense_milliseconds)}") if latency else Cell("–")
 
 
 def _costs(evaluation: Evaluation, series: str) -> Costs | None:
@@ -175,7 +153,7 @@ def _costs(evaluation: Evaluation, series: str) -> Costs | None:
 
 
 def _notes(fronts: Fronts, measured: list[Costs]) -> list[str]:
-    notes = [said for objective in fronts.points if (said := fronts.describe(objective.name))]
+    notes = [text for objective in fronts.points if (text := fronts.describe(objective.name))]
     notes.append("A front compares the measured values; it says nothing of whether their differences are more than chance.")
     if measured:
         notes.append(

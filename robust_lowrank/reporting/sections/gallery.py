@@ -1,8 +1,9 @@
-"""A gallery of adversarial examples: the clean input, what an attack added, and what came of it."""
+"""The gallery shows adversarial examples: the clean input, what an attack added, and the sum."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,9 @@ import pandas as pd
 from robust_lowrank.records import ResultFiles
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
-from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import numbers
-from robust_lowrank.reporting.formats.inputs import read_images
-from robust_lowrank.reporting.formats.pictures import Picture, draw_picture
-from robust_lowrank.reporting.sections.section import EvaluationSection, first
+from robust_lowrank.reporting.formats.pictures import Picture, draw_picture, read_images
+from robust_lowrank.reporting.sections.section import EvaluationSection
 
 _CARDS = 2  # of examples that several networks lost, and of those that only some lost
 _SHOTS = 2  # networks a card
@@ -51,15 +50,40 @@ class Gallery(EvaluationSection):
     cards: tuple[Card, ...]
     factor: int  # by which perturbations are shown stronger
     pictures: tuple[Picture, ...]  # of all cards, in order
+    report = "comparison"
+    place = 60
     slug = "gallery"
     heading = "Adversarial examples"
     template = "gallery"
 
+    @classmethod
+    def from_evaluation(cls, evaluation: Evaluation, *, limit: int = LIMIT) -> Self | None:
+        """Choose examples at the headline eps that several networks lost and that only some lost; None without stored inputs.
+
+        One run a series takes part. The choice depends on the verdicts alone: the smallest example numbers that qualify.
+        """
+        entries = list({entry.series: entry for entry in reversed(evaluation.entries)}.values())[::-1]
+        examples = [example for choice in _choose(evaluation, entries) if (example := _load(evaluation, entries, *choice))]
+        if not examples:
+            return None
+        largest = max(float(np.abs(image - broken.clean).max()) for broken in examples for _, image in broken.inputs.values())
+        factor = max(1, math.floor(0.5 / largest)) if largest > 0 else 1
+        cards: list[Card] = []
+        pictures: tuple[Picture, ...] = ()
+        for broken in examples:
+            card = _card(evaluation, entries, broken, factor)
+            more = (*pictures, card.clean, *(picture for shot in card.shots for picture in (shot.perturbation, shot.adversarial)))
+            if sum(len(picture.png) for picture in more) > limit:
+                break
+            cards.append(card)
+            pictures = more
+        return cls(evaluation, tuple(cards), factor, pictures) if cards else None
+
     @property
     def statement(self) -> str:
-        """How the cards are to be read."""
+        """How to read the cards."""
         return (
-            f"At {numbers.norm(self.evaluation.norm)} eps {numbers.budget(self.evaluation.headline_eps)}. Perturbations are shown "
+            f"At {self.evaluation.threat}. Perturbations are shown "
             + (f"{self.factor} times as strong, " if self.factor > 1 else "")
             + "around mid-grey. Where several attacks broke an example, the input with the most decided wrong answer is shown."
         )
@@ -76,51 +100,15 @@ class _Broken:
     held: list[str]
 
 
-def find(evidence: Evidence) -> list[Gallery]:
-    """Return the gallery of the first evaluation that has one."""
-    return first(evidence.evaluations, find_gallery)
-
-
-def find_gallery(evaluation: Evaluation, *, limit: int = LIMIT) -> Gallery | None:
-    """Choose examples at the headline eps that several networks lost and that only some lost; None without stored inputs.
-
-    One run a series takes part. The choice depends on the verdicts alone: the smallest example numbers that qualify.
-    """
-    entries = list({entry.series: entry for entry in reversed(evaluation.entries)}.values())[::-1]
-    broken = [
-        seen for example, lost, held in _chosen(evaluation, entries) if (seen := _load(evaluation, entries, example, lost, held))
-    ]
-    if not broken:
-        return None
-    largest = max(float(np.abs(image - seen.clean).max()) for seen in broken for _, image in seen.inputs.values())
-    factor = max(1, math.floor(0.5 / largest)) if largest > 0 else 1
-    cards: list[Card] = []
-    pictures: tuple[Picture, ...] = ()
-    for seen in broken:
-        card = _card(evaluation, entries, seen, factor)
-        more = (*pictures, card.clean, *(picture for shot in card.shots for picture in (shot.perturbation, shot.adversarial)))
-        if sum(len(picture.png) for picture in more) > limit:
-            break
-        cards.append(card)
-        pictures = more
-    return Gallery(evaluation, tuple(cards), factor, pictures) if cards else None
-
-
-def _chosen(evaluation: Evaluation, entries: Sequence[Entry]) -> list[tuple[int, list[str], list[str]]]:
+def _choose(evaluation: Evaluation, entries: Sequence[Entry]) -> list[tuple[int, list[str], list[str]]]:
     """Return examples with the series that lost and held them, first those that most lost, then those that fewest lost."""
-    eps = evaluation.headline_eps
-    right: dict[str, pd.Series] = {}
-    held: dict[str, pd.DataFrame] = {}
-    kept: set[int] = set()
-    for entry in entries:
-        right[entry.series] = evaluation.held(entry, 0.0)["least"]
-        held[entry.series] = evaluation.held(entry, eps)
-        path = evaluation.results[entry.name].path
-        if path is not None and not kept:
-            kept = set(read_images(ResultFiles(path).clean, "", range(2**31)))
+    right = [evaluation.held(entry, 0.0)["least"] for entry in entries]
+    held = {entry.series: evaluation.held(entry, evaluation.headline_eps) for entry in entries}
+    paths = [path for entry in entries if (path := evaluation.results[entry.name].path)]
+    stored = next(filter(None, (read_images(ResultFiles(path).clean, "", range(2**31)) for path in paths)), {})
     candidates = []
-    for example in sorted(kept):
-        if all(bool(clean.get(example, False)) for clean in right.values()):
+    for example in sorted(stored):
+        if all(bool(clean.get(example, False)) for clean in right):
             lost = [name for name, frame in held.items() if example in frame.index and not frame.loc[example, "most"]]
             robust = [name for name, frame in held.items() if example in frame.index and frame.loc[example, "least"]]
             candidates.append((example, lost, robust))
@@ -152,20 +140,20 @@ def _load(evaluation: Evaluation, entries: Sequence[Entry], example: int, lost: 
 
 
 def _card(evaluation: Evaluation, entries: Sequence[Entry], broken: _Broken, factor: int) -> Card:
-    names = {entry.series: entry for entry in entries}
+    by_series = {entry.series: entry for entry in entries}
     label = entries[0].class_name(int(next(iter(broken.inputs.values()))[0]["label"]))
     stem = f"gallery-{evaluation.slug}-{broken.example}"
     shots = []
     for place, (series, (row, image)) in enumerate(broken.inputs.items(), start=1):
-        attack, taken_for = evaluation.title_of(str(row["attack"])), names[series].class_name(int(row["adversarial_prediction"]))
-        distance = f"{numbers.norm(evaluation.norm)} {float(row['distance']):.3g}"
+        attack = evaluation.title_of(str(row["attack"]))
+        taken_for = by_series[series].class_name(int(row["adversarial_prediction"]))
         added = np.clip(0.5 + factor * (image - broken.clean), 0, 1)
         shots.append(
             Shot(
                 series=series,
                 attack=attack,
                 taken_for=taken_for,
-                distance=distance,
+                distance=f"{numbers.norm(evaluation.norm)} {float(row['distance']):.3g}",
                 perturbation=draw_picture(
                     added, f"{stem}-{place}-perturbation", f"What {attack} adds to break it for {series}, {factor} times as strong"
                 ),

@@ -1,28 +1,29 @@
-"""Conditioning joined with robustness: do networks with lower condition numbers hold more?"""
+"""The section that joins conditioning with robustness: do better-conditioned networks hold more?"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
+from robust_lowrank.records import seeks_nearest
 from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import encodings, numbers
 from robust_lowrank.reporting.formats.figures import Figure, Panel
-from robust_lowrank.reporting.formats.tables import Cell, Column, Table
-from robust_lowrank.reporting.sections.section import EvaluationSection, first
+from robust_lowrank.reporting.formats.tables import Cell, Table, numeric, words
+from robust_lowrank.reporting.sections.section import EvaluationSection
 from robust_lowrank.statistics import LEAST_PAIRS, RankCorrelation, holm, rank_correlation
 
 QUANTITIES = {"cond": "Condition number", "sigma_max": "σ max", "rank": "Rank"}
 OUTCOMES = {"robust": "Robust accuracy", "margin": "Median margin", "distance": "Median minimal distance"}
-_NEAREST = ("deepfool", "fab")  # attacks that look for the nearest input of another class
-_ALL = "all layers: worst", "all layers: product"
+_WORST, _PRODUCT = "all layers: worst", "all layers: product"
 _LAYERS = 12  # in the table, those with the largest condition numbers
 _CAVEAT = (
     "A correlation over a handful of networks, which differ in method, rank and size at once: it says what goes together here, "
@@ -43,7 +44,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Join(EvaluationSection):
-    """What the runs of an evaluation have in conditioning and in robustness.
+    """The conditioning and the robustness of an evaluation's runs.
 
     `networks` has a row a run: series, run, worst and product (of condition numbers), robust with low and high, margin, distance.
     `margin` is the median over the examples of the smallest margin that the attacks at the headline eps left; `distance` the median
@@ -53,19 +54,54 @@ class Join(EvaluationSection):
 
     networks: pd.DataFrame
     layers: pd.DataFrame
+    report = "comparison"
+    place = 90
     slug = "join"
     heading = "Conditioning and robustness"
+
+    @classmethod
+    def find(cls, evidence: Evidence) -> list[Self]:
+        """Return the first evaluation that can be joined."""
+        evaluations = evidence.evaluations
+        return next(([joined] for evaluation in evaluations if (joined := cls.join(evaluation, evaluations))), [])
+
+    @classmethod
+    def join(cls, evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> Self | None:
+        """Join the runs of an evaluation, or None where fewer than two of them have spectra and a worst-case accuracy.
+
+        Distances come from the first of `evaluations` in this norm that all runs were put to, with an attack that looks for the
+        nearest input.
+        """
+        rows, layers = [], []
+        names = {entry.name for entry in evaluation.entries}
+        nearest = next((e for e in evaluations if e.norm == evaluation.norm and names <= set(e.results) and _seeking(e)), None)
+        for entry in evaluation.entries:
+            conditioning = spectra.conditioning(entry)
+            accuracy = evaluation.accuracy(entry, WORST, evaluation.headline_eps)
+            if conditioning is None or accuracy is None:
+                continue
+            rows.append(
+                {
+                    "series": entry.series,
+                    "run": entry.name,
+                    "worst": conditioning.worst,
+                    "product": conditioning.product,
+                    "robust": accuracy.value,
+                    "low": accuracy.low,
+                    "high": accuracy.high,
+                    "margin": _median_margin(evaluation, entry),
+                    "distance": _median_distance(nearest, entry) if nearest else math.nan,
+                }
+            )
+            layers.append(spectra.final(entry)[["layer", *QUANTITIES]].assign(run=entry.name))
+        return cls(evaluation, pd.DataFrame(rows), pd.concat(layers, ignore_index=True)) if len(rows) > 1 else None
 
     @cached_property
     def relations(self) -> list[Relation]:
         """The rank correlations over the runs, of the layers that all of them have and of all layers together."""
         networks = self.networks.set_index("run")
-        shown = _common_layers(self)
-        predictors: list[tuple[str, str, pd.Series]] = [
-            (_ALL[0], "cond", networks["worst"]),
-            (_ALL[1], "cond", networks["product"]),
-        ]
-        for layer in shown:
+        predictors = [(_WORST, "cond", networks["worst"]), (_PRODUCT, "cond", networks["product"])]
+        for layer in _common_layers(self):
             part = self.layers[self.layers["layer"] == layer].set_index("run").reindex(networks.index)
             predictors += [(layer, quantity, part[quantity]) for quantity in QUANTITIES]
         correlated = [
@@ -79,25 +115,21 @@ class Join(EvaluationSection):
 
     @property
     def statement(self) -> str:
-        """Say in words what robust accuracy and the worst condition number have to do with each other."""
+        """Say whether robust accuracy and the worst condition number are correlated."""
         count = len(self.networks)
         if count < LEAST_PAIRS:
             return f"Too few networks for a correlation: n = {count}, and it takes {LEAST_PAIRS}."
-        main = next((r for r in self.relations if (r.layer, r.outcome) == (_ALL[0], "robust")), None)
+        main = next((r for r in self.relations if (r.layer, r.outcome) == (_WORST, "robust")), None)
         if main is None:
             return "Robust accuracy or the largest condition number is the same for every network: there is nothing to correlate."
-        rho, tau = main.correlation.spearman, main.correlation.kendall
+        rho, tau, p = main.correlation.spearman, main.correlation.kendall, numbers.p_value(main.correlation.p)
+        coefficients = f"Spearman's ρ {numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}"
+        if main.correlation.p >= 0.05:
+            relation = "no relation of robust accuracy and the largest condition number shows"
+            return f"Over {count} networks {relation}: {coefficients}, p {p}."
         direction = "lower" if rho.value < 0 else "higher"
-        text = (
-            f"Over {count} networks, robust accuracy tends to be {direction} where the largest condition number is higher: "
-            f"Spearman's ρ {numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}"
-        )
-        if main.correlation.p < 0.05:
-            return f"{text}; p {numbers.p_value(main.correlation.p)} for this pair alone."
-        return (
-            f"Over {count} networks no relation of robust accuracy and the largest condition number shows: Spearman's ρ "
-            f"{numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}, p {numbers.p_value(main.correlation.p)}."
-        )
+        relation = f"robust accuracy tends to be {direction} where the largest condition number is higher"
+        return f"Over {count} networks, {relation}: {coefficients}; p {p} for this pair alone."
 
     @cached_property
     def figure(self) -> Figure | None:
@@ -105,11 +137,11 @@ class Join(EvaluationSection):
         evaluation, eps = self.evaluation, numbers.budget(self.evaluation.headline_eps)
         names = [name for name in evaluation.series if name in set(self.networks["series"])]
         titles = {"worst": "Largest condition number", "product": "Product of the condition numbers"}
-        panels = []
-        for field, title in titles.items():
-            frame = self.networks[np.isfinite(self.networks[field])]
-            if len(frame):
-                panels.append(Panel(_scatter(frame, field, title, names), title))
+        panels = [
+            Panel(_scatter(frame, field, title, names), title)
+            for field, title in titles.items()
+            if len(frame := self.networks[np.isfinite(self.networks[field])])
+        ]
         if not panels:
             return None
         return Figure(
@@ -117,7 +149,7 @@ class Join(EvaluationSection):
             title="Robustness against conditioning",
             description=f"Worst-case accuracy at eps {eps} against the largest condition number "
             f"of a layer and the product over all layers, a point a run, for {numbers.listing(names)}.",
-            caption=f"Worst-case accuracy at {numbers.norm(evaluation.norm)} eps {eps} with {evaluation.interval} "
+            caption=f"Worst-case accuracy at {evaluation.threat} with {evaluation.interval} "
             f"intervals, a point a run; condition numbers on a logarithmic scale. {_CAVEAT}",
             series=tuple(names),
             panels=tuple(panels),
@@ -127,99 +159,54 @@ class Join(EvaluationSection):
     @cached_property
     def table(self) -> Table | None:
         """The rank correlations: a row a layer and quantity, a column an outcome; none where there are none."""
-        known = self.relations
-        if not known:
+        relations = self.relations
+        if not relations:
             return None
-        outcomes = [outcome for outcome in OUTCOMES if any(relation.outcome == outcome for relation in known)]
-        cells = {(relation.layer, relation.quantity, relation.outcome): relation for relation in known}
-        rows = list(dict.fromkeys((relation.layer, relation.quantity) for relation in known))
-        threat = f"{numbers.norm(self.evaluation.norm)} eps {numbers.budget(self.evaluation.headline_eps)}"
+        outcomes = [outcome for outcome in OUTCOMES if any(relation.outcome == outcome for relation in relations)]
+        cells = {(relation.layer, relation.quantity, relation.outcome): _cell(relation) for relation in relations}
+        rows = list(dict.fromkeys((relation.layer, relation.quantity) for relation in relations))
         total = self.layers["layer"].nunique()
-        layers = {layer for layer, _ in rows} - set(_ALL)
+        layers = {layer for layer, _ in rows} - {_WORST, _PRODUCT}
         return Table(
             name=f"conditioning-robustness-{self.evaluation.slug}",
             caption=f"Rank correlations over {len(self.networks)} networks: Spearman's ρ with 95 % bootstrap intervals over them, "
             "Kendall's τ and its p below.",
-            columns=(
-                Column("Layer", numeric=False),
-                Column("Quantity", numeric=False),
-                *(Column(OUTCOMES[outcome], "ρ with") for outcome in outcomes),
-            ),
+            columns=(*words("Layer", "Quantity"), *numeric(*(OUTCOMES[outcome] for outcome in outcomes), group="ρ with")),
             rows=tuple(
-                (Cell(layer), Cell(QUANTITIES[quantity]), *(_cell(cells.get((layer, quantity, outcome))) for outcome in outcomes))
-                for layer, quantity in rows
+                (Cell(layer), Cell(QUANTITIES[key]), *(cells.get((layer, key, outcome), Cell("–")) for outcome in outcomes))
+                for layer, key in rows
             ),
             notes=(
                 _CAVEAT,
-                f"★: p below 5 % after Holm's correction over all {len(known)} of the table. "
+                f"★: p below 5 % after Holm's correction over all {len(relations)} of the table. "
                 "The interval of networks in perfect order has no width; that is a weakness of the bootstrap, not certainty.",
-                f"Robust accuracy and margin: worst case at {threat}; margin: of the "
+                f"Robust accuracy and margin: worst case at {self.evaluation.threat}; margin: of the "
                 "right logit over the largest other one. A distance is known only where an attack looked for the nearest one.",
                 *((f"The {len(layers)} layers with the largest condition numbers of {total}.",) if len(layers) < total else ()),
             ),
         )
 
 
-def find(evidence: Evidence) -> list[Join]:
-    """Return the first evaluation that can be joined."""
-    return first(evidence.evaluations, lambda evaluation: find_join(evaluation, evidence.evaluations))
-
-
-def find_join(evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> Join | None:
-    """Join the runs of an evaluation, or None where fewer than two of them have spectra and a worst-case accuracy.
-
-    Distances come from the first of `evaluations` in this norm that all runs were put to, with an attack that looks for the nearest
-    input.
-    """
-    rows, layers = [], []
-    names = {entry.name for entry in evaluation.entries}
-    nearest = next((t for t in evaluations if t.norm == evaluation.norm and names <= set(t.results) and _attacks_nearest(t)), None)
-    for entry in evaluation.entries:
-        conditioning = spectra.conditioning(entry)
-        accuracy = evaluation.accuracy(entry, WORST, evaluation.headline_eps)
-        if conditioning is None or accuracy is None:
-            continue
-        rows.append(
-            {
-                "series": entry.series,
-                "run": entry.name,
-                "worst": conditioning.worst,
-                "product": conditioning.product,
-                "robust": accuracy.value,
-                "low": accuracy.low,
-                "high": accuracy.high,
-                "margin": median_margin(evaluation, entry),
-                "distance": median_distance(nearest, entry) if nearest else math.nan,
-            }
-        )
-        layers.append(spectra.final(entry)[["layer", *QUANTITIES]].assign(run=entry.name))
-    if len(rows) < 2:
-        return None
-    return Join(evaluation, pd.DataFrame(rows), pd.concat(layers, ignore_index=True))
-
-
-def median_margin(evaluation: Evaluation, entry: Entry) -> float:
+def _median_margin(evaluation: Evaluation, entry: Entry) -> float:
     """Return the median over the examples of the smallest margin at the headline eps, in units of logits; NaN without any."""
     verdicts = evaluation.results[entry.name].verdicts
     here = verdicts[(verdicts["eps"] == evaluation.headline_eps) & verdicts["margin"].notna()]
     return float(here.groupby("example")["margin"].min().median()) if len(here) else math.nan
 
 
-def median_distance(evaluation: Evaluation, entry: Entry) -> float:
+def _median_distance(evaluation: Evaluation, entry: Entry) -> float:
     """Return the median, over the examples that are right when clean, of the smallest distance at which one was broken.
 
     Infinite where more than half are never broken; NaN where no attack of the evaluation looks for the nearest input.
     """
     verdicts = evaluation.results[entry.name].verdicts
-    tried = verdicts[verdicts["attack"].isin(_attacks_nearest(evaluation)) & (verdicts["verdict"] != "misclassified")]
+    tried = verdicts[verdicts["attack"].isin(_seeking(evaluation)) & (verdicts["verdict"] != "misclassified")]
     if tried.empty:
         return math.nan
     return float(np.median(tried.assign(distance=tried["distance"].fillna(np.inf)).groupby("example")["distance"].min()))
 
 
-def _cell(relation: Relation | None) -> Cell:
-    if relation is None:
-        return Cell("–")
+def _cell(relation: Relation) -> Cell:
     correlation = relation.correlation
     return Cell(
         numbers.coefficient(correlation.spearman),
@@ -239,8 +226,8 @@ def _scatter(frame: pd.DataFrame, field: str, title: str, names: list[str]) -> a
         ),
         color=encodings.color(names),
         tooltip=[
-            alt.Tooltip("run:N", title="Run"),
-            alt.Tooltip(f"{field}:Q", title=title, format=".4~g"),
+            *encodings.tooltips(run="Run"),
+            *encodings.tooltips(".4~g", **{field: title}),
             *encodings.accuracy_tooltips("Robust accuracy", "robust"),
         ],
     )
@@ -254,13 +241,12 @@ def _scatter(frame: pd.DataFrame, field: str, title: str, names: list[str]) -> a
 
 
 def _common_layers(join: Join) -> list[str]:
-    runs = len(join.networks)
     grouped = join.layers.groupby("layer")
-    common = [str(layer) for layer, part in grouped if part["run"].nunique() == runs]
+    common = [str(layer) for layer, part in grouped if part["run"].nunique() == len(join.networks)]
     worst = grouped["cond"].max()
     chosen = sorted(common, key=lambda layer: -worst[layer])[:_LAYERS]
     return [layer for layer in dict.fromkeys(join.layers["layer"]) if layer in chosen]
 
 
-def _attacks_nearest(evaluation: Evaluation) -> list[str]:
-    return [attack for attack in evaluation.attacks if attack.partition("-")[0] in _NEAREST]
+def _seeking(evaluation: Evaluation) -> list[str]:
+    return [attack for attack in evaluation.attacks if seeks_nearest(attack)]

@@ -1,10 +1,10 @@
-"""The tables of the condition-number report."""
+"""The section on layers has the tables of the condition-number report."""
 
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry
@@ -19,10 +19,17 @@ class Layers(Section):
     """The layers of all runs after training."""
 
     entries: tuple[Entry, ...]
+    report = "condition"
+    place = 10
     slug = "layers"
     heading = "Layers"
     template = "tables"
     notes: tuple[str, ...] = (spectra.MATRIX_NOTE, spectra.CERTIFICATE_NOTE)
+
+    @classmethod
+    def find(cls, evidence: Evidence) -> list[Self]:
+        """Return the layers of the runs whose spectra were recorded."""
+        return [cls(evidence.measured)] if evidence.measured else []
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -30,13 +37,8 @@ class Layers(Section):
         return (_totals(self.entries), *(_layers(entry) for entry in self.entries))
 
 
-def find(evidence: Evidence) -> list[Layers]:
-    """Return the layers of the runs whose spectra were recorded."""
-    return [Layers(evidence.measured)] if evidence.measured else []
-
-
 def _layers(entry: Entry) -> Table:
-    """Every layer of a run after training, worst first."""
+    """Return every layer of a run after training, worst first."""
     kept = entry.run.record.kept_dense
     epoch = entry.run.spectra["epoch"].max()
     when = f"after epoch {epoch}" if epoch else spectra.moment([entry])
@@ -53,7 +55,7 @@ def _layers(entry: Entry) -> Table:
 
 
 def _totals(entries: Sequence[Entry]) -> Table:
-    """Largest condition number and the product, a row a run."""
+    """Return the largest condition number and the product, a row a run."""
     return Table(
         name="totals",
         caption=f"{spectra.moment(entries).capitalize()}, over all layers with a weight matrix and over the compressed ones.",
@@ -71,19 +73,13 @@ def _total(entry: Entry, conditioning: spectra.Conditioning) -> tuple[Cell, ...]
     return (
         Cell(entry.name, series=entry.series),
         quantity_cell(conditioning.worst, conditioning.worst_layer),
-        quantity_cell(conditioning.factored_worst),
-        quantity_cell(conditioning.product),
-        quantity_cell(conditioning.factored_product),
-        count_cell(conditioning.layers),
-        count_cell(conditioning.factored_layers),
+        *map(quantity_cell, (conditioning.factored_worst, conditioning.product, conditioning.factored_product)),
+        *map(count_cell, (conditioning.layers, conditioning.factored_layers)),
     )
 
 
 def _row(layer: dict[Hashable, Any], reason: str) -> tuple[Cell, ...]:
-    defect = layer["orthonormality"]
-    share = (
-        f"{numbers.percent(layer['params'] / layer['params_dense'])} % of dense" if layer["params"] != layer["params_dense"] else ""
-    )
+    defect, params, dense = (layer[field] for field in ("orthonormality", "params", "params_dense"))
     return (
         Cell(layer["layer"]),
         Cell(layer["kind"], "compressed" if layer["factored"] else f"dense{f': {reason}' if reason else ''}"),
@@ -91,5 +87,5 @@ def _row(layer: dict[Hashable, Any], reason: str) -> tuple[Cell, ...]:
         count_cell(layer["rank"]),
         *(quantity_cell(layer[field]) for field in ("cond", "sigma_max", "sigma_min", "stable_rank")),
         Cell("–" if math.isnan(defect) else f"{defect:.1e}", value=defect),
-        count_cell(layer["params"], share),
+        count_cell(params, f"{numbers.percent(params / dense)} % of dense" if params != dense else ""),
     )

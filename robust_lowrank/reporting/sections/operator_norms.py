@@ -1,9 +1,10 @@
-"""Layers as operators on the images that reach them, beside their matrices; and what follows for the whole network."""
+"""The section on operator norms shows layers as operators on images, beside their matrices, and bounds of the network."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import altair as alt
 import pandas as pd
@@ -32,10 +33,18 @@ class OperatorNorms(Section):
     """The recorded layers of convolutional networks as operators."""
 
     entries: tuple[Entry, ...]
+    report = "condition"
+    place = 30
     slug = "operators"
     heading = "Layers as operators"
     template = "tables"
     notes: tuple[str, ...] = (_NOTE,)
+
+    @classmethod
+    def find(cls, evidence: Evidence) -> list[Self]:
+        """Return the runs with recorded convolutions; of linear layers the matrix tells all."""
+        entries = tuple(entry for entry in evidence.entries if operators.has_convolutions(entry))
+        return [cls(entries)] if entries else []
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -83,56 +92,43 @@ class OperatorNorms(Section):
         )
 
 
-def find(evidence: Evidence) -> list[OperatorNorms]:
-    """Return the runs with recorded convolutions; of linear layers the matrix tells all."""
-    entries = tuple(entry for entry in evidence.entries if operators.convolutional(entry))
-    return [OperatorNorms(entries)] if entries else []
-
-
 def statements(entry: Entry) -> list[Statement]:
     """Say which layer the matrix tells least of, and what is proved of the whole network."""
-    told = []
     frame = operators.recorded(entry)
     frame = frame[frame["sigma_max"] > 0]
-    if len(frame):
-        ratio = frame["operator_bound"] / frame["sigma_max"]
-        most = frame.iloc[int(ratio.to_numpy(dtype=float).argmax())]
-        if ratio.max() >= _NOTEWORTHY:
-            told.append(
-                Statement(
-                    "note",
-                    f"{entry.name}: as an operator on {most['height']} × {most['width']} images {most['layer']} stretches by up to "
-                    f"{numbers.quantity(most['operator_bound'])}, {numbers.quantity(ratio.max())} times the largest singular value "
-                    f"of its matrix ({numbers.quantity(most['sigma_max'])}).",
-                )
-            )
-    return told + _proved(entry)
+    ratio = frame["operator_bound"] / frame["sigma_max"]
+    if not (len(frame) and ratio.max() >= _NOTEWORTHY):
+        return _lipschitz(entry)
+    most = frame.iloc[int(ratio.to_numpy(dtype=float).argmax())]
+    text = (
+        f"{entry.name}: as an operator on {most['height']} × {most['width']} images {most['layer']} stretches by up to "
+        f"{numbers.quantity(most['operator_bound'])}, {numbers.quantity(ratio.max())} times the largest singular value "
+        f"of its matrix ({numbers.quantity(most['sigma_max'])})."
+    )
+    return [Statement("note", text), *_lipschitz(entry)]
 
 
-def _proved(entry: Entry) -> list[Statement]:
-    told = []
+def _lipschitz(entry: Entry) -> list[Statement]:
+    texts = []
     for certificate in entry.run.certificates.values():
         record = certificate.record
         if record.kind != "lipschitz" or record.hashes.get("weights") != entry.run.record.hashes.get("weights"):
             continue
         if record.bound is None:
-            text = f"{entry.name}: no Lipschitz bound is known: {_shortened(record.reasons) or 'it is infinite'}."
-        else:
-            bound = numbers.quantity(record.bound)
-            text = f"{entry.name}: an input moved by δ in L2 provably moves the logits by at most {bound} δ"
-            beyond = [point for point in record.curve if point.radius > 0]
-            if beyond:
-                point = beyond[0]
-                text += (
-                    f"; {numbers.percent(point.value)} % of {numbers.count(point.total)} examples are certified at radius "
-                    f"{numbers.budget(point.radius)}"
-                )
-            text += "."
-        told.append(Statement("note", text))
-    return told
+            texts.append(f"{entry.name}: no Lipschitz bound is known: {_shorten(record.reasons) or 'it is infinite'}.")
+            continue
+        certified = [
+            f"; {numbers.percent(point.value)} % of {numbers.count(point.total)} examples are certified at radius "
+            f"{numbers.budget(point.radius)}"
+            for point in record.curve
+            if point.radius > 0
+        ]
+        bound = f"{entry.name}: an input moved by δ in L2 provably moves the logits by at most {numbers.quantity(record.bound)} δ"
+        texts.append(f"{bound}{certified[0] if certified else ''}.")
+    return [Statement("note", text) for text in texts]
 
 
-def _shortened(reasons: Sequence[str]) -> str:
+def _shorten(reasons: Sequence[str]) -> str:
     more = len(reasons) - _REASONS
     return "; ".join(reasons[:_REASONS]) + (f"; and {more} more" if more > 0 else "")
 

@@ -1,10 +1,11 @@
-"""The overview: size, accuracies and conditioning of the networks; alone where none of them was attacked."""
+"""The overview shows size, accuracies and conditioning of the networks; alone where none was attacked."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Self
 
 from robust_lowrank.reporting.comparing.comparisons import Tests, leaders
 from robust_lowrank.reporting.comparing.entries import Entry
@@ -12,7 +13,16 @@ from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluat
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.comparing.spectra import conditioning
 from robust_lowrank.reporting.formats import numbers
-from robust_lowrank.reporting.formats.tables import Cell, Column, Table, accuracy_cell, count_cell, percent_cell, quantity_cell
+from robust_lowrank.reporting.formats.tables import (
+    Cell,
+    Table,
+    accuracy_cell,
+    count_cell,
+    numeric,
+    percent_cell,
+    quantity_cell,
+    words,
+)
 from robust_lowrank.reporting.sections.section import Section
 
 _LEADERS = (
@@ -32,43 +42,42 @@ class Networks(Section):
     """The networks of a report where none of them was attacked."""
 
     entries: tuple[Entry, ...]
+    report = "comparison"
+    place = 10
     slug = "section-1"
     heading = "Networks"
     template = "tables"
 
+    @classmethod
+    def find(cls, evidence: Evidence) -> list[Self]:
+        """Return the networks where none was attacked."""
+        return [] if evidence.evaluations else [cls(evidence.entries)]
+
     @cached_property
-    def tables(self) -> tuple[Table, ...]:
+    def table(self) -> Table:
         """The overview."""
-        return (overview_table(self.entries, None, {}),)
-
-
-def find(evidence: Evidence) -> list[Networks]:
-    """Return the networks where none was attacked."""
-    return [] if evidence.evaluations else [Networks(evidence.entries)]
+        return overview_table(self.entries, None, {})
 
 
 def overview_table(entries: Sequence[Entry], evaluation: Evaluation | None, tests: Tests) -> Table:
-    """Size, accuracies with intervals and conditioning, a row a run; `evaluation` is None where no run was attacked."""
-    budgets = evaluation.eps if evaluation else []
+    """Show size, accuracies with intervals and conditioning, a row a run; `evaluation` is None where no run was attacked."""
+    budgets = [numbers.budget(eps) for eps in evaluation.eps] if evaluation else []
     group = f"Worst case, %, at {numbers.norm(evaluation.norm)} eps" if evaluation else ""
-    columns = [
-        Column("Method", numeric=False),
-        Column("Parameters"),
-        Column("Removed, %"),
-        Column("Clean accuracy, %" if evaluation else "Test accuracy, %"),
-        *(Column(numbers.budget(eps), group) for eps in budgets),
-        Column("largest", "Condition number"),
-        Column("product", "Certificate quantity"),
-    ]
     best = {eps: leaders(evaluation, eps, comparisons) for eps, comparisons in tests.items()} if evaluation else {}
     return Table(
         name=f"comparison-{evaluation.slug}" if evaluation else "comparison",
         caption=_caption(evaluation),
-        columns=tuple(columns),
+        columns=(
+            *words("Method"),
+            *numeric("Parameters", "Removed, %", "Clean accuracy, %" if evaluation else "Test accuracy, %"),
+            *numeric(*budgets, group=group),
+            *numeric("largest", group="Condition number"),
+            *numeric("product", group="Certificate quantity"),
+        ),
         rows=tuple(_rows(entries, evaluation, best)),
         notes=(
             *((_LEADERS,) if any(best.values()) else ()),
-            *((_SEEDS,) if evaluation and len(evaluation.entries) > len(evaluation.series) else ()),
+            *((_SEEDS,) if evaluation and evaluation.repeated else ()),
             *((_UNRESOLVED,) if evaluation and evaluation.unresolved else ()),
             *_size_notes(entries),
         ),
@@ -76,7 +85,7 @@ def overview_table(entries: Sequence[Entry], evaluation: Evaluation | None, test
 
 
 def heading_cell(entry: Entry) -> Cell:
-    """Return what stands before a run's accuracies: its series, and what sets it apart."""
+    """Return the heading of a run's row: its series, and what sets it apart."""
     record = entry.run.record
     unfinished = "" if record.status == "complete" else f"unfinished, {numbers.times(record.epochs_done, 'epoch')}"
     return Cell(entry.series, ", ".join(filter(None, (entry.variant, unfinished))), series=entry.series)
@@ -87,12 +96,9 @@ def _rows(entries: Sequence[Entry], evaluation: Evaluation | None, best: dict[fl
         yield from (_row(entry, evaluation, best) for entry in members)
         spread = evaluation.spread(series, CLEAN) if evaluation else None
         if evaluation and spread and spread.seeds > 1:
-            accuracies = [
-                _spread_cell(evaluation, series, CLEAN),
-                *(_spread_cell(evaluation, series, WORST, eps) for eps in evaluation.eps),
-            ]
             heading, none = Cell(series, f"mean of {spread.seeds} seeds", series=series), Cell("")
-            yield (heading, none, none, *accuracies, none, none)
+            robust = (_spread_cell(evaluation, series, WORST, eps) for eps in evaluation.eps)
+            yield (heading, none, none, _spread_cell(evaluation, series, CLEAN), *robust, none, none)
 
 
 def _spread_cell(evaluation: Evaluation, series: str, attack: str, eps: float = 0.0) -> Cell:
@@ -115,10 +121,10 @@ def _row(entry: Entry, evaluation: Evaluation | None, best: dict[float, set[str]
     if evaluation is None:
         row.append(percent_cell(entry.run.record.test_accuracy))
     else:
-        row.append(accuracy_cell(evaluation.accuracy(entry, CLEAN), leads=entry.series in best.get(0, ()), missing="not attacked"))
+        accuracies = {eps: evaluation.accuracy(entry, WORST if eps else CLEAN, eps) for eps in (0.0, *evaluation.eps)}
         row += [
-            accuracy_cell(evaluation.accuracy(entry, WORST, eps), leads=entry.series in best.get(eps, ()), missing="not attacked")
-            for eps in evaluation.eps
+            accuracy_cell(accuracy, leads=entry.series in best.get(eps, ()), missing="not attacked")
+            for eps, accuracy in accuracies.items()
         ]
     if measured is None:
         return (*row, Cell("–"), Cell("–"))
@@ -146,12 +152,11 @@ def _size_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
         "factor: 1 − (r(n+m) + r²) / nm with U, S and V, without r² where there is no S."
     )
     closed = [entry.name for entry in entries if not entry.run.record.parameters.total]
-    conditioned = any(conditioning(entry) for entry in entries)
-    infinite = any((c := conditioning(entry)) and math.isinf(c.product) for entry in entries)
+    products = [measured.product for entry in entries if (measured := conditioning(entry))]
     return (
         *((size,) if compressed else ()),
         *((f"–: {numbers.listing(closed)} shows neither its layers nor its parameters.",) if len(closed) == 1 else ()),
         *((f"–: {numbers.listing(closed)} show neither their layers nor their parameters.",) if len(closed) > 1 else ()),
-        *((_CONDITIONING,) if conditioned else ()),
-        *(("∞: a layer has a singular value of zero.",) if infinite else ()),
+        *((_CONDITIONING,) if products else ()),
+        *(("∞: a layer has a singular value of zero.",) if any(map(math.isinf, products)) else ()),
     )

@@ -1,21 +1,22 @@
-"""The protocol of a section: what was found in the evidence, shown as a statement, figures and tables."""
+"""A section of a report shows what it finds in the evidence as a statement, figures and tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import ClassVar, Literal, Self
 
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
+from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats.figures import Figure
 from robust_lowrank.reporting.formats.pictures import Picture
 from robust_lowrank.reporting.formats.tables import Table
 
 
 class Section:
-    """A part of a report.
+    """A part of a report; `registry` finds the classes that say which `report` shows them."""
 
-    Its file has a function `find` of the evidence that returns the sections there are to show, none where nothing is known.
-    """
+    report: ClassVar[Literal["comparison", "condition"]]
+    place: ClassVar[int]  # the sections of a report stand in ascending order
 
     slug: str  # its anchor, unique on the page
     heading: str
@@ -24,19 +25,24 @@ class Section:
     notes: tuple[str, ...] = ()  # what a reader has to know
     pictures: tuple[Picture, ...] = ()
 
+    @classmethod
+    def find(cls, evidence: Evidence) -> Sequence[Self]:
+        """Return the sections that the evidence allows, none where nothing is known."""
+        raise NotImplementedError
+
     @property
     def title(self) -> str:
-        """What stands above it."""
+        """The title above it."""
         return self.heading
 
     @property
     def statement(self) -> str:
-        """What there is to see, in words."""
+        """The result in words."""
         return ""
 
     @cached_property
     def figure(self) -> Figure | None:
-        """Its figure, where it has one alone."""
+        """Its only figure."""
         return None
 
     @cached_property
@@ -46,7 +52,7 @@ class Section:
 
     @cached_property
     def table(self) -> Table | None:
-        """Its table, where it has one alone."""
+        """Its only table."""
         return None
 
     @cached_property
@@ -61,15 +67,17 @@ class EvaluationSection(Section):
 
     evaluation: Evaluation
 
+    @classmethod
+    def from_evaluation(cls, evaluation: Evaluation) -> Self | None:
+        """Return the section on an evaluation, or None where there is nothing to show."""
+        raise NotImplementedError
+
+    @classmethod
+    def find(cls, evidence: Evidence) -> Sequence[Self]:
+        """Return the section on the first evaluation that has one."""
+        return next(([section] for evaluation in evidence.evaluations if (section := cls.from_evaluation(evaluation))), [])
+
     @property
     def title(self) -> str:
-        """What stands above it, with the evaluation."""
+        """The heading with the evaluation's title."""
         return f"{self.heading}: {self.evaluation.title}"
-
-
-_Found = TypeVar("_Found")
-
-
-def first(evaluations: Sequence[Evaluation], find: Callable[[Evaluation], _Found | None]) -> list[_Found]:
-    """Return what the first evaluation has of which anything is found, alone."""
-    return next(([section] for evaluation in evaluations if (section := find(evaluation)) is not None), [])

@@ -1,8 +1,9 @@
-"""What breaks one network tried on the others: the transfer matrix."""
+"""The section on transfers tries what breaks one network on the others."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import Self
 
 import altair as alt
 import pandas as pd
@@ -10,11 +11,10 @@ import pandas as pd
 from robust_lowrank.records import TRANSFER
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
-from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import encodings, numbers
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table, percent_cell
-from robust_lowrank.reporting.sections.section import EvaluationSection, first
+from robust_lowrank.reporting.sections.section import EvaluationSection
 from robust_lowrank.statistics import Interval, wilson
 
 
@@ -25,8 +25,35 @@ class Transfers(EvaluationSection):
     attack: str
     eps: float
     counts: dict[tuple[str, str], tuple[int, int]]  # by names of source and target: tried, fooled
+    report = "comparison"
+    place = 50
     slug = "transfer"
     heading = "Transfer"
+
+    @classmethod
+    def from_evaluation(cls, evaluation: Evaluation) -> Self | None:
+        """Return the stored transfers at the headline eps under the attack that breaks most; None where none were stored.
+
+        Only rows of the evaluation's own weights, examples and attack count.
+        """
+        eps = evaluation.headline_eps
+        stored = {entry.name: _fresh(evaluation, entry) for entry in evaluation.entries}
+        frames = {name: frame[frame["eps"] == eps] for name, frame in stored.items() if frame is not None}
+        attacks = [name for name in evaluation.attacks_at(eps) if any((frame["attack"] == name).any() for frame in frames.values())]
+        if not attacks:
+            return None
+        attack = min(attacks, key=lambda name: sum(a.value for e in evaluation.entries if (a := evaluation.accuracy(e, name, eps))))
+        counts: dict[tuple[str, str], tuple[int, int]] = {}
+        weights = {evaluation.results[entry.name].record.hashes["weights"]: entry.name for entry in evaluation.entries}
+        for target, frame in frames.items():
+            for row in frame[frame["attack"] == attack].itertuples():
+                if row.source_weights in weights:
+                    counts[weights[str(row.source_weights)], target] = (int(row.tried), int(row.fooled))  # pyright: ignore[reportArgumentType]
+        for entry in evaluation.entries:
+            verdicts = evaluation.results[entry.name].verdicts
+            broken = int(((verdicts["attack"] == attack) & (verdicts["eps"] == eps) & (verdicts["verdict"] == "broken")).sum())
+            counts[entry.name, entry.name] = (broken, broken)
+        return cls(evaluation, attack, eps, counts) if any(source != target for source, target in counts) else None
 
     @property
     def names(self) -> list[str]:
@@ -46,20 +73,19 @@ class Transfers(EvaluationSection):
 
     @property
     def statement(self) -> str:
-        """Put into words whose inputs transfer best, and who withstands the others' best."""
+        """Say whose inputs transfer best, and who withstands the others' best."""
         others = self.others
         if not others:
             return "No input that broke a network here was tried on another one."
-        by_source = _means(others, 0)
-        by_target = _means(others, 1)
-        threat, shield = min(by_source, key=lambda name: by_source[name]), max(by_target, key=lambda name: by_target[name])
         mean = sum(others.values()) / len(others)
         text = (
             f"On average a network stays right on {numbers.percent(mean)} % of what broke another one under "
             f"{self.evaluation.title_of(self.attack)} at eps {numbers.budget(self.eps)}."
         )
+        by_source, by_target = _means(others, 0), _means(others, 1)
         if len(by_source) < 3:
             return text
+        threat, shield = min(by_source, key=lambda name: by_source[name]), max(by_target, key=lambda name: by_target[name])
         return (
             f"{text} Inputs made on {threat} transfer best (the others stay right on {numbers.percent(by_source[threat])} %); "
             f"{shield} withstands the others' inputs best ({numbers.percent(by_target[shield])} %)."
@@ -71,8 +97,7 @@ class Transfers(EvaluationSection):
         names = self.names
         rows = [
             {"source": source, "target": target, **held._asdict(), "tried": self.counts[source, target][0]}
-            for source in names
-            for target in names
+            for source, target in product(names, names)
             if (held := self.accuracy(source, target))
         ]
         above = alt.Axis(orient="top", labelAngle=-60, labelLimit=150, grid=False)
@@ -87,6 +112,8 @@ class Transfers(EvaluationSection):
         )
         shade = alt.Color("value:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None)
         ink = alt.condition("datum.value > 0.55", alt.value("#ffffff"), alt.value("#1c2430"))
+        squares = base.mark_rect(stroke="#8b94a1", strokeWidth=0.5).encode(color=shade)
+        shares = base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=".0%"), color=ink)
         return Figure(
             name=f"transfer-{self.evaluation.slug}",
             title="What breaks one network, tried on the others",
@@ -95,16 +122,7 @@ class Transfers(EvaluationSection):
             caption=f"Accuracy of the network in the column on the inputs that broke the one in the row, {_made(self)}; only "
             "examples count that the column's network gets right when clean. On the diagonal every input breaks its own network.",
             series=(),
-            panels=(
-                Panel(
-                    alt.LayerChart(
-                        layer=[
-                            base.mark_rect(stroke="#8b94a1", strokeWidth=0.5).encode(color=shade),
-                            base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=".0%"), color=ink),
-                        ]
-                    )
-                ),
-            ),
+            panels=(Panel(alt.LayerChart(layer=[squares, shares])),),
             height=34 * len(names),
         )
 
@@ -127,36 +145,6 @@ class Transfers(EvaluationSection):
         )
 
 
-def find(evidence: Evidence) -> list[Transfers]:
-    """Return the transfers of the first evaluation that has any."""
-    return first(evidence.evaluations, find_transfers)
-
-
-def find_transfers(evaluation: Evaluation) -> Transfers | None:
-    """Return the stored transfers at the headline eps under the attack that breaks most; None where none were stored.
-
-    Only rows of the evaluation's own weights, examples and attack count.
-    """
-    eps = evaluation.headline_eps
-    stored = [(entry, frame) for entry in evaluation.entries if (frame := _fresh(evaluation, entry)) is not None]
-    frames = [frame[frame["eps"] == eps] for _, frame in stored]
-    attacks = [attack for attack in evaluation.attacks_at(eps) if any((frame["attack"] == attack).any() for frame in frames)]
-    if not attacks:
-        return None
-    attack = min(attacks, key=lambda name: sum(a.value for e in evaluation.entries if (a := evaluation.accuracy(e, name, eps))))
-    counts: dict[tuple[str, str], tuple[int, int]] = {}
-    weights = {evaluation.results[entry.name].record.hashes["weights"]: entry.name for entry in evaluation.entries}
-    for (target, _), frame in zip(stored, frames, strict=True):
-        for row in frame[frame["attack"] == attack].itertuples():
-            if row.source_weights in weights:
-                counts[weights[str(row.source_weights)], target.name] = (int(row.tried), int(row.fooled))  # pyright: ignore[reportArgumentType]
-    for entry in evaluation.entries:
-        verdicts = evaluation.results[entry.name].verdicts
-        broken = int(((verdicts["attack"] == attack) & (verdicts["eps"] == eps) & (verdicts["verdict"] == "broken")).sum())
-        counts[entry.name, entry.name] = (broken, broken)
-    return Transfers(evaluation, attack, eps, counts) if any(source != target for source, target in counts) else None
-
-
 def _cell(transfers: Transfers, source: str, target: str) -> Cell:
     held = transfers.accuracy(source, target)
     if held is None:
@@ -173,8 +161,7 @@ def _means(accuracies: dict[tuple[str, str], float], place: int) -> dict[str, fl
 
 
 def _made(transfers: Transfers) -> str:
-    norm = numbers.norm(transfers.evaluation.norm)
-    return f"made by {transfers.evaluation.title_of(transfers.attack)} at {norm} eps {numbers.budget(transfers.eps)}"
+    return f"made by {transfers.evaluation.title_of(transfers.attack)} at {transfers.evaluation.threat}"
 
 
 def _fresh(evaluation: Evaluation, entry: Entry) -> pd.DataFrame | None:

@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from robust_lowrank.records import attack_title
 from robust_lowrank.reporting.formats import numbers
 
 
@@ -37,7 +38,7 @@ def test_p_values_carry_their_relation():
 
 
 def test_names_of_attacks():
-    assert [numbers.attack(name) for name in ("fgsm", "pgd-20", "autoattack", "my-own")] == [
+    assert [attack_title(name) for name in ("fgsm", "pgd-20", "autoattack", "my-own")] == [
         "FGSM",
         "PGD-20",
         "AutoAttack",

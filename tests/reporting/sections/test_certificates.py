@@ -82,7 +82,7 @@ def test_the_bracket_has_both_bounds_at_every_radius(make_evaluation):
     at = bracket.curve.set_index("radius")
     assert at.loc[0.0, "attacked"] == 0.9 and at.loc[0.1, "attacked"] == 0.8 and at.loc[0.25, "attacked"] == 0.6
     assert at.loc[0.2, "certified"] == 0.2  # holds just beyond 0.2
-    section = certificates.find_certificates(evaluation)
+    section = certificates.Certificates.from_evaluation(evaluation)
     assert section.statement == "True accuracy at L2 eps 0.25: A between 20.0 and 60.0 %."
     (figure,) = section.figures
     assert "another classifier" not in figure.caption
@@ -91,7 +91,7 @@ def test_the_bracket_has_both_bounds_at_every_radius(make_evaluation):
 
 def test_smoothing_bounds_another_classifier(make_evaluation):
     evaluation = make_evaluation(certificate("smoothing"))
-    section = certificates.find_certificates(evaluation)
+    section = certificates.Certificates.from_evaluation(evaluation)
     assert not section.brackets[0].bounds
     assert section.statement == ""
     (figure,) = section.figures
@@ -101,11 +101,11 @@ def test_smoothing_bounds_another_classifier(make_evaluation):
 
 def test_only_what_was_certified_and_attacked_under_l2_is_drawn(make_evaluation):
     assert find_brackets(make_evaluation()) == ()
-    assert certificates.find_certificates(make_evaluation()) is None
+    assert certificates.Certificates.from_evaluation(make_evaluation()) is None
     assert find_brackets(make_evaluation(certificate(), norm="Linf")) == ()
     assert find_brackets(make_evaluation(certificate(table=frame().iloc[:4])))[0].examples == 4
     both = make_evaluation(certificate(), certificate("smoothing"))
-    titles = [panel.title for panel in certificates.find_certificates(both).figures[0].panels]
+    titles = [panel.title for panel in certificates.Certificates.from_evaluation(both).figures[0].panels]
     assert titles == ["A, certified", "A, smoothed network, σ = 0.25, 1,000 samples, α = 0.001"]
 
 
@@ -144,7 +144,7 @@ def _compared(make_run, make_result, radii):
 def test_who_has_most_proved_is_told_with_its_test(make_run, make_result):
     far, near = np.full(40, 0.5), np.r_[np.full(20, 0.5), np.full(20, 0.1)]
     evaluation = _compared(make_run, make_result, {"Dense": near, "CondLR": far})
-    section = certificates.find_certificates(evaluation)
+    section = certificates.Certificates.from_evaluation(evaluation)
     (statement,) = certificates.statements(section)
     assert statement.kind == "supported"
     assert statement.text.startswith(
@@ -159,16 +159,16 @@ def test_who_has_most_proved_is_told_with_its_test(make_run, make_result):
 
 def test_equal_radii_are_not_told_apart(make_run, make_result):
     evaluation = _compared(make_run, make_result, {"Dense": np.full(40, 0.5), "CondLR": np.full(40, 0.4)})
-    (statement,) = certificates.statements(certificates.find_certificates(evaluation))
+    (statement,) = certificates.statements(certificates.Certificates.from_evaluation(evaluation))
     assert statement.kind == "open" and "cannot tell these apart" in statement.text
 
 
 def test_one_network_alone_has_nothing_to_be_compared_with(make_evaluation):
     evaluation = make_evaluation(certificate())
-    (statement,) = certificates.statements(certificates.find_certificates(evaluation))
+    (statement,) = certificates.statements(certificates.Certificates.from_evaluation(evaluation))
     assert statement.text == "Proved at L2 eps 0.25: A is right on 20.0 % [2.5, 55.6] of 10 examples whatever the attack."
     smoothed = make_evaluation(certificate("smoothing"))
-    section = certificates.find_certificates(smoothed)
+    section = certificates.Certificates.from_evaluation(smoothed)
     assert certificates.statements(section) == []
     assert section.tables == ()
 
@@ -192,11 +192,11 @@ def test_where_nothing_is_proved_at_the_headline_a_smaller_eps_is_told(make_run,
         rows = {"example": np.arange(40), "label": 1, "prediction": 1, "margin": 1.0, "radius": radius, "abstained": False}
         runs.append(replace(make_run(name, results=[made]), certificates={"lipschitz": certificate(table=pd.DataFrame(rows))}))
     evaluation = find_evaluations(arrange(runs))[0]
-    (statement,) = certificates.statements(certificates.find_certificates(evaluation))
+    (statement,) = certificates.statements(certificates.Certificates.from_evaluation(evaluation))
     assert statement.text.startswith("Proved at L2 eps 0.1:")
     for run in runs:
         run.certificates["lipschitz"].table["radius"] = 0.01
-    (statement,) = certificates.statements(certificates.find_certificates(evaluation))
+    (statement,) = certificates.statements(certificates.Certificates.from_evaluation(evaluation))
     assert statement.text == "Nothing is proved at L2 eps 0.1: the Lipschitz bounds are too large."
 
 
@@ -204,6 +204,6 @@ def test_panels_of_different_counts_say_theirs(make_run, make_result):
     evaluation = _compared(make_run, make_result, {"Dense": np.full(40, 0.5), "CondLR": np.full(40, 0.4)})
     certified = evaluation.entries[0].run.certificates
     certified["lipschitz"] = certificate(table=certified["lipschitz"].table.iloc[:10])
-    (figure,) = certificates.find_certificates(evaluation).figures
+    (figure,) = certificates.Certificates.from_evaluation(evaluation).figures
     assert {panel.title for panel in figure.panels} == {"Dense, n = 10", "CondLR, n = 40"}
     assert figure.caption.startswith("The examples that were certified and attacked.")

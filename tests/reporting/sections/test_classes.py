@@ -37,7 +37,7 @@ def make_evaluation(make_run, make_result):
 
 
 def test_accuracies_by_class_are_counted_with_their_intervals(make_evaluation):
-    found = classes.by_class(make_evaluation())
+    found = classes.Classes.from_evaluation(make_evaluation())
     assert found.sizes == {0: 20, 1: 20, 2: 20}
     rows = found.frame.set_index(["series", "label", "kind"])
     for label, right in ((0, 20), (1, 0), (2, 20)):
@@ -48,7 +48,7 @@ def test_accuracies_by_class_are_counted_with_their_intervals(make_evaluation):
 
 
 def test_the_table_names_classes_weakest_first(make_evaluation):
-    found = classes.by_class(make_evaluation(classes=["cat", "dog", "<b>"]))
+    found = classes.Classes.from_evaluation(make_evaluation(classes=["cat", "dog", "<b>"]))
     worst, clean = found.tables
     assert worst.rows[0][0].text == "dog" and worst.rows[0][1].text == "20"
     assert [cell.text for cell in worst.rows[0][2:]] == ["0.0", "50.0"]
@@ -59,19 +59,19 @@ def test_the_table_names_classes_weakest_first(make_evaluation):
 
 def test_unresolved_examples_widen_the_interval(make_evaluation):
     evaluation = make_evaluation({"A": HELD["A"]}, unresolved=np.arange(60) < 6)
-    row = classes.by_class(evaluation).frame.set_index(["label", "kind"]).loc[0, "worst"]
+    row = classes.Classes.from_evaluation(evaluation).frame.set_index(["label", "kind"]).loc[0, "worst"]
     low, value, high = bounded(18, 2, 20).low, 0.9, bounded(18, 2, 20).high
     assert (row["low"], row["value"], row["high"], row["most"]) == (low, value, high, 1.0)
 
 
 def test_too_few_examples_of_a_class_make_no_view(make_evaluation):
-    assert classes.by_class(make_evaluation(labels=LABELS[:12])) is None
-    assert classes.by_class(make_evaluation(labels=np.zeros(60, dtype=int))) is None
+    assert classes.Classes.from_evaluation(make_evaluation(labels=LABELS[:12])) is None
+    assert classes.Classes.from_evaluation(make_evaluation(labels=np.zeros(60, dtype=int))) is None
 
 
 def test_of_many_classes_the_weakest_are_drawn(make_evaluation):
     labels = np.arange(60) % 12
-    (few,) = classes.by_class(make_evaluation(labels=labels)).figures
+    (few,) = classes.Classes.from_evaluation(make_evaluation(labels=labels)).figures
     assert "weakest of" not in few.caption
 
 

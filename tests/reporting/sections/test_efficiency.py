@@ -85,7 +85,7 @@ def test_every_cost_has_its_own_front(make_evaluation):
         "On the front of robustness and size are Big and Small: no network here is both smaller and more robust than one of them."
     )
     assert fronts.describe("latency") == "No network here is faster or more robust than Big."
-    section = efficiency.find_efficiency(evaluation)
+    section = efficiency.Efficiency.from_evaluation(evaluation)
     (figure,), (table,) = section.figures, section.tables
     assert [panel.title.split(" ")[0] for panel in figure.panels] == ["Clean", "Parameters", "FLOPs", "Latency"]
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
@@ -94,7 +94,7 @@ def test_every_cost_has_its_own_front(make_evaluation):
 
 
 def test_runs_without_costs_have_the_fronts_that_are_known(make_evaluation):
-    section = efficiency.find_efficiency(make_evaluation({"A": (60, 1000, None, 95), "B": (50, 100, None, 95)}))
+    section = efficiency.Efficiency.from_evaluation(make_evaluation({"A": (60, 1000, None, 95), "B": (50, 100, None, 95)}))
     fronts = section.fronts
     assert [objective.name for objective in fronts.points] == ["clean", "parameters"]
     assert fronts.describe("flops") is None
@@ -104,7 +104,7 @@ def test_runs_without_costs_have_the_fronts_that_are_known(make_evaluation):
 def test_times_of_two_machines_are_not_compared(make_evaluation):
     evaluation = make_evaluation({"A": (60, 1000, costs(1, 1.0), 95), "B": (50, 100, costs(2, 2.0, "other"), 95)})
     fronts = Fronts(evaluation)
-    section = efficiency.find_efficiency(evaluation)
+    section = efficiency.Efficiency.from_evaluation(evaluation)
     assert "latency" not in [objective.name for objective in fronts.points]
     assert "Times of different machines are not drawn" in section.figures[0].caption
     assert not any("Latency" in column.group for column in section.tables[0].columns)
@@ -113,4 +113,4 @@ def test_times_of_two_machines_are_not_compared(make_evaluation):
 def test_one_network_has_no_front(make_evaluation):
     evaluation = make_evaluation({"A": (60, 1000, None, 95)})
     assert Fronts(evaluation).points == {}
-    assert efficiency.find_efficiency(evaluation) is None
+    assert efficiency.Efficiency.from_evaluation(evaluation) is None

@@ -11,9 +11,8 @@ from robust_lowrank.records import ResultFiles
 from robust_lowrank.reporting import comparison_report
 from robust_lowrank.reporting.comparing.entries import arrange
 from robust_lowrank.reporting.comparing.evaluations import find_evaluations
-from robust_lowrank.reporting.formats.inputs import read_images
-from robust_lowrank.reporting.formats.pictures import draw_picture
-from robust_lowrank.reporting.sections.gallery import LIMIT, find_gallery
+from robust_lowrank.reporting.formats.pictures import draw_picture, read_images
+from robust_lowrank.reporting.sections.gallery import LIMIT, Gallery
 
 RIGHT = np.ones(20, dtype=bool)
 LOST = {"A": [3, 4, 5], "B": [3, 4], "C": [4]}
@@ -47,7 +46,7 @@ def make_runs(make_run, make_result, tmp_path):
 
 @pytest.fixture
 def make_gallery(make_runs):
-    return lambda *args, **changes: find_gallery(find_evaluations(arrange(make_runs(*args, **changes)))[0])
+    return lambda *args, **changes: Gallery.from_evaluation(find_evaluations(arrange(make_runs(*args, **changes)))[0])
 
 
 def test_what_most_lost_and_what_only_some_lost_is_shown(make_gallery):
@@ -77,16 +76,16 @@ def test_pictures_are_the_inputs_pixel_by_pixel():
 
 def test_a_gallery_has_a_limited_size(make_runs):
     evaluation = find_evaluations(arrange(make_runs()))[0]
-    size = sum(len(picture.png) for picture in find_gallery(evaluation).pictures)
+    size = sum(len(picture.png) for picture in Gallery.from_evaluation(evaluation).pictures)
     assert 0 < size < LIMIT
-    smaller = find_gallery(evaluation, limit=size // 2)
+    smaller = Gallery.from_evaluation(evaluation, limit=size // 2)
     assert [card.title for card in smaller.cards] == ["Example 4: 1"]
 
 
 def test_without_stored_inputs_there_is_no_gallery(make_runs, make_gallery, make_run, make_result):
     assert make_gallery(clean=False) is None
     evaluation = find_evaluations(arrange([make_run("D", results=[make_result(RIGHT, {("fgsm", 0.1): ~RIGHT})])]))[0]
-    assert find_gallery(evaluation) is None
+    assert Gallery.from_evaluation(evaluation) is None
 
 
 def test_the_report_shows_the_gallery_and_writes_its_pictures(make_runs, tmp_path):

@@ -31,7 +31,7 @@ def make_evaluations(make_run, make_result):
 
 
 def found(evaluations) -> join.Join:
-    return join.find_join(next(evaluation for evaluation in evaluations if evaluation.suite == "quick"), evaluations)
+    return join.Join.join(next(evaluation for evaluation in evaluations if evaluation.suite == "quick"), evaluations)
 
 
 def test_networks_are_joined_with_what_they_hold(make_evaluations):
@@ -80,7 +80,7 @@ def test_one_network_or_none_with_spectra_is_not_joined(make_evaluations, make_r
     assert found(make_evaluations(1)) is None
     bare = [make_run(name, results=[make_result(RIGHT, {("pgd", 0.1): RIGHT})]) for name in "ab"]
     evaluations = find_evaluations(arrange(bare))
-    assert join.find_join(evaluations[0], evaluations) is None
+    assert join.Join.join(evaluations[0], evaluations) is None
 
 
 def test_infinite_condition_numbers_take_part_in_ranks_and_not_in_the_figure(make_evaluations):

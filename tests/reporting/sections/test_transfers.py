@@ -40,7 +40,7 @@ def evaluation(make_evaluation):
 
 
 def test_the_matrix_is_that_of_the_strongest_attack(evaluation):
-    found = transfers.find_transfers(evaluation)
+    found = transfers.Transfers.from_evaluation(evaluation)
     assert (found.attack, found.eps) == ("pgd-20", 0.1)
     assert found.counts["B", "A"] == (40, 30) and found.counts["A", "C"] == (40, 4)
     assert found.accuracy("B", "A") == wilson(10, 40)
@@ -49,7 +49,7 @@ def test_the_matrix_is_that_of_the_strongest_attack(evaluation):
 
 
 def test_a_sentence_reads_the_matrix(evaluation):
-    said = transfers.find_transfers(evaluation).statement
+    said = transfers.Transfers.from_evaluation(evaluation).statement
     mean = 100 * (1 - (30 + 20 + 10 + 10 + 4 + 8) / 240)
     assert f"stays right on {mean:.1f} % of what broke another one under PGD-20 at eps 0.1" in said
     assert "Inputs made on B transfer best (the others stay right on 52.5 %)" in said
@@ -57,7 +57,7 @@ def test_a_sentence_reads_the_matrix(evaluation):
 
 
 def test_figure_and_table_hold_every_pair(evaluation):
-    found = transfers.find_transfers(evaluation)
+    found = transfers.Transfers.from_evaluation(evaluation)
     (table,) = found.tables
     assert [column.title for column in table.columns] == ["Made on", *NAMES]
     assert [cell.text for cell in table.rows[0]] == ["A", "0.0", "75.0", "90.0"]
@@ -69,17 +69,17 @@ def test_figure_and_table_hold_every_pair(evaluation):
 
 @pytest.mark.parametrize("key", ["target_weights", "data", "attack_hash", "source_weights"])
 def test_stale_rows_are_left_out(make_evaluation, key):
-    assert transfers.find_transfers(make_evaluation({"A": rows("A", {"B": 3}), "B": None})) is not None
+    assert transfers.Transfers.from_evaluation(make_evaluation({"A": rows("A", {"B": 3}), "B": None})) is not None
     stale = rows("A", {"B": 3}).assign(**{key: "other"})
-    assert transfers.find_transfers(make_evaluation({"A": stale, "B": None})) is None
+    assert transfers.Transfers.from_evaluation(make_evaluation({"A": stale, "B": None})) is None
 
 
 def test_a_file_of_another_form_is_no_transfer(make_evaluation):
-    assert transfers.find_transfers(make_evaluation({"A": pd.DataFrame({"x": [1]}), "B": None})) is None
+    assert transfers.Transfers.from_evaluation(make_evaluation({"A": pd.DataFrame({"x": [1]}), "B": None})) is None
 
 
 def test_pairs_that_were_not_tried_are_blank(make_evaluation):
-    found = transfers.find_transfers(make_evaluation({"A": rows("A", {"B": 0}, tried=0), "B": None}))
+    found = transfers.Transfers.from_evaluation(make_evaluation({"A": rows("A", {"B": 0}, tried=0), "B": None}))
     assert found.accuracy("B", "A") is None
     assert found.tables[0].rows[1][1].text == "–"
     assert "No input that broke a network here" in found.statement
