@@ -42,7 +42,7 @@ class Costs(BaseModel, extra="forbid"):
 
 
 class RunRecord(BaseModel, extra="forbid"):
-    """Holds `run.json`."""
+    """The document `run.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     label: str  # what reports call this run, such as "CondLR τ=0.1"
@@ -73,11 +73,8 @@ class RunRecord(BaseModel, extra="forbid"):
         for old, new in (("integration", "step"), ("start", "init")):
             if old in method:
                 method[new] = method.pop(old)
-        if isinstance(rank := method.get("rank"), dict) and "init" in rank:
-            method["rank"] = {
-                "default": rank["init"],
-                "overrides": rank.get("overrides", {}),
-            }  # the limits stand in the method's options
+        if isinstance(rank := method.get("rank"), dict) and "init" in rank:  # its limits stand in the method's options
+            method["rank"] = {"default": rank["init"], "overrides": rank.get("overrides", {})}
         return config | ({"method": method} if method else {})
 
 
@@ -109,7 +106,7 @@ class AccuracyRecord(BaseModel, extra="forbid"):
 
 
 class ResultRecord(BaseModel, extra="forbid"):
-    """Holds `results/SUITE/result.json`."""
+    """The document `results/SUITE/result.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     suite: str
@@ -153,7 +150,7 @@ class LayerBound(BaseModel, extra="forbid"):
 
 
 class CertificateRecord(BaseModel, extra="forbid"):
-    """Holds `certificates/NAME.json`."""
+    """The document `certificates/NAME.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str

@@ -1,4 +1,4 @@
-"""Files are read, and written so that nobody sees half of one."""
+"""Files are read with errors that name them, and replaced whole."""
 
 import json
 import os
@@ -57,11 +57,7 @@ def read_record(path: Path, kind: type[_Record]) -> _Record:
     Raises:
         UserError: there is no such file, or it is not such a record.
     """
-
-    def parse() -> _Record:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
-
-    return _read(path, parse)
+    return _read(path, lambda: kind.model_validate(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def read_frame(path: Path, columns: Collection[str] = ()) -> "pd.DataFrame":
@@ -87,5 +83,4 @@ def _read(path: Path, parse: Callable[[], _Read]) -> _Read:
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: the run stopped before writing it, or this is not a run directory") from error
     except (OSError, ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read: {reason}") from error
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error

@@ -1,10 +1,8 @@
-"""Layout names the files of a run directory, for every stage."""
+"""The layout of a run directory names its files, for every stage."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
 class ResultFiles:
     """The files of one evaluation, in a directory such as RUN/results/SUITE.
 
@@ -13,40 +11,16 @@ class ResultFiles:
         'result.json'
     """
 
-    root: Path
-
-    @property
-    def record(self) -> Path:
-        """The `ResultRecord`."""
-        return self.root / "result.json"
-
-    @property
-    def verdicts(self) -> Path:
-        """The table `VERDICTS`."""
-        return self.root / "verdicts.parquet"
-
-    @property
-    def adversarial(self) -> Path:
-        """The inputs that broke an example."""
-        return self.root / "adversarial.safetensors"
-
-    @property
-    def clean(self) -> Path:
-        """The first examples as they are."""
-        return self.root / "clean.safetensors"
-
-    @property
-    def transfer(self) -> Path:
-        """The table `TRANSFER`."""
-        return self.root / "transfer.parquet"
-
-    @property
-    def units(self) -> Path:
-        """The directory of finished units."""
-        return self.root / "units"
+    def __init__(self, root: Path) -> None:
+        self.root: Path = root
+        self.record: Path = root / "result.json"  # the `ResultRecord`
+        self.verdicts: Path = root / "verdicts.parquet"  # the table `VERDICTS`
+        self.adversarial: Path = root / "adversarial.safetensors"  # the inputs that broke an example
+        self.clean: Path = root / "clean.safetensors"  # the first examples as they are
+        self.transfer: Path = root / "transfer.parquet"  # the table `TRANSFER`
+        self.units: Path = root / "units"  # the directory of finished units
 
 
-@dataclass(frozen=True)
 class RunFiles:
     """The files of a run directory.
 
@@ -55,52 +29,17 @@ class RunFiles:
         'runs/condlr/results/quick/result.json'
     """
 
-    root: Path
-
-    @property
-    def record(self) -> Path:
-        """The `RunRecord`."""
-        return self.root / "run.json"
-
-    @property
-    def weights(self) -> Path:
-        """The trained weights."""
-        return self.root / "model.safetensors"
-
-    @property
-    def metrics(self) -> Path:
-        """The table `METRICS`."""
-        return self.root / "metrics.parquet"
-
-    @property
-    def spectra(self) -> Path:
-        """The table `SPECTRA`."""
-        return self.root / "spectra.parquet"
-
-    @property
-    def monitor(self) -> Path:
-        """The table `MONITOR`."""
-        return self.root / "monitor.parquet"
-
-    @property
-    def operators(self) -> Path:
-        """The table `OPERATORS`."""
-        return self.root / "operators.parquet"
-
-    @property
-    def resume(self) -> Path:
-        """The directory of states that an interrupted training goes on from."""
-        return self.root / "resume"
-
-    @property
-    def results(self) -> Path:
-        """The directory of evaluations."""
-        return self.root / "results"
-
-    @property
-    def certificates(self) -> Path:
-        """The directory of certificates."""
-        return self.root / "certificates"
+    def __init__(self, root: Path) -> None:
+        self.root: Path = root
+        self.record: Path = root / "run.json"  # the `RunRecord`
+        self.weights: Path = root / "model.safetensors"
+        self.metrics: Path = root / "metrics.parquet"  # the table `METRICS`
+        self.spectra: Path = root / "spectra.parquet"  # the table `SPECTRA`
+        self.monitor: Path = root / "monitor.parquet"  # the table `MONITOR`
+        self.operators: Path = root / "operators.parquet"  # the table `OPERATORS`
+        self.resume: Path = root / "resume"  # the directory of states that an interrupted training goes on from
+        self.results: Path = root / "results"  # the directory of evaluations
+        self.certificates: Path = root / "certificates"  # the directory of certificates
 
     def result(self, name: str) -> ResultFiles:
         """Return the files of one evaluation, by its suite's name."""

@@ -1,4 +1,4 @@
-"""A run is read as a whole."""
+"""Run directories are read whole."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +56,7 @@ def read_run(path: Path) -> Run:
         raise UserError(
             f"{path} is not a run directory: it has no {files.record.name}. Make one with 'rlr-eval train --out {path}'"
         )
-    evaluated = [files.result(directory.name) for directory in sorted(files.results.glob("*"))]
+    directories = [files.result(directory.name) for directory in sorted(files.results.glob("*"))]
     results = {
         result.root.name: Result(
             record=read_record(result.record, ResultRecord),
@@ -64,13 +64,11 @@ def read_run(path: Path) -> Run:
             transfer=read_frame(result.transfer, TRANSFER) if result.transfer.is_file() else None,
             path=result.root,
         )
-        for result in evaluated
+        for result in directories
         if result.record.is_file()
     }
     certificates = {
-        file.stem: Certificate(
-            record=read_record(file, CertificateRecord), table=read_frame(file.with_suffix(".parquet"), CERTIFICATE)
-        )
+        file.stem: Certificate(read_record(file, CertificateRecord), read_frame(file.with_suffix(".parquet"), CERTIFICATE))
         for file in sorted(files.certificates.glob("*.json"))
     }
     return Run(

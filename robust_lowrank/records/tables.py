@@ -1,4 +1,4 @@
-"""Tables of runs have these columns."""
+"""The tables of a run have these columns."""
 
 METRICS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "validation_accuracy", "seconds")
 

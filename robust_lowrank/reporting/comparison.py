@@ -1,4 +1,4 @@
-"""The comparison report: networks side by side, with what is known about their differences."""
+"""The comparison report sets networks side by side, with what is known about their differences."""
 
 from collections.abc import Sequence
 from pathlib import Path

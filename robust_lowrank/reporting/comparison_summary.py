@@ -1,17 +1,20 @@
-"""The comparison in words: which method is better, by how much, and how sure that is."""
+"""The summary of a comparison says which method is better, by how much, and how sure that is."""
 
 from collections.abc import Sequence
 
-from robust_lowrank.reporting.comparing.comparisons import Contrast, Tests, contrast
-from robust_lowrank.reporting.comparing.entries import Entry, series_names
+from robust_lowrank.errors import UserError
+from robust_lowrank.reporting.comparing.comparisons import ALPHA, Contrast, Tests, contrast
+from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation, Mean
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.comparing.pareto import Fronts
 from robust_lowrank.reporting.comparing.spectra import conditioning
-from robust_lowrank.reporting.comparison_power import power
 from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.statements import Statement, Summary
-from robust_lowrank.reporting.sections import certificates
+from robust_lowrank.reporting.sections.certificates import Certificates, statements
+from robust_lowrank.statistics import detectable, examples_to_see
+
+_POINT = 0.01
 
 
 def summarise(evidence: Evidence) -> Summary:
@@ -29,25 +32,27 @@ def summarise(evidence: Evidence) -> Summary:
     if not ranking:
         return Summary(f"The evaluation with {evaluation.title} holds no worst-case accuracy.", "", _remarks(entries, evaluations))
     (best, leading), *rest = ranking
+    certified = [statement for section in Certificates.find(evidence) for statement in statements(section)]
     if not rest:
         return Summary(
             headline=f"{best} holds {_accuracy(leading)} {_conditions(evaluation, eps)}.",
             evidence=f"n = {numbers.count(evaluation.examples)} examples. One method alone: there is nothing to compare it with.",
-            statements=(*_certified(evidence), *_conditioning(entries), *_remarks(entries, evaluations)),
+            statements=(*certified, *_conditioning(entries), *_remarks(entries, evaluations)),
         )
     rival, theirs = next((pair for pair in rest if _is_dense(evaluation, pair[0])), rest[0])
     tests = evidence.tests(evaluation)
     tested = contrast(tests.get(eps, ()), best, rival)
+    front = Fronts(evaluation).describe("parameters")
     return Summary(
         headline=_headline(evaluation, eps, (best, leading), (rival, theirs), tested),
         evidence=_evidence(evaluation, _gap(leading, theirs), tested),
         statements=(
             *_others(evaluation, eps, best, rival, tests),
             *_clean(evaluation, best, rival, tests),
-            *power(evaluation, (best, rival), tested),
-            *_certified(evidence),
+            *_power(evaluation, (best, rival), tested),
+            *certified,
             *_size(evaluation, best),
-            *_front(evaluation),
+            *([Statement("note", front)] if front else []),
             *_conditioning(entries),
             *_remarks(entries, evaluations),
         ),
@@ -102,37 +107,32 @@ def _p(tested: Contrast) -> str:
 
 
 def _others(evaluation: Evaluation, eps: float, best: str, rival: str, tests: Tests) -> list[Statement]:
-    """Whoever the headline leaves out: against the dense network, or the best where there is none; then who equals the best."""
+    """Compare the others with the dense network, or the best where there is none; then say who equals the best."""
     reference = rival if _is_dense(evaluation, rival) else best
-    ranking = dict(_ranking(evaluation, eps))
+    means = dict(_ranking(evaluation, eps))
+    others = [name for name in means if name not in (best, rival)]
     above, below, open_ = [], [], []
-    for name, mean in ranking.items():
-        if name in (best, rival):
-            continue
+    for name in others:
         tested = contrast(tests.get(eps, ()), name, reference)
         if tested is None:
             continue
-        gap = _gap(mean, ranking[reference])
+        p = numbers.p_value(tested.p)
         if tested.better is None:
-            open_.append(f"{name} ({numbers.accuracy(mean.value, mean.most)} %, p {numbers.p_value(tested.p)})")
+            open_.append(f"{name} ({numbers.accuracy(means[name].value, means[name].most)} %, p {p})")
         else:
-            (above if tested.better == name else below).append(f"{name} ({gap}, p {numbers.p_value(tested.p)})")
-    statements = []
-    if above:
-        statements.append(Statement("supported", f"Better than {reference}: {numbers.listing(above)}."))
-    if below:
-        statements.append(Statement("supported", f"Worse than {reference}: {numbers.listing(below)}."))
-    if open_:
-        statements.append(Statement("open", f"Not distinguishable from {reference} on these examples: {numbers.listing(open_)}."))
-    if reference != best:
-        equals = [
-            f"{name} (p {numbers.p_value(tested.p)})"
-            for name in ranking
-            if name not in (best, rival) and (tested := contrast(tests.get(eps, ()), best, name)) and tested.better is None
-        ]
-        if equals:
-            statements.append(Statement("open", f"Not distinguishable from {best}: {numbers.listing(equals)}."))
-    return statements
+            (above if tested.better == name else below).append(f"{name} ({_gap(means[name], means[reference])}, p {p})")
+    equal = [
+        f"{name} (p {numbers.p_value(tested.p)})"
+        for name in (others if reference != best else ())
+        if (tested := contrast(tests.get(eps, ()), best, name)) and tested.better is None
+    ]
+    groups = (
+        Statement("supported", f"Better than {reference}: {numbers.listing(above)}.") if above else None,
+        Statement("supported", f"Worse than {reference}: {numbers.listing(below)}.") if below else None,
+        Statement("open", f"Not distinguishable from {reference} on these examples: {numbers.listing(open_)}.") if open_ else None,
+        Statement("open", f"Not distinguishable from {best}: {numbers.listing(equal)}.") if equal else None,
+    )
+    return [statement for statement in groups if statement]
 
 
 def _clean(evaluation: Evaluation, best: str, rival: str, tests: Tests) -> list[Statement]:
@@ -146,8 +146,25 @@ def _clean(evaluation: Evaluation, best: str, rival: str, tests: Tests) -> list[
     return [Statement("supported", f"{text}: {tested.better} is better by {_gap(ours, theirs)}, {_p(tested)}.")]
 
 
-def _certified(evidence: Evidence) -> list[Statement]:
-    return [statement for section in certificates.Certificates.find(evidence) for statement in certificates.statements(section)]
+def _power(evaluation: Evaluation, pair: tuple[str, str], tested: Contrast | None) -> list[Statement]:
+    """Say which differences the evaluation's examples can show between networks that differ as often as this pair does.
+
+    Counted at the strictest level of Holm's correction, so that it holds for every comparison of the budget.
+    """
+    if tested is None:
+        return []
+    examples, alpha = numbers.count(evaluation.examples), ALPHA / tested.family
+    try:
+        smallest = detectable(evaluation.examples, discordance=tested.discordance, alpha=alpha)
+    except UserError:
+        return [Statement("note", f"{examples} examples are too few to show any difference, however large.")]
+    needed = numbers.count(examples_to_see(_POINT, discordance=tested.discordance, alpha=alpha))
+    text = (
+        f"{examples} examples can show differences from {numbers.points(smallest)} on; to see 1 point you need {needed} examples "
+        f"(power 80 %, p corrected, for networks that disagree on {numbers.percent(tested.discordance)} % of the examples, "
+        f"as {pair[0]} and {pair[1]} do)."
+    )
+    return [Statement("note", text)]
 
 
 def _size(evaluation: Evaluation, best: str) -> list[Statement]:
@@ -155,19 +172,12 @@ def _size(evaluation: Evaluation, best: str) -> list[Statement]:
     if not parameters.removed:
         return []
     share = numbers.percent(parameters.inference / parameters.dense)
-    return [
-        Statement(
-            "note",
-            f"{best} stores {numbers.count(parameters.inference)} parameters, {share} % of the dense network's "
-            f"{numbers.count(parameters.dense)}. As trained, with every factor, its compressed layers have "
-            f"{numbers.percent(parameters.removed)} % fewer weights.",
-        )
-    ]
-
-
-def _front(evaluation: Evaluation) -> list[Statement]:
-    text = Fronts(evaluation).describe("parameters")
-    return [Statement("note", text)] if text else []
+    text = (
+        f"{best} stores {numbers.count(parameters.inference)} parameters, {share} % of the dense network's "
+        f"{numbers.count(parameters.dense)}. As trained, with every factor, its compressed layers have "
+        f"{numbers.percent(parameters.removed)} % fewer weights."
+    )
+    return [Statement("note", text)]
 
 
 def _conditioning(entries: Sequence[Entry]) -> list[Statement]:
@@ -194,20 +204,18 @@ def _remarks(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> tup
 
 
 def _failures(evaluations: Sequence[Evaluation]) -> list[Statement]:
-    statements = []
+    texts = []
     for evaluation in evaluations:
-        statuses = {
-            entry.name: {finding.status for finding in evaluation.results[entry.name].record.audit} for entry in evaluation.entries
-        }
-        failed = [name for name, found in statuses.items() if "fail" in found]
-        warned = [name for name, found in statuses.items() if "warn" in found and "fail" not in found]
+        records = {entry.name: evaluation.results[entry.name].record for entry in evaluation.entries}
+        statuses = {name: {finding.status for finding in record.audit} for name, record in records.items()}
+        failed = [name for name in statuses if "fail" in statuses[name]]
+        warned = [name for name in statuses if "warn" in statuses[name] and name not in failed]
+        audit = f"The audit of {evaluation.title}"
         if failed:
-            text = f"The audit of {evaluation.title} failed for {evaluation.listing(failed)}: do not quote these numbers."
-            statements.append(Statement("warning", text))
+            texts.append(f"{audit} failed for {evaluation.listing(failed)}: do not quote these numbers.")
         if warned:
-            text = f"The audit of {evaluation.title} has warnings for {evaluation.listing(warned)}: read them below."
-            statements.append(Statement("warning", text))
-    return statements
+            texts.append(f"{audit} has warnings for {evaluation.listing(warned)}: read them below.")
+    return [Statement("warning", text) for text in texts]
 
 
 def _unresolved(evaluations: Sequence[Evaluation]) -> list[Statement]:
@@ -239,7 +247,7 @@ def _missing(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> lis
 
 
 def _one_seed(evaluation: Evaluation) -> list[Statement]:
-    if len(evaluation.series) > 1 and len(evaluation.entries) == len(series_names(evaluation.entries)):
+    if len(evaluation.series) > 1 and not evaluation.repeated:
         text = (
             "One training run a method: the tests speak of these networks on examples like these, "
             "not of how a method varies from seed to seed."

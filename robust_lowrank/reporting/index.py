@@ -65,23 +65,20 @@ def _read(path: Path) -> Published:
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         texts = {key: str(document[key]) for key in ("title", "subtitle", "created", "command")}
-        headline = str(document["summary"]["headline"])
-        findings = document["summary"]["findings"]
-        supported = tuple(str(finding["text"]) for finding in findings if finding["kind"] == "supported")
-        listed = [str(file) for file in document["files"]]
+        summary, files = document["summary"], [str(file) for file in document["files"]]
+        return Published(
+            folder=path.parent.name,
+            name=path.stem,
+            headline=str(summary["headline"]),
+            supported=tuple(str(finding["text"]) for finding in summary["findings"] if finding["kind"] == "supported"),
+            files=tuple(file for file in files if not file.startswith("figures/")),
+            picture=next((file for file in files if file.startswith("figures/") and file.endswith(".svg")), None),
+            **texts,
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not the JSON file of a report ({type(error).__name__}: {error}); write the report again"
         ) from error
-    return Published(
-        folder=path.parent.name,
-        name=path.stem,
-        headline=headline,
-        supported=supported,
-        files=tuple(file for file in listed if not file.startswith("figures/")),
-        picture=next((file for file in listed if file.startswith("figures/") and file.endswith(".svg")), None),
-        **texts,
-    )
 
 
 def _main() -> None:

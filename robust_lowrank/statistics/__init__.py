@@ -2,9 +2,8 @@
 
 from robust_lowrank.statistics.correlation import LEAST_PAIRS, RankCorrelation, rank_correlation
 from robust_lowrank.statistics.intervals import Interval, bounded, clopper_pearson, wilson
-from robust_lowrank.statistics.multiple import holm
 from robust_lowrank.statistics.paired import mcnemar_exact, paired_difference
-from robust_lowrank.statistics.pairwise import Bounds, Comparison, pairwise
+from robust_lowrank.statistics.pairwise import Bounds, Comparison, holm, pairwise
 from robust_lowrank.statistics.power import detectable, examples_to_see, mcnemar_power
 from robust_lowrank.statistics.seeds import SeedSpread, over_seeds
 

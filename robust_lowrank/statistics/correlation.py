@@ -1,12 +1,11 @@
-"""Rank correlation over a few networks comes with the interval that so few allow."""
+"""Rank correlations over a few networks come with the intervals that so few allow."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from robust_lowrank.errors import UserError
-from robust_lowrank.statistics.intervals import Interval
+from robust_lowrank.statistics.intervals import Interval, require, require_confidence
 
 LEAST_PAIRS = 5
 _RESAMPLES = 2_000
@@ -43,12 +42,11 @@ def rank_correlation(
     Source: Spearman 1904; Kendall 1945 (τ-b, with ties); Efron and Tibshirani 1993, chapter 13; coefficients through scipy.
     """
     a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise UserError(f"a correlation needs as many values of one quantity as of the other, not {a.shape} and {b.shape}")
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence is a fraction between 0 and 1, not {confidence}")
-    known = ~(np.isnan(a) | np.isnan(b))
-    a, b = a[known], b[known]
+    equal = a.shape == b.shape and a.ndim == 1
+    require(equal, f"a correlation needs as many values of one quantity as of the other, not {a.shape} and {b.shape}")
+    require_confidence(confidence)
+    defined = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[defined], b[defined]
     if len(a) < LEAST_PAIRS or len(np.unique(a)) < 2 or len(np.unique(b)) < 2:
         return None
     from scipy.stats import kendalltau, rankdata, spearmanr
@@ -84,6 +82,6 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def _interval(value: float, resampled: np.ndarray, confidence: float) -> Interval:
-    known = resampled[np.isfinite(resampled)]
-    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2]) if len(known) else (-1.0, 1.0)
+    finite = resampled[np.isfinite(resampled)]
+    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2]) if len(finite) else (-1.0, 1.0)
     return Interval(value, float(low), float(high))

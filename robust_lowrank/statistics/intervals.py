@@ -61,18 +61,27 @@ def bounded(correct: int, unresolved: int, total: int, confidence: float = 0.95)
     Raises:
         UserError: the counts are negative or exceed the total, there is no example, or `confidence` is not within (0, 1).
     """
-    if not 0 <= unresolved <= total - correct:
-        raise UserError(f"{correct} correct and {unresolved} unresolved examples are not part of {total}")
+    require(0 <= unresolved <= total - correct, f"{correct} correct and {unresolved} unresolved examples are not part of {total}")
     low, high = wilson(correct, total, confidence), wilson(correct + unresolved, total, confidence)
     return Interval(low.value, low.low, high.high)
 
 
 def _binomial(correct: int, total: int, confidence: float, method: Literal["wilson", "exact"]) -> Interval:
-    if not 0 <= correct <= total or total == 0:
-        raise UserError(f"an accuracy needs 0 <= correct <= total and total > 0, not {correct} of {total}")
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence is a fraction between 0 and 1, not {confidence}")
+    within = 0 <= correct <= total and total > 0
+    require(within, f"an accuracy needs 0 <= correct <= total and total > 0, not {correct} of {total}")
+    require_confidence(confidence)
     from scipy.stats import binomtest
 
     low, high = binomtest(correct, total).proportion_ci(confidence, method=method)
     return Interval(correct / total, float(low), float(high))
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError` unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def require_confidence(confidence: float) -> None:
+    """Raise `UserError` unless the confidence is within (0, 1)."""
+    require(0 < confidence < 1, f"confidence is a fraction between 0 and 1, not {confidence}")

@@ -1,11 +1,10 @@
-"""Two networks are compared on the same examples: exact McNemar test, bootstrap."""
+"""Two networks are compared on the same examples by an exact McNemar test and a bootstrap."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from robust_lowrank.errors import UserError
-from robust_lowrank.statistics.intervals import Interval
+from robust_lowrank.statistics.intervals import Interval, require, require_confidence
 
 _RESAMPLES = 10_000
 
@@ -51,8 +50,7 @@ def paired_difference(
 
     Source: Efron and Tibshirani 1993, chapter 13; the imaginary examples as in the normal interval of Bonett and Price 2012.
     """
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence is a fraction between 0 and 1, not {confidence}")
+    require_confidence(confidence)
     only_a, only_b, total = discordant(a_correct, b_correct)
     size = total + 2
     shares = np.array([only_a + 1, only_b + 1, total - only_a - only_b]) / size
@@ -69,6 +67,6 @@ def discordant(a_correct: Sequence[bool] | np.ndarray, b_correct: Sequence[bool]
         UserError: the two are not verdicts on the same examples.
     """
     a, b = np.asarray(a_correct, dtype=bool), np.asarray(b_correct, dtype=bool)
-    if a.shape != b.shape or a.ndim != 1 or a.size == 0:
-        raise UserError(f"a paired test needs two lists over the same examples, not shapes {a.shape} and {b.shape}")
+    same = a.shape == b.shape and a.ndim == 1 and a.size > 0
+    require(same, f"a paired test needs two lists over the same examples, not shapes {a.shape} and {b.shape}")
     return int(np.sum(a & ~b)), int(np.sum(~a & b)), a.size

@@ -1,13 +1,12 @@
-"""All pairs of networks are compared on the same examples: intervals, corrected tests, undecided examples."""
+"""Pairs of networks are compared on the same examples, with intervals, corrected tests and undecided examples."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from robust_lowrank.statistics.intervals import Interval
-from robust_lowrank.statistics.multiple import holm
+from robust_lowrank.statistics.intervals import Interval, require
 from robust_lowrank.statistics.paired import discordant, mcnemar_exact, paired_difference
 
 
@@ -41,8 +40,8 @@ def pairwise(
 
     Example:
         >>> right = np.arange(100)
-        >>> [found] = pairwise({"a": right < 80, "b": right < 70})
-        >>> found.only_a, found.only_b, found.p_holm
+        >>> [test] = pairwise({"a": right < 80, "b": right < 70})
+        >>> test.only_a, test.only_b, test.p_holm
         (10, 0, 0.001953125)
 
     Args:
@@ -53,12 +52,33 @@ def pairwise(
     Raises:
         UserError: two networks do not have verdicts on the same examples.
     """
-    bounds = {name: found if isinstance(found, Bounds) else Bounds(found, found) for name, found in verdicts.items()}
-    found = [
+    bounds = {name: right if isinstance(right, Bounds) else Bounds(right, right) for name, right in verdicts.items()}
+    tests = [
         Comparison(a, b, *_least_difference(bounds[a], bounds[b], seed), p_holm=1.0)
         for a, b in (combinations(verdicts, 2) if pairs is None else pairs)
     ]
-    return [test._replace(p_holm=p) for test, p in zip(found, holm([test.p for test in found]), strict=True)]
+    return [test._replace(p_holm=p) for test, p in zip(tests, holm([test.p for test in tests]), strict=True)]
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
+    """Return the p-values adjusted for looking at all of them (Holm's step-down procedure), in the order given.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+
+    Raises:
+        UserError: a value is not a probability.
+
+    Source: Holm 1979, through statsmodels.
+    """
+    values = np.asarray(p_values, dtype=float)
+    require(bool(np.all((values >= 0) & (values <= 1))), f"p-values lie between 0 and 1, not {list(p_values)}")
+    if values.size == 0:
+        return []
+    from statsmodels.stats.multitest import multipletests
+
+    return np.asarray(multipletests(values, method="holm")[1], dtype=float).tolist()
 
 
 def _least_difference(a: Bounds, b: Bounds, seed: int) -> tuple[int, int, Interval, float]:

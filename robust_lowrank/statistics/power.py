@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from robust_lowrank.errors import UserError
+from robust_lowrank.statistics.intervals import require
 
 _TAIL = 1e-12  # probability of the numbers of discordant examples left out of a sum
 
@@ -25,10 +25,10 @@ def mcnemar_power(n: int, difference: float, *, discordance: float, alpha: float
 
     Source: the exact unconditional power, Duffy 1984; through scipy.
     """
-    _require(n >= 1, f"a test needs at least one example, not {n}")
-    _require(0 < alpha < 1, f"alpha lies between 0 and 1, not {alpha}")
-    _require(0 <= discordance <= 1, f"a discordance is a share of the examples, not {discordance}")
-    _require(abs(difference) <= discordance, f"a difference of {difference} needs as large a discordance, not {discordance}")
+    require(n >= 1, f"a test needs at least one example, not {n}")
+    require(0 < alpha < 1, f"alpha lies between 0 and 1, not {alpha}")
+    require(0 <= discordance <= 1, f"a discordance is a share of the examples, not {discordance}")
+    require(abs(difference) <= discordance, f"a difference of {difference} needs as large a discordance, not {discordance}")
     if discordance == 0:
         return 0.0
     from scipy.stats import binom
@@ -37,8 +37,8 @@ def mcnemar_power(n: int, difference: float, *, discordance: float, alpha: float
     differing = np.arange(max(first, 1), last + 1)
     critical = binom.ppf(alpha / 2, differing, 0.5) - 1  # the largest number with a tail below alpha / 2; -1 without any
     better = (1 + abs(difference) / discordance) / 2
-    found = binom.cdf(critical, differing, better) + binom.sf(differing - critical - 1, differing, better)
-    return float(np.sum(binom.pmf(differing, n, discordance) * found))
+    rejected = binom.cdf(critical, differing, better) + binom.sf(differing - critical - 1, differing, better)
+    return float(np.sum(binom.pmf(differing, n, discordance) * rejected))
 
 
 def examples_to_see(difference: float, *, discordance: float, power: float = 0.8, alpha: float = 0.05) -> int:
@@ -59,8 +59,8 @@ def examples_to_see(difference: float, *, discordance: float, power: float = 0.8
     Raises:
         UserError: a number lies outside of its range.
     """
-    _require(0 < abs(difference) <= 1, f"a difference of accuracies that can be seen lies between 0 and 1, not {difference}")
-    _require(0 < power < 1, f"power is a probability between 0 and 1, not {power}")
+    require(0 < abs(difference) <= 1, f"a difference of accuracies that can be seen lies between 0 and 1, not {difference}")
+    require(0 < power < 1, f"power is a probability between 0 and 1, not {power}")
     discordance = max(discordance, abs(difference))
 
     def enough(n: int) -> bool:
@@ -90,19 +90,14 @@ def detectable(n: int, *, discordance: float, power: float = 0.8, alpha: float =
     Raises:
         UserError: a number lies outside of its range, or with so few examples no difference can be found.
     """
-    _require(0 < power < 1, f"power is a probability between 0 and 1, not {power}")
+    require(0 < power < 1, f"power is a probability between 0 and 1, not {power}")
 
     def seen(difference: float) -> bool:
         return mcnemar_power(n, difference, discordance=max(discordance, difference), alpha=alpha) >= power
 
-    _require(seen(1.0), f"{n} examples are too few: not even 100 points of difference reach p < {alpha:.2g} on them")
+    require(seen(1.0), f"{n} examples are too few: not even 100 points of difference reach p < {alpha:.2g} on them")
     low, high = 0.0, 1.0
     while high - low > 1e-5:
         middle = (low + high) / 2
         low, high = (low, middle) if seen(middle) else (middle, high)
     return high
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)

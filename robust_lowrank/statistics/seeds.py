@@ -1,4 +1,4 @@
-"""Spread of a method over seeds."""
+"""The spread of a method over seeds."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robust_lowrank.errors import UserError
-from robust_lowrank.statistics.intervals import Interval
+from robust_lowrank.statistics.intervals import Interval, require, require_confidence
 
 
 class SeedSpread(NamedTuple):
@@ -41,10 +40,9 @@ def over_seeds(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -
     Source: Student 1908, through scipy.
     """
     runs = np.asarray(values, dtype=float)
-    if runs.ndim != 1 or runs.size == 0 or not np.isfinite(runs).all():
-        raise UserError(f"a spread over seeds needs one finite number a seed, not {runs.tolist()}")
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence is a fraction between 0 and 1, not {confidence}")
+    sound = runs.ndim == 1 and runs.size > 0 and bool(np.isfinite(runs).all())
+    require(sound, f"a spread over seeds needs one finite number a seed, not {runs.tolist()}")
+    require_confidence(confidence)
     mean = float(runs.mean())
     if runs.size == 1:
         return SeedSpread(mean, 1, None, None)

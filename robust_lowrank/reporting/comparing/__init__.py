@@ -1,1 +1,1 @@
-"""What the runs of a report have in common: their names, comparable evaluations, tests of differences, spectra."""
+"""The runs of a report are named and compared: evaluations in common, tests of differences, spectra."""

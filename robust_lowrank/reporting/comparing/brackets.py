@@ -1,4 +1,4 @@
-"""What is known of an accuracy at every L2 radius: a proved lower bound and an attack's upper bound."""
+"""Brackets hold an accuracy at every L2 radius between a proved lower and an attack's upper bound."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from robust_lowrank.reporting.comparing.evaluations import Evaluation
 
 @dataclass(frozen=True)
 class Bracket:
-    """What is known of a run's accuracy at every L2 radius, on the examples that were both certified and attacked."""
+    """The bounds of a run's accuracy at every L2 radius, on the examples that were both certified and attacked."""
 
     entry: Entry
     certificate: Certificate
@@ -21,12 +21,12 @@ class Bracket:
 
     @property
     def examples(self) -> int:
-        """How many examples were both certified and attacked."""
+        """The number of examples that were both certified and attacked."""
         return len(self.frame)
 
     @property
     def bounds(self) -> bool:
-        """Whether the certificate is of the network itself; smoothing makes another classifier of it."""
+        """True for a certificate of the network itself; smoothing makes another classifier of it."""
         return self.certificate.record.kind != "smoothing"
 
     def held(self, eps: float) -> np.ndarray:
@@ -61,8 +61,7 @@ def _bracket(evaluation: Evaluation, entry: Entry, certificate: Certificate) -> 
     frame = _common(evaluation, entry, certificate)
     if frame.empty:
         return None
-    tried = {eps: held for eps in evaluation.eps if not (held := evaluation.held(entry, eps)).empty}
-    attacked = {0.0: evaluation.held(entry, 0.0)} | tried
+    attacked = {eps: held for eps in (0.0, *evaluation.eps) if not (held := evaluation.held(entry, eps)).empty}
     upper = pd.Series({eps: float(held["most"].reindex(frame["example"]).mean()) for eps, held in attacked.items()}).sort_index()
     right = frame[_right(frame)]
     grid = np.unique(np.concatenate([[0.0], right["radius"].to_numpy(dtype=float), upper.index.to_numpy(dtype=float)]))

@@ -1,4 +1,4 @@
-"""Which of two networks is better, by how much, and how sure that is: paired bootstrap and exact McNemar tests, Holm-corrected."""
+"""Comparisons say which of two networks is better: paired bootstrap and exact McNemar tests, Holm-corrected."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -31,15 +31,14 @@ class Comparison:
 
     @property
     def supported(self) -> bool:
-        """Whether the corrected p-value is below 5 %."""
+        """True where the corrected p-value is below 5 %."""
         return self.adjusted < ALPHA
 
     @property
     def better(self) -> Entry | None:
         """The better network, where the test supports one."""
-        if not self.supported:
-            return None
-        return self.first if self.difference.value > 0 else self.second
+        better = self.first if self.difference.value > 0 else self.second
+        return better if self.supported else None
 
 
 Tests = dict[float, tuple[Comparison, ...]]  # by eps, 0 for clean accuracy
@@ -47,7 +46,7 @@ Tests = dict[float, tuple[Comparison, ...]]  # by eps, 0 for clean accuracy
 
 @dataclass(frozen=True)
 class Contrast:
-    """What all pairs of runs together say of one series against another."""
+    """The result of all pairs of runs together, of one series against another."""
 
     p: float  # the largest corrected p-value
     pairs: int  # of runs

@@ -1,4 +1,4 @@
-"""The runs of a report, named so that a reader can tell them apart."""
+"""Entries are the runs of a report, named so that a reader can tell them apart."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -45,7 +45,7 @@ def arrange(runs: Sequence[Run]) -> tuple[Entry, ...]:
     distinct = list({run.path.resolve(): run for run in runs}.values())
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(distinct, key=lambda run: _BASELINES.get(run.record.method, len(_BASELINES))):
-        groups.setdefault((run.record.label, _identity(run)), []).append(run)
+        groups.setdefault((run.record.label, json.dumps(_settings(run), sort_keys=True, default=str)), []).append(run)
     names = _series_names([members[0] for members in groups.values()])
     entries: list[Entry] = []
     for name, members in zip(names, groups.values(), strict=True):
@@ -66,10 +66,6 @@ def _variants(runs: list[Run]) -> list[str]:
     if len(set(seeds)) == len(seeds):
         return seeds
     return [f"{seed}, {run.path}" for seed, run in zip(seeds, runs, strict=True)]
-
-
-def _identity(run: Run) -> str:
-    return json.dumps(_settings(run), sort_keys=True, default=str)
 
 
 def _settings(run: Run) -> dict[str, Any]:

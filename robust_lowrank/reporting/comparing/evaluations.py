@@ -54,7 +54,7 @@ class Evaluation:
 
     @property
     def repeated(self) -> bool:
-        """Whether a series has several seeds."""
+        """True where a series has several seeds."""
         return len(self.entries) > len(self.series)
 
     @property
@@ -65,18 +65,18 @@ class Evaluation:
     @property
     def attacks(self) -> list[str]:
         """The attacks in the order in which they ran, without clean accuracy and worst case."""
-        ran = [a.attack for result in self.results.values() for a in result.record.accuracies]
-        return [attack for attack in dict.fromkeys(ran) if attack not in (CLEAN, WORST)]
+        recorded = dict.fromkeys(a.attack for result in self.results.values() for a in result.record.accuracies)
+        return [attack for attack in recorded if attack not in (CLEAN, WORST)]
 
     @property
     def coverage(self) -> str:
         """The attacks in words, with the budgets of those that did not run at all, such as `FGSM and AutoAttack (eps 0.1 only)`."""
-        described = []
+        attacks = []
         for attack in self.attacks:
-            ran = [numbers.budget(eps) for eps in self.eps if attack in self.attacks_at(eps)]
-            limited = f" (eps {numbers.listing(ran)} only)" if len(ran) < len(self.eps) else ""
-            described.append(self.title_of(attack) + limited)
-        return numbers.listing(described)
+            budgets = [numbers.budget(eps) for eps in self.eps if attack in self.attacks_at(eps)]
+            limit = f" (eps {numbers.listing(budgets)} only)" if len(budgets) < len(self.eps) else ""
+            attacks.append(self.title_of(attack) + limit)
+        return numbers.listing(attacks)
 
     def title_of(self, attack: str) -> str:
         """Return an attack's name as papers write it."""
@@ -119,12 +119,8 @@ class Evaluation:
     def accuracy(self, entry: Entry, attack: str, eps: float = 0.0) -> AccuracyRecord | None:
         """Return a recorded accuracy, or None where there is none; `eps` is of no account for clean accuracy."""
         result = self.results.get(entry.name)
-        if result is None:
-            return None
-        for accuracy in result.record.accuracies:
-            if accuracy.attack == attack and (attack == CLEAN or accuracy.eps == eps):
-                return accuracy
-        return None
+        accuracies = result.record.accuracies if result else ()
+        return next((a for a in accuracies if a.attack == attack and (attack == CLEAN or a.eps == eps)), None)
 
     def mean(self, series: str, attack: str, eps: float = 0.0) -> Mean | None:
         """Return a series' accuracy over its seeds, or None where nothing is recorded."""
@@ -162,12 +158,12 @@ class Evaluation:
         return pd.DataFrame({"least": least, "most": most}).groupby(verdicts["example"]).all()
 
     def _members(self, series: str, attack: str, eps: float) -> list[AccuracyRecord]:
-        members = [self.accuracy(entry, attack, eps) for entry in self.entries if entry.series == series]
-        return [a for a in members if a is not None]
+        entries = (entry for entry in self.entries if entry.series == series)
+        return [accuracy for entry in entries if (accuracy := self.accuracy(entry, attack, eps))]
 
 
 def find_evaluations(entries: Sequence[Entry]) -> tuple[Evaluation, ...]:
-    """Gather what the runs were put to in common, the evaluation that says most first.
+    """Gather the evaluations that the runs share, the one that says most first.
 
     Only runs with the same data hash and the same suite hash share one. The order: most runs; those on too few examples to
     tell much apart behind the others; a suite with AutoAttack; most examples.
@@ -178,9 +174,8 @@ def find_evaluations(entries: Sequence[Entry]) -> tuple[Evaluation, ...]:
             record = result.record
             key = (record.suite, record.norm, record.hashes["data"], record.hashes["attack"])
             gathered.setdefault(key, {})[entry.name] = result
-    ranked = sorted(gathered.items(), key=lambda item: _rank(item[1]))
     evaluations: list[Evaluation] = []
-    for (suite, norm, _, _), results in ranked:
+    for (suite, norm, _, _), results in sorted(gathered.items(), key=lambda item: _rank(item[1])):
         slug = _slug(f"{suite}-{norm}")
         namesakes = sum(evaluation.slug.startswith(slug) for evaluation in evaluations)
         members = tuple(entry for entry in entries if entry.name in results)

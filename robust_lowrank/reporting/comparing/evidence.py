@@ -1,4 +1,4 @@
-"""What a report is made of: the runs by name, their comparable evaluations, and the tests of these."""
+"""The evidence of a report: the runs by name, their comparable evaluations, and the tests of these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Pareto fronts: which networks no other one beats in everything."""
+"""Pareto fronts are the networks that no other one beats in everything."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ def pareto_front(costs: Sequence[Sequence[float]] | np.ndarray) -> list[bool]:
 
 @dataclass(frozen=True)
 class Objective:
-    """What robust accuracy is set against; more of it is worse unless `gain`."""
+    """The quantity against which robust accuracy is drawn; more of it is worse unless `gain`."""
 
     name: str  # such as "parameters"
     title: str
@@ -75,7 +75,7 @@ class Fronts:
 
     @property
     def mixed_machines(self) -> bool:
-        """Whether times were measured on several machines, and so cannot be compared."""
+        """True where times were measured on several machines, and so cannot be compared."""
         costs = [entry.run.record.costs for entry in self.evaluation.entries]
         return len({cost.machine for cost in costs if cost}) > 1
 
@@ -104,9 +104,8 @@ class Fronts:
             if (robust := self.evaluation.mean(name, WORST, self.evaluation.headline_eps))
             and (values := self._values(name, objective))
         ]
-        means = [(robust.value, values[0]) for _, robust, values in priced]
         sign = -1 if objective.gain else 1
-        fronts = pareto_front([(-robust, sign * cost) for robust, cost in means])
+        fronts = pareto_front([(-robust.value, sign * cost) for _, robust, (cost, *_) in priced])
         return [Point(name, robust, *values, front) for (name, robust, values), front in zip(priced, fronts, strict=True)]
 
     def _values(self, series: str, objective: Objective) -> tuple[float, float, float] | None:

@@ -1,4 +1,4 @@
-"""What the recorded spectra say of a network's layers: after training, and on the way there."""
+"""Spectra and operator norms of layers are read from the records: after training, and on the way there."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from robust_lowrank.records import OPERATORS
 from robust_lowrank.reporting.comparing.entries import Entry
 
+MEASURED = ("operator_norm", "operator_bound", "folded_bound", "circular_cond")  # those of OPERATORS that a report's rows carry
 MATRIX_NOTE = (
     "A layer's condition number is that of its weight matrix; for a convolution this is the matricised kernel "
     "(filters × channels·height·width), not the convolution operator."
@@ -109,6 +111,18 @@ def worst_layers(entries: Sequence[Entry], limit: int) -> list[str]:
     chosen = set(frame.drop_duplicates("layer")["layer"].head(limit))
     ordered = dict.fromkeys(layer for entry in entries for layer in final(entry)["layer"])
     return [layer for layer in ordered if layer in chosen]
+
+
+def operators(entry: Entry) -> pd.DataFrame:
+    """Return a run's OPERATORS; empty where none are recorded."""
+    frame = entry.run.operators
+    return pd.DataFrame(columns=list(OPERATORS)) if frame is None else frame
+
+
+def operator_norms(entries: Sequence[Entry]) -> pd.DataFrame:
+    """Return the recorded operator norms, a row a run and layer: series, run, and OPERATORS; empty where none are recorded."""
+    frames = [_named(entry.run.operators, entry) for entry in entries if entry.run.operators is not None]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*OPERATORS, "series", "run"])
 
 
 def _named(frame: pd.DataFrame, entry: Entry) -> pd.DataFrame:

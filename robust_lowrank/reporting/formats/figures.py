@@ -1,4 +1,4 @@
-"""A figure: one definition for the interactive page and for the SVG and PDF files."""
+"""Figures have one definition for the interactive page and for the SVG and PDF files."""
 
 import re
 from collections.abc import Sequence
@@ -30,15 +30,6 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Paper:
-    """A figure's files for print."""
-
-    svg: str
-    pdf: bytes
-    png: bytes  # 300 dots an inch
-
-
-@dataclass(frozen=True)
 class Figure:
     """Charts that belong together.
 
@@ -56,7 +47,7 @@ class Figure:
 
     @property
     def columns(self) -> int:
-        """How many panels stand side by side where there is room."""
+        """The number of panels side by side where there is room."""
         return 2 if len(self.panels) in (2, 4) else 3
 
     def page_specs(self) -> list[dict[str, Any]]:
@@ -74,20 +65,20 @@ class Figure:
         """Return the looks of the figure's own series."""
         return [look for look in looks if look.series in self.series]
 
-    def paper(self, looks: Sequence[Look]) -> Paper:
-        """Return the figure for print: a column (3.3 inches) wide, or the text (6.9 inches) where it has several panels."""
+    def paper(self, looks: Sequence[Look]) -> dict[str, bytes]:
+        """Return the files for print by suffix: a column (3.3 inches) wide, or the text (6.9 inches) with several panels."""
         inches = COLUMN if len(self.panels) == 1 else TEXT
         goal = round(inches * _DENSITY)
         svg = self._print(goal, looks, goal)
         beside = _extent(svg)[0] - goal  # axes and legend
         svg = self._print(max(goal - beside, goal // 3), looks, goal)
         width, height = _extent(svg)
-        points = _resized(svg, f"{72 * inches:g}", f"{72 * inches * height / width:g}")
-        return Paper(
-            svg=_resized(svg, f"{inches}in", f"{inches * height / width:.3f}in"),
-            pdf=vl_convert.svg_to_pdf(points),
-            png=vl_convert.svg_to_png(points, ppi=_DPI),
-        )
+        points = _resize(svg, f"{72 * inches:g}", f"{72 * inches * height / width:g}")
+        return {
+            "pdf": vl_convert.svg_to_pdf(points),
+            "svg": _resize(svg, f"{inches}in", f"{inches * height / width:.3f}in").encode(),
+            "png": vl_convert.svg_to_png(points, ppi=_DPI),
+        }
 
     def _print(self, width: int, looks: Sequence[Look], goal: int) -> str:
         if len(self.panels) == 1:
@@ -124,7 +115,7 @@ def _extent(svg: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _resized(svg: str, width: str, height: str) -> str:
+def _resize(svg: str, width: str, height: str) -> str:
     return _SIZE.sub(f'width="{width}" height="{height}"', svg, count=1)
 
 

@@ -1,4 +1,4 @@
-"""One statement of a report, with the weight that it carries."""
+"""Statements of a report carry a weight each."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Summary:
-    """What stands on top of a report: the main statement, how sure it is, and what else there is to know."""
+    """The top of a report: the main statement, how sure it is, and what else there is to know."""
 
     headline: str
     evidence: str

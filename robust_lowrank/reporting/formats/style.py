@@ -1,9 +1,10 @@
-"""The look of a series in every chart and table: one colour and one shape, for light and for dark pages.
+"""A series looks alike in every chart and table: one colour and one shape, for light and for dark pages.
 
 The hues are a colour-blind-safe set, one a method, so that a method looks the same in every report; variants of a
 method are shades of its hue. Dense networks are neutral grey. Shapes tell apart what colours cannot, as in print.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,14 +30,12 @@ _INK: dict[Theme, dict[str, str]] = {
     "light": {"text": "#1c2430", "muted": "#5a6472", "grid": "#e6e9ee", "axis": "#b9c0ca"},
     "dark": {"text": "#e8ecf2", "muted": "#a4aebc", "grid": "#2b333f", "axis": "#4c5767"},
 }
-
-
 _SYMBOL, _LETTER = 30, 6  # pixels of a legend's symbol with the gaps beside it, and of a letter
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one series looks."""
+    """The colours and the shape of one series."""
 
     series: str
     light: str
@@ -46,13 +45,13 @@ class Look:
 
 def looks(methods: Mapping[str, str]) -> tuple[Look, ...]:
     """Give every series its look, in the order of the report."""
-    seen: dict[str, int] = {}
+    used = Counter[str]()
     chosen = []
     for index, (series, method) in enumerate(methods.items()):
         hues = _HUES.get(method, _OTHER)
         key = method if method in _HUES else ""
-        light, dark = hues[seen.get(key, 0) % len(hues)]
-        seen[key] = seen.get(key, 0) + 1
+        light, dark = hues[used[key] % len(hues)]
+        used[key] += 1
         chosen.append(Look(series, light, dark, SHAPES[index % len(SHAPES)]))
     return tuple(chosen)
 

@@ -1,4 +1,4 @@
-"""A report as one JSON document: its statements, and the records of its tidy table."""
+"""The JSON document of a report holds its statements, and the records of its tidy table."""
 
 import json
 import math
@@ -20,22 +20,22 @@ def render(kind: str, table: pd.DataFrame, context: Mapping[str, Any], files: Se
     Example:
         >>> from robust_lowrank.reporting.formats.statements import Summary
         >>> from robust_lowrank.reporting.output.provenance import Provenance
-        >>> made = Provenance("rlr-eval report RUN", "2026-11-24T00:00:00+00:00", "robust-lowrank 0.1.0", "a laptop", (), ())
-        >>> context = {"title": "A", "subtitle": "", "summary": Summary("a is best.", "", ()), "provenance": made}
+        >>> origin = Provenance("rlr-eval report RUN", "2026-11-24T00:00:00+00:00", "robust-lowrank 0.1.0", "a laptop", (), ())
+        >>> context = {"title": "A", "subtitle": "", "summary": Summary("a is best.", "", ()), "provenance": origin}
         >>> json.loads(render("report", pd.DataFrame({"cond": [math.inf]}), context, []))["records"]
         [{'cond': 'Infinity'}]
     """
-    made, summary = context["provenance"], context["summary"]
+    origin, summary = context["provenance"], context["summary"]
     findings = [asdict(statement) for statement in summary.statements]
     document = {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
         "title": context["title"],
         "subtitle": context["subtitle"],
-        "created": made.created,
-        "package": made.package,
-        "command": made.command,
-        "machines": made.machines,
+        "created": origin.created,
+        "package": origin.package,
+        "command": origin.command,
+        "machines": origin.machines,
         "summary": {"headline": summary.headline, "evidence": summary.evidence, "findings": findings},
         "files": list(files),
         "records": [{key: _plain(value) for key, value in row.items()} for row in table.to_dict("records")],

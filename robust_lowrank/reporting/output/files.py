@@ -1,4 +1,4 @@
-"""The files of a report, written at once each."""
+"""The files of a report are written whole."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,6 @@ from robust_lowrank.reporting.output import document, latex, page
 from robust_lowrank.reporting.output.page import Drawing
 from robust_lowrank.reporting.output.provenance import Provenance
 from robust_lowrank.reporting.sections.section import Section
-
-FORMATS = ("pdf", "svg", "png")
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,13 @@ def write_report(
     """
     series = looks(methods)
     drawn = sorted(sections, key=lambda section: not section.leading)
-    drawings = page.draw([figure for section in drawn for figure in section.figures], series)
+    drawings = {figure.name: Drawing(figure, figure.paper(series)) for section in drawn for figure in section.figures}
     files = _files(name, table_name, list(drawings.values()))
     context = {"title": title, "subtitle": subtitle, "summary": summary, "provenance": provenance}
     for figure, drawing in drawings.items():
-        for suffix, content in (("svg", drawing.paper.svg.encode()), ("pdf", drawing.paper.pdf), ("png", drawing.paper.png)):
+        for suffix, content in drawing.paper.items():
             _write_figure(out, f"{figure}.{suffix}", content)
-    for picture in (picture for section in sections for picture in section.pictures):
+    for picture in [picture for section in sections for picture in section.pictures]:
         _write_figure(out, f"{picture.name}.png", picture.png)
     with replacing(out / f"{table_name}.csv") as temporary:
         table.to_csv(temporary, index=False)
@@ -77,5 +75,5 @@ def _files(name: str, table_name: str, drawings: Sequence[Drawing]) -> list[Besi
         Beside((f"{table_name}.csv",), "every number in full precision, a row an observation"),
         Beside((f"{table_name}.parquet",), "the same with its types"),
         Beside((f"{name}.json",), "the same with the statements on top of this page"),
-        *(Beside(tuple(f"figures/{d.figure.name}.{suffix}" for suffix in FORMATS), d.figure.title) for d in drawings),
+        *(Beside(tuple(f"figures/{d.figure.name}.{suffix}" for suffix in d.paper), d.figure.title) for d in drawings),
     ]

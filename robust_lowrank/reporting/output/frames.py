@@ -1,4 +1,4 @@
-"""The tidy tables behind the reports: full precision, one observation a row."""
+"""Frames are the tidy tables behind the reports: full precision, one observation a row."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from robust_lowrank.records import AccuracyRecord, CertificateRecord, CurvePoint, ResultRecord
-from robust_lowrank.reporting.comparing import operators, spectra
+from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry
 
 
@@ -18,17 +18,11 @@ def results_frame(entries: Sequence[Entry]) -> pd.DataFrame:
     rows = []
     for entry in entries:
         common = _common(entry)
-        measured = [
-            {**common, **_measured(result.record, accuracy)}
-            for result in entry.run.results.values()
-            for accuracy in result.record.accuracies
-        ]
-        certified = [
-            {**common, **_certified(certificate.record, point)}
-            for certificate in entry.run.certificates.values()
-            for point in certificate.record.curve
-        ]
-        rows += measured + certified or [common]
+        results = [result.record for result in entry.run.results.values()]
+        certificates = [certificate.record for certificate in entry.run.certificates.values()]
+        measured = [_measured(record, accuracy) for record in results for accuracy in record.accuracies]
+        certified = [_certified(record, point) for record in certificates for point in record.curve]
+        rows += [common | row for row in (measured + certified or [{}])]
     columns = [*_common(entries[0]), *_MEASURED, "data_hash", "attack_hash"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_FRACTIONS, "float64"))
@@ -40,10 +34,10 @@ def layers_frame(entries: Sequence[Entry]) -> pd.DataFrame:
     Rows of the last epoch have the layers' norms as operators too, where these are recorded.
     """
     history = spectra.history(entries)
-    norms = operators.norms(entries)[["run", "layer", *operators.MEASURED]]
-    frame = history.merge(norms, how="left", on=["run", "layer"]).astype(dict.fromkeys(operators.MEASURED, "float64"))
+    norms = spectra.operator_norms(entries)[["run", "layer", *spectra.MEASURED]]
+    frame = history.merge(norms, how="left", on=["run", "layer"]).astype(dict.fromkeys(spectra.MEASURED, "float64"))
     earlier = frame["epoch"] < frame.groupby("run")["epoch"].transform("max")
-    frame.loc[earlier, list(operators.MEASURED)] = math.nan
+    frame.loc[earlier, list(spectra.MEASURED)] = math.nan
     joined = [" ".join(repr(float(value)) for value in sigma) for sigma in frame["singular_values"].tolist()]
     first = ["run", "series"]
     return frame.assign(singular_values=joined)[first + [c for c in frame.columns if c not in first]]
@@ -94,13 +88,7 @@ def _common(entry: Entry) -> dict[str, object]:
     return {
         "run": entry.name,
         "series": entry.series,
-        "label": record.label,
-        "method": record.method,
-        "model": record.model,
-        "data": record.data,
-        "seed": record.seed,
-        "status": record.status,
-        "test_accuracy": record.test_accuracy,
+        **record.model_dump(include={"label", "method", "model", "data", "seed", "status", "test_accuracy"}),
         "parameters_total": record.parameters.total,
         "parameters_dense": record.parameters.dense,
         "parameters_inference": record.parameters.inference,

@@ -1,14 +1,14 @@
-"""The tables of a report for LaTeX: one file to \\input, a `table` environment each, in the style of booktabs."""
+"""Tables of a report for LaTeX: one file to \\input, a `table` environment each, in the style of booktabs."""
 
 import re
 import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from robust_lowrank.reporting.formats.tables import Table
+from robust_lowrank.reporting.output.page import environment
 from robust_lowrank.reporting.output.provenance import Provenance
 
 _GREEK = {
@@ -58,26 +58,21 @@ def escape(text: str) -> str:
     return "".join(("{}" if now == before in "-,'" else "") + _character(now) for before, now in pairwise(line))
 
 
-def render(title: str, made: Provenance, tables: Sequence[Table]) -> str:
+def render(title: str, provenance: Provenance, tables: Sequence[Table]) -> str:
     """Return the tables of a report as a file to \\input."""
-    environment = Environment(
-        loader=PackageLoader("robust_lowrank.reporting"),
-        autoescape=False,
+    templates = environment(
         finalize=lambda value: value if isinstance(value, Markup) else escape(str(value)),
-        undefined=StrictUndefined,
         block_start_string="<%",
         block_end_string="%>",
         variable_start_string="<<",
         variable_end_string=">>",
         comment_start_string="<#",
         comment_end_string="#>",
-        trim_blocks=True,
-        lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["comment"] = lambda text: Markup(_one_line(text))
-    environment.filters["slug"] = lambda name: Markup(re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-"))
-    return environment.get_template("tables.tex").render(tables=tables, spans=_spans, title=title, made=made)
+    templates.filters["comment"] = lambda text: Markup(_one_line(text))
+    templates.filters["slug"] = lambda name: Markup(re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-"))
+    return templates.get_template("tables.tex").render(tables=tables, spans=_spans, title=title, made=provenance)
 
 
 def _one_line(text: str) -> str:
@@ -85,7 +80,7 @@ def _one_line(text: str) -> str:
 
 
 def _spans(table: Table) -> list[tuple[str, int, int, int]]:
-    """The headings above the columns: title, number of columns, the first and the last of them, from 1."""
+    """Return the headings above the columns: title, number of columns, the first and the last of them, from 1."""
     spans, first = [], 1
     for title, span in table.groups:
         spans.append((title, span, first, first + span - 1))

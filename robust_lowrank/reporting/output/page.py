@@ -1,4 +1,4 @@
-"""Rendering: figures and templates to HTML and Markdown, everything escaped, nothing fetched from a network."""
+"""Pages are rendered from templates to HTML and Markdown, everything escaped, nothing fetched from a network."""
 
 import base64
 import re
@@ -9,10 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from robust_lowrank.reporting.formats.figures import Figure, Paper, javascript
+from robust_lowrank.reporting.formats.figures import Figure, javascript
 from robust_lowrank.reporting.formats.style import Look, Theme, vega_config, vega_range
 
-_LOADER = PackageLoader("robust_lowrank.reporting")
 _LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")
 _MARKDOWN_SPECIALS = re.compile(r"([\\`*_\[\]|~$#])")
 
@@ -22,22 +21,16 @@ class Drawing:
     """A figure with its files' contents."""
 
     figure: Figure
-    paper: Paper
+    paper: dict[str, bytes]  # by suffix
 
     @property
     def data_uri(self) -> str:
         """The SVG as an image address that needs no file."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.paper.svg.encode()).decode()
-
-
-def draw(figures: Sequence[Figure], series: Sequence[Look]) -> dict[str, Drawing]:
-    """Draw figures; by name."""
-    return {figure.name: Drawing(figure, figure.paper(series)) for figure in figures}
+        return "data:image/svg+xml;base64," + base64.b64encode(self.paper["svg"]).decode()
 
 
 def html(template: str, series: Sequence[Look], **context: Any) -> str:
     """Render an HTML page with the interactive forms of `drawings` inside."""
-    environment = Environment(loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     themes: tuple[Theme, ...] = ("light", "dark")
     drawings: Collection[Drawing] = context["drawings"].values()
     charts = {
@@ -45,28 +38,30 @@ def html(template: str, series: Sequence[Look], **context: Any) -> str:
         "ranges": {d.figure.name: {theme: vega_range(theme, d.figure.drawn(series)) for theme in themes} for d in drawings},
         "specs": {d.figure.name: d.figure.page_specs() for d in drawings},
     }
-    return environment.get_template(template).render(
-        looks=series,
-        look={look.series: i for i, look in enumerate(series)},
-        charts=charts,
-        vega=Markup(javascript()),
-        **context,
+    return (
+        environment(autoescape=True)
+        .get_template(template)
+        .render(
+            looks=series,
+            look={look.series: i for i, look in enumerate(series)},
+            charts=charts,
+            vega=Markup(javascript()),
+            **context,
+        )
     )
 
 
 def markdown(template: str, **context: Any) -> str:
     """Render a Markdown file; every value is escaped unless a template marks it as safe."""
-    environment = Environment(
-        loader=_LOADER,
-        autoescape=False,
-        finalize=_escape_markdown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["fenced"] = _fenced
-    return environment.get_template(template).render(**context)
+    templates = environment(finalize=_escape_markdown, keep_trailing_newline=True)
+    templates.filters["fenced"] = _fenced
+    return templates.get_template(template).render(**context)
+
+
+def environment(**options: Any) -> Environment:
+    """Return the environment of the templates, with further options of jinja2."""
+    loader = PackageLoader("robust_lowrank.reporting")
+    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
 
 
 def _escape_markdown(value: Any) -> Any:

@@ -1,11 +1,11 @@
-"""How a report can be made again: command, configurations, versions, hashes, machines."""
+"""The provenance of a report: command, configurations, versions, hashes and machines, to make it again."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from robust_lowrank.records import now
+from robust_lowrank.records import ResultRecord, now
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.tables import Cell, Table, numeric, words
@@ -33,15 +33,11 @@ class Provenance:
 
 def provenance(entries: Sequence[Entry], command: str) -> Provenance:
     """Gather what the records say about how the runs and their evaluations came about."""
-    machines = dict.fromkeys(
-        machine
-        for entry in entries
-        for machine in (entry.run.record.machine, *(result.record.machine for result in entry.run.results.values()))
-    )
+    machines = dict.fromkeys(record.machine for entry in entries for record in (entry.run.record, *_results(entry)))
     suites = dict.fromkeys(
-        Document(f"Suite {result.record.suite}, {numbers.norm(result.record.norm)}", _json(result.record.definition))
+        Document(f"Suite {result.suite}, {numbers.norm(result.norm)}", _json(result.definition))
         for entry in entries
-        for result in entry.run.results.values()
+        for result in _results(entry)
     )
     return Provenance(
         command=command,
@@ -49,10 +45,7 @@ def provenance(entries: Sequence[Entry], command: str) -> Provenance:
         package=f"robust-lowrank {version('robust-lowrank')}",
         machines="; ".join(machines),
         tables=(_runs(entries), *_evaluations(entries), _versions(entries)),
-        documents=(
-            *suites,
-            *(Document(f"Configuration of {entry.name}", _configuration(entry)) for entry in entries),
-        ),
+        documents=(*suites, *(Document(f"Configuration of {entry.name}", _configuration(entry)) for entry in entries)),
     )
 
 
@@ -77,7 +70,7 @@ def _runs(entries: Sequence[Entry]) -> Table:
 
 def _run_row(entry: Entry) -> tuple[Cell, ...]:
     record = entry.run.record
-    evaluated = dict.fromkeys(_short(result.record.hashes["data"]) for result in entry.run.results.values())
+    evaluated = dict.fromkeys(_short(result.hashes["data"]) for result in _results(entry))
     return (
         Cell(entry.name, series=entry.series),
         Cell(record.model),
@@ -102,7 +95,7 @@ def _evaluations(entries: Sequence[Entry]) -> tuple[Table, ...]:
             Cell("yes" if record.hashes.get("weights") == entry.run.record.hashes.get("weights") else "no: attack again"),
         )
         for entry in entries
-        for record in (result.record for result in entry.run.results.values())
+        for record in _results(entry)
     )
     if not rows:
         return ()
@@ -118,17 +111,21 @@ def _evaluations(entries: Sequence[Entry]) -> tuple[Table, ...]:
 
 
 def _versions(entries: Sequence[Entry]) -> Table:
-    found: dict[str, dict[str, None]] = {}
+    by_package: dict[str, dict[str, None]] = {}
     for entry in entries:
-        for versions in (entry.run.record.versions, *(r.record.versions for r in entry.run.results.values())):
-            for name, number in versions.items():
-                found.setdefault(name, {})[number] = None
+        for record in (entry.run.record, *_results(entry)):
+            for name, number in record.versions.items():
+                by_package.setdefault(name, {})[number] = None
     return Table(
         name="versions",
         caption="Versions that trained and evaluated.",
         columns=words("Package", "Version"),
-        rows=tuple((Cell(name), Cell(", ".join(numbers))) for name, numbers in found.items()),
+        rows=tuple((Cell(name), Cell(", ".join(versions))) for name, versions in by_package.items()),
     )
+
+
+def _results(entry: Entry) -> list[ResultRecord]:
+    return [result.record for result in entry.run.results.values()]
 
 
 def _short(digest: str) -> str:

@@ -1,1 +1,1 @@
-"""The sections of the reports, one file each; `registry` has their order."""
+"""The sections of the reports, one file each; `registry` finds them."""

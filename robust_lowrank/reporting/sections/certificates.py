@@ -152,8 +152,7 @@ def statements(certificates: Certificates) -> list[Statement]:
 
 
 def _panel_title(bracket: Bracket, *, several: bool, counted: bool) -> str:
-    record = bracket.certificate.record
-    parts = [bracket.entry.name]
+    record, parts = bracket.certificate.record, [bracket.entry.name]
     if not bracket.bounds:
         sigma, n, alpha = (record.parameters[name] for name in ("sigma", "n", "alpha"))
         parts.append(f"smoothed network, σ = {sigma:g}, {numbers.count(int(n))} samples, α = {alpha:g}")

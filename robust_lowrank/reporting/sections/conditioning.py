@@ -60,14 +60,12 @@ class Conditioning(Section):
     @cached_property
     def figures(self) -> tuple[Figure, ...]:
         """By layer, over training, and the spectra."""
-        return tuple(figure for figure in self._draw("") if figure) if self.entries else ()
+        return self._draw("") if self.entries else ()
 
-    def _draw(self, prefix: str) -> list[Figure | None]:
-        return [
-            _by_layer(self.entries, prefix),
-            _over_training(self.entries, self.layers, prefix),
-            _spectra_by_layer(self.entries, self.layers, prefix),
-        ]
+    def _draw(self, prefix: str) -> tuple[Figure, ...]:
+        by_layer, over_training = _by_layer(self.entries, prefix), _over_training(self.entries, self.layers, prefix)
+        drawn = by_layer, over_training, _spectra_by_layer(self.entries, self.layers, prefix)
+        return tuple(figure for figure in drawn if figure)
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class FullConditioning(Conditioning):
     def figures(self) -> tuple[Figure, ...]:
         """By layer, over training, the spectra, the ranks and the product over training."""
         more = _ranks(self.entries, self.layers), _product_over_training(self.entries)
-        return tuple(figure for figure in (*self._draw(_PREFIX), *more) if figure)
+        return (*self._draw(_PREFIX), *(figure for figure in more if figure))
 
 
 def _by_layer(entries: Sequence[Entry], prefix: str) -> Figure | None:

@@ -23,7 +23,7 @@ _NAMED = 6  # networks that a sentence lists
 
 @dataclass(frozen=True)
 class Shot:
-    """What broke an example for one network."""
+    """The input that broke an example for one network."""
 
     series: str
     attack: str
@@ -81,7 +81,7 @@ class Gallery(EvaluationSection):
 
     @property
     def statement(self) -> str:
-        """How to read the cards."""
+        """The instructions for reading the cards."""
         return (
             f"At {self.evaluation.threat}. Perturbations are shown "
             + (f"{self.factor} times as strong, " if self.factor > 1 else "")

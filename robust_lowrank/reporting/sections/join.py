@@ -1,4 +1,4 @@
-"""The section that joins conditioning with robustness: do better-conditioned networks hold more?"""
+"""The section on conditioning and robustness asks whether better-conditioned networks hold more."""
 
 import math
 from collections.abc import Sequence

@@ -65,16 +65,16 @@ def _totals(entries: Sequence[Entry]) -> Table:
             *numeric("All", "Compressed", group="Product (certificate quantity)"),
             *numeric("All", "Compressed", group="Layers"),
         ),
-        rows=tuple(_total(entry, conditioning) for entry in entries if (conditioning := spectra.conditioning(entry))),
-    )
-
-
-def _total(entry: Entry, conditioning: spectra.Conditioning) -> tuple[Cell, ...]:
-    return (
-        Cell(entry.name, series=entry.series),
-        quantity_cell(conditioning.worst, conditioning.worst_layer),
-        *map(quantity_cell, (conditioning.factored_worst, conditioning.product, conditioning.factored_product)),
-        *map(count_cell, (conditioning.layers, conditioning.factored_layers)),
+        rows=tuple(
+            (
+                Cell(entry.name, series=entry.series),
+                quantity_cell(measured.worst, measured.worst_layer),
+                *map(quantity_cell, (measured.factored_worst, measured.product, measured.factored_product)),
+                *map(count_cell, (measured.layers, measured.factored_layers)),
+            )
+            for entry in entries
+            if (measured := spectra.conditioning(entry))
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Self
 import altair as alt
 import pandas as pd
 
-from robust_lowrank.reporting.comparing import operators
+from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry, series_names
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import encodings, numbers
@@ -43,7 +43,7 @@ class OperatorNorms(Section):
     @classmethod
     def find(cls, evidence: Evidence) -> list[Self]:
         """Return the runs with recorded convolutions; of linear layers the matrix tells all."""
-        entries = tuple(entry for entry in evidence.entries if operators.has_convolutions(entry))
+        entries = tuple(e for e in evidence.entries if (spectra.operators(e)[["height", "width"]] > 1).any(axis=None))
         return [cls(entries)] if entries else []
 
     @cached_property
@@ -54,7 +54,7 @@ class OperatorNorms(Section):
     @cached_property
     def figure(self) -> Figure | None:
         """Norm of each layer's matrix and operator, joined by a line, on a logarithmic scale."""
-        norms = operators.norms(self.entries)
+        norms = spectra.operator_norms(self.entries)
         frame = norms[(norms["sigma_max"] > 0) & (norms["operator_bound"] > 0)]
         if frame.empty:
             return None
@@ -94,7 +94,7 @@ class OperatorNorms(Section):
 
 def statements(entry: Entry) -> list[Statement]:
     """Say which layer the matrix tells least of, and what is proved of the whole network."""
-    frame = operators.recorded(entry)
+    frame = spectra.operators(entry)
     frame = frame[frame["sigma_max"] > 0]
     ratio = frame["operator_bound"] / frame["sigma_max"]
     if not (len(frame) and ratio.max() >= _NOTEWORTHY):
@@ -117,14 +117,11 @@ def _lipschitz(entry: Entry) -> list[Statement]:
         if record.bound is None:
             texts.append(f"{entry.name}: no Lipschitz bound is known: {_shorten(record.reasons) or 'it is infinite'}.")
             continue
-        certified = [
-            f"; {numbers.percent(point.value)} % of {numbers.count(point.total)} examples are certified at radius "
-            f"{numbers.budget(point.radius)}"
-            for point in record.curve
-            if point.radius > 0
-        ]
-        bound = f"{entry.name}: an input moved by δ in L2 provably moves the logits by at most {numbers.quantity(record.bound)} δ"
-        texts.append(f"{bound}{certified[0] if certified else ''}.")
+        text = f"{entry.name}: an input moved by δ in L2 provably moves the logits by at most {numbers.quantity(record.bound)} δ"
+        if point := next((point for point in record.curve if point.radius > 0), None):
+            share = f"{numbers.percent(point.value)} % of {numbers.count(point.total)} examples"
+            text += f"; {share} are certified at radius {numbers.budget(point.radius)}"
+        texts.append(f"{text}.")
     return [Statement("note", text) for text in texts]
 
 
@@ -134,7 +131,7 @@ def _shorten(reasons: Sequence[str]) -> str:
 
 
 def _table(entry: Entry) -> Table:
-    rows = operators.recorded(entry).sort_values("folded_bound", ascending=False, kind="stable").to_dict("records")
+    rows = spectra.operators(entry).sort_values("folded_bound", ascending=False, kind="stable").to_dict("records")
     return Table(
         name=f"operators of {entry.name}",
         caption=f"{entry.name}: layers as operators, largest bound with batch normalisation first.",
@@ -147,7 +144,7 @@ def _table(entry: Entry) -> Table:
         rows=tuple(
             (
                 Cell(row["layer"], row["kind"]),
-                _images(row["height"], row["width"]),
+                Cell(f"{row['height']} × {row['width']}" if (size := row["height"] * row["width"]) > 1 else "–", value=size),
                 *(quantity_cell(row[field]) for field in ("sigma_max", "operator_norm", "operator_bound", "folded_bound")),
                 quantity_cell(row["circular_cond"] if row["kind"] != "linear" else math.nan),
             )
@@ -155,7 +152,3 @@ def _table(entry: Entry) -> Table:
         ),
         series=entry.series,
     )
-
-
-def _images(height: int, width: int) -> Cell:
-    return Cell("–" if height == width == 1 else f"{height} × {width}", value=height * width)

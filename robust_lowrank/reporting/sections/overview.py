@@ -129,11 +129,9 @@ def _row(entry: Entry, evaluation: Evaluation | None, best: dict[float, set[str]
     if measured is None:
         return (*row, Cell("–"), Cell("–"))
     compressed = measured.factored_layers and measured.factored_layers < measured.layers
-    return (
-        *row,
-        quantity_cell(measured.worst, f"compressed {numbers.quantity(measured.factored_worst)}" if compressed else ""),
-        quantity_cell(measured.product, f"compressed {numbers.quantity(measured.factored_product)}" if compressed else ""),
-    )
+    quantities = (measured.worst, measured.factored_worst), (measured.product, measured.factored_product)
+    cells = (quantity_cell(all_, f"compressed {numbers.quantity(part)}" if compressed else "") for all_, part in quantities)
+    return (*row, *cells)
 
 
 def _caption(evaluation: Evaluation | None) -> str:

@@ -13,12 +13,8 @@ Finders = tuple[Callable[[Evidence], Sequence[Section]], ...]
 
 def _finders(report: str) -> Finders:
     modules = [import_module(module.name) for module in iter_modules(sections.__path__, f"{sections.__name__}.")]
-    classes = [
-        value
-        for module in modules
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Section) and value.__module__ == module.__name__
-    ]
+    values = [value for module in modules for value in vars(module).values()]
+    classes = {value for value in values if isinstance(value, type) and issubclass(value, Section)}
     shown = [section for section in classes if vars(section).get("report") == report]
     return tuple(section.find for section in sorted(shown, key=lambda section: section.place))
 
