@@ -16,11 +16,6 @@ class Column:
     numeric: bool = True
     series: str | None = None
 
-    @property
-    def about(self) -> tuple[str, ...]:
-        """The series of the column, if any."""
-        return () if self.series is None else (self.series,)
-
 
 def words(*titles: str, group: str = "") -> tuple[Column, ...]:
     """Return columns of words under a common heading."""
@@ -64,11 +59,6 @@ class Cell:
             return ""
         return f"{numbers.count(self.accuracy.correct)} of {numbers.count(self.accuracy.total)} correct{_unresolved(self.accuracy)}"
 
-    @property
-    def about(self) -> tuple[str, ...]:
-        """All series that the cell names."""
-        return (*((self.series,) if self.series is not None else ()), *self.concerns)
-
 
 @dataclass(frozen=True)
 class Table:
@@ -80,11 +70,6 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = field(default=())
     series: str | None = None
-
-    @property
-    def about(self) -> tuple[str, ...]:
-        """The series of the table, if any."""
-        return () if self.series is None else (self.series,)
 
     @property
     def groups(self) -> list[tuple[str, int]]:

@@ -64,17 +64,14 @@ def _measured(record: ResultRecord, accuracy: AccuracyRecord) -> dict[str, objec
 
 
 def _certified(record: CertificateRecord, point: CurvePoint) -> dict[str, object]:
-    return {
+    return point.model_dump(include={"total", "low", "high"}) | {
         "suite": "certify",
         "norm": record.norm,
         "attack": record.name,
         "eps": point.radius,
         "correct": point.certified,
-        "total": point.total,
         "unresolved": 0,
         "accuracy": point.value,
-        "low": point.low,
-        "high": point.high,
         "interval": record.interval,
         "suite_seed": record.parameters.get("seed"),
         "data_hash": record.hashes["data"],
