@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
@@ -15,7 +15,7 @@ from robust_lowrank.reporting.formats.tables import Table
 class Section:
     """A part of a report; `registry` finds the classes that say which `report` shows them."""
 
-    report: ClassVar[Literal["comparison", "condition"]]
+    report: ClassVar[str]  # "comparison" or "condition"
     place: ClassVar[int]  # the sections of a report stand in ascending order
 
     slug: str  # its anchor, unique on the page
