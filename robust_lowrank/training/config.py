@@ -242,7 +242,7 @@ class TrainConfig(Table):
         record = self.model_dump()
         record["training"]["momentum"] = self.training.steady_momentum
         if self.method.name != DENSE:
-            record["method"] |= dataclasses.asdict(self.method.method().suited("drawn"))  # pyright: ignore[reportArgumentType]
+            record["method"] |= dataclasses.asdict(self.method.method().with_defaults_for("drawn"))  # pyright: ignore[reportArgumentType]
         if self.monitor is None:
             del record["monitor"]
         if self.training.temperature == 1:
