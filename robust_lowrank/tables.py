@@ -2,8 +2,9 @@
 
 import tomllib
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,6 +15,8 @@ class Table(BaseModel):
     """A table of a TOML file: no unknown keys, no values of another type, no change after validation."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
+    entry: ClassVar[str] = ".{}"  # how errors write the number of a list's entry
+    place: ClassVar[str] = " in [{}]"  # and the table, and key, of an unknown name
 
 
 _Table = TypeVar("_Table", bound=Table)
@@ -25,53 +28,93 @@ def read_table(path: Path, kind: type[_Table]) -> _Table:
     Raises:
         UserError: the file is missing, is not TOML, or has a wrong key, type or value.
     """
+    return parse_table(read_values(path), kind, source=str(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Read the nested values of a TOML file.
+
+    Raises:
+        UserError: the file is missing or is not TOML.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path} is not a TOML file: {error}") from error
-    return parse_table(values, kind, source=str(path))
 
 
-def parse_table(values: Mapping[str, Any], kind: type[_Table], *, source: str) -> _Table:
-    """Return a table from nested values; errors call the place that they come from `source`.
+def parse_table(values: Mapping[str, Any], kind: type[_Table], *, source: str, **settled: Any) -> _Table:
+    """Return a table from nested values and those `settled` elsewhere; errors call the place of the former `source`.
 
     Raises:
         UserError: a key, type or value is wrong.
     """
     try:
-        return kind.model_validate(values)
+        return kind.model_validate({**settled, **values})
     except ValidationError as error:
         errors = error.errors()
         telling = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a misspelt key, not its absence
-        raise UserError(f"{source}: {_message(telling, kind)}") from error
+        raise UserError(f"{source}: {_message(telling, kind, settled)}") from error
 
 
-def _message(error: Any, kind: type[BaseModel]) -> str:
-    path, table = _locate(error["loc"], kind)
+def shipped_files(name: str, beside: str) -> Path:
+    """Return a directory of TOML files: `name` inside the installed package, or `beside` it in a source tree."""
+    package = Path(str(resources.files("robust_lowrank")))
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / beside
+
+
+def _message(error: Any, kind: type[Table], settled: Mapping[str, Any]) -> str:
+    path, there = _locate(error["loc"], kind)
+    tables = _tables(there)
+    is_list = get_origin(there) is tuple and bool(tables)
+    singular = path.rpartition(".")[2].replace("ies", "ys").removesuffix("s")
+    begin = f"begin each {singular} with [[{path}]]"
     match error["type"]:
         case "extra_forbidden":
-            where = f" in [{path}]" if path else ""
-            return f"{unknown_name('key', str(error['loc'][-1]), table.model_fields)}{where}"
+            key, place = error["loc"][-1], kind.place if path else ""
+            keys = set(tables[0].model_fields) - (set() if path else set(settled))
+            return f"{unknown_name('key', str(key), keys)}{place.format(path, f'.{key}')}"
         case "missing":
-            return f"{path} is missing"
+            return f"{path} is missing: {begin}" if is_list else f"{path} is missing"
+        case "tuple_type" if is_list:
+            return f"{path} is a list: {begin}"
+        case "union_tag_invalid" | "union_tag_not_found":
+            field = error["ctx"]["discriminator"].strip("'")
+            tags = [table.model_fields[field].default for table in tables]
+            if "tag" in error["ctx"]:
+                return f"{unknown_name(field, error['ctx']['tag'], tags)}{kind.place.format(path, '')}"
+            return f"{path} does not say which {field} it is: set {field} to one of {', '.join(tags)}"
         case "value_error":
             reason = str(error["ctx"]["error"])
+        case "too_short":
+            reason = error["msg"]
         case _:
-            reason = f"{error['msg']}, not {error['input']!r}"
+            reason = f"{error['msg'].replace('valid tuple', 'list')}, not {error['input']!r}"
     return f"{path}: {reason}" if path else reason
 
 
-def _locate(location: tuple[int | str, ...], table: type[BaseModel]) -> tuple[str, type[BaseModel]]:
-    """Return the dotted path of an error's location, without pydantic's type tags, and the innermost table on it."""
-    path = []
+def _locate(location: tuple[int | str, ...], kind: type[Table]) -> tuple[str, Any]:
+    """Return the path of an error's location, without the tags of unions, and the type of what stands there."""
+    path, there = "", kind
     for part in location:
+        tables = _tables(there)
+        field = next((table.model_fields[part] for table in tables if part in table.model_fields), None)
         if isinstance(part, int):
-            path.append(str(part))
-        elif part in table.model_fields:
-            path.append(part)
-            annotation = table.model_fields[part].annotation
-            candidates = (annotation, *get_args(annotation))
-            table = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), table)
-    return ".".join(path), table
+            path += kind.entry.format(part)
+        elif field is not None:
+            path, there = f"{path}.{part}", field.annotation
+        elif get_origin(there) is dict:
+            path, there = f"{path}.{part}", get_args(there)[1]
+        else:  # the tag of a union, or a key that no table has
+            there = next((table for table in tables if part in [f.default for f in table.model_fields.values()]), there)
+    return path.removeprefix("."), there
+
+
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    """Return the tables that values of a type can be or contain."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [table for part in get_args(annotation) for table in _tables(part)]

@@ -1,18 +1,15 @@
 """A suite is a TOML file that says completely what is run."""
 
-import re
-import tomllib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.attacks.base import Attack, Radii, listed
-from robust_lowrank.evaluation.attacks.registry import ATTACKS, AnyAttack
-from robust_lowrank.tables import Table
+from robust_lowrank.evaluation.attacks.registry import AnyAttack
+from robust_lowrank.tables import Table, parse_table, read_values, shipped_files
 from robust_lowrank.threat import THREATS, radius
 
 BATCH = 256
@@ -25,11 +22,21 @@ class Suite(Table):
         >>> Suite(name="mine", norm="L2", eps=(0.5,), attacks=(PGD(steps=40),))
     """
 
+    entry: ClassVar[str] = "[{}]"
+    place: ClassVar[str] = " (at {}{})"
+
     name: str
     description: str = ""
     norm: Literal["Linf", "L2", "L1"] = "Linf"
     eps: Radii | None = None
     attacks: Annotated[tuple[AnyAttack, ...], Field(min_length=1, strict=False)]
+
+    @field_validator("norm", mode="before")
+    @classmethod
+    def _known(cls, norm: object) -> object:
+        if isinstance(norm, str) and norm not in THREATS:
+            raise unknown_name("norm", norm, THREATS)
+        return norm
 
     @model_validator(mode="after")
     def _is_complete(self) -> "Suite":
@@ -50,8 +57,7 @@ class Suite(Table):
         Raises:
             UserError: the norm is unknown, changes without an eps for it, or an eps is not a positive number.
         """
-        if norm is not None and norm not in THREATS:
-            raise unknown_name("norm", norm, THREATS)
+        self._known(norm)
         if norm not in (None, self.norm) and eps is None:
             raise UserError(f"suite {self.name!r} has its eps for {self.norm}: give an eps for {norm} as well")
         changes: dict[str, Any] = {"norm": norm or self.norm}
@@ -99,7 +105,7 @@ class EvalConfig(NamedTuple):
 
 def suite_names() -> list[str]:
     """Return the names of the suites that come with the package."""
-    return sorted(path.stem for path in _directory().glob("*.toml"))
+    return sorted(path.stem for path in shipped_files("suites", "attacks").glob("*.toml"))
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
@@ -118,45 +124,10 @@ def load_suite(name_or_path: str | Path) -> Suite:
         if not path.is_file():
             raise UserError(f"there is no suite file {path}; suites by name: {', '.join(suite_names())}")
     elif text in suite_names():
-        path = _directory() / f"{text}.toml"
+        path = shipped_files("suites", "attacks") / f"{text}.toml"
     else:
         raise unknown_name("suite", text, suite_names())
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not a TOML file: {error}") from error
-    if "name" in content:
+    values = read_values(path)
+    if "name" in values:
         raise UserError(f"{path}: a suite is named after its file; remove the key 'name'")
-    try:
-        return Suite.model_validate({"name": path.stem, **content})
-    except ValidationError as error:
-        raise _readable(path, error) from error
-
-
-def _directory() -> Path:
-    """Return where the suites are: inside the installed package, or beside it in a source tree."""
-    package = Path(str(resources.files("robust_lowrank")))
-    installed = package / "suites"
-    return installed if installed.is_dir() else package.parent / "attacks"
-
-
-def _readable(path: Path, error: ValidationError) -> UserError:
-    first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")  # a wrong key is why the right one is missing
-    kind, place = first["type"], [part for part in first["loc"] if part not in ATTACKS]
-    where = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place)))
-    if kind == "extra_forbidden":
-        owner = first["loc"][:-1]
-        known = set(ATTACKS[str(owner[-1])].model_fields if owner else Suite.model_fields) - (set() if owner else {"name"})
-        return UserError(f"{path}: {unknown_name('key', str(first['loc'][-1]), known)} (at {where})")
-    if kind == "union_tag_invalid":
-        return UserError(f"{path}: {unknown_name('attack', first.get('ctx', {})['tag'], ATTACKS)} (at {where})")
-    if kind == "union_tag_not_found":
-        return UserError(f"{path}: {where} does not say which attack it is: set attack to one of {', '.join(ATTACKS)}")
-    if kind == "missing":
-        return UserError(f"{path}: {where} is missing" + (": begin each attack with [[attacks]]" if where == "attacks" else ""))
-    if kind == "tuple_type" and where == "attacks":
-        return UserError(f"{path}: attacks is a list: begin each attack with [[attacks]]")
-    if kind == "literal_error" and where == "norm" and isinstance(first["input"], str):
-        return UserError(f"{path}: {unknown_name('norm', first['input'], THREATS)}")
-    message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
-    return UserError(f"{path}: {where}: {message}" if where else f"{path}: {message}")
+    return parse_table(values, Suite, source=str(path), name=path.stem)

@@ -1,13 +1,12 @@
 """An experiment names several methods, ranks and seeds on the same data and model, and the attacks they then undergo."""
 
-from importlib import resources
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.tables import Table, read_table
+from robust_lowrank.tables import Table, read_table, shipped_files
 from robust_lowrank.threat import radius
 from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import (
@@ -143,7 +142,4 @@ def shipped(name: str) -> Experiment:
     Raises:
         UserError: there is none of that name.
     """
-    package = Path(str(resources.files("robust_lowrank")))
-    installed = package / "experiments"
-    directory = installed if installed.is_dir() else package.parent / "experiments"
-    return load_experiment(directory / f"{name}.toml")
+    return load_experiment(shipped_files("experiments", "experiments") / f"{name}.toml")

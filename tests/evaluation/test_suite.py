@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from robust_lowrank import tables as module
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation import FGSM, PGD, AutoAttack
-from robust_lowrank.evaluation import suite as module
 from robust_lowrank.evaluation.suite import Suite, load_suite, suite_names
 from robust_lowrank.threat import radius
 
