@@ -53,6 +53,7 @@ class PGD(Stepwise):
     attack: Literal["pgd"] = "pgd"
     turn: ClassVar[int] = 40
     title: ClassVar[str | None] = "PGD"
+    rival: ClassVar[str | None] = "fgsm"
 
     @property
     def label(self) -> str:

@@ -5,21 +5,16 @@ file of what they look at: the clean pass (`clean_checks`), the ledgers of the a
 extra attacks that the audit runs itself (`probes` measures, `probe_checks` judges).
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from robust_lowrank.evaluation.audit import attack_checks, clean_checks, fidelity, probe_checks
-from robust_lowrank.evaluation.audit.evidence import Evidence
+from robust_lowrank.evaluation.audit.evidence import Check, Evidence
 from robust_lowrank.evaluation.audit.planted import Engine, Planted, plant
 from robust_lowrank.evaluation.audit.probes import Probes, probe
-
-if TYPE_CHECKING:
-    from robust_lowrank.records import AuditFinding
+from robust_lowrank.records import AuditFinding
 
 __all__ = ["Engine", "Evidence", "Planted", "Probes", "audit", "plant", "probe"]
 
 
-def audit(evidence: Evidence) -> "list[AuditFinding]":
+def audit(evidence: Evidence) -> list[AuditFinding]:
     """Return one finding a check; checks that have nothing to look at are left out.
 
     Example:
@@ -32,9 +27,4 @@ def audit(evidence: Evidence) -> "list[AuditFinding]":
     return [finding for check in _CHECKS if (finding := check(evidence)) is not None]
 
 
-_CHECKS: "tuple[Callable[[Evidence], AuditFinding | None], ...]" = (
-    *clean_checks.CHECKS,
-    *attack_checks.CHECKS,
-    *fidelity.CHECKS,
-    *probe_checks.CHECKS,
-)
+_CHECKS: tuple[Check, ...] = (*clean_checks.CHECKS, *attack_checks.CHECKS, fidelity.pass_counts, *probe_checks.CHECKS)

@@ -1,14 +1,12 @@
 """Evidence is what an evaluation leaves behind for its audit."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 from robust_lowrank.evaluation.audit.probes import Probes
 from robust_lowrank.evaluation.clean import Clean
 from robust_lowrank.evaluation.ledger import Ledger
-
-if TYPE_CHECKING:
-    from robust_lowrank.records import AuditFinding
+from robust_lowrank.records import AuditFinding
 
 SLACK = 0.01  # share of all examples, and at least one, by which an attack may find less than it should without a warning
 Status = Literal["pass", "warn", "fail"]
@@ -25,10 +23,13 @@ class Evidence(NamedTuple):
     norm: str = "Linf"
 
 
-def finding(check: str, status: Status, message: str, remedy: str = "") -> "AuditFinding":
-    """Return what a check found; a status other than pass has a remedy."""
-    from robust_lowrank.records import AuditFinding
+Check = Callable[[Evidence], AuditFinding | None]
 
+
+def finding(check: str, status: Status, message: str, remedy: str, *, passed: str = "") -> AuditFinding:
+    """Return what a check found: with status pass `passed` takes the place of the message, and there is no remedy."""
+    if status == "pass":
+        return AuditFinding(check=check, status=status, message=passed or message)
     return AuditFinding(check=check, status=status, message=message, remedy=remedy)
 
 

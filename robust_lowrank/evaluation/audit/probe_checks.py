@@ -1,157 +1,129 @@
 """The probes show small extra attacks beside one another, and how the model takes its inputs."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import NamedTuple
 
-from torch import Tensor
-
-from robust_lowrank.evaluation.audit.evidence import Evidence, finding, graded
+from robust_lowrank.evaluation.audit.evidence import Check, Evidence, finding, graded
 from robust_lowrank.evaluation.audit.probes import DRAWS, FEW, MANY, RESTARTS, SCALES, Probes
-
-if TYPE_CHECKING:
-    from robust_lowrank.records import AuditFinding
+from robust_lowrank.records import AuditFinding
 
 CHANCE = 4  # examples by which two small attacks may differ without a warning
 SMALL, LARGE = 0.05, 0.2  # shares of the probed examples that bring a warning and a failure
 NARROW = 0.5  # range of the features below which inputs seem to be scaled wrongly
 
 
-def _more(check: str, weaker: str, stronger: str, gain: int, total: int, remedy: str) -> "AuditFinding":
-    """Return the finding on examples that a weaker attack breaks and a stronger one does not."""
-    message = f"{weaker} breaks {gain} of {total} probed examples that {stronger} does not"
-    status = "pass" if gain <= CHANCE else graded(gain / total, SMALL, LARGE)
-    return finding(check, status, message, "" if status == "pass" else remedy)
+class Comparison(NamedTuple):
+    """Two small attacks of which the weaker one should break nothing that the stronger one does not."""
+
+    check: str
+    weaker: str
+    stronger: str
+    fields: tuple[str, str]  # of `Attacked`: what the weaker and the stronger one leave
+    remedy: str
 
 
-def _saturated(probes: Probes) -> "AuditFinding | None":
-    total = _total(probes)
-    if not total:
-        return None
-    vanished, saturated = int(probes.attacked.vanished.sum()), int(probes.attacked.saturated.sum())
-    message = (
-        f"the label's softmax is 1 to the last digit on {saturated} of {total} probed examples, and the gradient vanishes on "
-        f"{vanished} where that of smaller logits does not"
-    )
-    suspicious = vanished > CHANCE or 2 * saturated > total
-    status = "fail" if vanished >= LARGE * total else "warn" if suspicious else "pass"
-    return finding(
-        "saturated gradients",
-        status,
-        message,
-        "" if status == "pass" else "divide the logits by a constant, or attack their differences (suite 'standard')",
-    )
-
-
-def _scale(probes: Probes) -> "AuditFinding | None":
-    return _compared(
-        probes,
+COMPARISONS: tuple[Comparison, ...] = (
+    Comparison(
         "logit scale",
         f"PGD on logits divided by {', '.join(f'{scale:g}' for scale in SCALES)}",
         "PGD on the logits as they are",
-        probes.attacked.few & ~probes.attacked.rescaled,
+        ("rescaled", "few"),
         "the size of the logits masks the gradients: divide them by a constant, or attack their differences (suite 'standard')",
-    )
-
-
-def _steps(probes: Probes) -> "AuditFinding | None":
-    return _compared(
-        probes,
+    ),
+    Comparison(
         "monotone in steps",
         f"PGD with {FEW} steps",
         f"PGD with {MANY}",
-        probes.attacked.many & ~probes.attacked.few,
+        ("few", "many"),
         "gradients lead nowhere: use attacks with several restarts and Square (suite 'standard')",
-    )
-
-
-def _restarts(probes: Probes) -> "AuditFinding | None":
-    return _compared(
-        probes,
+    ),
+    Comparison(
         "restarts",
         f"PGD from {RESTARTS} starts",
         "PGD from the first of them",
-        probes.attacked.few & ~probes.attacked.restarted,
+        ("restarted", "few"),
         "the loss has many local maxima: use attacks with more restarts and smaller steps, and Square (suite 'standard')",
-    )
-
-
-def _transfer(probes: Probes) -> "AuditFinding | None":
-    return _compared(
-        probes,
+    ),
+    Comparison(
         "PGD against transfer",
         f"PGD with {FEW} steps on the model smoothed by noise",
         f"PGD with {MANY} steps on the model itself",
-        probes.attacked.many & ~probes.attacked.transferred,
+        ("transferred", "many"),
         "a rugged layer hides the gradients: attack the smoothed model, and use Square (suite 'standard')",
-    )
-
-
-def _noise(probes: Probes) -> "AuditFinding | None":
-    return _compared(
-        probes,
+    ),
+    Comparison(
         "PGD against noise",
         f"noise in {DRAWS} draws",
         f"PGD with {MANY} steps",
-        probes.attacked.many & ~probes.attacked.noise,
+        ("noise", "many"),
         "gradients are masked: find what is not differentiable or saturates, and use the suite 'standard'",
+    ),
+)
+
+
+def _compare(comparison: Comparison, probes: Probes, total: int) -> AuditFinding:
+    left, held = (getattr(probes.attacked, field) for field in comparison.fields)
+    gain = int((held & ~left).sum())
+    return finding(
+        comparison.check,
+        "pass" if gain <= CHANCE else graded(gain / total, SMALL, LARGE),
+        f"{comparison.weaker} breaks {gain} of {total} probed examples that {comparison.stronger} does not",
+        comparison.remedy,
     )
 
 
-def _compared(probes: Probes, check: str, weaker: str, stronger: str, gained: Tensor, remedy: str) -> "AuditFinding | None":
-    total = _total(probes)
-    return _more(check, weaker, stronger, int(gained.sum()), total, remedy) if total else None
+def _saturated(probes: Probes, total: int) -> AuditFinding:
+    vanished, saturated = int(probes.attacked.vanished.sum()), int(probes.attacked.saturated.sum())
+    suspicious = vanished > CHANCE or 2 * saturated > total
+    return finding(
+        "saturated gradients",
+        "fail" if vanished >= LARGE * total else "warn" if suspicious else "pass",
+        f"the label's softmax is 1 to the last digit on {saturated} of {total} probed examples, and the gradient vanishes on "
+        f"{vanished} where that of smaller logits does not",
+        "divide the logits by a constant, or attack their differences (suite 'standard')",
+    )
 
 
-def _unbounded(probes: Probes) -> "AuditFinding | None":
-    total = _total(probes)
-    if not total:
-        return None
+def _unbounded(probes: Probes, total: int) -> AuditFinding:
     left = int(probes.attacked.far.sum())
-    status = graded(left / total, 1 / total, SMALL)
     return finding(
         "eps to the limit",
-        status,
+        graded(left / total, 1 / total, SMALL),
         f"PGD leaves {left} of {total} probed examples robust at eps {probes.far_eps:.4g}, where every classifier breaks",
-        "" if status == "pass" else "the attack does not work on this model: look for gradients that are 0, masked or wrong",
+        "the attack does not work on this model: look for gradients that are 0, masked or wrong",
     )
 
 
-def _direction(probes: Probes) -> "AuditFinding | None":
-    total = _total(probes)
-    if not total:
-        return None
+def _direction(probes: Probes, total: int) -> AuditFinding:
     right = int(probes.attacked.downhill.sum())
-    status = graded(1 - right / total, 0.1, 0.25)
     return finding(
         "gradient direction",
-        status,
+        graded(1 - right / total, 0.1, 0.25),
         f"a short step along the gradient lowers the margin of {right} of {total} probed examples",
-        ""
-        if status == "pass"
-        else "the gradient says nothing of the loss (rounding, detach, a rugged layer): attack a smoother model",
+        "the gradient says nothing of the loss (rounding, detach, a rugged layer): attack a smoother model",
     )
 
 
-def _piecewise_constant(probes: Probes) -> "AuditFinding | None":
-    total = _total(probes)
-    if not total or probes.constant:
+def _piecewise_constant(probes: Probes, total: int) -> AuditFinding | None:
+    if probes.constant:
         return None
     flat = int(probes.attacked.flat.sum())
-    status = graded(flat / total, SMALL, LARGE) if flat > CHANCE else "pass"
     return finding(
         "smooth in the input",
-        status,
+        graded(flat / total, SMALL, LARGE) if flat > CHANCE else "pass",
         f"a tiny change of the input changes no logit of {flat} of {total} probed examples",
-        "" if status == "pass" else "the model rounds its input or a layer's output: attack it with a differentiable stand-in",
+        "the model rounds its input or a layer's output: attack it with a differentiable stand-in",
     )
 
 
-def _range(probes: Probes) -> "AuditFinding":
+def _range(probes: Probes) -> AuditFinding:
     right, (other, most) = probes.right["as they are"], max(probes.right.items(), key=lambda item: item[1])
     low, high = probes.lowest, probes.highest
     if probes.constant:
-        message, remedy = "the model gives all inputs the same logits: it ignores them", "attack the trained network"
-        return finding("inputs", "fail", message, remedy)
+        return finding(
+            "inputs", "fail", "the model gives all inputs the same logits: it ignores them", "attack the trained network"
+        )
     if most - right > max(CHANCE, 0.1 * probes.looked_at):
         return finding(
             "inputs",
@@ -159,79 +131,69 @@ def _range(probes: Probes) -> "AuditFinding":
             f"the model gets {right} of {probes.looked_at} inputs right as they are, but {most} {other}",
             "put the normalisation that the model expects into the model, which takes inputs in [0, 1]",
         )
-    if high - low < NARROW:
-        return finding(
-            "inputs",
-            "warn",
-            f"the features of the inputs lie in [{low:.3g}, {high:.3g}] only: eps is meant for a range of [0, 1]",
-            "scale the inputs to [0, 1], or choose eps for their range",
-        )
-    return finding("inputs", "pass", f"inputs lie in [{low:.3g}, {high:.3g}], and the model takes them best as they are")
-
-
-def _batch(probes: Probes) -> "AuditFinding":
-    if probes.apart <= 1:
-        return finding("batch", "pass", "an example has the same logits alone and within a batch, up to rounding")
     return finding(
-        "batch",
-        "fail",
-        f"an example's logits within a batch differ from those alone by {probes.apart:.3g} times what rounding allows",
-        "let BatchNorm use its running statistics, switch randomness off, and let no layer look at other examples",
+        "inputs",
+        "warn" if high - low < NARROW else "pass",
+        f"the features of the inputs lie in [{low:.3g}, {high:.3g}] only: eps is meant for a range of [0, 1]",
+        "scale the inputs to [0, 1], or choose eps for their range",
+        passed=f"inputs lie in [{low:.3g}, {high:.3g}], and the model takes them best as they are",
     )
 
 
-def _mode(probes: Probes) -> "AuditFinding":
-    if not probes.training:
-        return finding("evaluation mode", "pass", "every module is in evaluation mode")
+def _batch(probes: Probes) -> AuditFinding:
+    return finding(
+        "batch",
+        "pass" if probes.apart <= 1 else "fail",
+        f"an example's logits within a batch differ from those alone by {probes.apart:.3g} times what rounding allows",
+        "let BatchNorm use its running statistics, switch randomness off, and let no layer look at other examples",
+        passed="an example has the same logits alone and within a batch, up to rounding",
+    )
+
+
+def _mode(probes: Probes) -> AuditFinding:
     names = ", ".join(probes.training[:3]) + (", ..." if len(probes.training) > 3 else "")
     return finding(
         "evaluation mode",
-        "fail",
+        "fail" if probes.training else "pass",
         f"{len(probes.training)} modules are in training mode although the model was told to evaluate: {names}",
         "do not override train() or eval(); see that every module is registered",
+        passed="every module is in evaluation mode",
     )
 
 
-def _planted(probes: Probes) -> "AuditFinding":
+def _planted(probes: Probes) -> AuditFinding:
     wrong = [
         f"{case.attack} broke {case.broken} of {case.breakable} that break and {case.claimed} of {case.safe} that cannot"
         for case in probes.planted
         if case.broken < case.breakable or case.claimed
     ]
     names = ", ".join(case.attack for case in probes.planted)
-    if not wrong:
-        return finding("planted examples", "pass", f"{names} broke all planted examples that can be broken and no other")
     return finding(
         "planted examples",
-        "fail",
+        "fail" if wrong else "pass",
         f"planted examples: {'; '.join(wrong)}",
         "the attack does not work on this device or for this shape: do not trust what it found; run on a CPU in float64",
+        passed=f"{names} broke all planted examples that can be broken and no other",
     )
 
 
-def _total(probes: Probes) -> int:
-    return len(probes.attacked.few)
+def _of_examples(check: Callable[[Probes, int], AuditFinding | None]) -> Check:
+    """Return a check of what the probes saw of correctly classified examples, if there are any."""
+
+    def judge(evidence: Evidence) -> AuditFinding | None:
+        total = 0 if evidence.probes is None else len(evidence.probes.attacked.few)
+        return check(evidence.probes, total) if evidence.probes is not None and total else None
+
+    return judge
 
 
-def _probed(check: "Callable[[Probes], AuditFinding | None]") -> "Callable[[Evidence], AuditFinding | None]":
+def _of_inputs(check: Callable[[Probes], AuditFinding]) -> Check:
     return lambda evidence: None if evidence.probes is None else check(evidence.probes)
 
 
-CHECKS = tuple(
-    _probed(check)
-    for check in (
-        _saturated,
-        _scale,
-        _steps,
-        _restarts,
-        _transfer,
-        _noise,
-        _unbounded,
-        _direction,
-        _piecewise_constant,
-        _range,
-        _batch,
-        _mode,
-        _planted,
-    )
+_COMPARED = tuple(partial(_compare, comparison) for comparison in COMPARISONS)
+
+CHECKS: tuple[Check, ...] = (
+    *map(_of_examples, (_saturated, *_COMPARED, _unbounded, _direction, _piecewise_constant)),
+    *map(_of_inputs, (_range, _batch, _mode, _planted)),
 )

@@ -93,13 +93,16 @@ def probe(
     far = type(threat)(threat.diameter(x[0].numel()) / (1 if isinstance(threat, Linf) else 2))
     parts = rows.split(batch_size) if len(rows) else ()
     batches = [_attack(model, x[part], y[part], threat, far, KeyedNoise(seed, "audit", part)) for part in parts]
+    nothing = Attacked(*[torch.zeros(0, dtype=torch.bool)] * len(Attacked._fields))
     seen, labels = x[:count], y[:count]
     return Probes(
         eps=threat.eps,
         far_eps=far.eps,
-        attacked=_joined(batches),
+        attacked=Attacked(*map(torch.cat, zip(nothing, *batches, strict=True))),
         looked_at=len(seen),
-        right={name: _right(model, change(seen), labels, batch_size) for name, change in _SCALINGS.items()},
+        right={
+            name: int((predictions(_logits(model, change(seen), batch_size)) == labels).sum()) for name, change in _SCALINGS.items()
+        },
         lowest=float(seen.min()),
         highest=float(seen.max()),
         constant=bool((logits[: len(seen)] == logits[0]).all() and (seen != seen[0]).any()),
@@ -112,44 +115,46 @@ def probe(
 
 
 def _attack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, far: Threat, noise: KeyedNoise) -> Attacked:
-    starts = [threat.random_start(x, noise.at(restart=restart)) for restart in range(RESTARTS)]
-    first, others = starts[:1], starts[1:]
-    few = _holds(model, x, y, threat, first, FEW)
-    few_rows = few.nonzero().squeeze(1)
-    again, again_y = x[few_rows], y[few_rows]
+    first, *others = (threat.random_start(x, noise.at(restart=restart)) for restart in range(RESTARTS))
+    few = ~_pgd(model, x, y, threat, starts=[first], steps=FEW).claimed
+    rows = few.nonzero().squeeze(1)
     restarted, rescaled = few.clone(), few.clone()
-    if len(few_rows):
-        restarted[few_rows] = _holds(model, again, again_y, threat, [start[few_rows] for start in others], FEW)
-        tries = [_holds(_Rescaled(model, scale), again, again_y, threat, [starts[0][few_rows]], FEW) for scale in SCALES]
-        rescaled[few_rows] = torch.stack(tries).all(dim=0)
-    many = _holds(model, x, y, threat, first, MANY)
+    if len(rows):
+        restarted[rows] = ~_pgd(model, x[rows], y[rows], threat, starts=[start[rows] for start in others], steps=FEW).claimed
+        for scale in SCALES:
+            rescaled[rows] &= ~_pgd(_Rescaled(model, scale), x[rows], y[rows], threat, starts=[first[rows]], steps=FEW).claimed
+    many = ~_pgd(model, x, y, threat, starts=[first]).claimed
     draws = [threat.random_start(x, noise.at(restart=RESTARTS + draw)) for draw in range(DRAWS)]
     saturated, vanished = _saturation(model, x, y)
-    found = Attacked(
+    seen = Attacked(
         few=few,
         many=many,
         restarted=restarted,
         rescaled=rescaled,
         transferred=many & ~_transfer(model, x, y, threat, noise),
         noise=torch.stack([_logits(model, draw, len(x)).argmax(dim=1) == y for draw in draws]).all(dim=0),
-        far=_holds(model, x, y, far, [x], MANY),
-        downhill=_downhill(model, x, y, threat, starts[0]),
-        flat=_flat(model, starts[0], noise),
+        far=~_pgd(model, x, y, far).claimed,
+        downhill=_downhill(model, x, y, threat, first),
+        flat=_flat(model, first, noise),
         saturated=saturated,
         vanished=vanished,
     )
-    return Attacked(*(field.cpu() for field in found))
+    return Attacked(*(field.cpu() for field in seen))
 
 
-def _joined(batches: Sequence[Attacked]) -> Attacked:
-    if not batches:
-        return Attacked(*(torch.zeros(0, dtype=torch.bool) for _ in Attacked._fields))
-    return Attacked(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
-
-
-def _holds(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, starts: Sequence[Tensor], steps: int) -> Tensor:
-    """Return which examples PGD does not break."""
-    return ~pgd(model, x, y, threat, starts=starts, steps=steps, step_size=2.5 * threat.eps / steps).claimed
+def _pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    starts: Sequence[Tensor] = (),
+    steps: int = MANY,
+    momentum: float = 0.0,
+) -> Attempt:
+    """Attack from `starts`, without them from the clean inputs."""
+    size = 2.5 * threat.eps / steps
+    return pgd(model, x, y, threat, starts=starts or [x], steps=steps, step_size=size, momentum=momentum)
 
 
 def _transfer(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Tensor:
@@ -157,12 +162,8 @@ def _transfer(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: Key
     width = threat.eps / threat.diameter(x[0].numel())
     one = replace(noise, rows=noise.rows.new_zeros(1))
     smoothed = _Smoothed(model, width * (2 * one.uniform((SMOOTHING, *x.shape[1:]), stream=2)[0] - 1).to(x.dtype))
-    found = pgd(smoothed, x, y, threat, starts=[x], steps=FEW, step_size=2.5 * threat.eps / FEW, momentum=1.0)
-    return check(model, x, y, found.inputs, threat).broken
-
-
-def _pgd(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
-    return pgd(model, x, y, threat, starts=[x], steps=MANY, step_size=2.5 * threat.eps / MANY)
+    attempt = _pgd(smoothed, x, y, threat, steps=FEW, momentum=1.0)
+    return check(model, x, y, attempt.inputs, threat).broken
 
 
 def _downhill(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, point: Tensor) -> Tensor:
@@ -189,10 +190,6 @@ def _saturation(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
     smaller = SCALES[-1] * input_gradient(_Rescaled(model, SCALES[-1]), x, y).gradient
     size, due = (part.flatten(1).abs().amax(dim=1) for part in (gradient, smaller))
     return saturated, size < _VANISHED * due
-
-
-def _right(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> int:
-    return int((predictions(_logits(model, x, batch_size)) == y).sum())
 
 
 def _apart(model: nn.Module, x: Tensor) -> float:

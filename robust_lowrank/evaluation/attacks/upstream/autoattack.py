@@ -30,6 +30,8 @@ VERSIONS: dict[str, tuple[str, ...]] = {
     "rand": ("apgd-ce", "apgd-dlr"),
 }
 Version = Literal["standard", "plus", "rand"]
+VARIANTS: tuple[str, ...] = tuple(f"{RESERVED}-{version}" for version in VERSIONS if version != "standard")
+UNTARGETED: tuple[str, ...] = tuple(f"{RESERVED}-{version}" for version, parts in VERSIONS.items() if "fab-t" not in parts)
 
 
 class AutoAttack(JointAttack):
