@@ -128,8 +128,9 @@ class Run:
         """Attack the examples `rows`, in parts where memory does not suffice."""
         attack = unit.attack
         if isinstance(attack, JointAttack):
+            x, y = self.x[rows.to(self.x.device)], self.y[rows.to(self.y.device)]
             size, seed = self.config.batch_size, self.config.seed
-            return attack.find(JointTask(self.target, self.x, self.y, rows, unit.threat, seed, size, meter, report))
+            return attack.find(JointTask(self.target, x, y, rows, unit.threat, seed, size, meter, report))
         assert isinstance(attack, NativeAttack)
         return UnitResult.joined(in_halves(lambda part: self._attack(unit, attack, part), rows, self.network))
 

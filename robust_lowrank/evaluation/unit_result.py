@@ -42,8 +42,8 @@ class UnitResult:
     remarks: tuple[str, ...]  # flags for the verdicts, comma-separated
 
     @classmethod
-    def of(cls, rows: Tensor, attempt: Attempt, check: Check, seconds: float) -> "UnitResult":
-        """Return what a check confirms of an attempt."""
+    def of(cls, rows: Tensor, attempt: Attempt, check: Check, seconds: float, remarks: Sequence[str] = ()) -> "UnitResult":
+        """Return what a check confirms of an attempt; `remarks` hold for every example."""
         return cls(
             rows=rows.cpu(),
             inputs=check.inputs[check.broken].cpu(),
@@ -56,7 +56,7 @@ class UnitResult:
             forwards=attempt.forwards.cpu(),
             backwards=attempt.backwards.cpu(),
             seconds=torch.full((len(rows),), seconds / max(len(rows), 1), dtype=torch.float64),
-            remarks=tuple(f"by={part}" if part else "" for part in attempt.by) or ("",) * len(rows),
+            remarks=tuple(",".join([*remarks, f"by={part}"] if part else remarks) for part in attempt.by or [""] * len(rows)),
         )
 
     def moved(self, offset: int) -> "UnitResult":

@@ -26,11 +26,6 @@ class AANative(NativeAttack):
     turn: ClassVar[int] = 110
     ensemble: ClassVar[bool] = True
 
-    @property
-    def label(self) -> str:
-        """The name in results."""
-        return self.name or "aa-native"
-
     @staticmethod
     def parts(classes: int, norm: str) -> tuple[NativeAttack, ...]:
         """Return the attacks in their order."""

@@ -68,7 +68,6 @@ class MomentumPath(Path):
     rises: Tensor
     checked_loss: Tensor
     halved: Tensor
-    since_check: int
 
     MOMENTUM, RHO = 0.75, 0.75
 
@@ -121,7 +120,6 @@ class SparsePath(Path):
     period: int
     step: Tensor
     changed: Tensor
-    since_check: int
 
     SPARSER, DIVISOR, SMALLEST_STEP = 0.95, 1.5, 0.1
 

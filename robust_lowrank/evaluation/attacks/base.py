@@ -71,6 +71,11 @@ class NamedAttack(Attack):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
 
+    @property
+    def label(self) -> str:
+        """The name in results."""
+        return self.name or self.kind
+
     @field_validator("name")
     @classmethod
     def _not_reserved(cls, name: str | None) -> str | None:
@@ -102,9 +107,9 @@ class JointTask(NamedTuple):
     """What an attack that batches examples by itself is given."""
 
     target: Target
-    x: Tensor
+    x: Tensor  # the examples that are attacked
     y: Tensor
-    rows: Tensor  # of x and y, those that are attacked
+    rows: Tensor  # their numbers
     threat: Threat
     seed: int
     batch_size: int
@@ -122,7 +127,7 @@ class JointAttack(Attack):
         raise NotImplementedError
 
     def find(self, task: JointTask) -> UnitResult:
-        """Attack the examples `task.rows`."""
+        """Attack the examples of the task."""
         raise NotImplementedError
 
 

@@ -23,11 +23,6 @@ class DeepFool(NativeAttack):
     candidates: Count = 10
     minimal: ClassVar[bool] = True
 
-    @property
-    def label(self) -> str:
-        """The name in results."""
-        return self.name or "deepfool"
-
     def cost(self, classes: int, norm: str) -> int:
         """Return a forward and a backward for each rival class a step, one on both ends, and a final search."""
         return self.steps * min(self.candidates, classes) + 2 + REFINEMENTS

@@ -19,11 +19,6 @@ class FGSM(NativeAttack):
     title: ClassVar[str | None] = "FGSM"
     nested: ClassVar[bool] = False  # one step of length eps by definition; where a longer one finds less, the audit wants to know
 
-    @property
-    def label(self) -> str:
-        """The name in results."""
-        return self.name or "fgsm"
-
     def cost(self, classes: int, norm: str) -> int:
         """Return 2."""
         return 2

@@ -33,13 +33,10 @@ def project_onto_hyperplane(x: Tensor, w: Tensor, b: Tensor, norm: str) -> Tenso
     largest = normal.abs().amax(dim=1)
     scale = torch.where(largest > 0, largest, 1.0)
     weight, gap = normal.abs() / scale[:, None], gap.abs() / scale
-    match norm:
-        case "Linf":
-            size = _level(weight, torch.ones_like(weight), room, gap)
-        case "L2":
-            size = _level(weight, weight, room, gap)
-        case _:
-            size = _greedy(weight, room, gap)
+    if norm == "L1":
+        size = _greedy(weight, room, gap)
+    else:
+        size = _level(weight, weight if norm == "L2" else torch.ones_like(weight), room, gap)
     return (direction * size).to(x.dtype).reshape(x.shape)
 
 

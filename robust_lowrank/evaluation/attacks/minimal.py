@@ -36,9 +36,8 @@ def minimal(
     """
     if norm not in ORDERS:
         raise unknown_name("norm", norm, ORDERS)
-    match method:
-        case "fab":
-            return nearest_by_fab(model, x, y, norm, noise=noise, **parameters)
-        case "deepfool":
-            return nearest_by_deepfool(model, x, y, norm, **parameters)
+    if method == "fab":
+        return nearest_by_fab(model, x, y, norm, noise=noise, **parameters)
+    if method == "deepfool":
+        return nearest_by_deepfool(model, x, y, norm, **parameters)
     raise unknown_name("method", method, ("fab", "deepfool"))

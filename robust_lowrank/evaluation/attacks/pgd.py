@@ -22,6 +22,11 @@ class Stepwise(NativeAttack):
     restarts: Count = 1
     random_start: bool = True
 
+    @property
+    def label(self) -> str:
+        """The name in results, such as pgd-20 or pgd-20x5 with five restarts."""
+        return self.name or f"{self.kind}-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
     def cost(self, classes: int, norm: str) -> int:
         """Return what all steps of all restarts take, and the evaluation of the last point."""
         return self.restarts * (2 * self.steps + 1)
@@ -40,6 +45,10 @@ class Stepwise(NativeAttack):
             raise ValueError("restarts without random_start repeat the same attack: set random_start or restarts = 1")
         return self
 
+    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
+        """Take the steps."""
+        return self.climb(model, x, y, threat, noise)
+
     def climb(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, *, momentum: float = 0.0) -> Attempt:
         """Take the steps from every start."""
         starts = (threat.random_start(x, noise.at(restart=r)) if self.random_start else x for r in range(self.restarts))
@@ -55,15 +64,6 @@ class PGD(Stepwise):
     title: ClassVar[str | None] = "PGD"
     rival: ClassVar[str | None] = "fgsm"
 
-    @property
-    def label(self) -> str:
-        """The name in results, such as pgd-20 or pgd-20x5 with five restarts."""
-        return self.name or f"pgd-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
-
-    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
-        """Take the steps."""
-        return self.climb(model, x, y, threat, noise)
-
 
 class MomentumPGD(Stepwise):
     """PGD along a running sum of normalised gradients, each new one added to `momentum` times the sum (MI-FGSM)."""
@@ -71,11 +71,6 @@ class MomentumPGD(Stepwise):
     attack: Literal["momentum-pgd"] = "momentum-pgd"
     turn: ClassVar[int] = 50
     momentum: Positive = 1.0
-
-    @property
-    def label(self) -> str:
-        """The name in results, such as momentum-pgd-20."""
-        return self.name or f"momentum-pgd-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
     def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
         """Take the steps."""

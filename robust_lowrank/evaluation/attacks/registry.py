@@ -11,7 +11,7 @@ from robust_lowrank.evaluation import attacks
 from robust_lowrank.evaluation.attacks.base import Attack
 
 
-def _found() -> Iterator[type[Attack]]:
+def _attack_classes() -> Iterator[type[Attack]]:
     for module in walk_packages(attacks.__path__, f"{attacks.__name__}."):
         for value in vars(import_module(module.name)).values():
             if isinstance(value, type) and value.__module__ == module.name and "attack" in getattr(value, "model_fields", {}):
@@ -19,7 +19,7 @@ def _found() -> Iterator[type[Attack]]:
 
 
 ATTACKS: dict[str, type[Attack]] = {
-    kind.model_fields["attack"].default: kind for kind in sorted(_found(), key=lambda kind: kind.turn)
+    kind.model_fields["attack"].default: kind for kind in sorted(_attack_classes(), key=lambda kind: kind.turn)
 }
 
 if TYPE_CHECKING:

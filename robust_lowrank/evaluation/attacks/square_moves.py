@@ -77,7 +77,6 @@ class Moves(ABC):
 class LinfMoves(Moves):
     """Every feature stays at one of its two bounds: vertical stripes first, then a window of each channel goes to one bound."""
 
-    numbers: int
     low: Tensor
     high: Tensor
     size: tuple[int, int]
@@ -121,7 +120,6 @@ class LpMoves(Moves):
     smaller than eps by what rounding can add, so that no point needs to be projected.
     """
 
-    numbers: int
     order: int
     x: Tensor
     radius: float

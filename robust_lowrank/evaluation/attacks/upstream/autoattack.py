@@ -18,7 +18,7 @@ from robust_lowrank.evaluation.attacks.upstream.counted import CountedModel
 from robust_lowrank.evaluation.attacks.view import View, image_view, square_view
 from robust_lowrank.evaluation.network.meter import Meter
 from robust_lowrank.evaluation.network.target import Target
-from robust_lowrank.evaluation.unit_result import UnitResult
+from robust_lowrank.evaluation.unit_result import Attempt, UnitResult
 from robust_lowrank.evaluation.verdict import Check, check
 from robust_lowrank.threat import Threat
 
@@ -71,12 +71,11 @@ class AutoAttack(JointAttack):
 
     def find(self, task: JointTask) -> UnitResult:
         """Run upstream's parts."""
-        begun, rows = time.perf_counter(), task.rows
-        x, y = task.x[rows.to(task.x.device)], task.y[rows.to(task.y.device)]
-        outcome = autoattack(
+        started = time.perf_counter()
+        seen, nonfinite, forwards, backwards, by, rejected = autoattack(
             task.target,
-            x,
-            y,
+            task.x,
+            task.y,
             task.threat,
             seed=task.seed,
             batch_size=task.batch_size,
@@ -84,21 +83,9 @@ class AutoAttack(JointAttack):
             meter=task.meter,
             progress=task.report,
         )
-        seen, remarks = outcome.check, plan(task.target.classes, tuple(x.shape[1:]), task.threat, self.version).remarks
-        return UnitResult(
-            rows=rows,
-            inputs=seen.inputs[seen.broken],
-            broken=seen.broken,
-            nonfinite=outcome.nonfinite | ~seen.finite,
-            rejected=outcome.rejected,
-            prediction=seen.prediction,
-            margin=seen.margin,
-            distance=seen.distance,
-            forwards=outcome.forwards,
-            backwards=outcome.backwards,
-            seconds=torch.full((len(rows),), (time.perf_counter() - begun) / len(rows), dtype=torch.float64),
-            remarks=tuple(",".join([*remarks, *([f"by={part}"] if part else [])]) for part in outcome.by),
-        )
+        attempt = Attempt(seen.inputs, rejected, nonfinite, forwards, backwards, by)
+        remarks = plan(task.target.classes, tuple(task.x.shape[1:]), task.threat, self.version).remarks
+        return UnitResult.of(task.rows, attempt, seen, time.perf_counter() - started, remarks)
 
 
 class Plan(NamedTuple):
@@ -184,8 +171,9 @@ def autoattack(
     """
     scheme = plan(target.classes, tuple(x.shape[1:]), threat, version)
     counted = CountedModel(target, threat, tuple(x.shape[1:]), meter)
-    final = _untouched(x, y)
-    nonfinite, rejected = torch.zeros(len(y), dtype=torch.bool), torch.zeros(len(y), dtype=torch.bool)
+    no, unknown = torch.zeros(len(y), dtype=torch.bool), torch.full((len(y),), torch.nan, dtype=torch.float64)
+    final = Check(x.detach().cpu().clone(), no, ~no, y.cpu().clone(), unknown, unknown.clone())
+    nonfinite, rejected = no.clone(), no.clone()
     spent = torch.zeros(2, len(y), dtype=torch.int64)
     by = [""] * len(y)
     with _upstream(counted, threat.eps, scheme, seed, target.device) as upstream:
@@ -257,15 +245,3 @@ def _upstream(model: nn.Module, eps: float, scheme: Plan, seed: int, device: tor
     finally:
         logger.disabled = disabled
         sys.settrace(trace)
-
-
-def _untouched(x: Tensor, y: Tensor) -> Check:
-    count = len(y)
-    return Check(
-        inputs=x.detach().cpu().clone(),
-        broken=torch.zeros(count, dtype=torch.bool),
-        finite=torch.ones(count, dtype=torch.bool),
-        prediction=y.cpu().clone(),
-        margin=torch.full((count,), torch.nan, dtype=torch.float64),
-        distance=torch.full((count,), torch.nan, dtype=torch.float64),
-    )

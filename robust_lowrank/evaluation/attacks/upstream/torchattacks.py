@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from importlib import metadata
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.attacks.base import JointAttack, JointTask, NamedAttack
 from robust_lowrank.evaluation.attacks.upstream.counted import CountedModel
-from robust_lowrank.evaluation.attacks.view import View, image_view, square_view
+from robust_lowrank.evaluation.attacks.view import image_view, square_view
 from robust_lowrank.evaluation.network.meter import Exhausted, Meter
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.unit_result import Attempt, UnitResult
@@ -73,8 +73,8 @@ class Torchattack(JointAttack, NamedAttack):
 
     def find(self, task: JointTask) -> UnitResult:
         """Run the attack."""
-        begun, target, rows = time.perf_counter(), task.target, task.rows
-        clean, labels = task.x[rows.to(task.x.device)].to(target.device), task.y[rows.to(task.y.device)].to(target.device)
+        started, target = time.perf_counter(), task.target
+        clean, labels = task.x.to(target.device), task.y.to(target.device)
         attempt = torchattack(
             target,
             clean,
@@ -87,13 +87,7 @@ class Torchattack(JointAttack, NamedAttack):
             meter=task.meter,
         )
         seen = check(target, clean, labels, attempt.inputs, task.threat)
-        return UnitResult.of(rows, attempt, seen, time.perf_counter() - begun)
-
-
-class _Known(NamedTuple):
-    kind: Any  # the class
-    defaults: dict[str, Any]
-    norms: tuple[str, ...]
+        return UnitResult.of(task.rows, attempt, seen, time.perf_counter() - started)
 
 
 def torchattack(
@@ -124,23 +118,23 @@ def torchattack(
     Source: Kim 2020 (arXiv 2010.01950), package torchattacks.
     """
     settings = complete_parameters(name, parameters, threat, seed=seed, classes=target.classes)
-    kind = _known(name).kind
-    view = _view(name, tuple(x.shape[1:]), threat)
-    counted = CountedModel(target, threat, tuple(x.shape[1:]), meter)
-    attempts = []
+    kind, shape = _find_class(name), tuple(x.shape[1:])
+    view = square_view(shape, threat.norm) if name == "Square" else image_view(shape)
+    if view is None:
+        raise UserError(f"torchattacks Square fails for {threat.norm} on inputs of shape {shape}: leave it out of the suite")
+    counted = CountedModel(target, threat, shape, meter)
+    batches = []
     with frozen_eval(counted):
         for clean, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             counted.watch(clean)
-            _seed_all(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            torch.manual_seed(seed)
             proposed = _quietly(kind, counted, settings, clean.float().reshape(-1, *view), labels)
             seen = check(target, clean, labels, proposed.reshape(clean.shape), threat)
-            forwards, backwards = (torch.full_like(labels, -(-rows // len(clean))) for rows in counted.rows)
-            attempts.append(
-                Attempt(seen.inputs, seen.broken, counted.nonfinite.to(clean.device) | ~seen.finite, forwards, backwards)
-            )
-    inputs, claimed, nonfinite, forwards, backwards = (
-        torch.cat(parts) for parts in zip(*(one[:5] for one in attempts), strict=True)
-    )
+            passes = (torch.full_like(labels, -(-rows // len(clean))) for rows in counted.rows)
+            batches.append((seen.inputs, seen.broken, counted.nonfinite.to(clean.device) | ~seen.finite, *passes))
+    inputs, claimed, nonfinite, forwards, backwards = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return Attempt(inputs, claimed, nonfinite, forwards, backwards)
 
 
@@ -159,22 +153,22 @@ def complete_parameters(
     Raises:
         UserError: torchattacks is not installed; it has no such attack or parameter, or the attack is for another norm.
     """
-    known = _known(name)
-    if threat.norm not in known.norms:
+    defaults = _defaults(_find_class(name)) or {}
+    if threat.norm not in norms_of(name):
         fitting = ", ".join(other for other in torchattack_names() if threat.norm in norms_of(other))
         raise UserError(
-            f"torchattacks {name} is an attack for {' and '.join(known.norms)}, the evaluation's norm is {threat.norm}\n"
+            f"torchattacks {name} is an attack for {' and '.join(norms_of(name))}, the evaluation's norm is {threat.norm}\n"
             f"For {threat.norm} there are {fitting}"
         )
-    free = [key for key in known.defaults if key not in _OURS]
+    free = [key for key in defaults if key not in _OURS]
     for key in parameters:
         if key in _OURS:
             raise UserError(f"{key} of torchattacks {name} comes from the evaluation: remove it, and give eps, norm and seed there")
         if key not in free:
             raise unknown_name(f"parameter of torchattacks {name}", key, free)
-    own = dict.fromkeys(_BUDGETS, threat.eps) | {"norm": threat.norm, "seed": seed, "verbose": False}
-    own["n_classes"] = min(classes, _TARGETS + 1)
-    return known.defaults | {key: value for key, value in own.items() if key in known.defaults} | dict(parameters)
+    ours = dict.fromkeys(_BUDGETS, threat.eps) | {"norm": threat.norm, "seed": seed, "verbose": False}
+    ours["n_classes"] = min(classes, _TARGETS + 1)
+    return defaults | {key: value for key, value in ours.items() if key in defaults} | dict(parameters)
 
 
 def torchattack_names() -> list[str]:
@@ -187,7 +181,7 @@ def torchattack_names() -> list[str]:
     return sorted(name for name in package.__all__ if name != "AutoAttack" and _defaults(getattr(package, name)) is not None)
 
 
-def _known(name: str) -> _Known:
+def _find_class(name: str) -> Any:
     if name == "AutoAttack":
         raise UserError(
             "torchattacks AutoAttack runs 10 iterations where AutoAttack has 100, so that its figures are not AutoAttack's\n"
@@ -195,8 +189,7 @@ def _known(name: str) -> _Known:
         )
     if name not in torchattack_names():
         raise unknown_name("attack of torchattacks", name, torchattack_names())
-    kind = getattr(_package(), name)
-    return _Known(kind, _defaults(kind) or {}, norms_of(name))
+    return getattr(_package(), name)
 
 
 def norms_of(name: str) -> tuple[str, ...]:
@@ -219,19 +212,6 @@ def _package() -> Any:
             f"torchattacks cannot be imported ({error})\npip install --no-deps torchattacks, which leaves its old requests out"
         ) from error
     return torchattacks
-
-
-def _view(name: str, shape: tuple[int, ...], threat: Threat) -> View:
-    view = square_view(shape, threat.norm) if name == "Square" else image_view(shape)
-    if view is None:
-        raise UserError(f"torchattacks Square fails for {threat.norm} on inputs of shape {shape}: leave it out of the suite")
-    return view
-
-
-def _seed_all(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed)
 
 
 def _quietly(kind: Any, counted: CountedModel, settings: Mapping[str, Any], images: Tensor, labels: Tensor) -> Tensor:
