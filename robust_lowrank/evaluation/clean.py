@@ -54,8 +54,7 @@ def examine(model: nn.Module, x: Tensor, y: Tensor, *, twice: bool, gradients: b
 def merge(batches: Sequence[Clean]) -> Clean:
     """Return the batches as one; what is said of the whole holds if it holds for every batch."""
     *tensors, probabilities, repeatable = zip(*batches, strict=True)
-    labels, prediction, margin, finite, gradient_finite, gradient_zero = (torch.cat(parts) for parts in tensors)
-    return Clean(labels, prediction, margin, finite, gradient_finite, gradient_zero, all(probabilities), all(repeatable))
+    return Clean(*map(torch.cat, tensors), probabilities=all(probabilities), repeatable=all(repeatable))
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ def forecast(model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig) -> Fore
         network, units = FixedBatch(target), list_units(config.suite, tuple(x.shape[1:]), target.classes)
         batch = x[: network.piece].to(target.device)
         labels = y[: len(batch)].to(target.device)
-        forward, both, kept = _measured(network, batch, labels, gradients=config.gradients)
+        forward, both, kept = _measure(network, batch, labels, gradients=config.gradients)
     shares = []
     for unit in units:
         repeated = unit.attack.minimal and any(share.attack == unit.name for share in shares)
@@ -61,7 +61,7 @@ def forecast(model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig) -> Fore
     return Forecast(shares, len(x), sum(share.passes for share in shares), sum(share.seconds for share in shares), memory)
 
 
-def _measured(network: FixedBatch, x: Tensor, y: Tensor, *, gradients: bool) -> tuple[float, float, int]:
+def _measure(network: FixedBatch, x: Tensor, y: Tensor, *, gradients: bool) -> tuple[float, float, int]:
     """Return the seconds of a forward and of a forward with its backward, and the bytes kept in between, for one example."""
     with torch.no_grad():
         forward = min(_seconds(lambda: network(x), x.device) for _ in range(REPEATS))
@@ -82,8 +82,8 @@ def _measured(network: FixedBatch, x: Tensor, y: Tensor, *, gradients: bool) -> 
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started

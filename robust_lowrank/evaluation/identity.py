@@ -1,6 +1,7 @@
 """An evaluation and each of its units are known by hashes of all that their verdicts depend on."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from robust_lowrank.evaluation.units import Unit
 from robust_lowrank.provenance import digest_definition, digest_tensors, versions
 
 
+@dataclass(frozen=True)
 class Identity:
-    """What is attacked, on what, and how, in hashes and as a definition."""
+    """The network, the examples and the attacks of an evaluation, which it names by hashes and by a definition."""
 
     weights: str
     x: Tensor
@@ -23,22 +25,8 @@ class Identity:
     classes: int
     sources: Sequence[nn.Module]
 
-    def __init__(
-        self,
-        weights: str,
-        x: Tensor,
-        y: Tensor,
-        config: EvalConfig,
-        units: Sequence[Unit],
-        *,
-        classes: int,
-        sources: Sequence[nn.Module] = (),
-    ) -> None:
-        self.weights, self.x, self.y, self.config, self.units = weights, x, y, config, units
-        self.classes, self.sources = classes, sources
-
     def hashes(self) -> dict[str, str]:
-        """Name what is attacked, on what, and how."""
+        """Return the names of the network, the examples and the attacks."""
         return {
             "weights": self.weights,
             "data": digest_tensors({"x": self.x, "y": self.y}),
@@ -66,14 +54,14 @@ class Identity:
         """Return the hash that names a unit on a batch: the network, examples and attack, and the units that it goes on from."""
         x, y = self.x[batch.to(self.x.device)], self.y[batch.to(self.y.device)]
         entry = self._entry(unit.attack, self._units_of(unit.attack) if unit.attack.minimal else [unit])
-        about = {
+        parts = {
             "weights": self.weights,
             "data": digest_tensors({"x": x, "y": y}),
             "first": self.config.offset + int(batch[0]),
             "attack": entry | {"seed": self.config.seed, "norm": unit.threat.norm, "versions": versions()},
             "earlier": list(earlier),
         }
-        return digest_definition(about)
+        return digest_definition(parts)
 
     def _units_of(self, attack: Attack) -> list[Unit]:
         return [unit for unit in self.units if unit.attack is attack]

@@ -44,9 +44,10 @@ class Ledger:
         self.forwards, self.backwards = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
         self.seconds = torch.zeros(count, dtype=torch.float64)
         self.flags = [[] for _ in range(count)]
-        self._flag(~self.clean.finite, "nonfinite-logits")
-        self._flag(self.clean.finite & ~self.clean.gradient_finite, "nonfinite-gradient")
-        self._flag(self.clean.gradient_zero, "zero-gradient")
+        numbers = torch.arange(count)
+        self._flag(numbers[~self.clean.finite], "nonfinite-logits")
+        self._flag(numbers[self.clean.finite & ~self.clean.gradient_finite], "nonfinite-gradient")
+        self._flag(numbers[self.clean.gradient_zero], "zero-gradient")
 
     @property
     def robust(self) -> Tensor:
@@ -83,17 +84,13 @@ class Ledger:
         self.distance[rows[broken]] = result.distance[broken]
         for name in ("forwards", "backwards", "seconds"):
             getattr(self, name)[rows] += getattr(result, name)
-        self._flag_rows(rows[result.nonfinite], "nonfinite-under-attack")
-        self._flag_rows(rows[result.rejected], "claim-rejected")
+        self._flag(rows[result.nonfinite], "nonfinite-under-attack")
+        self._flag(rows[result.rejected], "claim-rejected")
         for row, remark in zip(rows.tolist(), result.remarks, strict=True):
             if remark:
                 self.flags[row].append(remark)
         for row, point in zip(rows[broken].tolist(), result.inputs, strict=True):
             self.inputs[row] = point
-
-    def leave(self, rows: Tensor) -> None:
-        """Note that the budget ended before the attack on the examples `rows` did."""
-        self.unresolved[rows] = True
 
     def frame(self, norm: str, seed: int, offset: int = 0) -> "pd.DataFrame":
         """Return the account as rows of `records.VERDICTS`, the examples numbered from `offset`."""
@@ -126,9 +123,6 @@ class Ledger:
             }
         )
 
-    def _flag(self, mask: Tensor, remark: str) -> None:
-        self._flag_rows(mask.nonzero().squeeze(1), remark)
-
-    def _flag_rows(self, rows: Tensor, remark: str) -> None:
+    def _flag(self, rows: Tensor, remark: str) -> None:
         for row in rows.tolist():
             self.flags[row].append(remark)

@@ -11,12 +11,11 @@ from torch import Tensor
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.clean import Clean
 from robust_lowrank.evaluation.ledger import Ledger
+from robust_lowrank.records import AccuracyRecord, AuditFinding, ResultFiles, ResultRecord, replacing, write_frame, write_record
 from robust_lowrank.statistics import Interval, bounded
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from robust_lowrank.records import AccuracyRecord, AuditFinding, ResultRecord
 
 INTERVAL = "Wilson 95 %"
 KEPT_EXAMPLES, KEPT_BYTES = 64, 2**20  # of the clean examples, at most
@@ -39,7 +38,7 @@ class Evaluation:
         >>> float(result.robust_accuracy), result.robust_accuracy.low, result.robust_accuracy.high
     """
 
-    record: "ResultRecord"
+    record: ResultRecord
     verdicts: "pd.DataFrame"  # a row an example, attack and eps; columns `records.VERDICTS`
     adversarial: dict[str, Adversarial]  # by "ATTACK/EPS", such as "pgd-20/0.1"
     clean: Adversarial  # the first examples as they are, to set beside those
@@ -55,7 +54,7 @@ class Evaluation:
         return self.accuracy(WORST, max(self.record.eps))
 
     @property
-    def audit(self) -> "list[AuditFinding]":
+    def audit(self) -> list[AuditFinding]:
         """What speaks for and against these numbers."""
         return self.record.audit
 
@@ -78,8 +77,6 @@ class Evaluation:
         """
         from safetensors.torch import save_file
 
-        from robust_lowrank.records import ResultFiles, replacing, write_frame, write_record
-
         files = ResultFiles(Path(directory))
         files.record.unlink(missing_ok=True)
         tensors = {
@@ -95,7 +92,7 @@ class Evaluation:
         write_record(files.record, self.record)
 
 
-def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> "list[AccuracyRecord]":
+def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> list[AccuracyRecord]:
     """Return the accuracies of a suite: clean, under each attack at each eps, and in the worst case over attacks at each eps."""
     entries = [_entry(CLEAN, 0.0, clean.correct, torch.zeros_like(clean.correct))]
     entries += [_entry(ledger.attack, ledger.eps, ledger.robust, ledger.undecided) for ledger in ledgers]
@@ -109,12 +106,12 @@ def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> "list[AccuracyRecord]
 
 def adversarial_inputs(ledgers: Sequence[Ledger], x: Tensor, offset: int) -> dict[str, Adversarial]:
     """Return what broke an example, by attack and eps, the examples numbered from `offset`."""
-    found = {}
+    by_attack = {}
     for ledger in ledgers:
         examples = sorted(ledger.inputs)
         inputs = torch.stack([ledger.inputs[row] for row in examples]) if examples else x[:0].cpu()
-        found[f"{ledger.attack}/{ledger.eps!r}"] = Adversarial(inputs, torch.tensor(examples, dtype=torch.int64) + offset)
-    return found
+        by_attack[f"{ledger.attack}/{ledger.eps!r}"] = Adversarial(inputs, torch.tensor(examples, dtype=torch.int64) + offset)
+    return by_attack
 
 
 def clean_inputs(x: Tensor, offset: int) -> Adversarial:
@@ -123,9 +120,7 @@ def clean_inputs(x: Tensor, offset: int) -> Adversarial:
     return Adversarial(x[:count].cpu().clone(), torch.arange(offset, offset + count))
 
 
-def _entry(attack: str, eps: float, correct: Tensor, undecided: Tensor) -> "AccuracyRecord":
-    from robust_lowrank.records import AccuracyRecord
-
+def _entry(attack: str, eps: float, correct: Tensor, undecided: Tensor) -> AccuracyRecord:
     count, unresolved, total = int(correct.sum()), int(undecided.sum()), len(correct)
     interval = bounded(count, unresolved, total)._asdict()
     return AccuracyRecord(attack=attack, eps=eps, correct=count, total=total, unresolved=unresolved, **interval)

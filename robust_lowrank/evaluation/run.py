@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,8 @@ from robust_lowrank.evaluation.unit_result import UnitResult
 from robust_lowrank.evaluation.units import Unit, earlier_units, list_units
 from robust_lowrank.evaluation.verdict import check
 from robust_lowrank.provenance import digest_tensors, machine, versions
+from robust_lowrank.records import AuditFinding, ResultRecord, now
 from robust_lowrank.threat import KeyedNoise
-
-if TYPE_CHECKING:
-    from robust_lowrank.records import AuditFinding
 
 Progress = Callable[[float, str], None]
 
@@ -103,8 +101,6 @@ class Run:
         """Count, audit and record."""
         import pandas as pd
 
-        from robust_lowrank.records import ResultRecord, now
-
         suite, seed, offset = self.config.suite, self.config.seed, self.config.offset
         record = ResultRecord(
             suite=suite.name,
@@ -132,7 +128,7 @@ class Run:
             size, seed = self.config.batch_size, self.config.seed
             return attack.find(JointTask(self.target, x, y, rows, unit.threat, seed, size, meter, report))
         assert isinstance(attack, NativeAttack)
-        return UnitResult.joined(in_halves(lambda part: self._attack(unit, attack, part), rows, self.network))
+        return UnitResult.join(in_halves(lambda part: self._attack(unit, attack, part), rows, self.network))
 
     def _clean(self) -> Clean:
         def look(rows: Tensor) -> Clean:
@@ -145,36 +141,36 @@ class Run:
         rows = batch[torch.isin(batch, ledger.open)]
         if len(rows) == 0:
             return
-        result = self.store.get(key) if self.store else None
-        if result is None or not torch.equal(result.rows + batch[0], rows):
+        first = int(batch[0])
+        stored = self.store.get(key) if self.store else None
+        if stored is not None and torch.equal(stored.rows + first, rows):
+            ledger.enter(stored.shift(first))
+            return
+        try:
             if meter.exhausted:
-                ledger.leave(rows)
-                return
-            try:
-                result = self.find(unit, rows, meter, lambda part, what: self._tell(done + part * unit.work / total, unit, what))
-            except Exhausted:
-                ledger.leave(rows)
-                return
-            if self.store:
-                self.store.put(key, result.moved(-int(batch[0])))
-        else:
-            result = result.moved(int(batch[0]))
+                raise Exhausted
+            result = self.find(unit, rows, meter, lambda part, what: self._tell(done + part * unit.work / total, unit, what))
+        except Exhausted:
+            ledger.unresolved[rows] = True
+            return
+        if self.store:
+            self.store.put(key, result.shift(-first))
         ledger.enter(result)
 
     def _attack(self, unit: Unit, attack: NativeAttack, rows: Tensor) -> UnitResult:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         x, y = self._examples(rows)
         noise = KeyedNoise(self.config.seed, attack.purpose, (rows + self.config.offset).to(self.target.device))
-        more: dict[str, Any] = {"within": min(self.config.suite.radii(attack))} if attack.minimal else {}
+        options: dict[str, Any] = {"within": min(self.config.suite.radii(attack))} if attack.minimal else {}
         if attack.transfers:
-            more["sources"] = self.sources
-        attempt = attack.attempt(self.network, x, y, unit.threat, noise, **more)
-        return UnitResult.of(rows, attempt, check(self.network, x, y, attempt.inputs, unit.threat), time.perf_counter() - begun)
+            options["sources"] = self.sources
+        attempt = attack.attempt(self.network, x, y, unit.threat, noise, **options)
+        return UnitResult.of(rows, attempt, check(self.network, x, y, attempt.inputs, unit.threat), time.perf_counter() - started)
 
     def _examples(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return self.x[rows.to(self.x.device)].to(self.target.device), self.y[rows.to(self.y.device)].to(self.target.device)
 
-    def _audit(self) -> "list[AuditFinding]":
+    def _audit(self) -> list[AuditFinding]:
         probes = self._probes()
         unchanged = digest_tensors(self.target.model.state_dict()) == self.identity.weights
         return audit_evidence(Evidence(self.clean, self.target.classes, self.ledgers, unchanged, probes, self.config.suite.norm))

@@ -59,7 +59,7 @@ class UnitResult:
             remarks=tuple(",".join([*remarks, f"by={part}"] if part else remarks) for part in attempt.by or [""] * len(rows)),
         )
 
-    def moved(self, offset: int) -> "UnitResult":
+    def shift(self, offset: int) -> "UnitResult":
         """Return them with other numbers for the examples."""
         return replace(self, rows=self.rows + offset)
 
@@ -86,7 +86,7 @@ class UnitResult:
             return None
 
     @classmethod
-    def joined(cls, parts: Sequence["UnitResult"]) -> "UnitResult":
+    def join(cls, parts: Sequence["UnitResult"]) -> "UnitResult":
         """Return several as one."""
         tensors = {name: torch.cat([part._tensors()[name] for part in parts]) for name in parts[0]._tensors()}
         return cls(**tensors, remarks=tuple(remark for part in parts for remark in part.remarks))

@@ -29,11 +29,13 @@ def list_units(suite: Suite, shape: tuple[int, ...], classes: int, *, with_sourc
     if not attacks:
         raise UserError(f"suite {suite.name!r} has only attacks by transfer: give a source network")
     attacks.sort(key=lambda attack: attack.turn)
-    return [
-        _unit(suite, attack, eps, shape, classes)
-        for attack in attacks
-        for eps in sorted(suite.radii(attack), reverse=attack.minimal)
-    ]
+    units = []
+    for attack in attacks:
+        for eps in sorted(suite.radii(attack), reverse=attack.minimal):
+            budget = threat(suite.norm, eps, features=math.prod(shape))
+            name = attack.named(classes, shape, budget) + ("" if attack.examples == "correct" else "-on-survivors")
+            units.append(Unit(attack, budget, name, attack.cost(classes, suite.norm) + 1))
+    return units
 
 
 def earlier_units(units: Sequence[Unit], number: int) -> list[int]:
@@ -51,14 +53,3 @@ def earlier_units(units: Sequence[Unit], number: int) -> list[int]:
         return unit.attack.examples == "survivors" and other.threat.eps <= unit.threat.eps
 
     return [index for index, other in enumerate(units[:number]) if counts(other)]
-
-
-def _unit(suite: Suite, attack: Attack, eps: float, shape: tuple[int, ...], classes: int) -> Unit:
-    budget = threat(suite.norm, eps, features=math.prod(shape))
-    name = attack.named(classes, shape, budget)
-    return Unit(
-        attack,
-        budget,
-        name if attack.examples == "correct" else f"{name}-on-survivors",
-        attack.cost(classes, suite.norm) + 1,
-    )

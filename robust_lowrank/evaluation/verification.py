@@ -1,6 +1,6 @@
 """Stored inputs prove verdicts again, and are tried on other networks, in one pass."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,12 +13,11 @@ from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.result import Adversarial
 from robust_lowrank.evaluation.verdict import margins
 from robust_lowrank.provenance import digest_tensors
-from robust_lowrank.threat import frozen_eval, threat
+from robust_lowrank.records import ResultRecord
+from robust_lowrank.threat import Threat, frozen_eval, threat
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from robust_lowrank.records import ResultRecord
 
 
 class Proof(NamedTuple):
@@ -61,7 +60,7 @@ def verify(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    record: "ResultRecord",
+    record: ResultRecord,
     verdicts: "pd.DataFrame",
     adversarial: Mapping[str, Adversarial],
 ) -> list[Proof]:
@@ -77,12 +76,16 @@ def verify(
     for name, tensors in (("weights", model.state_dict()), ("data", {"x": x, "y": y})):
         if digest_tensors(tensors) != record.hashes[name]:
             raise UserError(f"the result of suite {record.suite!r} is stale: it belongs to other {name}; attack again")
-    with frozen_eval(model):
+    proofs = []
+    with frozen_eval(model), torch.no_grad():
         network = FixedBatch(Target(model, x))
-        return [
-            _prove(network, x, y, part, adversarial.get(f"{attack}/{eps!r}"), record.norm, attack, eps)
-            for attack, eps, part in _parts(verdicts)
-        ]
+        for _, part in verdicts.groupby(["attack", "eps"], sort=False):
+            attack, eps = str(part["attack"].iloc[0]), float(part["eps"].iloc[0])
+            budget, offset = threat(record.norm, eps, features=x[0].numel()), int(part["example"].min())
+            broken = set(part.loc[part["verdict"] == "broken", "example"])
+            proved = broken & _numbers_that_break(network, x, y, adversarial.get(f"{attack}/{eps!r}"), budget, offset)
+            proofs.append(Proof(attack, eps, len(broken), len(proved), tuple(sorted(broken - proved))))
+    return proofs
 
 
 @torch.no_grad()
@@ -102,41 +105,26 @@ def transferred(model: nn.Module, x: Tensor, y: Tensor, adversarial: Mapping[str
 
         right = ~wrong(x, y)
         entries = []
-        for key, found in adversarial.items():
+        for key, (inputs, examples) in adversarial.items():
             attack, _, eps = key.rpartition("/")
-            tried = right[found.examples]
-            fooled = wrong(found.inputs[tried], y[found.examples[tried]])
+            tried = right[examples]
+            fooled = wrong(inputs[tried], y[examples[tried]])
             entries.append(Transferred(attack, float(eps), int(tried.sum()), int(fooled.sum())))
         return entries
 
 
-def _parts(verdicts: "pd.DataFrame") -> Iterator[tuple[str, float, "pd.DataFrame"]]:
-    for _, part in verdicts.groupby(["attack", "eps"], sort=False):
-        yield str(part["attack"].iloc[0]), float(part["eps"].iloc[0]), part
-
-
-@torch.no_grad()
-def _prove(
-    network: FixedBatch,
-    x: Tensor,
-    y: Tensor,
-    verdicts: "pd.DataFrame",
-    found: Adversarial | None,
-    norm: str,
-    attack: str,
-    eps: float,
-) -> Proof:
-    offset = int(verdicts["example"].min())
-    broken = set(verdicts.loc[verdicts["verdict"] == "broken", "example"])
-    budget = threat(norm, eps, features=x[0].numel())
-    proved: set[int] = set()
-    if found is not None and found.inputs.shape[1:] == x.shape[1:] and found.inputs.dtype == x.dtype:
-        for rows in torch.arange(len(found.examples)).split(network.piece):
-            numbers = found.examples[rows] - offset
-            known = (numbers >= 0) & (numbers < len(x))
-            rows, numbers = rows[known], numbers[known]
-            clean, points = x[numbers], found.inputs[rows]
-            logits = network(points.to(network.device)).cpu()
-            wrong = logits.isfinite().all(dim=1) & (margins(logits, y[numbers]) < 0)
-            proved |= set((found.examples[rows][wrong & budget.contains(clean, points)]).tolist())
-    return Proof(attack, eps, len(broken), len(broken & proved), tuple(sorted(broken - proved)))
+def _numbers_that_break(
+    network: FixedBatch, x: Tensor, y: Tensor, adversarial: Adversarial | None, budget: Threat, offset: int
+) -> set[int]:
+    """Return the numbers, from `offset`, of the examples that the stored inputs break."""
+    numbers: set[int] = set()
+    if adversarial is None or adversarial.inputs.shape[1:] != x.shape[1:] or adversarial.inputs.dtype != x.dtype:
+        return numbers
+    rows = adversarial.examples - offset
+    inside = (rows >= 0) & (rows < len(x))
+    rows, inputs = rows[inside], adversarial.inputs[inside]
+    for part, points in zip(rows.split(network.piece), inputs.split(network.piece), strict=True):
+        logits = network(points.to(network.device)).cpu()
+        wrong = logits.isfinite().all(dim=1) & (margins(logits, y[part]) < 0)
+        numbers |= set((part[wrong & budget.contains(x[part], points)] + offset).tolist())
+    return numbers
