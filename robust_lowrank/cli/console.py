@@ -1,7 +1,8 @@
-"""Results are printed on stdout as lines, tables or JSON."""
+"""The command line is read as it was given, and results are printed on stdout as lines, tables or JSON."""
 
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from robust_lowrank.reporting.formats.statements import Summary
+
+
+def command_line() -> str:
+    """Return the command that makes this again, with the program's own name in place of its path."""
+    return shlex.join(["rlr-eval", *sys.argv[1:]])
 
 
 def say(text: str) -> None:

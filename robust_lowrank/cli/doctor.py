@@ -4,9 +4,9 @@ import base64
 import hashlib
 import importlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata, util
-from itertools import chain
 from pathlib import Path
 
 from robust_lowrank.records import AuditFinding
@@ -34,90 +34,74 @@ ROBUSTBENCH_NEEDS = {"timm": "timm", "gdown": "gdown", "geotorch": "geotorch", "
 
 def examine() -> list[AuditFinding]:
     """Return every finding of this installation; one with status "fail" means that something required is broken."""
-    return list(
-        chain(
-            _python(),
-            _required(),
-            _torch_works(),
-            _devices(),
-            _digits(),
-            _suites(),
-            torchattacks_traps(),
-            robustbench_traps(),
-            old_requests(),
-        )
-    )
-
-
-def _python() -> Iterator[AuditFinding]:
-    yield _pass("python", f"Python {platform.python_version()} on {platform.platform(terse=True)}")
-
-
-def _required() -> Iterator[AuditFinding]:
-    for module, distribution in REQUIRED.items():
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # a broken dependency may raise anything while it is imported
-            yield _fail(
-                distribution,
-                f"cannot be imported: {_first_line(error)}",
-                f"pip install --force-reinstall {distribution}",
-            )
-        else:
-            yield _pass(distribution, metadata.version(distribution))
-
-
-def _torch_works() -> Iterator[AuditFinding]:
-    """Run what training needs most: a convolution forward and backward, a QR and an SVD, and torchvision's compiled operators."""
-    try:
-        import torch
-        from torchvision.ops import nms
-
-        image = torch.ones(1, 1, 8, 8, requires_grad=True)
-        torch.nn.functional.conv2d(image, torch.ones(2, 1, 3, 3)).sum().backward()
-        torch.linalg.svd(torch.linalg.qr(torch.eye(4)).Q)
-        nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
-    except Exception as error:  # a torch and a torchvision that do not fit raise anything from ImportError to RuntimeError
-        yield _fail(
+    reinstall = "pip install --force-reinstall"
+    return [
+        _pass("python", f"Python {platform.python_version()} on {platform.platform(terse=True)}"),
+        *(
+            _attempt(distribution, partial(_import, module, distribution), "cannot be imported", f"{reinstall} {distribution}")
+            for module, distribution in REQUIRED.items()
+        ),
+        _attempt(
             "torch operators",
-            f"do not run: {_first_line(error)}",
+            _run_operators,
+            "do not run",
             "install a torch and a torchvision of the same release: pip install --upgrade torch torchvision",
-        )
-    else:
-        yield _pass("torch operators", "convolution, QR, SVD and torchvision's own operators run")
+        ),
+        _pass("devices", ", ".join(_devices())),
+        _attempt("digits", _load_digits, "cannot be loaded", f"{reinstall} scikit-learn"),
+        _suites(),
+        *torchattacks_traps(),
+        *robustbench_traps(),
+        *old_requests(),
+    ]
 
 
-def _devices() -> Iterator[AuditFinding]:
-    if util.find_spec("torch") is None:
-        return
+def _attempt(check: str, work: Callable[[], str], wrong: str, remedy: str) -> AuditFinding:
+    """Return what `work` says of itself, or a failure where it raises."""
+    try:
+        return _pass(check, work())
+    except Exception as error:  # a broken dependency may raise anything, and may do so while it is imported
+        return _fail(check, f"{wrong}: {(str(error).splitlines() or [type(error).__name__])[0]}", remedy)
+
+
+def _import(module: str, distribution: str) -> str:
+    importlib.import_module(module)
+    return metadata.version(distribution)
+
+
+def _run_operators() -> str:
+    """Run what training needs most: a convolution forward and backward, a QR and an SVD, and torchvision's compiled operators."""
+    import torch
+    from torchvision.ops import nms
+
+    image = torch.ones(1, 1, 8, 8, requires_grad=True)
+    torch.nn.functional.conv2d(image, torch.ones(2, 1, 3, 3)).sum().backward()
+    torch.linalg.svd(torch.linalg.qr(torch.eye(4)).Q)
+    nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+    return "convolution, QR, SVD and torchvision's own operators run"
+
+
+def _devices() -> list[str]:
     import torch
 
     names = [f"cpu ({torch.get_num_threads()} threads)"]
     names += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        names.append("mps")
-    yield _pass("devices", ", ".join(names))
+    return [*names, "mps"] if torch.backends.mps.is_available() else names
 
 
-def _digits() -> Iterator[AuditFinding]:
+def _load_digits() -> str:
     from robust_lowrank import data
 
-    try:
-        size = len(data.load("digits").train_y)
-    except Exception as error:
-        yield _fail("digits", f"cannot be loaded: {_first_line(error)}", "pip install --force-reinstall scikit-learn")
-    else:
-        yield _pass("digits", f"the built-in data set loads, {size} training images")
+    return f"the built-in data set loads, {len(data.load('digits').train_y)} training images"
 
 
-def _suites() -> Iterator[AuditFinding]:
+def _suites() -> AuditFinding:
     from robust_lowrank import evaluation
 
     names = evaluation.suite_names()
     if names:
-        yield _pass("attack suites", ", ".join(names))
-    else:
-        yield _fail("attack suites", "none found", "pip install --force-reinstall robust-lowrank")
+        return _pass("attack suites", ", ".join(names))
+    return _fail("attack suites", "none found", "pip install --force-reinstall robust-lowrank")
 
 
 def torchattacks_traps() -> Iterator[AuditFinding]:
@@ -214,10 +198,6 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _pass(check: str, message: str) -> AuditFinding:

@@ -1,30 +1,19 @@
 """`rlr-eval attack`."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from robust_lowrank.cli import console
-from robust_lowrank.cli.invocation import command_line
 from robust_lowrank.errors import UserError
-
-
-class Norm(StrEnum):
-    """The norms of threat models."""
-
-    Linf = "Linf"
-    L2 = "L2"
-    L1 = "L1"
-
 
 ELSEWHERE = "A network from elsewhere"
 Eps = Annotated[
     list[str] | None, typer.Option(help="Budget, such as 0.1 or 8/255; may be given several times. The suite's own without it.")
 ]
 SuiteName = Annotated[str, typer.Option(help="A suite by name ('rlr-eval list suites') or a TOML file.")]
-NormName = Annotated[Norm | None, typer.Option(help="The suite's own without it.")]
+NormName = Annotated[Literal["Linf", "L2", "L1"] | None, typer.Option(help="The suite's own without it.")]
 First = Annotated[int | None, typer.Option("--n", help="Attack the first so many test images; all without it.")]
 BatchSize = Annotated[int, typer.Option(help="Examples at a time; changes no verdict of a native attack.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where the data set's files lie; as in training without it.")]
@@ -95,7 +84,7 @@ def attack(
     settled = Attack.settle(
         suite,
         eps=eps,
-        norm=norm and norm.value,
+        norm=norm,
         examples=n,
         seed=seed,
         batch_size=batch_size,
@@ -104,9 +93,9 @@ def attack(
         max_seconds=max_seconds,
     )
     if model is None:
-        own = {"--weights": weights, "--data": data, "--out": out, "--label": label}
-        own |= {"--classes": classes, "--mean": mean, "--std": std}
-        if lone := [name for name, value in own.items() if value is not None]:
+        given = {"--weights": weights, "--data": data, "--out": out, "--label": label}
+        given |= {"--classes": classes, "--mean": mean, "--std": std}
+        if lone := [name for name, value in given.items() if value is not None]:
             raise UserError(f"{lone[0]} belongs to a network from elsewhere: name it with --model")
         if not runs:
             raise UserError("nothing to attack: give run directories, or --model with --data and --out")
@@ -114,10 +103,10 @@ def attack(
     else:
         if runs or data is None or out is None:
             raise UserError("--model is attacked alone: give --data and --out, and no run directory")
-        place = _numbers(mean, "--mean"), _numbers(std, "--std")
-        foreign = Foreign(model, weights, data, data_dir, classes=classes, mean=place[0], std=place[1])
-        jobs = [foreign_job(foreign, out, [settled], command=command_line())]
-        foreign.record(out, label=label, command=command_line())
+        scale = {"mean": _numbers(mean, "--mean"), "std": _numbers(std, "--std")}
+        foreign = Foreign(model, weights, data, data_dir, classes=classes, **scale)
+        jobs = [foreign_job(foreign, out, [settled], command=console.command_line())]
+        foreign.record(out, label=label, command=console.command_line())
     with Board() as board:
         perform_all(jobs, executor=executor, workers=workers, report=board)
     done = [read_run(job.out) for job in jobs]

@@ -7,7 +7,6 @@ import typer
 
 from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.attack import ExecutorName
-from robust_lowrank.cli.invocation import command_line
 
 if TYPE_CHECKING:
     from robust_lowrank.jobs import Experiment
@@ -53,7 +52,7 @@ def _run(experiment: "Experiment", out: Path | None, *, executor: str, **options
     from robust_lowrank.errors import TrainingError
 
     with Board() as board:
-        outcome = jobs.bench(experiment, out, executor=executor, command=command_line(), progress=board, **options)
+        outcome = jobs.bench(experiment, out, executor=executor, command=console.command_line(), progress=board, **options)
     console.say_report(outcome.page, outcome.summary)
     if outcome.failures:
         name, failure = next(iter(outcome.failures.items()))

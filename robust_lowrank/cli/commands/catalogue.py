@@ -2,8 +2,7 @@
 
 import dataclasses
 import inspect
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from rich.markup import escape
@@ -11,17 +10,7 @@ from rich.table import Table
 
 from robust_lowrank.cli import console
 
-if TYPE_CHECKING:
-    from robust_lowrank.evaluation import Suite
-
-
-class Kind(StrEnum):
-    """Kinds of names."""
-
-    methods = "methods"
-    models = "models"
-    data = "data"
-    suites = "suites"
+Kind = Literal["methods", "models", "data", "suites"]
 
 
 def list_names(
@@ -29,8 +18,7 @@ def list_names(
     json: Annotated[bool, typer.Option("--json", help="Print the names as JSON.")] = False,
 ) -> None:
     """List the names that the other commands take: methods with their options, models, data sets and attack suites."""
-    kinds = list(Kind) if kind is None else [kind]
-    listed = {kind.value: ENTRIES[kind]() for kind in kinds}
+    listed = {name: _entries(name) for name in ([kind] if kind else get_args(Kind))}
     if json:
         console.print_json(listed)
         return
@@ -43,41 +31,35 @@ def list_names(
         console.print_table(table)
 
 
-def _methods() -> list[dict[str, Any]]:
-    from robust_lowrank.methods import METHODS
+def _entries(kind: str) -> list[dict[str, Any]]:
+    if kind == "methods":
+        from robust_lowrank.methods import METHODS
 
-    dense = {"name": "dense", "summary": "The network as it is: no factorisation, the inner optimizer alone.", "options": {}}
-    return [dense] + [
-        {
-            "name": name,
-            "summary": _first_line(method),
-            "options": dataclasses.asdict(method()),  # pyright: ignore[reportArgumentType]
-        }
-        for name, method in METHODS.items()
-    ]
+        dense = {"name": "dense", "summary": "The network as it is: no factorisation, the inner optimizer alone.", "options": {}}
+        return [dense] + [
+            {
+                "name": name,
+                "summary": (inspect.getdoc(method) or "").splitlines()[0],
+                "options": dataclasses.asdict(method()),  # pyright: ignore[reportArgumentType]
+            }
+            for name, method in METHODS.items()
+        ]
+    if kind == "suites":
+        from robust_lowrank.evaluation import load_suite, suite_names
 
-
-def _models() -> list[dict[str, Any]]:
+        return [
+            {
+                "name": suite.name,
+                "summary": suite.description,
+                "norm": suite.norm,
+                "attacks": [{"name": spec.label, "attack": spec.kind, "eps": list(suite.radii(spec))} for spec in suite.attacks],
+            }
+            for suite in map(load_suite, suite_names())
+        ]
+    from robust_lowrank.data import DATASETS
     from robust_lowrank.models import MODELS
 
-    return [{"name": name, "summary": entry.summary} for name, entry in MODELS.items()]
-
-
-def _data() -> list[dict[str, Any]]:
-    from robust_lowrank.data import DATASETS
-
-    return [{"name": name, "summary": entry.summary} for name, entry in DATASETS.items()]
-
-
-def _suites() -> list[dict[str, Any]]:
-    from robust_lowrank.evaluation import load_suite, suite_names
-
-    return [_suite(load_suite(name)) for name in suite_names()]
-
-
-def _suite(suite: "Suite") -> dict[str, Any]:
-    attacks = [{"name": spec.label, "attack": spec.kind, "eps": list(suite.radii(spec))} for spec in suite.attacks]
-    return {"name": suite.name, "summary": suite.description, "norm": suite.norm, "attacks": attacks}
+    return [{"name": name, "summary": entry.summary} for name, entry in (MODELS if kind == "models" else DATASETS).items()]
 
 
 def _told(suite: dict[str, Any]) -> dict[str, str]:
@@ -91,10 +73,3 @@ def _told(suite: dict[str, Any]) -> dict[str, str]:
 def _span(radii: list[float]) -> str:
     low, high = f"{radii[0]:.4g}", f"{radii[-1]:.4g}"
     return low if len(radii) == 1 else f"{low} to {high} ({len(radii)})"
-
-
-ENTRIES = {Kind.methods: _methods, Kind.models: _models, Kind.data: _data, Kind.suites: _suites}
-
-
-def _first_line(documented: type) -> str:
-    return (inspect.getdoc(documented) or "").splitlines()[0]

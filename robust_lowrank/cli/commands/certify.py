@@ -1,8 +1,7 @@
 """`rlr-eval certify`."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -11,22 +10,15 @@ from rich.table import Table
 from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.attack import DataDir, Json
 
-
-class Method(StrEnum):
-    """Ways to prove radii."""
-
-    lipschitz = "lipschitz"
-    smoothing = "smoothing"
-
-
 Smoothing = "Smoothing"
 
 
 def certify(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     method: Annotated[
-        Method, typer.Option(help="A Lipschitz bound of the network, or the class it gives most often under noise.")
-    ] = Method.lipschitz,
+        Literal["lipschitz", "smoothing"],
+        typer.Option(help="A Lipschitz bound of the network, or the class it gives most often under noise."),
+    ] = "lipschitz",
     n: Annotated[int | None, typer.Option("--n", help="Certify the first so many test images; all without it.")] = None,
     radius: Annotated[list[float] | None, typer.Option(help="L2 radius of the curve; may be given several times.")] = None,
     sigma: Annotated[float | None, typer.Option(rich_help_panel=Smoothing, help="Deviation of the noise; 0.25 without it.")] = None,
@@ -46,21 +38,21 @@ def certify(
     from robust_lowrank.jobs.certification import Question, certify_run, subject_to_certify
     from robust_lowrank.records import read_run
 
-    question = Question.settle(method.value, sigma=sigma, samples=samples, alpha=alpha, seed=seed, radii=radius or ())
+    question = Question.settle(method, sigma=sigma, samples=samples, alpha=alpha, seed=seed, radii=radius or ())
     subjects = [subject_to_certify(run, n, data_dir) for run in runs]
     with Board() as board:
-        found = [certify_run(run, subject, question, board) for run, subject in zip(runs, subjects, strict=True)]
+        records = [certify_run(run, subject, question, board) for run, subject in zip(runs, subjects, strict=True)]
     labels = [read_run(run).record.label for run in runs]
     if json:
-        rows = zip(runs, labels, found, strict=True)
+        rows = zip(runs, labels, records, strict=True)
         console.print_json([{"run": str(run), "label": label, "certificate": record.model_dump()} for run, label, record in rows])
         return
     table = Table("network", "radius", "certified", "interval", box=None, pad_edge=False)
-    for label, record in zip(labels, found, strict=True):
+    for label, record in zip(labels, records, strict=True):
         for point in record.curve:
             table.add_row(escape(label), f"{point.radius:g}", f"{point.value:.1%}", f"{point.low:.1%} to {point.high:.1%}")
     console.print_table(table)
-    for label, record in zip(labels, found, strict=True):
+    for label, record in zip(labels, records, strict=True):
         if record.bound is not None:
             console.say(f"{label}: Lipschitz bound {record.bound:.4g}")
         for reason in record.reasons:

@@ -24,13 +24,13 @@ def verify(
     """
     from robust_lowrank.jobs.examination import proofs
 
-    found = proofs(run, suite, data_dir)
-    failed = sum(len(proof.failed) for parts in found.values() for proof in parts)
+    by_suite = proofs(run, suite, data_dir)
+    failed = sum(len(proof.failed) for parts in by_suite.values() for proof in parts)
     if json:
-        console.print_json({name: [proof._asdict() for proof in parts] for name, parts in found.items()})
+        console.print_json({name: [proof._asdict() for proof in parts] for name, parts in by_suite.items()})
     else:
         table = Table("suite", "attack", "eps", "broken", "proved", "failed", box=None, pad_edge=False)
-        for name, parts in found.items():
+        for name, parts in by_suite.items():
             for proof in parts:
                 numbers = ", ".join(map(str, proof.failed[:8])) + (" ..." if len(proof.failed) > 8 else "")
                 table.add_row(name, proof.attack, f"{proof.eps:.4g}", str(proof.broken), str(proof.proved), numbers)
@@ -57,7 +57,7 @@ def forecast(
     from robust_lowrank.jobs.attack import Attack
     from robust_lowrank.jobs.examination import forecast_of
 
-    settled = Attack.settle(suite, eps=eps, norm=norm and norm.value, examples=n, batch_size=batch_size)
+    settled = Attack.settle(suite, eps=eps, norm=norm, examples=n, batch_size=batch_size)
     cost = forecast_of(run, settled, data_dir)
     if json:
         console.print_json(cost._asdict() | {"shares": [share._asdict() for share in cost.shares]})

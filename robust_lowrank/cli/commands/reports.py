@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from robust_lowrank.cli import console
-from robust_lowrank.cli.invocation import command_line
 from robust_lowrank.errors import UserError
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")]
@@ -26,7 +25,7 @@ def report(
     from robust_lowrank.reporting import comparison_report, summary
 
     read = [read_run(run) for run in runs]
-    page = comparison_report(read, out, title=title or "Comparison of low-rank networks", command=command_line())
+    page = comparison_report(read, out, title=title or "Comparison of low-rank networks", command=console.command_line())
     console.say_report(page, summary(read))
 
 
@@ -47,7 +46,7 @@ def condition(
     if missing := [run for run in runs if not run.exists()]:
         raise UserError(f"{missing[0]} is not there: give run directories, or files of weights")
     read = [weights_run(run) if run.is_file() else read_run(run) for run in runs]
-    page = condition_report(read, out, title=title or "Conditioning of the layers", command=command_line())
+    page = condition_report(read, out, title=title or "Conditioning of the layers", command=console.command_line())
     if not json:
         console.say(f"Report: {page}")
         return

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robust_lowrank.cli import console
-from robust_lowrank.cli.invocation import command_line
 from robust_lowrank.errors import UserError
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def train(
     parsed = configuration(config, given, table, rank, params, option)
     directory = out or Path("runs") / run_name(parsed)
     with Board() as board:
-        run = jobs.train(parsed, directory, command=command_line(), progress=board)
+        run = jobs.train(parsed, directory, command=console.command_line(), progress=board)
     if json:
         console.print_json(run.record.model_dump())
     else:
