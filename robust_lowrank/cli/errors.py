@@ -44,13 +44,10 @@ class Commands(TyperGroup):
             if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError):
                 _say(f"{error.filename}: {error.strerror}: choose another place")
                 raise typer.Exit(2) from error
-            _say(f"{type(error).__name__}: {_first_line(error)}\nRun it again with 'rlr-eval --debug ...' for the traceback.")
+            reason = (str(error).splitlines() or ["no message"])[0]
+            _say(f"{type(error).__name__}: {reason}\nRun it again with 'rlr-eval --debug ...' for the traceback.")
             raise typer.Exit(1) from error
 
 
 def _say(message: str) -> None:
     typer.echo(f"Error: {message}", err=True)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no message"])[0]

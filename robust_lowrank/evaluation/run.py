@@ -34,17 +34,10 @@ Progress = Callable[[float, str], None]
 class Run:
     """One evaluation under way."""
 
-    target: Target
     x: Tensor
     y: Tensor
     config: EvalConfig
     progress: Progress | None
-    store: Store | None
-    network: FixedBatch
-    sources: list[FixedBatch]
-    units: list[Unit]
-    identity: Identity
-    batches: tuple[Tensor, ...]
     clean: Clean
 
     def __init__(
@@ -59,15 +52,15 @@ class Run:
         progress: Progress | None = None,
     ) -> None:
         weights = digest_tensors(model.state_dict())
-        self.target = checked_target(model, x, y)
+        self.target: Target = checked_target(model, x, y)
         self.x, self.y, self.config, self.progress = x.detach(), y.detach(), config, progress
-        self.store = None if store is None else Store(Path(store))
-        self.network = FixedBatch(self.target)
-        self.sources = [FixedBatch(Target(source.eval(), x)) for source in sources]
+        self.store: Store | None = None if store is None else Store(Path(store))
+        self.network: FixedBatch = FixedBatch(self.target)
+        self.sources: list[FixedBatch] = [FixedBatch(Target(source.eval(), x)) for source in sources]
         shape, classes = tuple(x.shape[1:]), self.target.classes
-        self.units = list_units(config.suite, shape, classes, with_sources=bool(sources))
-        self.identity = Identity(weights, self.x, self.y, config, self.units, classes=classes, sources=sources)
-        self.batches = torch.arange(len(x)).split(config.batch_size)
+        self.units: list[Unit] = list_units(config.suite, shape, classes, with_sources=bool(sources))
+        self.identity: Identity = Identity(weights, self.x, self.y, config, self.units, classes=classes, sources=sources)
+        self.batches: tuple[Tensor, ...] = torch.arange(len(x)).split(config.batch_size)
         self.ledgers: list[Ledger] = []
 
     def execute(self, meter: Meter, *, joint: bool = True) -> None:

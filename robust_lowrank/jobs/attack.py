@@ -43,25 +43,19 @@ class Attack:
         Raises:
             UserError: the suite, a budget, the norm, the number of examples or a source is not one.
         """
-        own = evaluation.load_suite(suite)
+        chosen = evaluation.load_suite(suite)
         evaluation.Meter(max_passes=max_passes, max_seconds=max_seconds)
         if examples is not None and examples < 1:
             raise UserError(f"{examples} examples are none: attack at least one")
-        config = evaluation.EvalConfig.resolve(own, eps=eps or None, norm=norm, seed=seed, batch_size=batch_size)
-        if sources and not any(kind.transfers for kind in own.attacks):
-            raise UserError(f"suite {own.name!r} has no attack by transfer, which a source is for: take 'blackbox', or no --source")
+        config = evaluation.EvalConfig.resolve(chosen, eps=eps or None, norm=norm, seed=seed, batch_size=batch_size)
+        if sources and not any(kind.transfers for kind in chosen.attacks):
+            raise UserError(
+                f"suite {chosen.name!r} has no attack by transfer, which a source is for: take 'blackbox', or no --source"
+            )
         for source in sources:
             stored_config(source)
-        return cls(
-            suite=config.suite,
-            directory=own.name if norm in (None, own.norm) else f"{own.name}-{norm}",
-            examples=examples,
-            seed=seed,
-            batch_size=batch_size,
-            sources=tuple(sources),
-            max_passes=max_passes,
-            max_seconds=max_seconds,
-        )
+        directory = chosen.name if norm in (None, chosen.norm) else f"{chosen.name}-{norm}"
+        return cls(config.suite, directory, examples, seed, batch_size, tuple(sources), max_passes, max_seconds)
 
     @property
     def limited(self) -> bool:

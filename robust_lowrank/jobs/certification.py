@@ -56,11 +56,11 @@ class Question:
         if bad := [radius for radius in radii if not 0 <= radius < math.inf]:
             raise UserError(f"--radius {bad[0]:g} is no radius: give a number from 0")
         given = {"--sigma": sigma, "--samples": samples, "--alpha": alpha, "--seed": seed}
-        chosen = tuple(sorted({0.0, *radii})) if radii else RADII
+        curve = tuple(sorted({0.0, *radii})) if radii else RADII
         if method == "lipschitz":
             if lone := [name for name, value in given.items() if value is not None]:
                 raise UserError(f"{lone[0]} belongs to --method smoothing; a Lipschitz bound has no such parameter")
-            return cls(method, method, {}, chosen)
+            return cls(method, method, {}, curve)
         settled = {
             "sigma": 0.25 if sigma is None else sigma,
             "n0": CHOICE,
@@ -69,8 +69,8 @@ class Question:
             "seed": 0 if seed is None else seed,
         }
         conditioning.check_smoothing(settled["sigma"], CHOICE, int(settled["n"]), settled["alpha"])
-        own = "" if samples is None else f"-{samples}"
-        return cls(method, f"smoothing-{settled['sigma']!r}{own}", settled, chosen)
+        suffix = "" if samples is None else f"-{samples}"
+        return cls(method, f"smoothing-{settled['sigma']!r}{suffix}", settled, curve)
 
 
 def subject_to_certify(run_dir: Path, examples: int | None, data_dir: Path | None) -> Subject:
@@ -121,7 +121,12 @@ def certify_run(run_dir: Path, subject: Subject, question: Question, report: Rep
         assumptions=list(SMOOTHING if bound is None else bound.assumptions),
         reasons=[] if bound is None else list(bound.reasons),
         bound=None if bound is None else _finite(bound.bound),
-        layers=[] if bound is None else _layers(bound),
+        layers=[]
+        if bound is None
+        else [
+            LayerBound.model_validate(row | {key: _finite(row[key]) for key in ("constant", "bound")})
+            for row in bound.layers.to_dict("records")
+        ],
         interval="Clopper–Pearson 95 %",
         curve=_curve(table, question.radii),
         seconds=time.perf_counter() - started,
@@ -144,28 +149,22 @@ def _beginning(table: "pd.DataFrame", subject: Subject) -> bool:
 def _table(job: str, subject: Subject, question: Question, bound: Lipschitz | None, report: Report) -> "pd.DataFrame":
     if bound is not None:
         return conditioning.certify(subject.model, subject.x, subject.y, bound=bound)
-    own = question.parameters
+    parameters = question.parameters
     return conditioning.smooth_certify(
         subject.model,
         subject.x,
         subject.y,
-        sigma=own["sigma"],
-        n0=int(own["n0"]),
-        n=int(own["n"]),
-        alpha=own["alpha"],
-        seed=int(own["seed"]),
+        sigma=parameters["sigma"],
+        n0=int(parameters["n0"]),
+        n=int(parameters["n"]),
+        alpha=parameters["alpha"],
+        seed=int(parameters["seed"]),
         progress=lambda done: report(Event(job, question.name, done, len(subject.y))),
     )
 
 
 def _curve(table: "pd.DataFrame", radii: Sequence[float]) -> list[CurvePoint]:
-    rows = conditioning.certified_curve(table, radii).to_dict("records")
-    return [CurvePoint.model_validate(row) for row in rows]
-
-
-def _layers(bound: Lipschitz) -> list[LayerBound]:
-    rows = bound.layers.to_dict("records")
-    return [LayerBound.model_validate(row | {key: _finite(row[key]) for key in ("constant", "bound")}) for row in rows]
+    return [CurvePoint.model_validate(row) for row in conditioning.certified_curve(table, radii).to_dict("records")]
 
 
 def _finite(value: float) -> float | None:

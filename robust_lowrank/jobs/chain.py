@@ -77,9 +77,9 @@ def foreign_job(foreign: Foreign, out: Path, attacks: Sequence[Attack], *, comma
 
 def with_data(job: Job, data_dir: Path | None, download: bool) -> Job:
     """Return the job with its images looked for in `data_dir`, and fetched if that is allowed."""
-    own = job.config.data
-    directory = own.data_dir if data_dir is None else str(data_dir)
-    place = own.model_copy(update={"data_dir": directory, "download": download or own.download})
+    stored = job.config.data
+    directory = stored.data_dir if data_dir is None else str(data_dir)
+    place = stored.model_copy(update={"data_dir": directory, "download": download or stored.download})
     return replace(job, config=job.config.model_copy(update={"data": place}))
 
 
@@ -87,7 +87,7 @@ def train_run(config: training.TrainConfig, out: Path, *, job: str, command: str
     """Train a run, or return the one that is there, with events of its progress."""
 
     def tell(progress: training.Progress) -> None:
-        note = ""
+        parts = []
         if (metrics := progress.metrics) is not None:
             parts = [
                 f"epoch {progress.epoch} of {progress.epochs}",
@@ -96,7 +96,7 @@ def train_run(config: training.TrainConfig, out: Path, *, job: str, command: str
                 progress.conditioning,
                 f"{metrics['seconds']:.1f} s",
             ]
-            note = ", ".join(filter(None, parts))
+        note = ", ".join(filter(None, parts))
         report(Event(job, "training", progress.step, progress.steps, note, progress.conditioning, "\n".join(progress.alerts)))
 
     return training.train(config, out, progress=tell, command=command)

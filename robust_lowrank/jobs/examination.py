@@ -22,12 +22,12 @@ def proofs(run_dir: Path, suite: str | None, data_dir: Path | None) -> dict[str,
     if not chosen:
         raise UserError(f"{run_dir} has no results: attack it first")
     subject = trained(run_dir, with_data(stored_job(run_dir, []), data_dir, download=False).config.data)
-    found = {}
+    by_suite = {}
     for name, result in chosen.items():
         inputs = evaluation.read_adversarial(records.RunFiles(run_dir).result(name).adversarial)
         part = subject.first(result.record.accuracies[0].total)
-        found[name] = evaluation.verify(part.model, part.x, part.y, result.record, result.verdicts, inputs)
-    return found
+        by_suite[name] = evaluation.verify(part.model, part.x, part.y, result.record, result.verdicts, inputs)
+    return by_suite
 
 
 def forecast_of(run_dir: Path, attack: Attack, data_dir: Path | None) -> evaluation.Forecast:

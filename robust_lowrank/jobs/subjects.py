@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -85,8 +85,7 @@ class Foreign:
         Raises:
             UserError: one of them is not there or does not fit the other, or the network returns probabilities.
         """
-        subject, _ = self._loaded()
-        return subject
+        return self._load()[0]
 
     def record(self, out: Path, *, label: str | None, command: str) -> None:
         """Write a run directory for the network: its record, its layers' spectra, and no training.
@@ -94,37 +93,20 @@ class Foreign:
         Raises:
             UserError: as `load`, `out` holds something else, or the network is another one each time.
         """
-        import pandas as pd
-
-        subject, described = self._loaded()
+        subject, described = self._load()
         weights = provenance.digest_tensors(subject.model.state_dict())
         if weights != provenance.digest_tensors(self._network(subject.x).model.state_dict()):
             raise UserError(f"{self.source} makes other weights each time: give a file of them with --weights, or set a seed in it")
         _check_place(out, weights)
-        frame = conditioning.spectra(subject.model)
-        frame.insert(0, "epoch", 0)
-        record = records.RunRecord(
-            label=label or self.source,
-            method=FOREIGN,
-            model=self.source,
-            data=self.data,
-            seed=0,
-            status="complete",
-            created=records.now(),
-            command=command,
-            config=described,
-            versions=provenance.versions(),
-            machine=provenance.machine(_device()),
-            hashes={"weights": weights},
-            parameters=count_parameters(subject.model),
-            classes=list(data.DATASETS[self.data].classes) if self.data in data.DATASETS else [],
-        )
+        classes = list(data.DATASETS[self.data].classes) if self.data in data.DATASETS else []
+        names = {"label": label or self.source, "model": self.source, "data": self.data, "command": command}
+        run = _untrained_run(out, subject.model, config=described, classes=classes, **names)
         files = records.RunFiles(out)
-        records.write_record(files.record, record)
-        records.write_frame(files.metrics, pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"))
-        records.write_frame(files.spectra, frame)
+        records.write_record(files.record, run.record)
+        records.write_frame(files.metrics, run.metrics)
+        records.write_frame(files.spectra, run.spectra)
 
-    def _loaded(self) -> tuple[Subject, dict[str, str]]:
+    def _load(self) -> tuple[Subject, dict[str, str]]:
         x, y, note = load_examples(self.data, data_dir=self.data_dir, download=self.download)
         foreign = self._network(x)
         with torch.no_grad():
@@ -132,12 +114,12 @@ class Foreign:
         return Subject(foreign.model, x, y, foreign.gradients), foreign.description | {"examples": note}
 
     def _network(self, x: Tensor) -> models.Foreign:
-        known = data.DATASETS.get(self.data)
+        dataset = data.DATASETS.get(self.data)
         return models.load_foreign(
             self.source,
             weights=self.weights,
             input_shape=tuple(x.shape[1:]),
-            num_classes=self.classes or (known.num_classes if known else None),
+            num_classes=self.classes or (dataset.num_classes if dataset else None),
             mean=self.mean,
             std=self.std,
             device=_device(),
@@ -150,28 +132,30 @@ def weights_run(path: Path) -> records.Run:
     Raises:
         UserError: it is not a file of weights, or holds none of a layer.
     """
-    import pandas as pd
-
     model = models.skeleton(path)
+    names = {"label": path.name, "model": path.name, "data": "–", "command": ""}
     try:
-        frame = conditioning.spectra(model)
+        return _untrained_run(path, model, config={"weights": str(path)}, **names)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _untrained_run(path: Path, model: nn.Module, **fields: Any) -> records.Run:
+    """Return a network that was not trained here as a run with its layers' spectra, and no training or results."""
+    import pandas as pd
+
+    frame = conditioning.spectra(model)
     frame.insert(0, "epoch", 0)
     record = records.RunRecord(
-        label=path.name,
         method=FOREIGN,
-        model=path.name,
-        data="–",
         seed=0,
         status="complete",
         created=records.now(),
-        command="",
-        config={"weights": str(path)},
         versions=provenance.versions(),
         machine=provenance.machine(_device()),
         hashes={"weights": provenance.digest_tensors(model.state_dict())},
         parameters=count_parameters(model),
+        **fields,
     )
     return records.Run(path, record, pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"), frame, {})
 

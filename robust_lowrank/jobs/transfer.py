@@ -31,22 +31,29 @@ def matrix(jobs: Sequence[Job], attack: Attack) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    attacked = [_attacked(job, attack) for job in jobs]
+    attacked = [
+        _Attacked(
+            job,
+            records.read_record(records.RunFiles(job.out).record, records.RunRecord),
+            records.read_record(job.files(attack).record, records.ResultRecord),
+        )
+        for job in jobs
+    ]
     for one in attacked:
         if one.result.hashes["data"] != attacked[0].result.hashes["data"]:
             places = f"{attacked[0].job.out} and {one.job.out}"
             raise UserError(f"{places} were attacked on different examples: their inputs do not transfer")
-    found = []
+    rows = []
     for target in attacked:
-        kept = _tried(target, [source for source in attacked if source is not target], attack)
-        for source in (source for source in attacked if source is not target):
+        sources = [source for source in attacked if source is not target]
+        kept = _try_on(target, sources, attack)
+        for source in sources:
             mine = (kept[["source_weights", "attack_hash", "source_created"]] == list(_key(source))).all(axis=1)
-            found.append(kept[mine].assign(source=str(source.job.out), target=str(target.job.out)))
-    columns = ["source", "target", "attack", "eps", "tried", "fooled"]
-    return pd.concat(found, ignore_index=True)[columns]
+            rows.append(kept[mine].assign(source=str(source.job.out), target=str(target.job.out)))
+    return pd.concat(rows, ignore_index=True)[["source", "target", "attack", "eps", "tried", "fooled"]]
 
 
-def _tried(target: _Attacked, sources: Sequence[_Attacked], attack: Attack) -> "pd.DataFrame":
+def _try_on(target: _Attacked, sources: Sequence[_Attacked], attack: Attack) -> "pd.DataFrame":
     """Return the rows of a target that are known, after trying what is missing and storing all of them."""
     import pandas as pd
 
@@ -54,8 +61,8 @@ def _tried(target: _Attacked, sources: Sequence[_Attacked], attack: Attack) -> "
     kept = records.read_frame(path) if path.is_file() else pd.DataFrame(columns=pd.Index(records.TRANSFER))
     common = {"target_weights": target.result.hashes["weights"], "data": target.result.hashes["data"]}
     kept = kept[(kept[list(common)] == pd.Series(common)).all(axis=1)]
-    known = set(zip(kept["source_weights"], kept["attack_hash"], kept["source_created"], strict=True))
-    missing = {_key(source): source for source in sources if _key(source) not in known}
+    done = set(zip(kept["source_weights"], kept["attack_hash"], kept["source_created"], strict=True))
+    missing = {_key(source): source for source in sources if _key(source) not in done}
     if not missing:
         return kept
     rows: list[dict[str, Any]] = []
@@ -76,11 +83,6 @@ def _tried(target: _Attacked, sources: Sequence[_Attacked], attack: Attack) -> "
     kept = tried if kept.empty else pd.concat([kept, tried], ignore_index=True)
     records.write_frame(path, kept)
     return kept
-
-
-def _attacked(job: Job, attack: Attack) -> _Attacked:
-    result = records.read_record(job.files(attack).record, records.ResultRecord)
-    return _Attacked(job, records.read_record(records.RunFiles(job.out).record, records.RunRecord), result)
 
 
 def _key(source: _Attacked) -> tuple[str, str, str]:

@@ -103,8 +103,8 @@ def attack(
     else:
         if runs or data is None or out is None:
             raise UserError("--model is attacked alone: give --data and --out, and no run directory")
-        scale = {"mean": _numbers(mean, "--mean"), "std": _numbers(std, "--std")}
-        foreign = Foreign(model, weights, data, data_dir, classes=classes, **scale)
+        shift, scale = _numbers(mean, "--mean"), _numbers(std, "--std")
+        foreign = Foreign(model, weights, data, data_dir, classes=classes, mean=shift, std=scale)
         jobs = [foreign_job(foreign, out, [settled], command=console.command_line())]
         foreign.record(out, label=label, command=console.command_line())
     with Board() as board:

@@ -64,21 +64,17 @@ class MomentumPath(Path):
     period: int
     decrement: int
     shortest: int
-    step: Tensor
-    rises: Tensor
-    checked_loss: Tensor
-    halved: Tensor
 
     MOMENTUM, RHO = 0.75, 0.75
 
     def __init__(self, threat: Threat, x: Tensor, point: Tensor, loss: Tensor, gradient: Tensor, steps: int) -> None:
         super().__init__(threat, x, point, loss, gradient)
         self.period, self.decrement, self.shortest = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
-        self.step = torch.full_like(loss, 2 * threat.eps)
+        self.step: Tensor = torch.full_like(loss, 2 * threat.eps)
         self.previous: Tensor | None = None
-        self.rises = torch.zeros_like(loss)
-        self.checked_loss = loss
-        self.halved = torch.ones_like(loss, dtype=torch.bool)
+        self.rises: Tensor = torch.zeros_like(loss)
+        self.checked_loss: Tensor = loss
+        self.halved: Tensor = torch.ones_like(loss, dtype=torch.bool)
 
     def next(self) -> Tensor:
         """Return the point after a steepest step and a quarter of the last move; the first step is without momentum."""
@@ -117,17 +113,13 @@ class SparsePath(Path):
     Source: Croce and Hein 2021 (arXiv 2103.01208), algorithm 1.
     """
 
-    period: int
-    step: Tensor
-    changed: Tensor
-
     SPARSER, DIVISOR, SMALLEST_STEP = 0.95, 1.5, 0.1
 
     def __init__(self, threat: Threat, x: Tensor, point: Tensor, loss: Tensor, gradient: Tensor, steps: int) -> None:
         super().__init__(threat, x, point, loss, gradient)
-        self.period = max(int(0.04 * steps), 1)
-        self.step = torch.full_like(loss, threat.eps)
-        self.changed = self._changes(point)
+        self.period: int = max(int(0.04 * steps), 1)
+        self.step: Tensor = torch.full_like(loss, threat.eps)
+        self.changed: Tensor = self._changes(point)
 
     def next(self) -> Tensor:
         """Return the point after a step that the largest gradient entries share equally."""

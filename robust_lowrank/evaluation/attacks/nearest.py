@@ -45,25 +45,19 @@ class Nearest:
     y: Tensor
     norm: str
     within: float
-    inputs: Tensor
-    distance: Tensor
-    margin: Tensor
-    nonfinite: Tensor
     forwards: Tensor
     backwards: Tensor
-    logits: Tensor
-    clean: Tensor
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, norm: str, within: float = 0.0) -> None:
         self.model, self.x, self.y, self.norm, self.within = model, x, y, norm, within
-        self.inputs = x.clone()
-        self.distance = torch.full(y.shape, torch.inf, dtype=torch.float64, device=y.device)
-        self.margin = torch.full_like(self.distance, torch.inf)
-        self.nonfinite = torch.zeros_like(y, dtype=torch.bool)
+        self.inputs: Tensor = x.clone()
+        self.distance: Tensor = torch.full(y.shape, torch.inf, dtype=torch.float64, device=y.device)
+        self.margin: Tensor = torch.full_like(self.distance, torch.inf)
+        self.nonfinite: Tensor = torch.zeros_like(y, dtype=torch.bool)
         self.forwards, self.backwards = torch.zeros_like(y), torch.zeros_like(y)
         with torch.no_grad():
-            self.logits = model(x)
-        self.clean = self.see(torch.arange(len(y), device=y.device), x, self.logits)
+            self.logits: Tensor = model(x)
+        self.clean: Tensor = self.see(torch.arange(len(y), device=y.device), x, self.logits)
 
     @property
     def open(self) -> Tensor:

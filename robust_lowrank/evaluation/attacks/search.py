@@ -23,22 +23,17 @@ class Search:
 
     x: Tensor
     y: Tensor
-    best: Tensor
-    margin: Tensor
-    broken: Tensor
-    nonfinite: Tensor
     forwards: Tensor
     backwards: Tensor
-    by: list[str]
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y
-        self.best = x.clone()
-        self.margin = torch.full(y.shape, torch.inf, dtype=torch.float64, device=y.device)
-        self.broken = torch.zeros_like(y, dtype=torch.bool)
-        self.nonfinite = torch.zeros_like(self.broken)
+        self.best: Tensor = x.clone()
+        self.margin: Tensor = torch.full(y.shape, torch.inf, dtype=torch.float64, device=y.device)
+        self.broken: Tensor = torch.zeros_like(y, dtype=torch.bool)
+        self.nonfinite: Tensor = torch.zeros_like(self.broken)
         self.forwards, self.backwards = torch.zeros_like(y), torch.zeros_like(y)
-        self.by = [""] * len(y)
+        self.by: list[str] = [""] * len(y)
 
     @property
     def open(self) -> Tensor:

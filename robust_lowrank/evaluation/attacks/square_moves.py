@@ -33,14 +33,11 @@ class Moves(ABC):
     """Random moves of K points, one stream of random numbers each; points are (K, C, height * width)."""
 
     numbers: int  # random numbers a move takes
-    grid: Grid
-    row: Tensor
-    column: Tensor
 
     def __init__(self, grid: Grid, like: Tensor) -> None:
-        self.grid = grid
-        self.row = torch.arange(grid.height, device=like.device) * grid.width
-        self.column = torch.arange(grid.width, device=like.device)
+        self.grid: Grid = grid
+        self.row: Tensor = torch.arange(grid.height, device=like.device) * grid.width
+        self.column: Tensor = torch.arange(grid.width, device=like.device)
 
     @abstractmethod
     def start(self, noise: KeyedNoise) -> Tensor:
@@ -77,15 +74,13 @@ class Moves(ABC):
 class LinfMoves(Moves):
     """Every feature stays at one of its two bounds: vertical stripes first, then a window of each channel goes to one bound."""
 
-    low: Tensor
-    high: Tensor
     size: tuple[int, int]
 
     def __init__(self, x: Tensor, threat: Threat, grid: Grid) -> None:
         super().__init__(grid, x)
         self.numbers = 2 + grid.channels
-        self.low = threat.project(x, torch.zeros_like(x)).reshape(len(x), grid.channels, -1)
-        self.high = threat.project(x, torch.ones_like(x)).reshape(len(x), grid.channels, -1)
+        self.low: Tensor = threat.project(x, torch.zeros_like(x)).reshape(len(x), grid.channels, -1)
+        self.high: Tensor = threat.project(x, torch.ones_like(x)).reshape(len(x), grid.channels, -1)
 
     def start(self, noise: KeyedNoise) -> Tensor:
         """Return vertical stripes."""
@@ -120,9 +115,6 @@ class LpMoves(Moves):
     smaller than eps by what rounding can add, so that no point needs to be projected.
     """
 
-    order: int
-    x: Tensor
-    radius: float
     used: Tensor
     candidate: Tensor
     size: tuple[int, int]
@@ -130,11 +122,11 @@ class LpMoves(Moves):
 
     def __init__(self, x: Tensor, threat: Threat, grid: Grid, order: int) -> None:
         super().__init__(grid, x)
-        self.order = order
+        self.order: int = order
         self.numbers = 5 + grid.channels
-        self.x = x.reshape(len(x), grid.channels, -1)
+        self.x: Tensor = x.reshape(len(x), grid.channels, -1)
         rounding = torch.finfo(x.dtype).eps * x[0].numel() ** (1 / order)
-        self.radius = max(threat.eps * (1 - 1e-9) - rounding, 0.0)
+        self.radius: float = max(threat.eps * (1 - 1e-9) - rounding, 0.0)
         self.used = self.candidate = torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
     def start(self, noise: KeyedNoise) -> Tensor:

@@ -25,12 +25,11 @@ class FixedBatch(nn.Module):
 
     target: Target
     meter: Meter
-    piece: int
 
     def __init__(self, target: Target, meter: Meter | None = None) -> None:
         super().__init__()
         self.target, self.meter = target, meter or Meter()
-        self.piece = PIECE.get(target.device.type, PIECE_ELSEWHERE)
+        self.piece: int = PIECE.get(target.device.type, PIECE_ELSEWHERE)
 
     @property
     def classes(self) -> int:

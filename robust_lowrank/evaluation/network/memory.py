@@ -25,12 +25,9 @@ def in_halves(work: Callable[[Tensor], _Result], rows: Tensor, network: FixedBat
     try:
         return [work(rows)]
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not _is_out_of_memory(error) or (len(rows) == 1 and network.piece == 1):
             raise
-        if len(rows) == 1 and network.piece == 1:
-            raise
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
     if len(rows) <= network.piece:
         network.piece = max(1, network.piece // 2)
         return in_halves(work, rows, network)
@@ -52,8 +49,7 @@ def in_smaller_batches(work: Callable[[int], _Result], size: int) -> _Result:
     except RuntimeError as error:
         if size == 1 or not _is_out_of_memory(error):
             raise
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
     return in_smaller_batches(work, size // 2)
 
 

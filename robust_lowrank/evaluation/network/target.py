@@ -19,16 +19,13 @@ class Target(nn.Module):
         UserError: the model cannot take such an input, or does not return one row of at least two logits an example.
     """
 
-    classes: int
-    device: torch.device
-
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         super().__init__()
         self.model = model
         tensors = [*model.parameters(), *model.buffers()]
-        self.device = tensors[0].device if tensors else example.device
+        self.device: torch.device = tensors[0].device if tensors else example.device
         self._dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), example.dtype)
-        self.classes = self._probe(example[:1].to(self.device))
+        self.classes: int = self._probe(example[:1].to(self.device))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, connected to `x`."""

@@ -36,10 +36,9 @@ class CountedModel(nn.Module):
         inputs = x.reshape(-1, *self.shape)
         logits = self.target(inputs).float().clone()
         self.meter.watch(logits)
-        self._count(0, len(x))
-        self.notice(inputs, logits)
+        self._see(0, inputs, logits)
         if x.requires_grad and torch.is_grad_enabled():
-            inputs.register_hook(lambda gradient: self._see_gradient(inputs.detach(), gradient))
+            inputs.register_hook(lambda gradient: self._see(1, inputs.detach(), gradient))
         return logits
 
     @property
@@ -54,13 +53,11 @@ class CountedModel(nn.Module):
         share = (rows - held * calls).clamp(min=0) // max(int(broken.sum()), 1)
         return torch.where(broken, share[:, None], calls[:, None])
 
-    def _count(self, kind: int, rows: int) -> None:
+    def _see(self, kind: int, inputs: Tensor, values: Tensor) -> None:
+        """Count a forward (0) or backward (1) and look at what it gave."""
         self._calls[kind] += 1
-        self._rows[kind] += rows
-
-    def _see_gradient(self, inputs: Tensor, gradient: Tensor) -> None:
-        self._count(1, len(inputs))
-        self.notice(inputs, gradient)
+        self._rows[kind] += len(inputs)
+        self.notice(inputs, values)
 
     def notice(self, inputs: Tensor, values: Tensor) -> None:
         """Charge values that are not finite to the examples whose inputs were."""
