@@ -1,5 +1,3 @@
 """The command `rlr-eval`: train, attack, watch the conditioning, report."""
 
-from robust_lowrank.cli.app import main
-
-__all__ = ["main"]
+from robust_lowrank.cli.app import main as main

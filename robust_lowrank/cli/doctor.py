@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata, util
 from pathlib import Path
+from typing import Literal
 
 from robust_lowrank.records import AuditFinding
 
@@ -200,13 +201,8 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _pass(check: str, message: str) -> AuditFinding:
-    return AuditFinding(check=check, status="pass", message=message)
+def _finding(status: Literal["pass", "warn", "fail"], check: str, message: str, remedy: str = "") -> AuditFinding:
+    return AuditFinding(check=check, status=status, message=message, remedy=remedy)
 
 
-def _warn(check: str, message: str, remedy: str) -> AuditFinding:
-    return AuditFinding(check=check, status="warn", message=message, remedy=remedy)
-
-
-def _fail(check: str, message: str, remedy: str) -> AuditFinding:
-    return AuditFinding(check=check, status="fail", message=message, remedy=remedy)
+_pass, _warn, _fail = (partial(_finding, status) for status in ("pass", "warn", "fail"))

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from robust_lowrank.cli import console
-from robust_lowrank.records import AccuracyRecord, ResultRecord
+from robust_lowrank.records import ResultRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,8 @@ def say_results(labels: Sequence[str], results: Sequence[ResultRecord]) -> None:
     for label, result in zip(labels, results, strict=True):
         for entry in result.accuracies:
             budget = f"{result.norm} {entry.eps:.4g}" if entry.eps else ""
-            table.add_row(escape(label), entry.attack, budget, _accuracy(entry), f"{entry.low:.1%} to {entry.high:.1%}")
+            rest = f" to {entry.most:.1%}, {entry.unresolved} unresolved" if entry.unresolved else ""
+            table.add_row(escape(label), entry.attack, budget, f"{entry.value:.1%}{rest}", f"{entry.low:.1%} to {entry.high:.1%}")
     console.print_table(table)
     for label, result in zip(labels, results, strict=True):
         passed = sum(finding.status == "pass" for finding in result.audit)
@@ -40,9 +41,3 @@ def say_matrix(transfer: "pd.DataFrame") -> None:
             shares = {row["target"]: f"{row['fooled']} of {row['tried']}" for row in rows.to_dict("records")}
             table.add_row(str(source), *(shares.get(target, "") for target in targets))
         console.print_table(table)
-
-
-def _accuracy(entry: AccuracyRecord) -> str:
-    if not entry.unresolved:
-        return f"{entry.value:.1%}"
-    return f"{entry.value:.1%} to {entry.most:.1%}, {entry.unresolved} unresolved"

@@ -1,6 +1,6 @@
 """A ledger is one attack's account at one eps."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,28 +22,20 @@ class Ledger:
     eps: float
     independent: bool  # tried on all examples that the clean model gets right, whatever other attacks found
     clean: Clean
-    broken: Tensor = field(init=False)
-    nonfinite: Tensor = field(init=False)
-    unresolved: Tensor = field(init=False)  # the budget ended before the attack did
-    prediction: Tensor = field(init=False)
-    margin: Tensor = field(init=False)
-    distance: Tensor = field(init=False)
-    forwards: Tensor = field(init=False)
-    backwards: Tensor = field(init=False)
-    seconds: Tensor = field(init=False)
-    flags: list[list[str]] = field(init=False)
-    inputs: dict[int, Tensor] = field(init=False, default_factory=dict)  # what broke an example, by its number
 
     def __post_init__(self) -> None:
         count = len(self.clean.labels)
-        self.broken = torch.zeros(count, dtype=torch.bool)
-        self.nonfinite = ~self.clean.finite | (self.clean.correct & ~self.clean.gradient_finite)
-        self.unresolved = torch.zeros(count, dtype=torch.bool)
-        self.prediction, self.margin = self.clean.prediction.clone(), self.clean.margin.clone()
-        self.distance = torch.full((count,), torch.nan, dtype=torch.float64)
-        self.forwards, self.backwards = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
-        self.seconds = torch.zeros(count, dtype=torch.float64)
-        self.flags = [[] for _ in range(count)]
+        self.broken: Tensor = torch.zeros(count, dtype=torch.bool)
+        self.nonfinite: Tensor = ~self.clean.finite | (self.clean.correct & ~self.clean.gradient_finite)
+        self.unresolved: Tensor = torch.zeros(count, dtype=torch.bool)  # the budget ended before the attack did
+        self.prediction: Tensor = self.clean.prediction.clone()
+        self.margin: Tensor = self.clean.margin.clone()
+        self.distance: Tensor = torch.full((count,), torch.nan, dtype=torch.float64)
+        self.forwards: Tensor = torch.zeros(count, dtype=torch.int64)
+        self.backwards: Tensor = torch.zeros(count, dtype=torch.int64)
+        self.seconds: Tensor = torch.zeros(count, dtype=torch.float64)
+        self.flags: list[list[str]] = [[] for _ in range(count)]
+        self.inputs: dict[int, Tensor] = {}  # what broke an example, by its number
         numbers = torch.arange(count)
         self._flag(numbers[~self.clean.finite], "nonfinite-logits")
         self._flag(numbers[self.clean.finite & ~self.clean.gradient_finite], "nonfinite-gradient")

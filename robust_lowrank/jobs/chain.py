@@ -138,11 +138,7 @@ def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord
 
 def teller(name: str, stage: str, report: Report) -> evaluation.Progress:
     """Return what turns an evaluation's progress into events."""
-
-    def tell(fraction: float, what: str) -> None:
-        report(Event(name, f"{stage}: {what}", round(fraction * SCALE), SCALE))
-
-    return tell
+    return lambda fraction, what: report(Event(name, f"{stage}: {what}", round(fraction * SCALE), SCALE))
 
 
 def perform(job: Job, report: Report) -> str | None:

@@ -1,11 +1,12 @@
 """An experiment names several methods, ranks and seeds on the same data and model, and the attacks they then undergo."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from robust_lowrank.errors import UserError
+from robust_lowrank.evaluation.attacks.base import listed
 from robust_lowrank.tables import Table, read_table, shipped_files
 from robust_lowrank.threat import radius
 from robust_lowrank.training.adversarial_config import AdversarialConfig
@@ -60,14 +61,9 @@ class AttackConfig(Table):
     """An attack on every run: a suite by name or file, eps and norm if not the suite's own, the first test images."""
 
     suite: str
-    eps: tuple[float | str, ...] | None = Field(default=None, strict=False)  # a fraction as text: "8/255"
+    eps: Annotated[tuple[float | str, ...] | None, BeforeValidator(listed)] = Field(None, strict=False)  # or texts, such as "8/255"
     norm: Literal["Linf", "L2", "L1"] | None = None
     examples: int | None = Field(default=None, ge=1)  # None: the whole test set
-
-    @field_validator("eps", mode="before")
-    @classmethod
-    def _one_or_several(cls, eps: object) -> object:
-        return (eps,) if isinstance(eps, (int, float, str)) else eps
 
     @field_validator("eps")
     @classmethod

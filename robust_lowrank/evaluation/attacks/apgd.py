@@ -99,7 +99,11 @@ def apgd(
             rows = search.open
             if len(rows) == 0:
                 return search.attempt()
-            _run(search, rows, model, objective, threat, noise.of(rows).at(restart=restart, step=number), steps)
+            point = _start(threat, x[rows], noise.of(rows).at(restart=restart, step=number))
+            for ball, share in _balls(threat, steps):
+                rows, point = _climb(search, rows, point, model, objective, ball, share, judged=ball == threat)
+                if len(rows) == 0:
+                    break
     return search.attempt()
 
 
@@ -116,16 +120,6 @@ def _objectives(model: nn.Module, search: Search, loss: str, targets: int) -> li
         return targeted_dlr(logits, y[rows], target[rows])
 
     return [partial(towards, target) for target in runner_up_classes(logits, y, targets).unbind(dim=1)]
-
-
-def _run(
-    search: Search, rows: Tensor, model: nn.Module, objective: Objective, threat: Threat, noise: KeyedNoise, steps: int
-) -> None:
-    start = _start(threat, search.x[rows], noise)
-    for ball, share in _balls(threat, steps):
-        rows, start = _climb(search, rows, start, model, objective, ball, share, judged=ball == threat)
-        if len(rows) == 0:
-            break
 
 
 def _balls(threat: Threat, steps: int) -> list[tuple[Threat, int]]:

@@ -1,6 +1,7 @@
 """A path of APGD says where the next point of every example lies, and when its step is shortened and its best point taken up."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from robust_lowrank.threat import Threat, per_example
 
 
+@dataclass
 class Path(ABC):
     """The point of every example on its way up the loss, and the best one it has seen; every tensor has a row an example."""
 
@@ -16,16 +18,13 @@ class Path(ABC):
     point: Tensor
     loss: Tensor
     gradient: Tensor
-    best: Tensor
-    best_loss: Tensor
-    best_gradient: Tensor
-    since_check: int
+    steps: int
 
-    def __init__(self, threat: Threat, x: Tensor, point: Tensor, loss: Tensor, gradient: Tensor) -> None:
-        self.threat, self.x = threat, x
-        self.point, self.loss, self.gradient = point, loss, gradient
-        self.best, self.best_loss, self.best_gradient = point, loss, gradient
-        self.since_check = 0
+    def __post_init__(self) -> None:
+        self.best: Tensor = self.point
+        self.best_loss: Tensor = self.loss
+        self.best_gradient: Tensor = self.gradient
+        self.since_check: int = 0
 
     @abstractmethod
     def next(self) -> Tensor:
@@ -67,14 +66,14 @@ class MomentumPath(Path):
 
     MOMENTUM, RHO = 0.75, 0.75
 
-    def __init__(self, threat: Threat, x: Tensor, point: Tensor, loss: Tensor, gradient: Tensor, steps: int) -> None:
-        super().__init__(threat, x, point, loss, gradient)
-        self.period, self.decrement, self.shortest = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
-        self.step: Tensor = torch.full_like(loss, 2 * threat.eps)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.period, self.decrement, self.shortest = (max(int(share * self.steps), 1) for share in (0.22, 0.03, 0.06))
+        self.step: Tensor = torch.full_like(self.loss, 2 * self.threat.eps)
         self.previous: Tensor | None = None
-        self.rises: Tensor = torch.zeros_like(loss)
-        self.checked_loss: Tensor = loss
-        self.halved: Tensor = torch.ones_like(loss, dtype=torch.bool)
+        self.rises: Tensor = torch.zeros_like(self.loss)
+        self.checked_loss: Tensor = self.loss
+        self.halved: Tensor = torch.ones_like(self.loss, dtype=torch.bool)
 
     def next(self) -> Tensor:
         """Return the point after a steepest step and a quarter of the last move; the first step is without momentum."""
@@ -115,11 +114,11 @@ class SparsePath(Path):
 
     SPARSER, DIVISOR, SMALLEST_STEP = 0.95, 1.5, 0.1
 
-    def __init__(self, threat: Threat, x: Tensor, point: Tensor, loss: Tensor, gradient: Tensor, steps: int) -> None:
-        super().__init__(threat, x, point, loss, gradient)
-        self.period: int = max(int(0.04 * steps), 1)
-        self.step: Tensor = torch.full_like(loss, threat.eps)
-        self.changed: Tensor = self._changes(point)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.period: int = max(int(0.04 * self.steps), 1)
+        self.step: Tensor = torch.full_like(self.loss, self.threat.eps)
+        self.changed: Tensor = self._changes(self.point)
 
     def next(self) -> Tensor:
         """Return the point after a step that the largest gradient entries share equally."""

@@ -142,19 +142,9 @@ def _attack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, far: Threat,
     return Attacked(*(field.cpu() for field in seen))
 
 
-def _pgd(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    starts: Sequence[Tensor] = (),
-    steps: int = MANY,
-    momentum: float = 0.0,
-) -> Attempt:
+def _pgd(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, starts: Sequence[Tensor] = (), steps: int = MANY) -> Attempt:
     """Attack from `starts`, without them from the clean inputs."""
-    size = 2.5 * threat.eps / steps
-    return pgd(model, x, y, threat, starts=starts or [x], steps=steps, step_size=size, momentum=momentum)
+    return pgd(model, x, y, threat, starts=starts or [x], steps=steps, step_size=2.5 * threat.eps / steps)
 
 
 def _transfer(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Tensor:
@@ -162,7 +152,7 @@ def _transfer(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: Key
     width = threat.eps / threat.diameter(x[0].numel())
     one = replace(noise, rows=noise.rows.new_zeros(1))
     smoothed = _Smoothed(model, width * (2 * one.uniform((SMOOTHING, *x.shape[1:]), stream=2)[0] - 1).to(x.dtype))
-    attempt = _pgd(smoothed, x, y, threat, steps=FEW, momentum=1.0)
+    attempt = pgd(smoothed, x, y, threat, starts=[x], steps=FEW, step_size=2.5 * threat.eps / FEW, momentum=1.0)
     return check(model, x, y, attempt.inputs, threat).broken
 
 
