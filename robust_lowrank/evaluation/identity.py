@@ -36,19 +36,23 @@ class Identity:
     def definition(self) -> dict[str, Any]:
         """Return the suite as it runs, every parameter explicit."""
         suite = self.config.suite
-        attacks = list({id(unit.attack): unit.attack for unit in self.units}.values())
         return {
             "suite": suite.name,
             "description": suite.description,
             "norm": suite.norm,
             "seed": self.config.seed,
-            "attacks": [self._entry(attack, self._units_of(attack)) for attack in attacks],
+            "attacks": [self._entry(attack, self._units_of(attack)) for attack in self._attacks()],
         }
 
     def described(self) -> dict[str, Any]:
-        """Return the definition for the record, with what reports call each attack, which enters no hash."""
+        """Return the definition for the record, with what reports want to know of each attack, which enters no hash."""
         definition = self.definition()
-        return definition | {"attacks": [entry | {"title": title_of(entry["name"])} for entry in definition["attacks"]]}
+        pairs = zip(definition["attacks"], self._attacks(), strict=True)
+        attacks = [entry | {"title": title_of(entry["name"]), "minimal": attack.minimal} for entry, attack in pairs]
+        return definition | {"attacks": attacks}
+
+    def _attacks(self) -> list[Attack]:
+        return list({id(unit.attack): unit.attack for unit in self.units}.values())
 
     def unit_key(self, unit: Unit, batch: Tensor, earlier: Sequence[str]) -> str:
         """Return the hash that names a unit on a batch: the network, examples and attack, and the units that it goes on from."""

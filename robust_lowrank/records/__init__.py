@@ -31,7 +31,6 @@ from robust_lowrank.records.documents import ResultRecord as ResultRecord
 from robust_lowrank.records.documents import RunRecord as RunRecord
 from robust_lowrank.records.documents import attack_title as attack_title
 from robust_lowrank.records.documents import now as now
-from robust_lowrank.records.documents import seeks_nearest as seeks_nearest
 from robust_lowrank.records.files import read_frame as read_frame
 from robust_lowrank.records.files import read_record as read_record
 from robust_lowrank.records.files import replacing as replacing

@@ -7,7 +7,7 @@ from pydantic import BaseModel, field_validator
 
 SCHEMA_VERSION = 1
 
-# Reports call attacks so where a result does not say it, as the ones written since do, from their attacks' classes.
+# Of attacks in results that are older than these fields of theirs:
 _TITLES = {"fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack", "apgd": "APGD", "fab": "FAB", "square": "Square"}
 _SEEK_NEAREST = ("deepfool", "fab")
 
@@ -125,7 +125,14 @@ class ResultRecord(BaseModel, extra="forbid"):
 
     def title(self, attack: str) -> str | None:
         """Return what reports call an attack, such as `PGD-20` for `pgd-20`; None in results that do not say it."""
-        return next((entry["title"] for entry in self.definition["attacks"] if "title" in entry and entry["name"] == attack), None)
+        return self._attack(attack).get("title")
+
+    def seeks_nearest(self, attack: str) -> bool:
+        """Return whether an attack looks for the nearest input that is misclassified, not for one within a radius."""
+        return self._attack(attack).get("minimal", attack.partition("-")[0] in _SEEK_NEAREST)
+
+    def _attack(self, name: str) -> dict[str, Any]:
+        return next((entry for entry in self.definition["attacks"] if entry["name"] == name), {})
 
 
 class CurvePoint(BaseModel, extra="forbid"):
@@ -174,11 +181,6 @@ def attack_title(name: str) -> str:
     """Return an attack's name as papers write it, such as `PGD-20` for `pgd-20`."""
     head, dash, tail = name.partition("-")
     return _TITLES.get(head, head) + dash + tail
-
-
-def seeks_nearest(name: str) -> bool:
-    """Return whether an attack looks for the nearest input of another class."""
-    return name.partition("-")[0] in _SEEK_NEAREST
 
 
 def now() -> str:

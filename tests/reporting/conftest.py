@@ -93,7 +93,7 @@ def result(
             *(accuracy("worst", eps, right, right | open_) for eps, right in worst.items()),
         ],
         audit=list(audit),
-        definition={"attacks": sorted({name for name, _ in held})},
+        definition={"attacks": [{"name": name} for name in sorted({name for name, _ in held})]},
         seconds=1.0,
     )
     return Result(record=record, verdicts=pd.DataFrame(rows, columns=list(VERDICTS)))

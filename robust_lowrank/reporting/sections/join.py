@@ -10,7 +10,6 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from robust_lowrank.records import seeks_nearest
 from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
@@ -249,4 +248,5 @@ def _common_layers(join: Join) -> list[str]:
 
 
 def _seeking(evaluation: Evaluation) -> list[str]:
-    return [attack for attack in evaluation.attacks if seeks_nearest(attack)]
+    records = [result.record for result in evaluation.results.values()]
+    return [attack for attack in evaluation.attacks if any(record.seeks_nearest(attack) for record in records)]

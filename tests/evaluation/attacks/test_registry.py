@@ -33,6 +33,7 @@ def test_a_result_says_what_reports_call_its_attacks_and_no_hash_depends_on_it(m
     assert (record.title("apgd-ce-2"), record.title("mine-on-survivors")) == ("APGD-ce-2", "mine-on-survivors")
     assert record.title("pgd-20") is None
     for entry in record.definition["attacks"]:
-        del entry["title"]
+        assert not record.seeks_nearest(entry["name"])
+        del entry["title"], entry["minimal"]
     assert record.hashes["attack"] == digest_definition(record.definition)
     assert record.title("apgd-ce-2") is None  # as in a file of an older version
