@@ -1,48 +1,22 @@
-"""`DATASETS` names the data sets and loads them."""
+"""The catalogue finds the data sets that the modules of `sources` list, and loads them by name."""
 
 import os
-from dataclasses import dataclass
+from importlib import import_module
+from math import prod
 from pathlib import Path
-from typing import Protocol
+from pkgutil import iter_modules
 
-from robust_lowrank.data.cifar import load_cifar10
+from robust_lowrank.data import sources
 from robust_lowrank.data.dataset import Dataset
-from robust_lowrank.data.digits import load_digits
-from robust_lowrank.data.idx import FASHION_MNIST, MNIST
+from robust_lowrank.data.sources import Entry
 from robust_lowrank.errors import UserError, unknown_name
 
 DATA_DIR_VARIABLE = "RLR_DATA_DIR"
 
 
-class Loader(Protocol):
-    """Reads a data set from a directory, fetching it first if that is allowed and needed."""
-
-    def __call__(self, data_dir: Path, *, download: bool) -> Dataset:
-        """Return the data set."""
-        ...
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A data set's description, without its images."""
-
-    load: Loader
-    input_shape: tuple[int, int, int]
-    num_classes: int
-    summary: str
-    classes: tuple[str, ...]  # their names
-
-
-DIGITS = tuple("0123456789")
-GARMENTS = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-DATASETS = {
-    "digits": Entry(load_digits, (1, 8, 8), 10, "1,797 digits of 8 x 8 that scikit-learn ships; no download", DIGITS),
-    "mnist": Entry(MNIST, (1, 28, 28), 10, "60,000 + 10,000 digits of 28 x 28", DIGITS),
-    "fashion-mnist": Entry(FASHION_MNIST, (1, 28, 28), 10, "60,000 + 10,000 garments of 28 x 28", GARMENTS),
-    "cifar10": Entry(load_cifar10, (3, 32, 32), 10, "50,000 + 10,000 colour photographs of 32 x 32", THINGS),
-}
+_MODULES = (import_module(module.name) for module in iter_modules(sources.__path__, f"{sources.__name__}."))
+_PAIRS = [pair for module in _MODULES for pair in module.ENTRIES.items()]
+DATASETS: dict[str, Entry] = dict(sorted(_PAIRS, key=lambda pair: prod(pair[1].input_shape)))  # from small images on
 
 
 def default_data_dir() -> Path:

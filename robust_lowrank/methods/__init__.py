@@ -27,9 +27,7 @@ from robust_lowrank.methods.vanilla import Vanilla as Vanilla
 LOW_RANK = (CondLR, DLRT, TDLRT, GeoLoRA, RobustDLRT, RGD, Vanilla, USV, SVD)
 WHOLE = (ProjectedSGD, CayleySGD, Landing, SpectralClamp)
 METHODS: dict[str, type[Method]] = {method.name: method for method in (*LOW_RANK, *WHOLE)}
-ADAPTERS: dict[str, type[Method]] = {
-    method.name: method for method in (LoRA, ScaledLoRA, AdaLoRA, StelLA)
-}  # they only update frozen weights
+ADAPTERS: dict[str, type[Method]] = {method.name: method for method in (LoRA, ScaledLoRA, AdaLoRA, StelLA)}  # of frozen weights
 
 
 def resolve(method: str | Method) -> Method:

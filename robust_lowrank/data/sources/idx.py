@@ -12,11 +12,14 @@ from torch import Tensor
 
 from robust_lowrank.data.dataset import Dataset
 from robust_lowrank.data.download import download_with, nothing_found
+from robust_lowrank.data.sources import DIGITS, Entry
 from robust_lowrank.errors import UserError
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
+
+GARMENTS = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 UNSIGNED_BYTES = 0x08  # the type code of idx that all these files use
 
@@ -103,3 +106,8 @@ FASHION_MNIST = IdxSource(
         TEST_LABELS: "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     },
 )
+
+ENTRIES = {
+    "mnist": Entry(MNIST, (1, 28, 28), 10, "60,000 + 10,000 digits of 28 x 28", DIGITS),
+    "fashion-mnist": Entry(FASHION_MNIST, (1, 28, 28), 10, "60,000 + 10,000 garments of 28 x 28", GARMENTS),
+}

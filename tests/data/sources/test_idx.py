@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robust_lowrank.data.idx import FILES, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, IdxSource, read_idx
+from robust_lowrank.data.sources.idx import FILES, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, IdxSource, read_idx
 from robust_lowrank.errors import UserError
 
 ARRAYS = {

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from robust_lowrank.data.dataset import Dataset
 from robust_lowrank.data.download import download_with, nothing_found
+from robust_lowrank.data.sources import Entry
 from robust_lowrank.errors import UserError
 
 NAME = "cifar10"
@@ -27,6 +28,7 @@ FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
 INDEX = "index.json"
 ROWS, COLUMNS, SIDE = 25, 40, 32
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def load_cifar10(data_dir: Path, *, download: bool) -> Dataset:
@@ -114,3 +116,6 @@ def _read_verified(path: Path, checksum: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != checksum:
         raise UserError(f"{path} is damaged: its sha256 is not the one in {INDEX}")
     return content
+
+
+ENTRIES = {NAME: Entry(load_cifar10, (3, 32, 32), 10, "50,000 + 10,000 colour photographs of 32 x 32", CLASSES)}

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from robust_lowrank.data.dataset import Dataset
+from robust_lowrank.data.sources import DIGITS, Entry
 
 TEST_IMAGES = 500
 SPLIT_SEED = 0  # of the stratified split; fixed, so that runs with different seeds share their test images
@@ -25,3 +26,6 @@ def load_digits(data_dir: Path, *, download: bool) -> Dataset:
         torch.arange(len(labels)), test_size=TEST_IMAGES, stratify=labels, random_state=SPLIT_SEED
     )
     return Dataset("digits", 10, images[train], labels[train], images[test], labels[test])
+
+
+ENTRIES = {"digits": Entry(load_digits, (1, 8, 8), 10, "1,797 digits of 8 x 8 that scikit-learn ships; no download", DIGITS)}
