@@ -29,8 +29,8 @@ SMOOTHING = (
 
 
 @dataclass(frozen=True)
-class Question:
-    """A certificate's parameters, settled."""
+class CertifyConfig:
+    """The parameters of a certificate, all explicit."""
 
     kind: Literal["lipschitz", "smoothing"]
     name: str  # of its files below RUN/certificates
@@ -38,7 +38,7 @@ class Question:
     radii: tuple[float, ...]
 
     @classmethod
-    def settle(
+    def resolve(
         cls,
         method: Literal["lipschitz", "smoothing"],
         *,
@@ -47,7 +47,7 @@ class Question:
         alpha: float | None,
         seed: int | None,
         radii: Sequence[float],
-    ) -> "Question":
+    ) -> "CertifyConfig":
         """Give what was not given its default.
 
         Raises:
@@ -61,16 +61,16 @@ class Question:
             if lone := [name for name, value in given.items() if value is not None]:
                 raise UserError(f"{lone[0]} belongs to --method smoothing; a Lipschitz bound has no such parameter")
             return cls(method, method, {}, curve)
-        settled = {
+        parameters = {
             "sigma": 0.25 if sigma is None else sigma,
             "n0": CHOICE,
             "n": 1000 if samples is None else samples,
             "alpha": 0.001 if alpha is None else alpha,
             "seed": 0 if seed is None else seed,
         }
-        conditioning.check_smoothing(settled["sigma"], CHOICE, int(settled["n"]), settled["alpha"])
+        conditioning.check_smoothing(parameters["sigma"], CHOICE, int(parameters["n"]), parameters["alpha"])
         suffix = "" if samples is None else f"-{samples}"
-        return cls(method, f"smoothing-{settled['sigma']!r}{suffix}", settled, curve)
+        return cls(method, f"smoothing-{parameters['sigma']!r}{suffix}", parameters, curve)
 
 
 def subject_to_certify(run_dir: Path, examples: int | None, data_dir: Path | None) -> Subject:
@@ -89,9 +89,9 @@ def subject_to_certify(run_dir: Path, examples: int | None, data_dir: Path | Non
     return subject.first(examples)
 
 
-def certify_run(run_dir: Path, subject: Subject, question: Question, report: Report) -> CertificateRecord:
+def certify_run(run_dir: Path, subject: Subject, config: CertifyConfig, report: Report) -> CertificateRecord:
     """Certify a run and store the certificate; one that is there for the same weights, images and parameters is kept."""
-    place = records.RunFiles(run_dir).certificate(question.name)
+    place = records.RunFiles(run_dir).certificate(config.name)
     hashes = {
         "weights": provenance.digest_tensors(subject.model.state_dict()),
         "data": provenance.digest_tensors({"x": subject.x, "y": subject.y}),
@@ -99,25 +99,25 @@ def certify_run(run_dir: Path, subject: Subject, question: Question, report: Rep
     if place.is_file():
         stored = records.read_record(place, CertificateRecord)
         table = records.read_frame(place.with_suffix(".parquet"), records.CERTIFICATE)
-        same = (stored.hashes["weights"], stored.parameters) == (hashes["weights"], question.parameters)
+        same = (stored.hashes["weights"], stored.parameters) == (hashes["weights"], config.parameters)
         if same and (stored.hashes["data"] == hashes["data"] or _beginning(table, subject)):
-            report(Event(run_dir.name, question.name, 1, 1, f"{question.name} is there already"))
-            curve = _curve(table.iloc[: len(subject.y)], question.radii)
+            report(Event(run_dir.name, config.name, 1, 1, f"{config.name} is there already"))
+            curve = _curve(table.iloc[: len(subject.y)], config.radii)
             again = stored.model_copy(update={"curve": curve, "hashes": hashes})
             if len(table) == len(subject.y):
                 records.write_record(place, again)
             return again
     started = time.perf_counter()
-    bound = conditioning.lipschitz(subject.model, subject.x.shape[1:]) if question.kind == "lipschitz" else None
-    table = _table(run_dir.name, subject, question, bound, report)
+    bound = conditioning.lipschitz(subject.model, subject.x.shape[1:]) if config.kind == "lipschitz" else None
+    table = _table(run_dir.name, subject, config, bound, report)
     record = CertificateRecord(
-        name=question.name,
-        kind=question.kind,
+        name=config.name,
+        kind=config.kind,
         created=records.now(),
         versions=provenance.versions(),
         machine=provenance.machine(next(subject.model.parameters()).device),
         hashes=hashes,
-        parameters=question.parameters,
+        parameters=config.parameters,
         assumptions=list(SMOOTHING if bound is None else bound.assumptions),
         reasons=[] if bound is None else list(bound.reasons),
         bound=None if bound is None else _finite(bound.bound),
@@ -128,15 +128,15 @@ def certify_run(run_dir: Path, subject: Subject, question: Question, report: Rep
             for row in bound.layers.to_dict("records")
         ],
         interval="Clopper–Pearson 95 %",
-        curve=_curve(table, question.radii),
+        curve=_curve(table, config.radii),
         seconds=time.perf_counter() - started,
     )
     place.unlink(missing_ok=True)  # the record comes last: without it the table counts for nothing
     records.write_frame(place.with_suffix(".parquet"), table)
     records.write_record(place, record)
     first = next((point for point in record.curve if point.radius > 0), record.curve[0])
-    note = f"{question.name}: {first.value:.1%} of {first.total} examples certified at radius {first.radius:g}"
-    report(Event(run_dir.name, question.name, 1, 1, note))
+    note = f"{config.name}: {first.value:.1%} of {first.total} examples certified at radius {first.radius:g}"
+    report(Event(run_dir.name, config.name, 1, 1, note))
     return record
 
 
@@ -146,10 +146,10 @@ def _beginning(table: "pd.DataFrame", subject: Subject) -> bool:
     return len(table) > len(labels) and table["label"].tolist()[: len(labels)] == labels
 
 
-def _table(job: str, subject: Subject, question: Question, bound: Lipschitz | None, report: Report) -> "pd.DataFrame":
+def _table(job: str, subject: Subject, config: CertifyConfig, bound: Lipschitz | None, report: Report) -> "pd.DataFrame":
     if bound is not None:
         return conditioning.certify(subject.model, subject.x, subject.y, bound=bound)
-    parameters = question.parameters
+    parameters = config.parameters
     return conditioning.smooth_certify(
         subject.model,
         subject.x,
@@ -159,7 +159,7 @@ def _table(job: str, subject: Subject, question: Question, bound: Lipschitz | No
         n=int(parameters["n"]),
         alpha=parameters["alpha"],
         seed=int(parameters["seed"]),
-        progress=lambda done: report(Event(job, question.name, done, len(subject.y))),
+        progress=lambda done: report(Event(job, config.name, done, len(subject.y))),
     )
 
 

@@ -35,13 +35,13 @@ def certify(
     A certificate that is there for the same weights, images and parameters is kept.
     """
     from robust_lowrank.cli.progress import Board
-    from robust_lowrank.jobs.certification import Question, certify_run, subject_to_certify
+    from robust_lowrank.jobs.certification import CertifyConfig, certify_run, subject_to_certify
     from robust_lowrank.records import read_run
 
-    question = Question.settle(method, sigma=sigma, samples=samples, alpha=alpha, seed=seed, radii=radius or ())
+    config = CertifyConfig.resolve(method, sigma=sigma, samples=samples, alpha=alpha, seed=seed, radii=radius or ())
     subjects = [subject_to_certify(run, n, data_dir) for run in runs]
     with Board() as board:
-        records = [certify_run(run, subject, question, board) for run, subject in zip(runs, subjects, strict=True)]
+        records = [certify_run(run, subject, config, board) for run, subject in zip(runs, subjects, strict=True)]
     labels = [read_run(run).record.label for run in runs]
     if json:
         rows = zip(runs, labels, records, strict=True)
