@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from robust_lowrank import records
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.clean import Clean
 from robust_lowrank.evaluation.ledger import Ledger
-from robust_lowrank.records import AccuracyRecord, AuditFinding, ResultFiles, ResultRecord, replacing, write_frame, write_record
+from robust_lowrank.records import AccuracyRecord, AuditFinding, ResultFiles, ResultRecord, replacing
 from robust_lowrank.statistics import Interval, bounded
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ class Evaluation:
             save_file(tensors, temporary)
         with replacing(files.clean) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in self.clean._asdict().items()}, temporary)
-        write_frame(files.verdicts, self.verdicts)
-        write_record(files.record, self.record)
+        records.write_frame(files.verdicts, self.verdicts)
+        records.write_record(files.record, self.record)
 
 
 def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> list[AccuracyRecord]:

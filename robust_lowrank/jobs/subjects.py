@@ -140,11 +140,11 @@ def weights_run(path: Path) -> records.Run:
         raise UserError(f"{path}: {error}") from error
 
 
-def _untrained_run(path: Path, model: nn.Module, **fields: Any) -> records.Run:
+def _untrained_run(path: Path, network: nn.Module, /, **fields: Any) -> records.Run:
     """Return a network that was not trained here as a run with its layers' spectra, and no training or results."""
     import pandas as pd
 
-    frame = conditioning.spectra(model)
+    frame = conditioning.spectra(network)
     frame.insert(0, "epoch", 0)
     record = records.RunRecord(
         method=FOREIGN,
@@ -153,8 +153,8 @@ def _untrained_run(path: Path, model: nn.Module, **fields: Any) -> records.Run:
         created=records.now(),
         versions=provenance.versions(),
         machine=provenance.machine(_device()),
-        hashes={"weights": provenance.digest_tensors(model.state_dict())},
-        parameters=count_parameters(model),
+        hashes={"weights": provenance.digest_tensors(network.state_dict())},
+        parameters=count_parameters(network),
         **fields,
     )
     return records.Run(path, record, pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"), frame, {})

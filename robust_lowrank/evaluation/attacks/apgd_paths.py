@@ -48,6 +48,8 @@ class Path(ABC):
         self.since_check += 1
 
     def _return_to_best(self, rows: Tensor) -> None:
+        """Take up the best point of these rows, at a checkpoint: the count of steps since the last one begins again."""
+        self.since_check = 0
         self.point, self.gradient = _choose(rows, self.best, self.point), _choose(rows, self.best_gradient, self.gradient)
 
 
@@ -98,7 +100,7 @@ class MomentumPath(Path):
         self.halved = oscillates | stalls
         self.step = torch.where(self.halved, self.step / 2, self.step)
         self._return_to_best(self.halved)
-        self.rises, self.checked_loss, self.since_check = torch.zeros_like(self.rises), self.best_loss, 0
+        self.rises, self.checked_loss = torch.zeros_like(self.rises), self.best_loss
         self.period = max(self.period - self.decrement, self.shortest)
 
 
@@ -142,7 +144,7 @@ class SparsePath(Path):
         shorter = (self.step / self.DIVISOR).clamp(min=self.SMALLEST_STEP * self.threat.eps)
         self.step = torch.where(sparser, self.threat.eps, shorter)
         self._return_to_best(sparser)
-        self.changed, self.since_check = changed, 0
+        self.changed = changed
 
     def _changes(self, point: Tensor) -> Tensor:
         return (point != self.x).flatten(1).sum(dim=1)

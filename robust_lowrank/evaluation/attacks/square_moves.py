@@ -78,7 +78,7 @@ class LinfMoves(Moves):
 
     def __init__(self, x: Tensor, threat: Threat, grid: Grid) -> None:
         super().__init__(grid, x)
-        self.numbers = 2 + grid.channels
+        self.numbers: int = 2 + grid.channels
         self.low: Tensor = threat.project(x, torch.zeros_like(x)).reshape(len(x), grid.channels, -1)
         self.high: Tensor = threat.project(x, torch.ones_like(x)).reshape(len(x), grid.channels, -1)
 
@@ -123,7 +123,7 @@ class LpMoves(Moves):
     def __init__(self, x: Tensor, threat: Threat, grid: Grid, order: int) -> None:
         super().__init__(grid, x)
         self.order: int = order
-        self.numbers = 5 + grid.channels
+        self.numbers: int = 5 + grid.channels
         self.x: Tensor = x.reshape(len(x), grid.channels, -1)
         rounding = torch.finfo(x.dtype).eps * x[0].numel() ** (1 / order)
         self.radius: float = max(threat.eps * (1 - 1e-9) - rounding, 0.0)
