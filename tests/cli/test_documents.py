@@ -15,7 +15,8 @@ from typer.main import get_command
 from robust_lowrank.cli.app import app
 from robust_lowrank.evaluation import audit, load_suite, suite_names
 from robust_lowrank.evaluation.attacks.base import Attack
-from robust_lowrank.evaluation.attacks.registry import ATTACKS
+from robust_lowrank.evaluation.attacks.registry import ATTACKS, title_of
+from robust_lowrank.evaluation.audit.probe_checks import COMPARISONS
 from robust_lowrank.records import MONITOR
 from robust_lowrank.training import parse_config
 
@@ -125,8 +126,11 @@ def test_the_evaluation_page_lists_every_suite_with_its_cost() -> None:
 
 
 def test_the_evaluation_page_lists_every_check_of_the_audit() -> None:
-    made = re.compile(r'(?:\bfinding\(|_compared\(\s*probes,)\s*"([^"]+)"')
-    names = {name for path in Path(audit.__file__).parent.glob("*.py") for name in made.findall(path.read_text())}
+    literal = re.compile(r'\bfinding\(\s*"([^"]+)"')
+    names = {name for path in Path(audit.__file__).parent.glob("*.py") for name in literal.findall(path.read_text())}
+    names |= {comparison.check for comparison in COMPARISONS}
+    names |= {f"{title_of(name)} against {title_of(kind.rival)}" for name, kind in ATTACKS.items() if kind.rival}
+    names |= {f"{title_of(name)}'s gain" for name, kind in ATTACKS.items() if kind.searches and not kind.gradients}
     assert {name for name, *_ in table(EVALUATION, "check")} == names
 
 
