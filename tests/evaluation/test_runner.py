@@ -174,9 +174,7 @@ def test_the_first_clean_examples_are_kept_within_a_limit():
 
 def test_a_save_that_fails_leaves_no_result_behind(result, tmp_path, monkeypatch):
     result.save(tmp_path)
-    monkeypatch.setattr(
-        "robust_lowrank.evaluation.result.write_frame", lambda path, frame: (_ for _ in ()).throw(OSError("disk full"))
-    )
+    monkeypatch.setattr(records, "write_frame", lambda path, frame: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         result.save(tmp_path)
     assert not (tmp_path / "result.json").exists()
