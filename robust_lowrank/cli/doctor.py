@@ -10,6 +10,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Literal
 
+from robust_lowrank.errors import first_line
 from robust_lowrank.records import AuditFinding
 
 REQUIRED = {
@@ -62,7 +63,7 @@ def _attempt(check: str, work: Callable[[], str], wrong: str, remedy: str) -> Au
     try:
         return _pass(check, work())
     except Exception as error:  # a broken dependency may raise anything, and may do so while it is imported
-        return _fail(check, f"{wrong}: {(str(error).splitlines() or [type(error).__name__])[0]}", remedy)
+        return _fail(check, f"{wrong}: {first_line(error)}", remedy)
 
 
 def _import(module: str, distribution: str) -> str:

@@ -5,7 +5,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.evaluation.network.inputs import check_examples, check_labels
 
 
@@ -43,8 +43,7 @@ class Target(nn.Module):
             with torch.no_grad():
                 logits = self.model(example.to(self._dtype, copy=True))
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"the model cannot take inputs of shape {(1, *example.shape[1:])}: {reason}") from error
+            raise UserError(f"the model cannot take inputs of shape {(1, *example.shape[1:])}: {first_line(error)}") from error
         classes = logits.shape[1] if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == 1 else 0
         if classes < 2 or not logits.is_floating_point():
             raise UserError(

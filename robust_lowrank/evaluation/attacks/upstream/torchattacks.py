@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.errors import UserError, first_line, unknown_name
 from robust_lowrank.evaluation.attacks.base import JointAttack, JointTask, NamedAttack
 from robust_lowrank.evaluation.attacks.upstream.counted import CountedModel
 from robust_lowrank.evaluation.attacks.view import image_view, square_view
@@ -225,8 +225,7 @@ def _quietly(kind: Any, counted: CountedModel, settings: Mapping[str, Any], imag
         except (torch.cuda.OutOfMemoryError, UserError, Exhausted):
             raise
         except Exception as error:  # attacks that cannot take an input raise anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"torchattacks {kind.__name__} fails on images of shape {tuple(images.shape[1:])} with {dict(settings)}: {reason}\n"
-                "Change its parameters, or leave it out of the suite"
+                f"torchattacks {kind.__name__} fails on images of shape {tuple(images.shape[1:])} with {dict(settings)}: "
+                f"{first_line(error)}\nChange its parameters, or leave it out of the suite"
             ) from error
