@@ -180,9 +180,8 @@ class Run:
                 model, x, y, threat, KeyedNoise(seed, attack.purpose, torch.arange(len(x), device=x.device))
             )
 
-        steepest = widest.norm != "L1"  # steps along one coordinate need more of them than the planted examples allow
         attacks = [unit.attack for unit in self.units if isinstance(unit.attack, NativeAttack) and unit.attack.gradients]
-        engines = {attack.label: engine(attack) for attack in attacks if steepest}
+        engines = {attack.label: engine(attack) for attack in attacks}
         return in_smaller_batches(
             lambda size: probe(self.target, self.x, self.y, widest, seed=seed, batch_size=size, engines=engines),
             self.config.batch_size,

@@ -44,6 +44,10 @@ class Threat(ABC):
     def steepest(self, gradient: Tensor) -> Tensor:
         """Return the step of length 1 along which a linear loss rises most; 0 where the gradient is 0."""
 
+    def ascend(self, point: Tensor, gradient: Tensor, length: float) -> Tensor:
+        """Return where a step of that length from `point` takes a linear loss highest; it is still to be projected."""
+        return point + length * self.steepest(gradient)
+
     def contains(self, x: Tensor, point: Tensor) -> Tensor:
         """Return for each point whether it is finite, within eps and within [0, 1], (N,) bool."""
         inside = ((point >= 0) & (point <= 1)).flatten(1).all(dim=1)
@@ -190,6 +194,19 @@ class L1(Threat):
         flat = gradient.flatten(1)
         largest = flat.abs().argmax(dim=1, keepdim=True)
         return torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign()).reshape(gradient.shape)
+
+    def ascend(self, point: Tensor, gradient: Tensor, length: float) -> Tensor:
+        """Return the point of the cube within `length` where a linear loss is highest: the steepest features go to its faces.
+
+        A step along the steepest feature alone would be lost where that one is at 0 or 1 already.
+        """
+        slope, place = gradient.flatten(1), point.flatten(1)
+        room = torch.where(slope > 0, 1 - place, place) * slope.sign().abs()
+        order = slope.abs().argsort(dim=1, descending=True, stable=True)
+        room = room.gather(1, order)
+        spent = room.cumsum(dim=1) - room
+        moves = torch.minimum(room, (length - spent).clamp(min=0)) * slope.gather(1, order).sign()
+        return point + torch.zeros_like(slope).scatter(1, order, moves).reshape(point.shape)
 
     def _nearest(self, x: Tensor, point: Tensor) -> Tensor:
         """Return the change to the nearest point, (N, features): `sign(c) clip(|c| - shrinkage, 0, room)` for a change `c`.

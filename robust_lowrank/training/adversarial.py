@@ -43,7 +43,7 @@ def ascend(
         leaf = point.detach().requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(objective(leaf), leaf)
-        point = threat.project(x, leaf.detach() + step_size * threat.steepest(gradient))
+        point = threat.project(x, threat.ascend(leaf.detach(), gradient, step_size))
     return point
 
 

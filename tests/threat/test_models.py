@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.threat import L1, L2, THREATS, KeyedNoise, Linf, threat
@@ -76,6 +77,27 @@ def test_projection_for_L1_is_the_nearest_point_of_ball_and_cube_together(featur
 def test_the_steepest_step_for_L1_moves_one_feature():
     gradient = torch.tensor([[[0.1, -0.4], [0.3, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
     assert L1(1).steepest(gradient).tolist() == [[[0.0, -1.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
+
+
+@pytest.mark.parametrize("length", [0.2, 1.3, 5.0])
+def test_a_step_for_L1_is_the_best_one_within_the_cube(length):
+    x, gradient = torch.rand(20, 7, dtype=torch.float64), torch.randn(20, 7, dtype=torch.float64)
+    x[::2] = x[::2].round()  # on walls, towards which half of the features cannot move
+    gradient[:, 0] = 0
+    stepped = L1(1).ascend(x, gradient, length)
+    assert ((stepped >= 0) & (stepped <= 1)).all()
+    assert (L1(1).distance(x, stepped) <= length * (1 + 1e-12)).all()
+    for place, slope, change in zip(x.numpy(), gradient.numpy(), (stepped - x).numpy(), strict=True):
+        up_and_down = [(0, 1 - value) for value in place] + [(0, value) for value in place]  # the change as p - n, p and n from 0
+        best = linprog([*-slope, *slope], A_ub=[[1.0] * 14], b_ub=[length], bounds=up_and_down)
+        assert float(slope @ change) == pytest.approx(-best.fun, abs=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_other_steps_are_along_the_steepest_direction(norm):
+    x, gradient = torch.rand(5, 3, 2), torch.randn(5, 3, 2)
+    budget = threat(norm, 0.1, features=6)
+    assert torch.equal(budget.ascend(x, gradient, 0.25), x + 0.25 * budget.steepest(gradient))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -0.01, 1.01])

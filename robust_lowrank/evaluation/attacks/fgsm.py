@@ -36,9 +36,10 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
         >>> fgsm(model, torch.full((1, 2), 0.5), torch.tensor([0]), Linf(0.1)).inputs.shape
         torch.Size([1, 2])
 
-    Source: Goodfellow et al. 2015 (arXiv 1412.6572), methods (29); with `L2` the step is along the normalised gradient.
+    Source: Goodfellow et al. 2015 (arXiv 1412.6572), methods (29); with `L2` the step is along the normalised gradient,
+    with `L1` it takes the steepest features to 0 or 1.
     """
     found = input_gradient(model, x, y)
-    moved = threat.project(x, x + threat.eps * threat.steepest(found.gradient))
+    moved = threat.project(x, threat.ascend(x, found.gradient, threat.eps))
     once = torch.ones_like(y)
     return Attempt(moved, torch.zeros_like(found.finite), ~found.finite, once, once.clone())

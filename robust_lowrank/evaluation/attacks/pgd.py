@@ -115,7 +115,7 @@ def pgd(
             if momentum:
                 running = momentum * running + _normalised(gradient)
                 gradient = running
-            moved = threat.project(x[rows], point + step_size * threat.steepest(gradient))
+            moved = threat.project(x[rows], threat.ascend(point, gradient, step_size))
             rows, point, running = rows[stays], moved[stays], running[stays]
             if len(rows) == 0:
                 break

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust_lowrank.evaluation import FGSM, PGD, Suite, evaluate
+from robust_lowrank.evaluation import APGD, FGSM, PGD, Suite, evaluate
 from robust_lowrank.evaluation.attacks.fgsm import fgsm
 from robust_lowrank.evaluation.attacks.pgd import pgd
 from robust_lowrank.evaluation.verdict import check, margins
@@ -152,3 +152,40 @@ def test_the_most_harmful_point_is_returned_where_nothing_breaks(mlp, digits):
     with torch.no_grad():
         found = margins(mlp(attempt.inputs), y[rows])
     assert (found < clean[rows]).all()
+
+
+def darkened(count: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """Return a linear network, images of which many features are 0, as in digits, and their classes."""
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False)).eval()
+    net[1].weight.data.copy_(torch.randn(10, 64, generator=generator))
+    x = 0.1 + 0.8 * torch.rand(count, 1, 8, 8, generator=generator)
+    x = x * (torch.rand(x.shape, generator=generator) > 0.4)
+    return net, x, net(x).argmax(1)
+
+
+def robust_in_L1(net: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float) -> torch.Tensor:
+    """Return which examples no change within ball and cube breaks: for every class the steepest features go to their walls."""
+    weight, images = net[1].weight.detach(), x.flatten(1)
+    held = torch.ones_like(y, dtype=torch.bool)
+    for rival in range(10):
+        slope = weight[rival] - weight[y]
+        size, order = slope.abs().sort(dim=1, descending=True)
+        room = torch.where(slope > 0, 1 - images, images).gather(1, order)
+        budget = (eps - (room.cumsum(1) - room)).clamp(min=0)
+        gain = (torch.minimum(room, budget) * size).sum(1)
+        logits = net(x)
+        held &= (y == rival) | (logits.gather(1, y[:, None])[:, 0] - logits[:, rival] - gain > 0)
+    return held
+
+
+def test_pgd_for_L1_finds_what_can_be_found_where_many_features_cannot_move():
+    net, x, y = darkened(200)
+    exact = float(robust_in_L1(net, x, y, 1.5).float().mean())
+    left = {}
+    for attack in (PGD(steps=20), PGD(steps=100), FGSM(), APGD(steps=100)):
+        result = evaluate(net, x, y, suite=Suite(name="t", norm="L1", eps=(1.5,), attacks=(attack,)))
+        left[attack.label] = float(result.robust_accuracy)
+        assert not [finding for finding in result.audit if finding.status == "fail"], attack.label
+    assert all(exact <= value <= exact + 0.03 for value in left.values())
+    assert left["pgd-100"] <= left["pgd-20"] + 0.005
