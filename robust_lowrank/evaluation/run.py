@@ -53,7 +53,8 @@ class Run:
     ) -> None:
         weights = digest_tensors(model.state_dict())
         self.target: Target = checked_target(model, x, y)
-        self.x, self.y, self.config, self.progress = x.detach(), y.detach(), config, progress
+        self.x, self.y = (part.clone() if part.is_inference() else part.detach() for part in (x, y))
+        self.config, self.progress = config, progress
         self.store: Store | None = None if store is None else Store(Path(store))
         self.network: FixedBatch = FixedBatch(self.target)
         self.sources: list[FixedBatch] = [FixedBatch(Target(source.eval(), x)) for source in sources]

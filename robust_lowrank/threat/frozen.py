@@ -8,17 +8,25 @@ import numpy as np
 import torch
 from torch import nn
 
+from robust_lowrank.errors import UserError
+
 
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[None]:
     """Put the model into evaluation mode without parameter gradients for a block, and restore all that an attack touches.
 
     Restored are every submodule's mode, every parameter's `requires_grad` and `.grad`, and the random states of Python, NumPy
-    and torch on all devices. Frozen parameters also spare the layers the work of their gradients.
+    and torch on all devices. Frozen parameters also spare the layers the work of their gradients. Within a loop that runs in
+    inference mode the block has gradients none the less.
+
+    Raises:
+        UserError: the model itself was made in inference mode.
     """
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise UserError("the network was made in inference mode, so that nothing has gradients: make or load it outside")
     modes = [(module, module.training) for module in model.modules()]
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    with _random_states_kept():
+    with _random_states_kept(), torch.inference_mode(False):
         try:
             model.eval()
             for parameter, _, _ in parameters:

@@ -337,3 +337,17 @@ def test_importing_the_evaluation_loads_nothing_heavy():
     code = f"import sys, robust_lowrank.evaluation; print(sorted({heavy!r} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_loop_in_inference_mode_gets_the_same_result(cnn, digits):
+    expected = evaluate(cnn, digits.x[:12], digits.y[:12], suite="quick", eps=0.1)
+    with torch.inference_mode():
+        x, y = digits.x[:12].clone(), digits.y[:12].clone()
+        result = evaluate(cnn, x, y, suite="quick", eps=0.1)
+        assert torch.is_inference_mode_enabled()
+        made_there = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        with pytest.raises(UserError, match="made in inference mode"):
+            evaluate(made_there, x, y, suite="quick", eps=0.1)
+    pd.testing.assert_frame_equal(result.verdicts.drop(columns="seconds"), expected.verdicts.drop(columns="seconds"))
+    assert result.record.hashes == expected.record.hashes
+    assert result.record.audit == expected.record.audit
