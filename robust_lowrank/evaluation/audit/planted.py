@@ -16,6 +16,7 @@ Engine = Callable[[nn.Module, Tensor, Tensor, Threat], Attempt]
 _BREAKABLE = (0.2, 0.4, 0.6)  # margins, over what the threat model can move them
 _SAFE = (1.05, 1.1, 1.2)
 _LARGEST = 0.4  # of the diameter: beyond that, the cube has no room for the examples that are safe
+_ROUNDINGS = 100  # of the inputs' type, over the diameter: within that, margins are lost in rounding
 
 
 class Planted(NamedTuple):
@@ -41,7 +42,8 @@ def plant(attack: str, engine: Engine, like: Tensor, classes: int, threat: Threa
     """
     shape, features = like.shape[1:], like[0].numel()
     diameter = threat.diameter(features)
-    budget = replace(threat, eps=min(threat.eps, _LARGEST * diameter))
+    least = _ROUNDINGS * torch.finfo(like.dtype).eps
+    budget = replace(threat, eps=min(max(threat.eps, least * diameter), _LARGEST * diameter))
     signs = torch.where(torch.arange(features, device=like.device) < features // 2, -1.0, 1.0).to(like.dtype)
     model = _Halves(signs, classes)
     margins = torch.tensor([*_BREAKABLE, *_SAFE], dtype=like.dtype, device=like.device) * budget.eps / diameter

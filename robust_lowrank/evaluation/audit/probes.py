@@ -1,5 +1,6 @@
 """Probes are small extra attacks on a few examples, which show masked gradients; numbers only, judged elsewhere."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -132,7 +133,7 @@ def _attack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, far: Threat,
         restarted=restarted,
         rescaled=rescaled,
         transferred=many & ~_transfer(model, x, y, threat, noise),
-        noise=torch.stack([_logits(model, draw, len(x)).argmax(dim=1) == y for draw in draws]).all(dim=0),
+        noise=torch.stack([_holds(_logits(model, draw, len(x)), y) for draw in draws]).all(dim=0),
         far=~_pgd(model, x, y, far).claimed,
         downhill=_downhill(model, x, y, threat, first),
         flat=_flat(model, first, noise),
@@ -158,7 +159,8 @@ def _transfer(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: Key
 
 def _downhill(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, point: Tensor) -> Tensor:
     """Return whether the loss's gradient shows where the margin falls: the sign of its change over a short step."""
-    change = _STRIDE * threat.eps * threat.steepest(input_gradient(model, point, y).gradient)
+    stride = max(_STRIDE * threat.eps, math.sqrt(torch.finfo(_dtype(model, point)).eps))  # shorter ones are lost in rounding
+    change = stride * threat.steepest(input_gradient(model, point, y).gradient)
     ahead, behind = _logits(model, point + change, len(x)), _logits(model, point - change, len(x))
     return margins(ahead, y) < margins(behind, y)
 
@@ -189,6 +191,11 @@ def _apart(model: nn.Module, x: Tensor) -> float:
     tolerated = max(1e-4, 8 * torch.finfo(_dtype(model, x)).eps) * float(together.abs().max())
     change = float((alone - together).abs().max())
     return change / tolerated if change else 0.0
+
+
+def _holds(logits: Tensor, y: Tensor) -> Tensor:
+    """Return which examples are not broken: right, or without an answer."""
+    return (logits.argmax(dim=1) == y) | ~torch.isfinite(logits).all(dim=1)
 
 
 def _in_training(model: nn.Module) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
+import pytest
 import torch
 from torch import nn
 
-from robust_lowrank.evaluation import FGSM, PGD, Suite, evaluate
+from robust_lowrank.evaluation import FGSM, PGD, Linf, Suite, evaluate
+from robust_lowrank.evaluation.audit import probe
 
 
 def findings(model, digits, **options) -> dict:
@@ -119,3 +121,31 @@ def test_single_steps_that_overshoot_are_reported(digits):
     finding = next(finding for finding in result.audit if finding.check == "monotone in eps")
     assert finding.status == "warn"
     assert "fgsm from 0 at 0.05 to 20 at 0.2" in finding.message
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@pytest.mark.parametrize("eps", [1e-9, 1e-6])
+def test_an_eps_within_rounding_fails_no_honest_network(norm, eps):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.ReLU(), nn.Linear(30, 4)).eval()
+    x = torch.rand(40, 3, 4, 4)
+    result = evaluate(net, x, net(x).argmax(1), suite="quick", eps=eps, norm=norm)
+    assert not [finding.check for finding in result.audit if finding.status != "pass"]
+
+
+class BlindToNoise(nn.Module):
+    """Gives no answer where the first two features are not what they are in the given images."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        super().__init__()
+        self.first, self.linear = images[:, 0, 0, :2], nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        known = (x[:, 0, 0, None, :2] == self.first).all(-1).any(-1)
+        return torch.where(known[:, None], self.linear(x.flatten(1)), torch.nan)
+
+
+def test_an_input_without_an_answer_is_not_broken_by_noise():
+    x = torch.rand(16, 1, 8, 8)
+    net = BlindToNoise(x).eval()
+    y = net(x).argmax(1)
+    assert bool(probe(net, x, y, Linf(0.1), seed=0).attacked.noise.all())
