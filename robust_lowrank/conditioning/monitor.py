@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from robust_lowrank import linalg
 from robust_lowrank.conditioning.alerts import LIMITS, Alert, Watch, log
@@ -81,6 +82,7 @@ class Monitor:
         self._watch = Watch(warn)
         self._on_alert = on_alert
         self._due = False
+        self._hook: RemovableHandle | None = None
         self._bases: dict[str, tuple[Tensor, ...]] = {}  # at the last record
 
     def step(self, number: int | None = None, *, settled: bool = True) -> None:
@@ -103,9 +105,20 @@ class Monitor:
 
         While a window of `LowRankOptimizer`'s steps is open, layers have more singular values than they will keep;
         records then wait until it has closed.
+
+        Raises:
+            UserError: it is attached already, so that steps would count twice.
         """
-        optimizer.register_step_post_hook(lambda stepped, *_: self.step(settled=getattr(stepped, "settled", True)))
+        if self._hook is not None:
+            raise UserError("this monitor is attached to an optimizer already: detach() it first, or make another one")
+        self._hook = optimizer.register_step_post_hook(lambda stepped, *_: self.step(settled=getattr(stepped, "settled", True)))
         return self
+
+    def detach(self) -> None:
+        """Have the optimizer call `step` no longer, if it did; what has been recorded stays."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
     @torch.no_grad()
     def record(self) -> list[Row]:
@@ -157,7 +170,8 @@ class Monitor:
             writer.rewind(step)
 
     def close(self) -> None:
-        """Close the writers."""
+        """Detach from the optimizer, and close the writers."""
+        self.detach()
         for writer in self.writers:
             writer.close()
 

@@ -168,6 +168,7 @@ class TrainState:
         if (phase := self.job.phase(epoch)) != self.phase:
             self.phase, self.loop = phase, self.job.loop(self.model, phase)
             if self.monitor is not None:
+                self.monitor.detach()
                 self.monitor.attach(self.loop.optimizer)
 
     def keep(self) -> None:

@@ -179,6 +179,22 @@ def test_the_attached_optimizer_counts_its_own_steps_only() -> None:
     assert monitor.steps == 3
 
 
+def test_a_monitor_is_attached_once_and_lets_go() -> None:
+    model = network("condlr")
+    optimizer, step = trainer(model)
+    monitor = Monitor(model, every=2).attach(optimizer)
+    with pytest.raises(UserError, match="attached"):
+        monitor.attach(optimizer)
+    step()
+    monitor.detach()
+    step()
+    assert monitor.steps == 1
+    with monitor.attach(optimizer):
+        step()
+    step()  # closing has let go of the optimizer
+    assert monitor.steps == 2
+
+
 def test_nan_is_recorded_and_told_and_training_goes_on() -> None:
     model = network("condlr")
     dict(named_factored_layers(model))["conv2"].core.data[0, 0] = math.nan
