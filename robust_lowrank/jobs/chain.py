@@ -1,5 +1,6 @@
 """A job trains and attacks one run directory, and reuses what is finished."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,14 +175,30 @@ def source_networks(attack: Attack) -> list[nn.Module]:
 def kept_result(job: Job, attack: Attack, subject: Subject) -> records.ResultRecord | None:
     """Return the stored result, if there is one that is complete and of these weights, data and attack.
 
+    One of whose files some are lost or damaged is none: it is made again, from the units that it was made of.
+
     Raises:
-        UserError: network, examples and attack do not go together.
+        UserError: network, examples and attack do not go together, or the record is of another version.
     """
-    config = config_of(subject, attack)
+    config, files = config_of(subject, attack), job.files(attack)
     hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, config, sources=source_networks(attack))
-    path = job.files(attack).record
-    if not path.is_file():
+    if not readable(files):
         return None
-    stored = records.read_record(path, records.ResultRecord)
+    stored = records.read_record(files.record, records.ResultRecord)
     complete = not any(entry.unresolved for entry in stored.accuracies)
     return stored if complete and stored.hashes == hashes else None
+
+
+def readable(files: records.ResultFiles) -> bool:
+    """Return whether a result's files are there and what their names say."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        json.loads(files.record.read_text(encoding="utf-8"))
+        records.read_frame(files.verdicts, records.VERDICTS)
+        evaluation.read_adversarial(files.adversarial)
+        load_file(files.clean)
+    except (OSError, ValueError, SafetensorError, UserError):
+        return False
+    return True

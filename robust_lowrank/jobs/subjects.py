@@ -48,7 +48,7 @@ def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfi
     Raises:
         UserError: it is not a complete run directory, or its network was not trained here.
     """
-    record = records.read_run(run_dir).record
+    record = records.read_run(run_dir, results=False).record
     if record.method == FOREIGN:
         raise UserError(f"{run_dir} holds the results of {record.model}, not the network: attack it with --model again")
     if record.status != "complete":

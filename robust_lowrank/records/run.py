@@ -45,8 +45,11 @@ class Run:
     certificates: dict[str, Certificate] = field(default_factory=dict)
 
 
-def read_run(path: Path) -> Run:
-    """Read a run directory, results included.
+def read_run(path: Path, *, results: bool = True) -> Run:
+    """Read a run directory.
+
+    Args:
+        results: False leaves out evaluations and certificates, of which files may be lost.
 
     Raises:
         UserError: `path` is not a run directory, or a file in it cannot be read.
@@ -56,8 +59,8 @@ def read_run(path: Path) -> Run:
         raise UserError(
             f"{path} is not a run directory: it has no {files.record.name}. Make one with 'rlr-eval train --out {path}'"
         )
-    directories = [files.result(directory.name) for directory in sorted(files.results.glob("*"))]
-    results = {
+    directories = [files.result(directory.name) for directory in sorted(files.results.glob("*")) if results]
+    evaluations = {
         result.root.name: Result(
             record=read_record(result.record, ResultRecord),
             verdicts=read_frame(result.verdicts, VERDICTS),
@@ -70,13 +73,14 @@ def read_run(path: Path) -> Run:
     certificates = {
         file.stem: Certificate(read_record(file, CertificateRecord), read_frame(file.with_suffix(".parquet"), CERTIFICATE))
         for file in sorted(files.certificates.glob("*.json"))
+        if results
     }
     return Run(
         path=path,
         record=read_record(files.record, RunRecord),
         metrics=read_frame(files.metrics, METRICS),
         spectra=read_frame(files.spectra, SPECTRA),
-        results=results,
+        results=evaluations,
         operators=read_frame(files.operators, OPERATORS) if files.operators.is_file() else None,
         certificates=certificates,
     )

@@ -68,7 +68,7 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> reco
     if record.status != "complete" or any(record.hashes.get(key) != value for key, value in hashes.items()):
         return None
     network = load_network(out)
-    return records.read_run(out) if checkpoint.digest(network) == record.hashes.get("weights") else None
+    return records.read_run(out, results=False) if checkpoint.digest(network) == record.hashes.get("weights") else None
 
 
 class RunWriter:

@@ -79,7 +79,7 @@ def train(
         on_alert = log if progress is None else alerts.append
         state = TrainState.resume(job, on_alert) or TrainState.begin(job, on_alert)
         _run(state, dataset, validation, progress, alerts)
-    return records.read_run(out)
+    return records.read_run(out, results=False)
 
 
 def _data(config: TrainConfig) -> tuple[Dataset, Examples | None]:

@@ -167,6 +167,23 @@ def test_a_stored_result_is_kept(rlr_eval: Command, runs: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in Path("LOW").rglob("*")} == before
 
 
+@pytest.mark.parametrize("name", ["result.json", "verdicts.parquet", "adversarial.safetensors", "clean.safetensors"])
+@pytest.mark.parametrize("damage", ["lost", "cut"])
+def test_a_file_of_a_result_that_is_lost_or_damaged_is_made_again(rlr_eval: Command, runs: Path, name: str, damage: str) -> None:
+    options = ("LOW", "--suite", "quick", "--eps", "0.1", "--n", 12)
+    attacked(rlr_eval, *options)
+    before, path = verdicts("LOW", "quick"), records.RunFiles(Path("LOW")).result("quick").root / name
+    content = path.read_bytes()
+    if damage == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(content[: len(content) // 2])
+    attacked(rlr_eval, *options)
+    assert_same_verdicts(verdicts("LOW", "quick"), before)
+    assert rlr_eval("verify", "LOW").exit_code == 0
+    assert rlr_eval("report", "LOW", "--out", "REPORT").exit_code == 0
+
+
 def mixed(place: Path) -> tuple[object, ...]:
     """Return the options of an attack of several kinds and many units, some of which cannot be shared."""
     texts = [
