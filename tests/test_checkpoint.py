@@ -95,3 +95,15 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     save(net(), tmp_path / "net.safetensors")
     with pytest.raises(UserError, match="does not fit"):
         load(nn.Sequential(nn.Linear(3, 3)), tmp_path / "net.safetensors")
+
+
+class Named(nn.Linear):
+    """A subclass that computes what its parent does."""
+
+
+def test_factors_are_read_into_a_network_of_subclasses(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    compress(net, method="condlr", rank=2)
+    save(net, tmp_path / "net.safetensors")
+    x = torch.rand(4, 8)
+    assert torch.equal(load(nn.Sequential(Named(8, 6), nn.ReLU(), Named(6, 3)), tmp_path / "net.safetensors")(x), net(x))

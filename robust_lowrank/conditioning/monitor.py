@@ -109,10 +109,14 @@ class Monitor:
         Raises:
             UserError: it is attached already, so that steps would count twice.
         """
-        if self._hook is not None:
+        if self._hook is not None and self._hook.hooks_dict_ref() is not None:  # the optimizer is still there
             raise UserError("this monitor is attached to an optimizer already: detach() it first, or make another one")
         self._hook = optimizer.register_step_post_hook(lambda stepped, *_: self.step(settled=getattr(stepped, "settled", True)))
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of, which is attached to nothing."""
+        return vars(self) | {"_hook": None}
 
     def detach(self) -> None:
         """Have the optimizer call `step` no longer, if it did; what has been recorded stays."""

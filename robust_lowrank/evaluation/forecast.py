@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robust_lowrank.evaluation.attacks.gradients import input_gradient
 from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
+from robust_lowrank.evaluation.network.inputs import outside_inference
 from robust_lowrank.evaluation.network.target import checked_target
 from robust_lowrank.evaluation.suite import EvalConfig
 from robust_lowrank.evaluation.units import list_units
@@ -46,7 +47,7 @@ def forecast(model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig) -> Fore
         UserError: as `evaluate`.
     """
     with frozen_eval(model):
-        target = checked_target(model, x, y)
+        target, x, y = checked_target(model, x, y), outside_inference(x), outside_inference(y)
         network, units = FixedBatch(target), list_units(config.suite, tuple(x.shape[1:]), target.classes)
         batch = x[: network.piece].to(target.device)
         labels = y[: len(batch)].to(target.device)

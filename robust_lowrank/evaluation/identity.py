@@ -73,6 +73,8 @@ class Identity:
     def _entry(self, attack: Attack, units: Sequence[Unit]) -> dict[str, Any]:
         """Return one attack of the definition."""
         entry = attack.model_dump(mode="json") | {"name": units[0].name, "eps": sorted(unit.threat.eps for unit in units)}
+        if self.config.suite.norm in attack.revised:
+            entry["revision"] = 2
         if isinstance(attack, JointAttack):
             settings = attack.settings(self.classes, tuple(self.x.shape[1:]), units[0].threat)
             return entry | {"batch_size": self.config.batch_size} | settings

@@ -15,6 +15,7 @@ from robust_lowrank.evaluation.clean import Clean, examine, merge
 from robust_lowrank.evaluation.identity import Identity
 from robust_lowrank.evaluation.ledger import Ledger
 from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
+from robust_lowrank.evaluation.network.inputs import outside_inference
 from robust_lowrank.evaluation.network.memory import in_halves, in_smaller_batches
 from robust_lowrank.evaluation.network.meter import Exhausted, Meter
 from robust_lowrank.evaluation.network.target import Target, checked_target
@@ -53,7 +54,7 @@ class Run:
     ) -> None:
         weights = digest_tensors(model.state_dict())
         self.target: Target = checked_target(model, x, y)
-        self.x, self.y = (part.clone() if part.is_inference() else part.detach() for part in (x, y))
+        self.x, self.y = outside_inference(x), outside_inference(y)
         self.config, self.progress = config, progress
         self.store: Store | None = None if store is None else Store(Path(store))
         self.network: FixedBatch = FixedBatch(self.target)

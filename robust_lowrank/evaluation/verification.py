@@ -88,7 +88,6 @@ def verify(
     return proofs
 
 
-@torch.no_grad()
 def transferred(model: nn.Module, x: Tensor, y: Tensor, adversarial: Mapping[str, Adversarial]) -> list[Transferred]:
     """Try adversarial inputs of another network, which were made from the same examples.
 
@@ -96,7 +95,7 @@ def transferred(model: nn.Module, x: Tensor, y: Tensor, adversarial: Mapping[str
         >>> transferred(dense, x, y, evaluate(low_rank, x, y, suite="quick").adversarial)
         [Transferred(attack='fgsm', eps=0.1, tried=90, fooled=31)]
     """
-    with frozen_eval(model):
+    with frozen_eval(model), torch.no_grad():
         network = FixedBatch(Target(model, x))
 
         def wrong(points: Tensor, labels: Tensor) -> Tensor:

@@ -182,23 +182,33 @@ def kept_result(job: Job, attack: Attack, subject: Subject) -> records.ResultRec
     """
     config, files = config_of(subject, attack), job.files(attack)
     hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, config, sources=source_networks(attack))
-    if not readable(files):
+    try:
+        json.loads(files.record.read_bytes())
+    except (FileNotFoundError, ValueError):
         return None
     stored = records.read_record(files.record, records.ResultRecord)
     complete = not any(entry.unresolved for entry in stored.accuracies)
-    return stored if complete and stored.hashes == hashes else None
+    return stored if complete and stored.hashes == hashes and readable(files) else None
 
 
 def readable(files: records.ResultFiles) -> bool:
-    """Return whether a result's files are there and what their names say."""
+    """Return whether the files beside a result's record can be read; older results have no clean images.
+
+    Raises:
+        OSError: one is there, and cannot be opened.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not (files.verdicts.is_file() and files.adversarial.is_file()):
+        return False
+    for path in (files.verdicts, files.adversarial):
+        path.open("rb").close()
     try:
-        json.loads(files.record.read_text(encoding="utf-8"))
         records.read_frame(files.verdicts, records.VERDICTS)
         evaluation.read_adversarial(files.adversarial)
-        load_file(files.clean)
-    except (OSError, ValueError, SafetensorError, UserError):
+        if files.clean.is_file():
+            load_file(files.clean)
+    except (UserError, SafetensorError):
         return False
     return True

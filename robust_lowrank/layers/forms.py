@@ -30,16 +30,14 @@ class Form:
     modes: int = 2
     kernel_modes: int | None = None
 
-    @property
-    def types(self) -> dict[type[nn.Module], type[FactoredLayer]]:
-        """The layers by those that they replace."""
-        return {each.replaces: each for each in self.layers}
+    def layer_type(self, layer: Dense) -> type[FactoredLayer] | None:
+        """Return the layer that takes the place of such a one, or of a subclass; None if this form has none."""
+        return next((each for each in self.layers if isinstance(layer, each.replaces)), None)
 
     def refusal(self, layer: Dense) -> str | None:
         """Return the reason why a layer cannot be factored in this form; None if it can."""
-        if type(layer) not in self.types:
-            return f"a {type(layer).__name__} has no such factors"
-        return self.types[type(layer)].refusal(layer)
+        kind = self.layer_type(layer)
+        return f"a {type(layer).__name__} has no such factors" if kind is None else kind.refusal(layer)
 
     def weight(self, layer: Dense) -> Tensor:
         """Return a layer's weight as it is factored, in float32 or better."""
@@ -52,7 +50,9 @@ class Form:
 
     def count(self, layer: Dense, ranks: Ranks) -> int:
         """Return the number of weight parameters that a layer has at these ranks."""
-        return self.types[type(layer)].count(self.weight(layer).shape, ranks)
+        kind = self.layer_type(layer)
+        assert kind is not None
+        return kind.count(self.weight(layer).shape, ranks)
 
     def blank(self, layer: Dense, ranks: Ranks) -> Factors:
         """Return factors of these ranks, all zero, to be filled.
@@ -101,6 +101,8 @@ def matrix_of(layer: Dense) -> Tensor:
 
 def build(layer: Dense, factors: Factors, method: Any, *, bias: bool = True) -> FactoredLayer:
     """Return the factored layer that takes the place of `layer`, with its mode and, if wanted, its bias."""
-    built = form_of(method).types[type(layer)].in_place_of(layer, factors, layer.bias if bias else None)
+    kind = form_of(method).layer_type(layer)
+    assert kind is not None
+    built = kind.in_place_of(layer, factors, layer.bias if bias else None)
     built.method = method
     return built.train(layer.training)

@@ -132,7 +132,7 @@ class ResultRecord(BaseModel, extra="forbid"):
         return self._attack(attack).get("minimal", attack.partition("-")[0] in _SEEK_NEAREST)
 
     def _attack(self, name: str) -> dict[str, Any]:
-        return next((entry for entry in self.definition["attacks"] if entry["name"] == name), {})
+        return next((entry for entry in self.definition["attacks"] if entry.get("name") == name), {})
 
 
 class CurvePoint(BaseModel, extra="forbid"):

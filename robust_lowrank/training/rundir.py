@@ -11,7 +11,7 @@ from robust_lowrank import checkpoint, models, records
 from robust_lowrank.conditioning import operators, spectra
 from robust_lowrank.data import DATASETS
 from robust_lowrank.errors import UserError
-from robust_lowrank.records import METRICS, RunFiles, RunRecord
+from robust_lowrank.records import METRICS, Run, RunFiles, RunRecord
 from robust_lowrank.training.config import TrainConfig
 from robust_lowrank.training.resume import drop_states
 
@@ -68,7 +68,15 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> reco
     if record.status != "complete" or any(record.hashes.get(key) != value for key, value in hashes.items()):
         return None
     network = load_network(out)
-    return records.read_run(out, results=False) if checkpoint.digest(network) == record.hashes.get("weights") else None
+    return read_trained(out) if checkpoint.digest(network) == record.hashes.get("weights") else None
+
+
+def read_trained(out: Path) -> Run:
+    """Return a trained run, without its results where a file of theirs is lost: an attack makes it again."""
+    try:
+        return records.read_run(out)
+    except UserError:
+        return records.read_run(out, results=False)
 
 
 class RunWriter:

@@ -18,7 +18,7 @@ from robust_lowrank.training.config import TrainConfig
 from robust_lowrank.training.costs import measure_costs
 from robust_lowrank.training.loop import Examples, accuracy
 from robust_lowrank.training.resume import drop_states
-from robust_lowrank.training.rundir import finished_run
+from robust_lowrank.training.rundir import finished_run, read_trained
 from robust_lowrank.training.state import TrainJob, TrainState, factorise, phases
 
 
@@ -79,7 +79,7 @@ def train(
         on_alert = log if progress is None else alerts.append
         state = TrainState.resume(job, on_alert) or TrainState.begin(job, on_alert)
         _run(state, dataset, validation, progress, alerts)
-    return records.read_run(out, results=False)
+    return read_trained(out)
 
 
 def _data(config: TrainConfig) -> tuple[Dataset, Examples | None]:

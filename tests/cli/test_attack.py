@@ -167,8 +167,13 @@ def test_a_stored_result_is_kept(rlr_eval: Command, runs: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in Path("LOW").rglob("*")} == before
 
 
-@pytest.mark.parametrize("name", ["result.json", "verdicts.parquet", "adversarial.safetensors", "clean.safetensors"])
-@pytest.mark.parametrize("damage", ["lost", "cut"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, damage) for name in ("result.json", "verdicts.parquet", "adversarial.safetensors") for damage in ("lost", "cut")),
+        ("clean.safetensors", "cut"),
+    ],
+)
 def test_a_file_of_a_result_that_is_lost_or_damaged_is_made_again(rlr_eval: Command, runs: Path, name: str, damage: str) -> None:
     options = ("LOW", "--suite", "quick", "--eps", "0.1", "--n", 12)
     attacked(rlr_eval, *options)
@@ -182,6 +187,17 @@ def test_a_file_of_a_result_that_is_lost_or_damaged_is_made_again(rlr_eval: Comm
     assert_same_verdicts(verdicts("LOW", "quick"), before)
     assert rlr_eval("verify", "LOW").exit_code == 0
     assert rlr_eval("report", "LOW", "--out", "REPORT").exit_code == 0
+
+
+def test_a_result_of_a_newer_version_is_not_replaced(rlr_eval: Command, runs: Path) -> None:
+    options = ("LOW", "--suite", "quick", "--eps", "0.1", "--n", 12)
+    attacked(rlr_eval, *options)
+    files = records.RunFiles(Path("LOW")).result("quick")
+    newer = files.record.read_text().replace('"schema_version": 1', '"schema_version": 2')
+    files.record.write_text(newer)
+    files.verdicts.unlink()
+    assert rlr_eval("attack", *options).exit_code == 2
+    assert files.record.read_text() == newer
 
 
 def mixed(place: Path) -> tuple[object, ...]:

@@ -1,5 +1,6 @@
 """The monitor: its figures beside numpy's, its steps, and that it goes on where it was."""
 
+import copy
 import json
 import logging
 import math
@@ -193,6 +194,7 @@ def test_a_monitor_is_attached_once_and_lets_go() -> None:
         step()
     step()  # closing has let go of the optimizer
     assert monitor.steps == 2
+    copy.deepcopy(monitor.attach(optimizer)).attach(trainer(model)[0])  # the copy is attached to nothing
 
 
 def test_nan_is_recorded_and_told_and_training_goes_on() -> None:

@@ -191,3 +191,10 @@ def test_the_table_has_every_layer_as_it_is_reached() -> None:
     assert frame["contribution"].tolist() == pytest.approx([math.log10(value) for value in frame["folded_bound"]])
     assert frame.loc["5", "circular_min"] == pytest.approx(float(model[5].singular_values()[-1]))
     assert model[0]._forward_hooks == {}
+
+
+def test_parametrized_layers_have_norms():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(32, 4))
+    ).eval()
+    assert operators(model, (1, 4, 4))["operator_norm"].iloc[1] == pytest.approx(1, abs=0.2)

@@ -111,13 +111,19 @@ def _chain(layer: FactoredLayer) -> tuple[nn.Module | None, nn.Module, nn.Module
 
 
 def _matrix(layer: nn.Module) -> Tensor:
-    return layer.get_parameter("weight").detach().flatten(1)
+    return _weight(layer).flatten(1)
 
 
 def _kernel(layer: nn.Module) -> Tensor:
     """Return the weight with height and width, of which a matrix has 1 x 1."""
-    weight = layer.get_parameter("weight").detach()
+    weight = _weight(layer)
     return weight.reshape(*weight.shape[:2], *[1] * (4 - weight.dim()), *weight.shape[2:])
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight  # of a parametrized layer no parameter
+    assert isinstance(weight, Tensor)
+    return weight.detach()
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:

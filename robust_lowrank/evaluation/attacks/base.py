@@ -40,6 +40,7 @@ class Attack(Table):
     searches: ClassVar[bool] = True  # looks at what the network answers before it tries the next input
     transfers: ClassVar[bool] = False  # makes its inputs on other networks
     ensemble: ClassVar[bool] = False  # has several parts, which it names in its flags
+    revised: ClassVar[tuple[str, ...]] = ()  # norms under which it finds something else than in the first version of the package
     rival: ClassVar[str | None] = None  # the cheaper attack that must not find more than this one
 
     @property

@@ -17,6 +17,7 @@ from robust_lowrank.threat import KeyedNoise, Threat, per_example
 class Stepwise(NativeAttack):
     """Steps of length `relative_step * eps / steps` from `restarts` starts."""
 
+    revised: ClassVar[tuple[str, ...]] = ("L1",)
     steps: Count = 20
     relative_step: Positive = 2.5
     restarts: Count = 1

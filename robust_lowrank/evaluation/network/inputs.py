@@ -8,6 +8,11 @@ from robust_lowrank.errors import UserError
 PROBABILITIES = 1e-4  # largest deviation of a row's sum from 1
 
 
+def outside_inference(tensor: Tensor) -> Tensor:
+    """Return a tensor that gradients may pass through, also where inference mode has made it."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
 def check_examples(x: Tensor, y: Tensor) -> None:
     """Require inputs (N, ...) in [0, 1] as float32 or float64 and labels (N,) as int64.
 
