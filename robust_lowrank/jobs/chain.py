@@ -192,23 +192,19 @@ def kept_result(job: Job, attack: Attack, subject: Subject) -> records.ResultRec
 
 
 def readable(files: records.ResultFiles) -> bool:
-    """Return whether the files beside a result's record can be read; older results have no clean images.
+    """Return whether the files beside a result's record are there and whole; older results have no clean images.
 
     Raises:
         OSError: one is there, and cannot be opened.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
-    if not (files.verdicts.is_file() and files.adversarial.is_file()):
-        return False
-    for path in (files.verdicts, files.adversarial):
-        path.open("rb").close()
     try:
+        files.verdicts.open("rb").close()
         records.read_frame(files.verdicts, records.VERDICTS)
-        evaluation.read_adversarial(files.adversarial)
-        if files.clean.is_file():
-            load_file(files.clean)
-    except (UserError, SafetensorError):
+        for path in (files.adversarial, *([files.clean] if files.clean.is_file() else [])):
+            with safe_open(path, framework="pt"):
+                pass  # it has looked at the header, and at the size that this demands
+    except (FileNotFoundError, SafetensorError, UserError):
         return False
     return True
