@@ -1,5 +1,7 @@
 """The root of the command line holds global options and the commands."""
 
+import io
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from typing import Annotated
@@ -59,4 +61,6 @@ def root(
 
 def main() -> None:
     """Run the command line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a console without τ is no reason to fail at the very end
     app()

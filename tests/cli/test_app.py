@@ -1,7 +1,11 @@
 """The root: help, version, and how the command ends."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import typer
@@ -30,6 +34,18 @@ def test_the_contract_names_these_commands() -> None:
 def test_version(rlr_eval: Command) -> None:
     result = rlr_eval("--version")
     assert (result.exit_code, result.stdout) == (0, f"rlr-eval {metadata.version('robust-lowrank')}\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_console_that_lacks_letters_gets_their_numbers(tmp_path: Path, encoding: str) -> None:
+    train = ("train", "--data", "digits", "--train-examples", "100", "--method", "condlr", "--rank", "0.5", "--epochs", "1")
+    code = "from robust_lowrank.cli import main; main()"
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-c", code, *train, "--out", str(tmp_path / "RUN")]
+    done = subprocess.run(command, env=environment, capture_output=True, encoding=encoding)
+    assert done.returncode == 0, done.stderr
+    assert ("CondLR τ=0.1" if encoding == "utf-8" else r"CondLR \u03c4=0.1") in done.stdout
 
 
 def failing(error: Exception) -> typer.Typer:
