@@ -25,17 +25,6 @@ class Foreign(NamedTuple):
     gradients: bool  # outputs have a gradient with respect to the images
     description: dict[str, str]  # source, kind, sha256 of the file or else of the weights, file, normalisation
 
-    def require_gradients(self, attack: str) -> None:
-        """Require gradients, for the sake of an attack that follows them.
-
-        Raises:
-            UserError: there are none.
-        """
-        if not self.gradients:
-            raise UserError(
-                f"{self.description['source']}: this model has no gradients, and {attack} needs them: take the suite 'blackbox'"
-            )
-
 
 def load_foreign(
     source: str,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robust_lowrank import checkpoint, compress
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation import evaluate
+from robust_lowrank.evaluation import EvalConfig, evaluate
 from robust_lowrank.models import Foreign, Normalize, build, load_foreign
 
 SHAPE, CLASSES = (1, 4, 4), 3
@@ -137,9 +137,9 @@ def test_no_gradients_no_gradient_attack(module: types.ModuleType) -> None:
     module.Blind = Blind
     target = foreign("nets_of_mine:Blind")
     assert not target.gradients
-    with pytest.raises(UserError, match="nets_of_mine:Blind: this model has no gradients, and PGD needs them"):
-        target.require_gradients("PGD")
-    foreign("nets_of_mine:network").require_gradients("PGD")
+    with pytest.raises(UserError, match="no gradients"):
+        EvalConfig.resolve("quick", gradients=target.gradients)
+    assert EvalConfig.resolve("quick", gradients=foreign("nets_of_mine:network").gradients).gradients
 
 
 @pytest.mark.parametrize("wrap", [None, "state_dict", "model", "net"])
