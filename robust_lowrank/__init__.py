@@ -1,4 +1,4 @@
-"""Low-rank training with bounded condition numbers, and attacks strict enough to publish."""
+"""Networks train in low-rank form, well conditioned, and attacks are fit to publish."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters on frozen pretrained weights."""
+"""Adapters train on frozen weights."""
 
 import math
 from collections.abc import Sequence

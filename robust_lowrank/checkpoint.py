@@ -1,4 +1,4 @@
-"""Weights in safetensors: ranks and method travel in the header, and nothing in the file is ever executed."""
+"""Weights live in safetensors; ranks and method travel in the header, and nothing in a file is executed."""
 
 import json
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Put factored layers in the place of a network's linear layers and convolutions, and count what that saves."""
+"""Compression puts factored layers in the place of linear layers and convolutions, and counts the saving."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Take a network away: ordinary torch layers that need nothing of this package."""
+"""Exports are ordinary torch layers that need nothing of this package."""
 
 import copy
 from typing import Literal, get_args

@@ -1,4 +1,4 @@
-"""Pure tensor functions: orthonormal bases, retractions, truncation, the spectral clamp, Tucker products and HOSVD."""
+"""Linear algebra is pure here: orthonormal bases, retractions, truncation, clamp, Tucker products and HOSVD."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Provenance of figures: hashes of tensors, versions of packages, and the machine."""
+"""Provenance is hashes of tensors, versions and the machine."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Attack a classifier under rules strict enough to publish: threat models, attacks, suites, verdicts and their audit.
+"""Evaluations attack a classifier under rules strict enough to publish, and are themselves audited.
 
 Nothing here knows of low-rank layers: a model is any `nn.Module` that returns logits for inputs in [0, 1].
 """

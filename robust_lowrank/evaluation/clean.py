@@ -1,4 +1,4 @@
-"""The clean pass: what a model says of untouched inputs, and its gradients there."""
+"""The clean pass records logits of untouched inputs, and gradients."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Robustbench's conventions: its threat models, the two figures of its benchmark, and its record of a network."""
+"""Robustbench has threat models, two figures of its benchmark, and a record of a network."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

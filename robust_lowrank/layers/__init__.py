@@ -1,4 +1,4 @@
-"""Layers whose weight is stored as factors."""
+"""Layers store their weight as factors."""
 
 from robust_lowrank.layers.adapter import Adapter as Adapter
 from robust_lowrank.layers.adapter import without_updates as without_updates

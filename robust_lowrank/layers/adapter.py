@@ -1,4 +1,4 @@
-"""An adapter: a frozen layer plus alpha times a trained low-rank one."""
+"""Adapters add alpha times a low-rank layer to a frozen layer."""
 
 import copy
 from collections.abc import Iterator

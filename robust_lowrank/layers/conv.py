@@ -1,4 +1,4 @@
-"""Convolutions with factored kernels: matricised as U S V^T, and in Tucker form; both are chains of ordinary convolutions."""
+"""Convolutions have kernels that are matricised as U S V^T or in Tucker form, and are chains of ordinary ones."""
 
 import math
 from collections.abc import Mapping, Sequence

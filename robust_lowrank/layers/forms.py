@@ -1,4 +1,4 @@
-"""The forms in which weights are stored, by name: the layers of each, and the shapes of their factors."""
+"""Forms say how weights are stored: by which layers, and in which shapes of factors."""
 
 from dataclasses import dataclass
 from typing import Any, TypeGuard, get_args

@@ -1,4 +1,4 @@
-"""Low-rank layers without constraint, W = A B^T or W = U S V^T, which any optimizer trains as they are: the baselines."""
+"""Free layers have factors W = A B^T or W = U S V^T that any optimizer trains as they are: the baselines."""
 
 import math
 from abc import abstractmethod

@@ -1,4 +1,4 @@
-"""Forward passes of factored layers whose one backward delivers the projected gradients.
+"""Factored layers have one backward pass for all projected gradients.
 
 For `y = x V S^T U^T` the slots of (U, S, V) receive (dK, dS, dL) = (G V, U^T G V, G^T U), G being the gradient with respect to
 the weight W = U S V^T, which is never formed (methods (2b)). Where the core is not square, one basis is complete and what its slot

@@ -1,4 +1,4 @@
-"""The linear layer `y = x V S^T U^T + b`."""
+"""A layer maps `y = x V S^T U^T + b`."""
 
 from typing import ClassVar
 

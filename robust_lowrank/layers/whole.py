@@ -1,4 +1,4 @@
-"""Layers that keep their weight whole, for methods that hold it on a manifold of full rank."""
+"""Some layers keep their weight whole, on a manifold of full rank."""
 
 import math
 from collections.abc import Mapping

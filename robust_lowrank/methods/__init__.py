@@ -1,4 +1,4 @@
-"""The training methods, by name."""
+"""Methods are known by name."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""AdaLoRA: an update P diag(lambda) Q^T whose triplets compete for a shrinking budget by their importance."""
+"""AdaLoRA trains updates P diag(lambda) Q^T whose triplets compete for a shrinking budget by importance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

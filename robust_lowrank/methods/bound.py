@@ -1,4 +1,4 @@
-"""A bound on the condition number: singular values are clamped to it, and directions leave a weight and join it."""
+"""The condition number is bounded by a clamp, and directions leave a weight and join it."""
 
 import torch
 from torch import Tensor

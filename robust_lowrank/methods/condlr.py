@@ -1,4 +1,4 @@
-"""CondLR: low-rank training whose every step ends with a condition number of at most 1 + tau."""
+"""CondLR ends every step with a condition number of at most 1 + tau."""
 
 from dataclasses import InitVar, dataclass
 from typing import ClassVar, Literal, get_args

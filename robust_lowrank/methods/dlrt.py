@@ -1,4 +1,4 @@
-"""DLRT: the basis-update & Galerkin integrator, at fixed rank or rank-adaptive, with two evaluations a step."""
+"""DLRT is the basis-update & Galerkin integrator, at fixed or adaptive rank, with two evaluations a step."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Methods that turn the bases of a weight, move its core between the new ones, and truncate."""
+"""Galerkin methods turn bases, move the core between them, and truncate."""
 
 import math
 from abc import ABC

@@ -1,4 +1,4 @@
-"""GeoLoRA: Riemannian gradient descent with adaptive rank from one backward pass."""
+"""GeoLoRA descends on the manifold with adaptive rank from one backward."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""LoRA: the plain low-rank update of a frozen weight, by plain or by preconditioned gradients."""
+"""LoRA updates a frozen weight, by plain or by preconditioned gradients."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Methods that move all factors together and bring them back to their manifold."""
+"""Retraction methods move all factors, and bring them back to a manifold."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""RobustDLRT: rank-adaptive DLRT whose core steps also pay for the spread of the singular values."""
+"""RobustDLRT is rank-adaptive DLRT whose core steps also pay for the spread of singular values."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal

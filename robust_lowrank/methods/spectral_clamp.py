@@ -1,4 +1,4 @@
-"""The clamp of CondLR on weights of full rank, which tells apart what the bound does and what the low rank does."""
+"""The spectral clamp bounds weights of full rank, and so tells apart what bound and low rank do."""
 
 from dataclasses import dataclass
 from typing import ClassVar, get_args

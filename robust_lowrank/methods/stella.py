@@ -1,4 +1,4 @@
-"""StelLA: an update U S V^T of a frozen weight whose bases stay orthonormal, trained by any Euclidean optimizer."""
+"""StelLA keeps the bases of an update U S V^T orthonormal, under any Euclidean optimizer."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Baselines of full rank on the Stiefel manifold: weights whose shorter side is orthonormal, or nearly so.
+"""Stiefel methods keep the shorter side of whole weights orthonormal, or nearly so: baselines.
 
 All functions take X (p, n) with p <= n and orthonormal rows; a weight with more rows than columns is transposed first, and a kernel
 is the matrix of its filters.

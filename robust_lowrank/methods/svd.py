@@ -1,4 +1,4 @@
-"""The baseline that trains a dense network and cuts its weights to their leading singular triplets afterwards."""
+"""SVD cuts a dense network's weights to their leading triplets after training: a baseline."""
 
 from dataclasses import dataclass
 from typing import ClassVar

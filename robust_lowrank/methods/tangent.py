@@ -1,4 +1,4 @@
-"""Tangent vectors of the manifold of factored weights, and what optimizers do with them.
+"""Tangent vectors of the manifold of factored weights are what optimizers remember.
 
 A tangent vector X at W = U S V^T is held as its projections (X_S, (X_K, X_L)) = (U^T X V, (X V, X^T U)), in the slots in which a
 backward pass delivers those of the gradient (methods (2b)): X = X_K V^T + U X_L^T - U X_S V^T. In Tucker form they are X_C, the

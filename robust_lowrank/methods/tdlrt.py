@@ -1,4 +1,4 @@
-"""TDLRT: dynamical low-rank training of kernels in Tucker form, with two evaluations a step."""
+"""TDLRT trains kernels in Tucker form, with two evaluations a step."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args

@@ -1,4 +1,4 @@
-"""The baseline that trains all of W = U S V^T by descent, as low-rank layers are often parametrised."""
+"""USV trains all of W = U S V^T by descent, as low-rank layers are often parametrised."""
 
 from dataclasses import dataclass
 from typing import ClassVar

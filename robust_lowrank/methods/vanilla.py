@@ -1,4 +1,4 @@
-"""The plain low-rank baseline W = A B^T."""
+"""Vanilla is W = A B^T, the baseline."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Optimizers for factored networks."""
+"""Optimizers drive factored nets."""
 
 from robust_lowrank.optim.clipping import clip_grad_norm_ as clip_grad_norm_
 from robust_lowrank.optim.elementwise import transport as transport

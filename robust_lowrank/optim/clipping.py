@@ -1,4 +1,4 @@
-"""The norm of a network's gradient with respect to its weights, and its clipping."""
+"""Clipping needs the norm of a network's weight gradient."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Moments of the factors' entries, as the papers' codes keep them: the torch optimizer moves the cores as any other parameter."""
+"""Element-wise moments are those of the factors' entries, as in the papers' codes: torch's optimizer moves the cores."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The slots of a factored layer's gradients: what is in them, and who may move by it."""
+"""A factored layer's gradients stand in slots, which say who may move by them."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""The parameter groups of a factored network, and the window of its amortised steps."""
+"""A factored network has parameter groups, and amortised steps a window."""
 
 from collections.abc import Iterable
 from typing import Any

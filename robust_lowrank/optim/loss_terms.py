@@ -1,4 +1,4 @@
-"""Penalties on a network: what they act on, and how their gradients join those of the loss."""
+"""Penalties on a network act on cores, weights or factors, and join the loss's gradients."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""One optimizer that drives every method around any torch optimizer."""
+"""One optimizer drives every method around any of torch's."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence

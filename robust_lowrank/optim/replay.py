@@ -1,4 +1,4 @@
-"""Evaluations that are repeated within a step, on the same network."""
+"""Evaluations within a step repeat on the same network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What torch's optimizers mean for a factored weight: their update rules on tangent vectors, in no choice of bases.
+"""Rules say what torch's optimizers mean for a factored weight: updates of tangent vectors.
 
 A first moment is a tangent vector, and taken along as one. A second moment keeps the mean squares of the rows and of the columns of
 the gradient's tangent part; the mean square of an entry is then R_i C_j / mean(R) (methods (73)-(74)), after Adafactor's (Shazeer,

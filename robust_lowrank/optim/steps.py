@@ -1,4 +1,4 @@
-"""The two ways in which the evaluations of a step are spread: all on one batch, or one a batch."""
+"""Steps spread their evaluations: all on one batch, or one a batch."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

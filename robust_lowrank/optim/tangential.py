@@ -1,4 +1,4 @@
-"""Moments that are tangent vectors: what an optimizer remembers of a layer does not depend on the choice of its bases."""
+"""Tangent moments do not depend on the choice of a layer's bases."""
 
 from torch import Tensor
 from torch.optim import Optimizer

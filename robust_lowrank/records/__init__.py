@@ -1,4 +1,4 @@
-"""The files of a run directory: what every stage writes and the next one reads.
+"""A run directory holds files that stages write and the next ones read.
 
     RUN/run.json                              RunRecord: configuration, seeds, versions, hashes, parameter counts, status
     RUN/model.safetensors                     the trained weights (`rlr.save`)

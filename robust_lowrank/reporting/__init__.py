@@ -1,4 +1,4 @@
-"""Reports from run directories: the comparison of networks, and the conditioning of their layers.
+"""Reports from run directories compare networks, and show the conditioning of layers.
 
 The rooms, from below: `formats` has the forms in which things are shown, `comparing` names the runs and tests what may be
 compared, `sections` turns that into the parts of a report, `output` writes its files.

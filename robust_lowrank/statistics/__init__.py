@@ -1,4 +1,4 @@
-"""Statistics of accuracies: intervals, paired comparisons, power, and the spread over seeds."""
+"""Accuracies have statistics: intervals, paired tests, power, and spread over seeds."""
 
 from robust_lowrank.statistics.correlation import LEAST_PAIRS, RankCorrelation, rank_correlation
 from robust_lowrank.statistics.intervals import Interval, bounded, clopper_pearson, wilson

@@ -1,4 +1,4 @@
-"""Confidence intervals of one accuracy: Wilson, Clopper–Pearson, and bounds with undecided examples."""
+"""Intervals of one accuracy are Wilson's, Clopper–Pearson's, or bounds with undecided examples."""
 
 from typing import Literal, NamedTuple
 

@@ -1,4 +1,4 @@
-"""The spread of a method over seeds."""
+"""Methods spread over seeds."""
 
 import math
 from collections.abc import Sequence

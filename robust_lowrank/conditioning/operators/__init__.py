@@ -1,4 +1,4 @@
-"""Linear layers as operators on images: norms, their bounds, and singular values on a torus."""
+"""Layers are operators on images, with norms, their bounds, and singular values on a torus."""
 
 from robust_lowrank.conditioning.operators.convolution import Convolution as Convolution
 from robust_lowrank.conditioning.operators.convolution import convolution as convolution

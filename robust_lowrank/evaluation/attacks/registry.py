@@ -1,4 +1,4 @@
-"""The attacks as a suite names them, from cheap to dear: every file of this package that has one is found."""
+"""The registry finds attacks in the files of this package, and orders them from cheap to dear."""
 
 from collections.abc import Iterator
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Signs that a robust accuracy is not what it seems, each with a remedy.
+"""The audit looks for signs of masked gradients, with a remedy each.
 
 A check is a function of the `Evidence` that returns one finding, or None if it has nothing to look at. The checks stand in the
 file of what they look at: the clean pass (`clean_checks`), the ledgers of the attacks (`attack_checks`, `fidelity`), and small

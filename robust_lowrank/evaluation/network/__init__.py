@@ -1,1 +1,1 @@
-"""The network under attack: checked, behind a fixed interface, metered, and in batches of one size."""
+"""The network under attack is checked, metered, and seen in batches of one size."""

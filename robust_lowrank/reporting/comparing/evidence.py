@@ -1,4 +1,4 @@
-"""The evidence of a report: the runs by name, their comparable evaluations, and the tests of these."""
+"""The evidence of a report is runs by name, comparable evaluations and their tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

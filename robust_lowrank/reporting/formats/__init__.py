@@ -1,1 +1,1 @@
-"""The forms in which a report shows things: numbers, tables, figures, pictures, statements and their look."""
+"""A report shows things as numbers, tables, figures, pictures and statements, in one look."""

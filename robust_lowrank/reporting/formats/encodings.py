@@ -1,4 +1,4 @@
-"""Encodings that charts share: colour and shape of a series, tooltips of an accuracy, a logarithmic axis."""
+"""Charts share encodings: colour and shape of a series, tooltips, a logarithmic axis."""
 
 import math
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""The files of a report: page, Markdown, LaTeX, JSON, tables and figures."""
+"""A report is a page, Markdown, LaTeX, JSON, tables and figures."""

@@ -1,4 +1,4 @@
-"""Tables of a report for LaTeX: one file to \\input, a `table` environment each, in the style of booktabs."""
+"""Tables for LaTeX are files to \\input, with a `table` environment each, in the style of booktabs."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""The provenance of a report: command, configurations, versions, hashes and machines, to make it again."""
+"""The provenance of a report makes it again: command, configurations, versions, hashes, machines."""
 
 import json
 from collections.abc import Sequence

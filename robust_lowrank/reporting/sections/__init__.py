@@ -1,1 +1,1 @@
-"""The sections of the reports, one file each; `registry` finds them."""
+"""Sections are one file each; `registry` finds them."""

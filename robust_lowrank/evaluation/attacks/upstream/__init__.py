@@ -1,1 +1,1 @@
-"""Attacks of other packages, which are given all examples at once."""
+"""Attacks of other packages get all examples at once."""

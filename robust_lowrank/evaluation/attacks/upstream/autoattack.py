@@ -1,4 +1,4 @@
-"""AutoAttack by its own package, with all that upstream leaves open settled: classes, shapes, types, NaN, states."""
+"""AutoAttack runs by its own package; what upstream leaves open is settled: classes, shapes, types, NaN."""
 
 import logging
 import sys
