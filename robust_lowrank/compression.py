@@ -26,7 +26,7 @@ _TYPES = [each.__name__ for each in get_args(Dense)]
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """What `compress` did: the layers it factored, those it kept dense and why, and the parameter counts after it.
+    """The layers that `compress` factored, those it kept dense and why, and the parameter counts after it.
 
     Attributes:
         relative_error: for each factored layer ||W_factored - W|| / ||W||, which truncation and the method's constraint cost; NaN
@@ -128,7 +128,7 @@ def plan(
 
 @dataclass(frozen=True)
 class Plan:
-    """What `compress` is about to do: with which method and ranks it factors which layers, and why it leaves the others."""
+    """A compression that is about to be done: its method, layers and ranks, and why it leaves the others."""
 
     method: Method
     targets: list[Candidate]

@@ -14,7 +14,7 @@ _REPEATABLE = 1e-4  # largest change of logits on a second evaluation, relative 
 
 
 class Clean(NamedTuple):
-    """What the model says of the clean inputs; every tensor has a row an example and lives on the CPU."""
+    """The model's answers to clean inputs; every tensor has a row an example and lives on the CPU."""
 
     labels: Tensor
     prediction: Tensor  # -1 without finite logits
@@ -27,7 +27,7 @@ class Clean(NamedTuple):
 
     @property
     def correct(self) -> Tensor:
-        """Which examples the clean model gets right."""
+        """The examples that are classified rightly."""
         return self.prediction == self.labels
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Ledger:
-    """What is known of every example under one attack at one eps; `enter` and `inherit` add to it."""
+    """The state of every example under one attack at one eps; `enter` and `inherit` add to it."""
 
     attack: str
     engine: str
@@ -43,12 +43,12 @@ class Ledger:
 
     @property
     def robust(self) -> Tensor:
-        """Which examples the model still gets right: neither misclassified, broken, non-finite nor unresolved."""
+        """The examples that are still right: neither misclassified, broken, non-finite nor unresolved."""
         return self.clean.correct & ~self.broken & ~self.nonfinite & ~self.unresolved
 
     @property
     def undecided(self) -> Tensor:
-        """Which examples the budget left without a verdict."""
+        """The examples that the budget left unresolved."""
         return self.clean.correct & self.unresolved & ~self.broken & ~self.nonfinite
 
     @property

@@ -32,7 +32,7 @@ class Adversarial(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` returns.
+    """Output of `evaluate`.
 
     Example:
         >>> result = evaluate(model, x, y, suite="quick", eps="8/255")
@@ -56,7 +56,7 @@ class Evaluation:
 
     @property
     def audit(self) -> list[AuditFinding]:
-        """What speaks for and against these numbers."""
+        """The audit's findings on these numbers."""
         return self.record.audit
 
     def accuracy(self, attack: str, eps: float = 0.0) -> Interval:

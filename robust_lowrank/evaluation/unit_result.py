@@ -14,7 +14,7 @@ from robust_lowrank.provenance import digest_definition, digest_tensors
 
 
 class Attempt(NamedTuple):
-    """What an attack proposes; every field has a row an example."""
+    """An attack's proposals; every field has a row an example."""
 
     inputs: Tensor  # the most harmful input found, (N, ...)
     claimed: Tensor  # bool: the attack itself saw this input break the example

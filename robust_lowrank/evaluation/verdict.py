@@ -9,7 +9,7 @@ from robust_lowrank.threat import Threat, per_example
 
 
 class Check(NamedTuple):
-    """What one forward pass says of candidate inputs; every field has a row an example."""
+    """The verdict of one forward pass on inputs; every field has a row an example."""
 
     inputs: Tensor  # the candidates within the threat model, (N, ...)
     broken: Tensor  # bool: finite logits, inside the threat model, wrong by a strict margin

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Proof(NamedTuple):
-    """What became of the broken examples of one attack at one eps."""
+    """The proofs of one attack's broken examples at one eps."""
 
     attack: str
     eps: float
@@ -31,7 +31,7 @@ class Proof(NamedTuple):
 
 
 class Transferred(NamedTuple):
-    """How many inputs that break the network `source` under one attack at one eps break another one as well."""
+    """The count of inputs, broken on one network by an attack at one eps, that break another one as well."""
 
     attack: str
     eps: float

@@ -18,7 +18,7 @@ Dense = nn.Linear | nn.Conv2d  # torch's layers whose place factored ones take
 
 @dataclass(frozen=True)
 class Form:
-    """What torch's layers become.
+    """A way to store weights.
 
     Attributes:
         layers: the layers that hold the factors, one for each kind of torch's.

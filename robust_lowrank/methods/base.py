@@ -57,12 +57,12 @@ class Method:
 
     @property
     def form(self) -> str:
-        """How a weight is stored."""
+        """The form of a weight."""
         return "matrix"
 
     @property
     def evaluations(self) -> int:
-        """How often one exact step evaluates."""
+        """The evaluations of one exact step."""
         return 1
 
     def check(self, layers: int, *, kernels: int) -> None:

@@ -205,7 +205,7 @@ class Landing(_Stiefel):
 
     @property
     def cond_bound(self) -> float:
-        """What the distance of 1/2 allows."""
+        """The bound at a distance of 1/2."""
         return COND_AT_SAFE_DISTANCE
 
     def directions(self, factors: Factors, gradients: Gradients) -> Factors:

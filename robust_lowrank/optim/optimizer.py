@@ -106,7 +106,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     @property
     def evaluations_per_step(self) -> int:
-        """How often one step runs the closure."""
+        """The closure's runs in one step."""
         if self.amortised:
             return 1
         return max((layer.method.evaluations for layer in self.layers.values()), default=1)

@@ -103,8 +103,8 @@ def train(
         },
         "monitor": None if monitor_every is None else {"every": monitor_every},
     }
-    own = {"tau": tau, "cond": cond, "precond": precond, "reference": reference, "retraction": retraction, "tol": tol}
-    table = {"name": method, **own, "exclude": exclude or None, "init": init, "step": step, "window": window}
+    named = {"tau": tau, "cond": cond, "precond": precond, "reference": reference, "retraction": retraction, "tol": tol}
+    table = {"name": method, **named, "exclude": exclude or None, "init": init, "step": step, "window": window}
     parsed = configuration(config, given, table, rank, params, option)
     directory = out or Path("runs") / run_name(parsed)
     with Board() as board:

@@ -19,8 +19,8 @@ def is_linear(layer: nn.Module) -> TypeGuard[LinearLayer]:
     if isinstance(layer, FactoredLayer | Adapter):
         return True
     kind = next((each for each in get_args(Dense) if isinstance(layer, each)), None)
-    own = [name for name in ("forward", "_conv_forward") if getattr(type(layer), name, None) is not getattr(kind, name, None)]
-    return kind is not None and not own
+    inherited = (getattr(type(layer), name, None) is getattr(kind, name, None) for name in ("forward", "_conv_forward"))
+    return kind is not None and all(inherited)
 
 
 class Convolution(NamedTuple):

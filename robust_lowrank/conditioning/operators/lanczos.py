@@ -54,15 +54,15 @@ def conv_norm(
     for step in range(steps):
         image = _gram(conv, basis[step], shape)
         diagonal.append(float(basis[step] @ image))
-        known = basis[: step + 1]
+        before = basis[: step + 1]
         for _ in range(2):
-            image = image - known.T @ (known @ image)
+            image = image - before.T @ (before @ image)
         tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
         for i, value in enumerate(beside):
             tridiagonal[i, i + 1] = tridiagonal[i + 1, i] = value
         values, vectors = torch.linalg.eigh(tridiagonal)
         length, largest = float(image.norm()), float(values[-1])
-        vector = known.T @ vectors[:, -1]
+        vector = before.T @ vectors[:, -1]
         if length * abs(float(vectors[-1, -1])) <= tolerance * largest or length <= SPENT * largest:
             break
         beside.append(length)

@@ -58,8 +58,8 @@ def operators(model: nn.Module, input_shape: Sequence[int]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    known = [call for call in calls(model, input_shape) if getattr(call.layer, "padding_mode", "zeros") == "zeros"]
-    return pd.DataFrame([_row(call) for call in known], columns=pd.Index(OPERATORS))
+    bounded_calls = [call for call in calls(model, input_shape) if getattr(call.layer, "padding_mode", "zeros") == "zeros"]
+    return pd.DataFrame([_row(call) for call in bounded_calls], columns=pd.Index(OPERATORS))
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Attack(Table):
-    """What every attack of a suite has; one that a suite can choose has the fields `attack` and `engine`."""
+    """An attack of a suite; one that a suite can choose has the fields `attack` and `engine`."""
 
     eps: Radii | None = None  # without: the suite's
     examples: Literal["correct", "survivors"] = "correct"  # all that the clean model gets right, or those no attack before broke
@@ -92,7 +92,7 @@ class NativeAttack(NamedAttack):
 
     @property
     def purpose(self) -> str:
-        """What its noise is keyed with, whatever the attack is called."""
+        """The key of its noise, whatever the attack is called."""
         return self.kind
 
     def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
@@ -105,7 +105,7 @@ class NativeAttack(NamedAttack):
 
 
 class JointTask(NamedTuple):
-    """What an attack that batches examples by itself is given."""
+    """The input of an attack that batches by itself."""
 
     target: Target
     x: Tensor  # the examples that are attacked

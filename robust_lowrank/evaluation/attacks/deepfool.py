@@ -53,8 +53,8 @@ def deepfool(
     Source: Moosavi-Dezfooli et al. 2016 (arXiv 1511.04599).
     """
     enough = threat.eps if within is None else within
-    found = nearest_by_deepfool(model, x, y, threat.norm, steps=steps, overshoot=overshoot, candidates=candidates, within=enough)
-    return found.attempt(x, threat)
+    nearest = nearest_by_deepfool(model, x, y, threat.norm, steps=steps, overshoot=overshoot, candidates=candidates, within=enough)
+    return nearest.attempt(x, threat)
 
 
 def nearest_by_deepfool(

@@ -67,8 +67,8 @@ def fab(
     Source: Croce and Hein 2020 (arXiv 1907.02044), with the parameters it has in AutoAttack standard (arXiv 2003.01690).
     """
     enough = threat.eps if within is None else within
-    found = nearest_by_fab(model, x, y, threat.norm, noise=noise, steps=steps, restarts=restarts, targets=targets, within=enough)
-    return found.attempt(x, threat)
+    nearest = nearest_by_fab(model, x, y, threat.norm, noise=noise, steps=steps, restarts=restarts, targets=targets, within=enough)
+    return nearest.attempt(x, threat)
 
 
 def nearest_by_fab(

@@ -40,7 +40,7 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
     Source: Goodfellow et al. 2015 (arXiv 1412.6572), methods (29); with `L2` the step is along the normalised gradient,
     with `L1` it takes the steepest features to 0 or 1.
     """
-    found = input_gradient(model, x, y)
-    moved = threat.project(x, threat.ascend(x, found.gradient, threat.eps))
+    clean = input_gradient(model, x, y)
+    moved = threat.project(x, threat.ascend(x, clean.gradient, threat.eps))
     once = torch.ones_like(y)
-    return Attempt(moved, torch.zeros_like(found.finite), ~found.finite, once, once.clone())
+    return Attempt(moved, torch.zeros_like(clean.finite), ~clean.finite, once, once.clone())

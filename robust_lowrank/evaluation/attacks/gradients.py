@@ -72,7 +72,7 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 class InputGradient(NamedTuple):
-    """What one evaluation says of where to go."""
+    """Logits, loss and input gradient."""
 
     logits: Tensor
     loss: Tensor  # (N,)

@@ -14,7 +14,7 @@ REFINEMENTS = 3
 
 
 class Distances(NamedTuple):
-    """How near to each input another prediction was found; every field has a row an example."""
+    """The nearest misclassified inputs; every field has a row an example."""
 
     inputs: Tensor  # the nearest misclassified input found, the clean one where there is none, (N, ...)
     distance: Tensor  # float64, infinite where nothing was found, 0 where the clean input is misclassified
@@ -69,14 +69,14 @@ class Nearest:
 
         Returns the margins, (K,) float64, infinite where logits are not finite.
         """
-        known = logits.isfinite().all(dim=1)
-        margin = torch.where(known, margins(logits, self.y[rows]).double(), torch.inf)
+        answered = logits.isfinite().all(dim=1)
+        margin = torch.where(answered, margins(logits, self.y[rows]).double(), torch.inf)
         distance = lengths(points.double() - self.x[rows].double(), self.norm)
         better = (margin < 0) & (distance < self.distance[rows])
         self.inputs[rows] = torch.where(per_example(better, points), points, self.inputs[rows])
         self.distance[rows] = torch.where(better, distance, self.distance[rows])
         self.margin[rows] = torch.where(better, margin, self.margin[rows])
-        self.nonfinite[rows] |= ~(known if finite is None else known & finite)
+        self.nonfinite[rows] |= ~(answered if finite is None else answered & finite)
         self.forwards[rows] += 1
         self.backwards[rows] += backwards
         return margin

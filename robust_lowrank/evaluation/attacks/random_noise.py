@@ -50,9 +50,9 @@ def random_noise(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, nois
             rows = search.open
             if len(rows) == 0:
                 break
-            own = replace(noise.of(rows), step=draw)
+            stream = replace(noise.of(rows), step=draw)
             corners = threat.norm == "Linf" and draw % 2 == 1
-            points = _corners(x[rows], threat, own) if corners else threat.random_start(x[rows], own)
+            points = _corners(x[rows], threat, stream) if corners else threat.random_start(x[rows], stream)
             search.see(rows, points, model(points))
     return search.attempt()
 

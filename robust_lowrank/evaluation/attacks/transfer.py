@@ -41,8 +41,8 @@ class Transfer(Stepwise):
         for number, source in enumerate(sources):
             rows = search.open
             here, labels = x[rows], y[rows]
-            made = self.climb(source, here, labels, threat, noise.of(rows).at(step=number))
-            search.add(rows, transfer(model, here, labels, threat, made.inputs), by="")
+            attempt = self.climb(source, here, labels, threat, noise.of(rows).at(step=number))
+            search.add(rows, transfer(model, here, labels, threat, attempt.inputs), by="")
         return search.attempt()
 
 
@@ -50,8 +50,8 @@ def transfer(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, candidates:
     """Try each candidate, brought into the threat model, once on its example; one that is not finite becomes the clean input.
 
     Example:
-        >>> made = pgd(substitute, x, y, threat, starts=[x], steps=20, step_size=threat.eps / 4).inputs
-        >>> transfer(model, x, y, threat, made)
+        >>> inputs = pgd(substitute, x, y, threat, starts=[x], steps=20, step_size=threat.eps / 4).inputs
+        >>> transfer(model, x, y, threat, inputs)
 
     Raises:
         UserError: there is not one candidate of the right shape an example.

@@ -13,7 +13,7 @@ Status = Literal["pass", "warn", "fail"]
 
 
 class Evidence(NamedTuple):
-    """What an evaluation leaves behind for its audit."""
+    """The parts of an evaluation that are audited."""
 
     clean: Clean
     classes: int

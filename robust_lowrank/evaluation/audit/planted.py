@@ -20,7 +20,7 @@ _ROUNDINGS = 100  # of the inputs' type, over the diameter: within that, margins
 
 
 class Planted(NamedTuple):
-    """What an attack made of planted examples."""
+    """An attack's counts on planted examples."""
 
     attack: str
     breakable: int

@@ -36,7 +36,7 @@ _SCALINGS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Attacked(NamedTuple):
-    """What the probes saw of K correctly classified examples; every field has a row an example, bool, on the CPU."""
+    """Probe results on K correctly classified examples; every field has a row an example, bool, on the CPU."""
 
     few: Tensor  # still right after PGD with 10 steps
     many: Tensor  # ... with 40 steps
@@ -52,7 +52,7 @@ class Attacked(NamedTuple):
 
 
 class Probes(NamedTuple):
-    """What `probe` found."""
+    """Results of `probe`."""
 
     eps: float
     far_eps: float

@@ -33,12 +33,12 @@ class FixedBatch(nn.Module):
 
     @property
     def classes(self) -> int:
-        """How many logits an example has."""
+        """The number of logits."""
         return self.target.classes
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return self.target.device
 
     def forward(self, x: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class AutoAttack(JointAttack):
 
 
 class Plan(NamedTuple):
-    """What of a version of the ensemble a model allows."""
+    """The parts of a version that a model allows."""
 
     name: str  # "autoattack" if it is the standard
     version: Version
@@ -100,7 +100,7 @@ class Plan(NamedTuple):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """How it differs from what was published, as flags of a verdict."""
+        """Its differences from the published one, as flags of a verdict."""
         return (f"targets={self.targets}",) if self.targets < TARGETS and "fab-t" in self.parts else ()
 
 
@@ -139,7 +139,7 @@ def plan(classes: int, shape: tuple[int, ...], threat: Threat, version: Version 
 
 
 class Outcome(NamedTuple):
-    """What the ensemble did; every tensor has a row an example and lives on the CPU."""
+    """The ensemble's result; every tensor has a row an example and lives on the CPU."""
 
     check: Check
     nonfinite: Tensor  # bool: finite inputs met logits or gradients that are not
