@@ -25,6 +25,8 @@ from robust_lowrank.evaluation.network.meter import Meter as Meter
 from robust_lowrank.evaluation.result import Adversarial as Adversarial
 from robust_lowrank.evaluation.result import Evaluation as Evaluation
 from robust_lowrank.evaluation.run import Progress as Progress
+from robust_lowrank.evaluation.runner import Fingerprint as Fingerprint
+from robust_lowrank.evaluation.runner import behaviour as behaviour
 from robust_lowrank.evaluation.runner import evaluate as evaluate
 from robust_lowrank.evaluation.runner import fingerprint as fingerprint
 from robust_lowrank.evaluation.runner import prepare as prepare

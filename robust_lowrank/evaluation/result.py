@@ -71,15 +71,14 @@ class Evaluation:
         known = ", ".join(f"{entry.attack} at {entry.eps:g}" for entry in self.record.accuracies)
         raise UserError(f"no accuracy under {attack!r} at eps {eps:g}; known: {known}")
 
-    def save(self, directory: str | Path) -> None:
-        """Write result.json, verdicts.parquet and the inputs into a directory such as RUN/results/SUITE.
+    def save(self, directory: str | Path) -> ResultRecord:
+        """Write result.json, verdicts.parquet and the inputs into a directory such as RUN/results/SUITE; return the sealed record.
 
-        An older result.json there goes first and the new one comes last: whoever finds one finds the files that belong to it.
+        The record comes last, with the digests of the files that belong to it.
         """
         from safetensors.torch import save_file
 
         files = ResultFiles(Path(directory))
-        files.record.unlink(missing_ok=True)
         tensors = {
             f"{key}/{name}": tensor.contiguous()
             for key, part in self.adversarial.items()
@@ -90,7 +89,7 @@ class Evaluation:
         with replacing(files.clean) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in self.clean._asdict().items()}, temporary)
         records.write_frame(files.verdicts, self.verdicts)
-        records.write_record(files.record, self.record)
+        return records.write_sealed(files.record, self.record, files.beside)
 
 
 def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> list[AccuracyRecord]:

@@ -27,7 +27,7 @@ from robust_lowrank.evaluation.units import Unit, earlier_units, list_units
 from robust_lowrank.evaluation.verdict import check
 from robust_lowrank.provenance import digest_tensors, machine, versions
 from robust_lowrank.records import AuditFinding, ResultRecord, now
-from robust_lowrank.threat import KeyedNoise
+from robust_lowrank.threat import OBSERVED, KeyedNoise, observe
 
 Progress = Callable[[float, str], None]
 
@@ -64,6 +64,15 @@ class Run:
         self.identity: Identity = Identity(weights, self.x, self.y, config, self.units, classes=classes, sources=sources)
         self.batches: tuple[Tensor, ...] = torch.arange(len(x)).split(config.batch_size)
         self.ledgers: list[Ledger] = []
+        self._behaviours: dict[int, dict[str, str]] = {}
+
+    def behaviour(self, first: int = 0) -> dict[str, str]:
+        """Return how the network answers to keyed inputs around the examples from `first` on."""
+        if first not in self._behaviours:
+            self._behaviours[first] = observe(
+                FixedBatch(self.target), self._examples(torch.arange(first, len(self.x))[:OBSERVED])[0]
+            )
+        return self._behaviours[first]
 
     def execute(self, meter: Meter, *, joint: bool = True) -> None:
         """Do unit after unit, each on what is still open, but without `joint` none that is given all examples at once."""
@@ -106,6 +115,7 @@ class Run:
             versions=versions(),
             machine=machine(self.target.device),
             hashes=self.identity.hashes(),
+            behaviour=self.behaviour(),
             interval=INTERVAL,
             accuracies=accuracies(self.clean, self.ledgers),
             audit=self._audit() if audit else [],
@@ -137,8 +147,8 @@ class Run:
         if len(rows) == 0:
             return
         first = int(batch[0])
-        stored = self.store.get(key) if self.store else None
-        if stored is not None and torch.equal(stored.rows + first, rows):
+        stored = self.store.get(key, self.behaviour(first)) if self.store else None
+        if stored is not None and torch.equal(stored.rows + first, rows) and self._still_breaks(stored.shift(first), unit):
             ledger.enter(stored.shift(first))
             return
         try:
@@ -149,8 +159,21 @@ class Run:
             ledger.unresolved[rows] = True
             return
         if self.store:
-            self.store.put(key, result.shift(-first))
+            self.store.put(key, result.shift(-first), self.behaviour(first))
         ledger.enter(result)
+
+    def _still_breaks(self, stored: UnitResult, unit: Unit) -> bool:
+        """Return whether every input of a stored unit that broke an example does so now."""
+        rows = stored.rows[stored.broken]
+        if not len(rows):
+            return True
+        network = FixedBatch(self.target)
+
+        def breaks(part: Tensor) -> bool:
+            x, y = self._examples(rows[part])
+            return bool(check(network, x, y, stored.inputs[part].to(x.device), unit.threat).broken.all())
+
+        return all(all(in_halves(breaks, part, network)) for part in torch.arange(len(rows)).split(self.config.batch_size))
 
     def _attack(self, unit: Unit, attack: NativeAttack, rows: Tensor) -> UnitResult:
         started = time.perf_counter()

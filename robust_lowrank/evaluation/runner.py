@@ -3,14 +3,19 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
+from robust_lowrank.evaluation.network.inputs import outside_inference
 from robust_lowrank.evaluation.network.meter import Meter
+from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.result import Evaluation
 from robust_lowrank.evaluation.run import Progress, Run
 from robust_lowrank.evaluation.suite import BATCH, EvalConfig, Suite
-from robust_lowrank.threat import frozen_eval
+from robust_lowrank.records import ResultRecord, unlike
+from robust_lowrank.threat import OBSERVED, frozen_eval, observe
 
 
 def evaluate(
@@ -94,14 +99,46 @@ def prepare(
         Run(model, x, y, config, sources=sources, store=store, progress=progress).execute(Meter(), joint=False)
 
 
-def fingerprint(model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig, *, sources: Sequence[nn.Module] = ()) -> dict[str, str]:
-    """Return the hashes of weights, data and attack that `evaluate` would record, without attacking.
+def behaviour(model: nn.Module, x: Tensor) -> dict[str, str]:
+    """Return what a network answers to a few inputs around the first examples (`threat.observe`), as results record it.
 
     Example:
-        >>> stored.record.hashes == fingerprint(model, x, y, EvalConfig.resolve("quick"))  # otherwise the stored result is stale
+        >>> records.unlike(behaviour(model, x), result.record.behaviour)
+        ''
+    """
+    with frozen_eval(model):
+        target = Target(model, outside_inference(x))
+        return observe(FixedBatch(target), outside_inference(x[:OBSERVED]).to(target.device))
+
+
+class Fingerprint(NamedTuple):
+    """What a result would be known by: hashes of weights, data and attack, and the network's behaviour."""
+
+    hashes: dict[str, str]
+    behaviour: dict[str, str]
+
+    def stale(self, record: ResultRecord) -> str:
+        """Return in words why a stored result is not of this network, these examples and this attack; nothing if it is."""
+        for name, value in self.hashes.items():
+            if record.hashes.get(name) != value:
+                return f"it is of other {name}: {record.hashes.get(name, '')[:12]}, not {value[:12]}"
+        if not record.behaviour:
+            return "it does not say how its network behaves, as results have since"
+        where = unlike(record.behaviour, self.behaviour)
+        return f"its network has these weights and other answers, {where}" if where else ""
+
+
+def fingerprint(model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig, *, sources: Sequence[nn.Module] = ()) -> Fingerprint:
+    """Return what the result of `evaluate` would be known by, without attacking.
+
+    Example:
+        >>> known = fingerprint(model, x, y, EvalConfig.resolve("quick"))
+        >>> known.stale(stored.record)
+        'it is of other weights: 91c5f0a2b3d4, not 0a1b2c3d4e5f'
 
     Raises:
         UserError: as `evaluate`.
     """
     with frozen_eval(model):
-        return Run(model, x, y, config, sources=sources).identity.hashes()
+        run = Run(model, x, y, config, sources=sources)
+        return Fingerprint(run.identity.hashes(), run.behaviour())

@@ -63,26 +63,28 @@ class UnitResult:
         """Return them with other numbers for the examples."""
         return replace(self, rows=self.rows + offset)
 
-    def to_file(self, path: Path) -> None:
-        """Write them as a safetensors file with their own digest inside."""
+    def to_file(self, path: Path, behaviour: Mapping[str, str]) -> None:
+        """Write them as a safetensors file with the network's behaviour and their own digest inside."""
         from safetensors.torch import save_file
 
-        tensors, remarks = self._tensors(), json.dumps(self.remarks)
-        save_file(tensors, path, {"remarks": remarks, "digest": _digest(tensors, remarks)})
+        about = {"remarks": json.dumps(self.remarks), "behaviour": json.dumps(behaviour)}
+        tensors = self._tensors()
+        save_file(tensors, path, about | {"digest": _digest(tensors, about)})
 
     @classmethod
-    def from_file(cls, path: Path) -> "UnitResult | None":
-        """Read them, or return None if the file is not what was written."""
+    def from_file(cls, path: Path) -> "tuple[UnitResult, dict[str, str]] | None":
+        """Read them and the behaviour of the network that they are of, or return None if the file is not what was written."""
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 about = file.metadata() or {}
-            if about["digest"] != _digest(tensors, about["remarks"]):
+            if about.pop("digest") != _digest(tensors, about):
                 return None
-            return cls(**tensors, remarks=tuple(map(str, json.loads(about["remarks"]))))
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+            behaviour = {str(kind): str(numbers) for kind, numbers in json.loads(about["behaviour"]).items()}
+            return cls(**tensors, remarks=tuple(map(str, json.loads(about["remarks"])))), behaviour
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError):
             return None
 
     @classmethod
@@ -95,5 +97,5 @@ class UnitResult:
         return {field.name: getattr(self, field.name).contiguous() for field in fields(self) if field.name != "remarks"}
 
 
-def _digest(tensors: Mapping[str, Tensor], remarks: str) -> str:
-    return digest_definition({"tensors": digest_tensors(tensors), "remarks": remarks})
+def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    return digest_definition({"tensors": digest_tensors(tensors), **about})

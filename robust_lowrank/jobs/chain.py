@@ -1,9 +1,9 @@
 """A job trains and attacks one run directory, and reuses what is finished."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.jobs.attack import Attack
 from robust_lowrank.jobs.events import Event, Report
 from robust_lowrank.jobs.experiment import Experiment
+from robust_lowrank.jobs.placing import Place, place_result
 from robust_lowrank.jobs.subjects import Foreign, Subject, network, stored_config, trained
 
 SCALE = 1000  # steps of a bar for work that is measured as a fraction
@@ -29,9 +30,9 @@ class Job:
     train: bool = True  # False: attack it as it is
     foreign: Foreign | None = None  # a network that was not trained here, in place of the configuration's
 
-    def files(self, attack: Attack) -> records.ResultFiles:
-        """Return the files of an attack's result."""
-        return records.RunFiles(self.out).result(attack.directory)
+    def units(self, attack: Attack) -> Path:
+        """Return the directory of an attack's finished units, which its results share."""
+        return records.RunFiles(self.out).result(attack.directory).units
 
 
 def experiment_jobs(experiment: Experiment, out: Path, *, command: str) -> list[Job]:
@@ -103,16 +104,17 @@ def train_run(config: training.TrainConfig, out: Path, *, job: str, command: str
     return training.train(config, out, progress=tell, command=command)
 
 
-def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord:
-    """Attack a trained run and store the result, or return the stored one if its weights, data and attack are these.
+def attack_run(job: Job, attack: Attack, report: Report) -> str:
+    """Attack a trained run and store the result, unless there is one of this network; return its directory's name.
 
     What an evaluation that was stopped had finished is found in its units and not done again.
     """
     stage = f"{attack.suite.name} {attack.suite.norm}"
     subject = subject_of(job, attack)
-    if (stored := kept_result(job, attack, subject)) is not None:
+    place = place_of(job, attack, subject)
+    if place.kept is not None:
         report(Event(job.name, stage, SCALE, SCALE, f"{stage} is there already"))
-        return stored
+        return place.files.root.name
     report(Event(job.name, stage, 0, SCALE, f"{stage} on {len(subject.y)} examples"))
     result = evaluation.evaluate(
         subject.model,
@@ -125,16 +127,16 @@ def attack_run(job: Job, attack: Attack, report: Report) -> records.ResultRecord
         sources=source_networks(attack),
         max_passes=attack.max_passes,
         max_seconds=attack.max_seconds,
-        store=job.files(attack).units,
+        store=job.units(attack),
         progress=teller(job.name, stage, report),
     )
-    result.save(job.files(attack).root)
+    record = result.save(place.files.root)
     worst = f"{result.robust_accuracy.value:.1%} at eps {max(result.record.eps):.4g}"
     unresolved = next(entry.unresolved for entry in reversed(result.record.accuracies))
     left = f", {unresolved} examples unresolved" if unresolved else ""
-    note = f"{stage}: clean {result.clean_accuracy.value:.1%}, worst case {worst}{left}, {result.record.seconds:.1f} s"
-    report(Event(job.name, stage, SCALE, SCALE, note))
-    return result.record
+    note = f"{stage}: clean {result.clean_accuracy.value:.1%}, worst case {worst}{left}, {record.seconds:.1f} s"
+    report(Event(job.name, stage, SCALE, SCALE, note, warning=place.said(record)))
+    return place.files.root.name
 
 
 def teller(name: str, stage: str, report: Report) -> evaluation.Progress:
@@ -142,17 +144,22 @@ def teller(name: str, stage: str, report: Report) -> evaluation.Progress:
     return lambda fraction, what: report(Event(name, f"{stage}: {what}", round(fraction * SCALE), SCALE))
 
 
-def perform(job: Job, report: Report) -> str | None:
-    """Do one job: train unless it is to be attacked as it is, then attack. Return why its training failed, if it did."""
+class Outcome(NamedTuple):
+    """What became of a job."""
+
+    results: tuple[str, ...]  # the names of the directories of its attacks' results
+    failure: str | None = None  # why its training failed
+
+
+def perform(job: Job, report: Report) -> Outcome:
+    """Do one job: train unless it is to be attacked as it is, then attack."""
     if job.train:
         try:
             train_run(job.config, job.out, job=job.name, command=job.command, report=report)
         except TrainingError as error:
             report(Event(job.name, "failed", 1, 1, note=str(error)))
-            return str(error)
-    for attack in job.attacks:
-        attack_run(job, attack, report)
-    return None
+            return Outcome((), str(error))
+    return Outcome(tuple(attack_run(job, attack, report) for attack in job.attacks))
 
 
 def subject_of(job: Job, attack: Attack) -> Subject:
@@ -172,39 +179,12 @@ def source_networks(attack: Attack) -> list[nn.Module]:
     return [network(source) for source in attack.sources]
 
 
-def kept_result(job: Job, attack: Attack, subject: Subject) -> records.ResultRecord | None:
-    """Return the stored result, if there is one that is complete and of these weights, data and attack.
-
-    One of whose files some are lost or damaged is none: it is made again, from the units that it was made of.
+def place_of(job: Job, attack: Attack, subject: Subject) -> Place:
+    """Return the place of an attack's result.
 
     Raises:
-        UserError: network, examples and attack do not go together, or the record is of another version.
+        UserError: network, examples and attack do not go together, or a record is of another version.
     """
-    config, files = config_of(subject, attack), job.files(attack)
-    hashes = evaluation.fingerprint(subject.model, subject.x, subject.y, config, sources=source_networks(attack))
-    try:
-        json.loads(files.record.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    stored = records.read_record(files.record, records.ResultRecord)
-    complete = not any(entry.unresolved for entry in stored.accuracies)
-    return stored if complete and stored.hashes == hashes and readable(files) else None
-
-
-def readable(files: records.ResultFiles) -> bool:
-    """Return whether the files beside a result's record are there and whole; older results have no clean images.
-
-    Raises:
-        OSError: one is there, and cannot be opened.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        files.verdicts.open("rb").close()
-        records.read_frame(files.verdicts, records.VERDICTS)
-        for path in (files.adversarial, *([files.clean] if files.clean.is_file() else [])):
-            with safe_open(path, framework="pt"):
-                pass  # it has looked at the header, and at the size that this demands
-    except (FileNotFoundError, SafetensorError, UserError):
-        return False
-    return True
+    config, sources = config_of(subject, attack), source_networks(attack)
+    known = evaluation.fingerprint(subject.model, subject.x, subject.y, config, sources=sources)
+    return place_result(records.RunFiles(job.out), attack.directory, known)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.jobs.chain import Job, perform
+from robust_lowrank.jobs.chain import Job, Outcome, perform
 from robust_lowrank.jobs.events import Report
 from robust_lowrank.jobs.executors import find_executor
 from robust_lowrank.jobs.parts import parts, perform_part
@@ -20,8 +20,8 @@ def check_workers(workers: int | None) -> None:
         raise UserError(f"{workers} workers do nothing: give at least one")
 
 
-def perform_all(jobs: Sequence[Job], *, executor: str, workers: int | None, report: Report) -> list[str | None]:
-    """Do all jobs, and return for each why its training failed, if it did: the others are done all the same.
+def perform_all(jobs: Sequence[Job], *, executor: str, workers: int | None, report: Report) -> list[Outcome]:
+    """Do all jobs, and return what became of each: where a training failed, the others are done all the same.
 
     Where there are two workers a job or more, they share the examples of each attack on a trained run. After any other failure none
     is begun, those under way are finished, and the failure is raised.

@@ -102,10 +102,11 @@ def bench(
     if download:
         data.load(experiment.data.name, data_dir=jobs[0].config.data.data_dir, download=True)
     outcomes = perform_all(jobs, executor=executor, workers=workers, report=progress)
-    trained = [job for job, failure in zip(jobs, outcomes, strict=True) if failure is None]
-    failures = {job.name: failure for job, failure in zip(jobs, outcomes, strict=True) if failure is not None}
-    for attack in jobs[0].attacks if len(trained) > 1 else ():
-        matrix(trained, attack)
+    done = {job.name: outcome for job, outcome in zip(jobs, outcomes, strict=True)}
+    trained = [job for job in jobs if done[job.name].failure is None]
+    failures = {name: outcome.failure for name, outcome in done.items() if outcome.failure is not None}
+    for number, attack in enumerate(jobs[0].attacks if len(trained) > 1 else ()):
+        matrix(trained, attack, [done[job.name].results[number] for job in trained])
     if not trained:
         name, failure = next(iter(failures.items()))
         raise TrainingError(f"no run of {experiment.name} came to an end; {name}: {failure}")

@@ -7,7 +7,7 @@ import torch
 
 from robust_lowrank import evaluation
 from robust_lowrank.jobs.attack import Attack
-from robust_lowrank.jobs.chain import Job, config_of, kept_result, source_networks, subject_of, teller
+from robust_lowrank.jobs.chain import Job, config_of, place_of, source_networks, subject_of, teller
 from robust_lowrank.jobs.events import Report
 
 
@@ -37,12 +37,12 @@ def perform_part(part: Part, report: Report) -> None:
     """Do the units of one part and leave them in the store, unless the result is there."""
     job, attack = part.job, part.attack
     subject = subject_of(job, attack)
-    if kept_result(job, attack, subject) is not None:
+    if place_of(job, attack, subject).kept is not None:
         return
     batches = torch.arange(len(subject.x)).split(attack.batch_size)
     tell = teller(f"{job.name}, part {part.index + 1} of {part.of}", f"{attack.suite.name} {attack.suite.norm}", report)
     for batch in batches[part.index :: part.of]:
         config = config_of(subject, attack, offset=int(batch[0]))
-        store = job.files(attack).units
+        store = job.units(attack)
         x, y = subject.x[batch], subject.y[batch]
         evaluation.prepare(subject.model, x, y, config, store=store, sources=source_networks(attack), progress=tell)

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from robust_lowrank import conditioning, data, evaluation, models, provenance, records, training
+from robust_lowrank import checkpoint, conditioning, data, evaluation, models, provenance, records, training
 from robust_lowrank.compression import count_parameters
 from robust_lowrank.data.arrays import load_examples
 from robust_lowrank.errors import UserError
@@ -33,13 +33,19 @@ def trained(run_dir: Path, place: training.DataConfig) -> Subject:
     """Return a run's network with the test images of its record.
 
     Raises:
-        UserError: the images in that place are others.
+        UserError: the images in that place are others, or the network is not the one of the record.
     """
     dataset = data.load(place.name, data_dir=place.data_dir, download=place.download).first(test=place.test_examples)
-    recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord).hashes["test"]
-    if data.digest(dataset.test_images, dataset.test_y) != recorded:
+    recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
+    if data.digest(dataset.test_images, dataset.test_y) != recorded.hashes["test"]:
         raise UserError(f"the test images of {place.name} here are not those of {run_dir}: point --data-dir at the same files")
-    return Subject(network(run_dir), dataset.test_x, dataset.test_y)
+    subject = Subject(network(run_dir), dataset.test_x, dataset.test_y)
+    if where := records.unlike(recorded.behaviour, evaluation.behaviour(subject.model, subject.x)):
+        raise UserError(
+            f"{run_dir}: its network has the weights that run.json names and other answers, {where}: its code has changed since; "
+            "train it again, or evaluate it with the version of then"
+        )
+    return subject
 
 
 def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfig]:
@@ -62,8 +68,19 @@ def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfi
 
 
 def network(run_dir: Path) -> nn.Module:
-    """Return the network of a run directory, on the GPU if there is one."""
-    return training.load_network(run_dir).to(_device())
+    """Return the network of a run directory, on the GPU if there is one.
+
+    Raises:
+        UserError: its weights are not those of its record.
+    """
+    model = training.load_network(run_dir)
+    recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord).hashes["weights"]
+    if (found := checkpoint.digest(model)) != recorded:
+        raise UserError(
+            f"{run_dir}: model.safetensors holds other weights ({found[:12]}) than run.json names ({recorded[:12]}): "
+            "train the run again, or put its own file back"
+        )
+    return model.to(_device())
 
 
 @dataclass(frozen=True)
@@ -97,14 +114,15 @@ class Foreign:
         weights = provenance.digest_tensors(subject.model.state_dict())
         if weights != provenance.digest_tensors(self._network(subject.x).model.state_dict()):
             raise UserError(f"{self.source} makes other weights each time: give a file of them with --weights, or set a seed in it")
-        _check_place(out, weights)
+        behaviour = evaluation.behaviour(subject.model, subject.x)
+        _check_place(out, weights, behaviour)
         classes = list(data.DATASETS[self.data].classes) if self.data in data.DATASETS else []
         names = {"label": label or self.source, "model": self.source, "data": self.data, "command": command}
-        run = _untrained_run(out, subject.model, config=described, classes=classes, **names)
+        run = _untrained_run(out, subject.model, config=described, classes=classes, behaviour=behaviour, **names)
         files = records.RunFiles(out)
-        records.write_record(files.record, run.record)
         records.write_frame(files.metrics, run.metrics)
         records.write_frame(files.spectra, run.spectra)
+        records.write_sealed(files.record, run.record, files.beside)
 
     def _load(self) -> tuple[Subject, dict[str, str]]:
         x, y, note = load_examples(self.data, data_dir=self.data_dir, download=self.download)
@@ -160,8 +178,8 @@ def _untrained_run(path: Path, network: nn.Module, /, **fields: Any) -> records.
     return records.Run(path, record, pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"), frame, {})
 
 
-def _check_place(out: Path, weights: str) -> None:
-    """Require a directory that is empty, not there, or of the network with these weights."""
+def _check_place(out: Path, weights: str, behaviour: dict[str, str]) -> None:
+    """Require a directory that is empty, not there, or of the network with these weights that answers like this."""
     path = records.RunFiles(out).record
     if not path.is_file():
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -170,6 +188,8 @@ def _check_place(out: Path, weights: str) -> None:
     there = records.read_record(path, records.RunRecord)
     if there.method != FOREIGN or there.hashes["weights"] != weights:
         raise UserError(f"{out} holds another network: choose another directory with --out")
+    if where := records.unlike(there.behaviour, behaviour):
+        raise UserError(f"{out} holds a network with these weights and other answers, {where}: choose another directory with --out")
 
 
 def _device() -> torch.device:

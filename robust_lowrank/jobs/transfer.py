@@ -18,27 +18,28 @@ class _Attacked(NamedTuple):
     job: Job
     run: records.RunRecord
     result: records.ResultRecord
+    files: records.ResultFiles
 
 
-def matrix(jobs: Sequence[Job], attack: Attack) -> "pd.DataFrame":
+def matrix(jobs: Sequence[Job], attack: Attack, results: Sequence[str]) -> "pd.DataFrame":
     """Return what breaks each network tried on each other one: a row a source, target, attack and eps, all on one set of examples.
 
     Each target keeps its rows beside its result (`records.TRANSFER`). Those that are there, of the same weights, images and attack,
     are not tried again.
+
+    Args:
+        results: the names of the directories of the attack's results, one a job.
 
     Raises:
         UserError: the networks were attacked on different examples.
     """
     import pandas as pd
 
-    attacked = [
-        _Attacked(
-            job,
-            records.read_record(records.RunFiles(job.out).record, records.RunRecord),
-            records.read_record(job.files(attack).record, records.ResultRecord),
-        )
-        for job in jobs
-    ]
+    attacked = []
+    for job, name in zip(jobs, results, strict=True):
+        run, files = records.RunFiles(job.out), records.RunFiles(job.out).result(name)
+        result = records.read_record(files.record, records.ResultRecord)
+        attacked.append(_Attacked(job, records.read_record(run.record, records.RunRecord), result, files))
     for one in attacked:
         if one.result.hashes["data"] != attacked[0].result.hashes["data"]:
             places = f"{attacked[0].job.out} and {one.job.out}"
@@ -57,7 +58,7 @@ def _try_on(target: _Attacked, sources: Sequence[_Attacked], attack: Attack) -> 
     """Return the rows of a target that are known, after trying what is missing and storing all of them."""
     import pandas as pd
 
-    path = target.job.files(attack).transfer
+    path = target.files.transfer
     kept = records.read_frame(path) if path.is_file() else pd.DataFrame(columns=pd.Index(records.TRANSFER))
     common = {"target_weights": target.result.hashes["weights"], "data": target.result.hashes["data"]}
     kept = kept[(kept[list(common)] == pd.Series(common)).all(axis=1)]
@@ -68,7 +69,7 @@ def _try_on(target: _Attacked, sources: Sequence[_Attacked], attack: Attack) -> 
     rows: list[dict[str, Any]] = []
     subject = subject_of(target.job, attack)
     for source in missing.values():
-        inputs = evaluation.read_adversarial(source.job.files(attack).adversarial)
+        inputs = evaluation.read_adversarial(source.files.adversarial)
         origin = {
             "source": source.run.label,
             "source_seed": source.run.seed,
@@ -82,6 +83,7 @@ def _try_on(target: _Attacked, sources: Sequence[_Attacked], attack: Attack) -> 
     tried = pd.DataFrame(rows, columns=pd.Index(records.TRANSFER))
     kept = tried if kept.empty else pd.concat([kept, tried], ignore_index=True)
     records.write_frame(path, kept)
+    records.write_sealed(target.files.record, target.result, target.files.beside)
     return kept
 
 

@@ -18,6 +18,7 @@
 Everything is written to a temporary name and renamed, so a reader never sees half a file.
 """
 
+from robust_lowrank.records.behaviour import unlike as unlike
 from robust_lowrank.records.documents import SCHEMA_VERSION as SCHEMA_VERSION
 from robust_lowrank.records.documents import AccuracyRecord as AccuracyRecord
 from robust_lowrank.records.documents import AuditFinding as AuditFinding
@@ -43,6 +44,9 @@ from robust_lowrank.records.run import Certificate as Certificate
 from robust_lowrank.records.run import Result as Result
 from robust_lowrank.records.run import Run as Run
 from robust_lowrank.records.run import read_run as read_run
+from robust_lowrank.records.seals import broken_seals as broken_seals
+from robust_lowrank.records.seals import write_sealed as write_sealed
+from robust_lowrank.records.superseding import supersedes as supersedes
 from robust_lowrank.records.tables import CERTIFICATE as CERTIFICATE
 from robust_lowrank.records.tables import CURVE as CURVE
 from robust_lowrank.records.tables import METRICS as METRICS

@@ -41,7 +41,14 @@ class Costs(BaseModel, extra="forbid"):
     machine: str
 
 
-class RunRecord(BaseModel, extra="forbid"):
+class SealedRecord(BaseModel, extra="forbid"):
+    """A record with the digests of the files that belong to it and, over these and itself, its own."""
+
+    files: dict[str, str] = {}  # SHA-256 by name, of files in the record's directory
+    seal: str = ""  # SHA-256 of the record without it; older records have none
+
+
+class RunRecord(SealedRecord):
     """The document `run.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -59,6 +66,7 @@ class RunRecord(BaseModel, extra="forbid"):
     versions: dict[str, str]
     machine: str
     hashes: dict[str, str]  # "weights", "train", "test"
+    behaviour: dict[str, str] = {}  # `threat.observe` on the test set; older runs and those under way have none
     parameters: Parameters
     costs: Costs | None = None  # None before training ends, and in runs older than the measurement
     classes: list[str] = []  # the classes' names; empty where they have none but their numbers
@@ -105,7 +113,7 @@ class AccuracyRecord(BaseModel, extra="forbid"):
         return (self.correct + self.unresolved) / self.total
 
 
-class ResultRecord(BaseModel, extra="forbid"):
+class ResultRecord(SealedRecord):
     """The document `results/SUITE/result.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -117,6 +125,7 @@ class ResultRecord(BaseModel, extra="forbid"):
     versions: dict[str, str]
     machine: str
     hashes: dict[str, str]  # "weights", "data", "attack"
+    behaviour: dict[str, str] = {}  # `threat.observe` on the examples; older results have none
     interval: str  # such as "Wilson 95 %"
     accuracies: list[AccuracyRecord]
     audit: list[AuditFinding]
@@ -156,7 +165,7 @@ class LayerBound(BaseModel, extra="forbid"):
     note: str
 
 
-class CertificateRecord(BaseModel, extra="forbid"):
+class CertificateRecord(SealedRecord):
     """The document `certificates/NAME.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -167,6 +176,8 @@ class CertificateRecord(BaseModel, extra="forbid"):
     versions: dict[str, str]
     machine: str
     hashes: dict[str, str]  # "weights", "data", as in ResultRecord
+    behaviour: dict[str, str] = {}  # as in ResultRecord
+    version: int = 1  # of the computation: what an older one has certified is certified again
     parameters: dict[str, float]  # of smoothing: sigma, n0, n, alpha, seed
     assumptions: list[str]
     reasons: list[str] = []  # why nothing is certified

@@ -37,9 +37,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def text_of(record: BaseModel) -> str:
+    """Return a record as it stands in its file."""
+    return record.model_dump_json(indent=2) + "\n"
+
+
 def write_record(path: Path, record: BaseModel) -> None:
     """Write a record as JSON at once."""
-    write_text(path, record.model_dump_json(indent=2) + "\n")
+    write_text(path, text_of(record))
 
 
 def write_frame(path: Path, frame: "pd.DataFrame") -> None:

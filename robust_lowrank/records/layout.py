@@ -1,5 +1,7 @@
 """The layout of a run directory names its files, for every stage."""
 
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 
@@ -19,6 +21,11 @@ class ResultFiles:
         self.clean: Path = root / "clean.safetensors"  # the first examples as they are
         self.transfer: Path = root / "transfer.parquet"  # the table `TRANSFER`
         self.units: Path = root / "units"  # the directory of finished units
+
+    @property
+    def beside(self) -> tuple[Path, ...]:
+        """The files that the record is sealed with."""
+        return self.verdicts, self.adversarial, self.clean, self.transfer
 
 
 class RunFiles:
@@ -41,9 +48,19 @@ class RunFiles:
         self.results: Path = root / "results"  # the directory of evaluations
         self.certificates: Path = root / "certificates"  # the directory of certificates
 
+    @property
+    def beside(self) -> tuple[Path, ...]:
+        """The files that a finished run's record is sealed with."""
+        return self.weights, self.metrics, self.spectra, self.monitor, self.operators
+
     def result(self, name: str) -> ResultFiles:
         """Return the files of one evaluation, by its suite's name."""
         return ResultFiles(self.results / name)
+
+    def result_names(self, name: str) -> Iterator[str]:
+        """Yield the names for results of one suite, without end: that of the suite, and with -2, -3 and so on."""
+        yield name
+        yield from (f"{name}-{number}" for number in count(2))
 
     def certificate(self, name: str) -> Path:
         """Return the `CertificateRecord` of that name; its table `CERTIFICATE` lies beside it, as .parquet."""

@@ -142,7 +142,7 @@ class RunWriter:
         records.write_frame(self.files.spectra, pd.concat(self.spectra, ignore_index=True))
         if self.record.status == "complete":
             records.write_frame(self.files.operators, operators(model, DATASETS[self.record.data].input_shape))
-        records.write_record(self.files.record, self.record)
+        self.record = records.write_sealed(self.files.record, self.record, self.files.beside)
 
 
 def _drop_proofs(out: Path) -> None:

@@ -14,6 +14,7 @@ from robust_lowrank.conditioning.alerts import log
 from robust_lowrank.data import Dataset, digest, load
 from robust_lowrank.errors import UserError
 from robust_lowrank.methods import SVD
+from robust_lowrank.threat import OBSERVED, frozen_eval, observe
 from robust_lowrank.training.config import TrainConfig
 from robust_lowrank.training.costs import measure_costs
 from robust_lowrank.training.loop import Examples, accuracy
@@ -138,6 +139,8 @@ def _run(
             tested = accuracy(model, Examples(dataset.test_images, dataset.test_y))
             costs = measure_costs(model, dataset.input_shape)
             changes |= {"status": "complete", "test_accuracy": tested, "costs": costs}
+            with frozen_eval(model):
+                changes["behaviour"] = observe(model, dataset.test_x[:OBSERVED].to(state.job.device))
         if state.history is not None:
             state.history.flush()
         writer.write(model, metrics, **changes)

@@ -103,7 +103,8 @@ def test_transfer_needs_a_source(rlr_eval: Command, runs: Path) -> None:
     attacked(rlr_eval, "LOW", "--suite", "mine.toml", "--n", 12)
     assert set(verdicts("LOW", "mine")["attack"]) == {"random-noise-3"}
     attacked(rlr_eval, "LOW", "--suite", "mine.toml", "--n", 12, "--source", "DENSE")
-    found = verdicts("LOW", "mine")
+    assert set(verdicts("LOW", "mine")["attack"]) == {"random-noise-3"}  # it is another attack, and this result is kept
+    found = verdicts("LOW", "mine-2")
     transferred = found[found["attack"] == "transfer"]
     assert (transferred["verdict"] == "broken").any()
     assert rlr_eval("verify", "LOW").exit_code == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from robust_lowrank import checkpoint, conditioning, data, records, training
+from robust_lowrank import checkpoint, conditioning, data, evaluation, records, training
 
 Command = Callable[..., Result]
 
@@ -121,8 +121,10 @@ def test_a_certificate_of_earlier_weights_is_done_again(rlr_eval: Command, runs:
     other_weights(Path("LOW"))
     path = Path("LOW/run.json")
     record = records.read_record(path, records.RunRecord)
-    digest = checkpoint.digest(training.load_network("LOW"))
-    records.write_record(path, record.model_copy(update={"hashes": record.hashes | {"weights": digest}}))
+    network = training.load_network("LOW")
+    answers = evaluation.behaviour(network, data.load("digits").test_x)
+    hashes = record.hashes | {"weights": checkpoint.digest(network)}
+    records.write_record(path, record.model_copy(update={"hashes": hashes, "behaviour": answers}))
     result = rlr_eval("certify", "LOW", "--n", 5)
     assert result.exit_code == 0
     assert "there already" not in result.stderr

@@ -93,22 +93,40 @@ def test_attack_shows_accuracies_with_intervals(rlr_eval: Command, run: Path) ->
     assert line.split() == f"CondLR τ=0.1 worst Linf 0.1 {worst.value:.1%} {worst.low:.1%} to {worst.high:.1%}".split()
 
 
-def test_attack_keeps_a_result_until_weights_images_or_attack_change(rlr_eval: Command, run: Path) -> None:
-    def attack(*options: object) -> int:
+def test_attack_keeps_every_result_and_says_what_supersedes_it(rlr_eval: Command, run: Path) -> None:
+    def attack(*options: object) -> str:
         result = rlr_eval("attack", run, "--suite", "quick", "--eps", "0.1", "--n", 10, *options)
         assert result.exit_code == 0, result.stderr
-        return (run / "results/quick/result.json").stat().st_mtime_ns
+        return result.stderr
 
-    first = attack()
-    assert attack() == first
-    changed = [attack("--seed", 1), attack("--n", 12), attack("--eps", "0.05")]
-    assert len({first, *changed}) == 4
-    last = attack()
+    def times() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in run.glob("results/*/result.json")}
+
+    attack()
+    first = times()
+    attack()
+    assert times() == first
+    said = [attack("--seed", 1), attack("--n", 12), attack("--eps", "0.05")]
+    assert set(times()) == {"quick", "quick-2", "quick-3", "quick-4"}
+    assert times()["quick"] == first["quick"]
+    assert "results/quick, on 10 examples at eps 0.1: kept beside it" in said[0]
+    assert "results/quick, on 10 examples at eps 0.1: superseded by results/quick-3, and kept" in said[1]
+    assert "results/quick, on 10 examples at eps 0.1: superseded by results/quick-4, and kept" in said[2]  # at both radii
+    assert "results/quick-3, on 12 examples at eps 0.1: kept beside it" in said[2]
+    (run / "results/quick/verdicts.parquet").unlink()
+    attack()
+    assert set(times()) == {"quick", "quick-2", "quick-3", "quick-4"} and (run / "results/quick/verdicts.parquet").is_file()
+
+
+def test_attack_and_certify_refuse_weights_that_the_record_does_not_name(rlr_eval: Command, run: Path) -> None:
     network = training.load_network(run)
     with_other_bias = network.state_dict() | {"fc2.bias": network.state_dict()["fc2.bias"] + 0.1}
     network.load_state_dict(with_other_bias)
     checkpoint.save(network, run / "model.safetensors")
-    assert attack() != last
+    for command in (("attack", run, "--suite", "quick"), ("certify", run), ("forecast", run)):
+        result = rlr_eval(*command)
+        assert result.exit_code == 2
+        assert "model.safetensors holds other weights" in result.stderr
 
 
 def test_another_norm_has_its_own_results(rlr_eval: Command, run: Path) -> None:

@@ -90,10 +90,10 @@ def test_an_evaluation_stopped_at_every_unit_ends_the_same(mlp, digits, tmp_path
     expected, put = run(mlp, digits), Store.put
     stored: list[str] = []
 
-    def failing(store, key, findings):
+    def failing(store, key, findings, behaviour):
         if not written and stored:
             raise stop
-        put(store, key, findings)
+        put(store, key, findings, behaviour)
         stored.append(key)
         if written:
             raise stop
@@ -290,13 +290,13 @@ def test_an_evaluation_killed_ten_times_ends_the_same(mlp, digits, tmp_path):
         child = start(killed)
         units = len(list((killed / "units").glob("*.safetensors"))) if (killed / "units").exists() else 0
         if kills < 10:
-            goal = units + 1 + generator.randrange(max(1, len(names) // 12))
+            goal = units + 1 + generator.randrange(max(1, (len(names) - units) // (2 * (10 - kills) + 1)))
             deadline = time.monotonic() + 60
             while child.poll() is None and time.monotonic() < deadline:
                 if (killed / "units").exists() and len(list((killed / "units").glob("*.safetensors"))) >= goal:
                     break
                 time.sleep(0.002)
-            time.sleep(generator.random() * undisturbed / len(names))
+            time.sleep(generator.random() * min(undisturbed / len(names), 0.05))
             if child.poll() is None:
                 os.kill(child.pid, signal.SIGKILL)
                 child.wait()

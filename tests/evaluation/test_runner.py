@@ -16,6 +16,7 @@ from robust_lowrank.evaluation.audit import probe
 from robust_lowrank.evaluation.network.fixed_batch import PIECE
 from robust_lowrank.evaluation.result import KEPT_EXAMPLES, clean_inputs
 from robust_lowrank.statistics import wilson
+from robust_lowrank.threat import OBSERVED
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +57,13 @@ def test_T25_the_attacked_network_is_the_evaluated_one(cnn, digits, monkeypatch)
     result = evaluate(model, x, y, suite="quick", eps=0.1, batch_size=16)
     frame = result.verdicts
     attacked = int((frame["verdict"] != "misclassified").sum())
-    first, clean, again = 1, len(x), 16
+    first, clean, again, observed = 1, len(x), 16, 3 * OBSERVED
     evaluated = sum(rows)
     rows.clear()
     probe(model, x, y, Linf(0.1), seed=0, batch_size=16)
     audited = sum(rows)
     handle.remove()
-    assert evaluated - audited == first + clean + again + int(frame["forwards"].sum()) + attacked  # one check for each attacked row
+    assert evaluated - audited == first + clean + again + observed + int(frame["forwards"].sum()) + attacked  # one check a row
     assert result.record.hashes["weights"] == checkpoint.digest(model)
     for found in result.adversarial.values():
         assert check(model, x[found.examples], y[found.examples], found.inputs, Linf(0.1)).broken.all()
@@ -145,14 +146,16 @@ def test_survivors_of_earlier_attacks_are_reported_under_another_name(cnn, digit
 def test_saved_files_are_what_was_returned(result, tmp_path):
     directory = tmp_path / "results" / "curve"
     result.save(directory)
-    result.save(directory)
+    saved = result.save(directory)
     assert sorted(path.name for path in directory.iterdir()) == [
         "adversarial.safetensors",
         "clean.safetensors",
         "result.json",
         "verdicts.parquet",
     ]
-    assert records.read_record(directory / "result.json", records.ResultRecord) == result.record
+    assert records.read_record(directory / "result.json", records.ResultRecord) == saved
+    assert saved.model_copy(update={"files": {}, "seal": ""}) == result.record
+    assert not records.broken_seals(directory / "result.json", saved)
     pd.testing.assert_frame_equal(records.read_frame(directory / "verdicts.parquet"), result.verdicts)
     tensors = load_file(directory / "adversarial.safetensors")
     assert set(tensors) == {f"{key}/{part}" for key in result.adversarial for part in ("inputs", "examples")}
@@ -172,12 +175,13 @@ def test_the_first_clean_examples_are_kept_within_a_limit():
     assert clean_inputs(large, 0).inputs.untyped_storage().nbytes() == large[0].numel() * 4
 
 
-def test_a_save_that_fails_leaves_no_result_behind(result, tmp_path, monkeypatch):
-    result.save(tmp_path)
+def test_a_save_that_fails_leaves_the_result_that_was_there(result, tmp_path, monkeypatch):
+    saved = result.save(tmp_path)
     monkeypatch.setattr(records, "write_frame", lambda path, frame: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         result.save(tmp_path)
-    assert not (tmp_path / "result.json").exists()
+    assert records.read_record(tmp_path / "result.json", records.ResultRecord) == saved
+    assert not records.broken_seals(tmp_path / "result.json", saved)
 
 
 def test_hashes_follow_weights_data_and_attack(cnn, digits):
@@ -201,8 +205,10 @@ def test_the_fingerprint_is_known_before_the_attack(cnn, digits, suite):
     handle = model.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
     before = fingerprint(model, x, y, EvalConfig.resolve(suite, eps=1.0, seed=3, batch_size=4))
     handle.remove()
-    assert rows == [1]  # one example, to learn the number of classes
-    assert before == evaluate(model, x, y, suite=suite, eps=1.0, seed=3, batch_size=4).record.hashes
+    assert rows == [1, 32, 32, 32]  # one example, to learn the number of classes, and a batch for each kind of its behaviour
+    record = evaluate(model, x, y, suite=suite, eps=1.0, seed=3, batch_size=4).record
+    assert before == (record.hashes, record.behaviour)
+    assert before.stale(record) == ""
 
 
 def test_the_definition_says_every_parameter(result):

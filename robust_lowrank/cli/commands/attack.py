@@ -108,10 +108,11 @@ def attack(
         jobs = [foreign_job(foreign, out, [settled], command=console.command_line())]
         foreign.record(out, label=label, command=console.command_line())
     with Board() as board:
-        perform_all(jobs, executor=executor, workers=workers, report=board)
+        outcomes = perform_all(jobs, executor=executor, workers=workers, report=board)
+    names = [outcome.results[0] for outcome in outcomes]
     done = [read_run(job.out) for job in jobs]
-    results = [run.results[settled.directory].record for run in done]
-    transfer = transfers.matrix(jobs, settled) if matrix else None
+    results = [run.results[name].record for run, name in zip(done, names, strict=True)]
+    transfer = transfers.matrix(jobs, settled, names) if matrix else None
     if json:
         rows = zip(jobs, done, results, strict=True)
         listed = [{"run": str(job.out), "label": run.record.label, "result": result.model_dump()} for job, run, result in rows]

@@ -1,0 +1,53 @@
+"""A seal shows that a record, or a file beside it, was changed after it was written.
+
+It is no signature: who edits a file can seal it again. What it names is then held against the network itself (`evaluation.verify`).
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from robust_lowrank.records.documents import SealedRecord
+from robust_lowrank.records.files import text_of, write_record
+
+_Sealed = TypeVar("_Sealed", bound=SealedRecord)
+
+
+def write_sealed(path: Path, record: _Sealed, files: Iterable[Path]) -> _Sealed:
+    """Write a record as JSON at once, sealed together with those of the files beside it that are there, and return it."""
+    digests = {file.name: _digest(file) for file in files if file.is_file()}
+    record = record.model_copy(update={"files": digests})
+    record = record.model_copy(update={"seal": _own_digest(record)})
+    write_record(path, record)
+    return record
+
+
+def broken_seals(path: Path, record: SealedRecord) -> list[str]:
+    """Return in words what is not as it was written: the record in the file `path`, and each file beside it.
+
+    Example:
+        >>> broken_seals(Path("runs/condlr/run.json"), record)  # doctest: +SKIP
+        []
+    """
+    if not record.seal:
+        return [f"{path} has no seal: it was edited, or is older than seals; make it again"]
+    faults = []
+    if record.seal != _own_digest(record) or path.read_text(encoding="utf-8") != text_of(record):
+        faults.append(f"{path} is not as it was written")
+    for name, digest in record.files.items():
+        file = path.parent / name
+        if not file.is_file():
+            faults.append(f"{file} is missing")
+        elif _digest(file) != digest:
+            faults.append(f"{file} is not as it was written")
+    return faults
+
+
+def _own_digest(record: SealedRecord) -> str:
+    return hashlib.sha256(record.model_dump_json(exclude={"seal"}).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
