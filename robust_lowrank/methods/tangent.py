@@ -7,7 +7,7 @@ numbers as the factors, add up like gradients do, and their meaning does not dep
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,13 +48,32 @@ def size(factors: Factors) -> int:
 
 def transport(x: Factors, old: Factors, new: Factors) -> Factors:
     """Return the orthogonal projection of a tangent vector at `old` on the tangent space at `new` (methods (70))."""
-    return _projected(x, old, old.bases, new)
+    if old.core.ndim == 2:
+        return _transport_matrix(x, old, new)
+    sides = _outside(x, old)
+    modes = range(len(sides))
+    frames = [_frame(old.core, i) for i in modes]
+    turns = [after.T @ before for after, before in zip(new.bases, old.bases, strict=True)]
+    reached = [basis.T @ side for basis, side in zip(new.bases, sides, strict=True)]
 
+    def turned(core: Tensor, maps: Sequence[Tensor], left_out: int) -> Tensor:
+        for j, each in enumerate(maps):
+            core = core if j == left_out else linalg.mode_product(core, each, j)
+        return core
 
-def stretch(x: Factors, factors: Factors, scales: Sequence[Tensor]) -> Factors:
-    """Return the projection of the product of X with a diagonal matrix on each mode that has a basis (methods (75))."""
-    stretched = tuple(scale[:, None] * basis for scale, basis in zip(scales, factors.bases, strict=True))
-    return _projected(x, factors, stretched, factors, scales)
+    moved = []
+    core = x.core
+    for i in modes:
+        within = turned(x.core, turns, i)
+        for k in modes:
+            if k != i:
+                within = within + turned(frames[k], [*turns[:k], reached[k], *turns[k + 1 :]], i)
+        frame = turned(frames[i], turns, i)
+        q = linalg.row_basis(new.core, i)
+        moved.append(old.bases[i] @ (linalg.unfold(within, i) @ q) + sides[i] @ (linalg.unfold(frame, i) @ q))
+        if i == 0:
+            core = linalg.mode_product(within, turns[0], 0) + linalg.mode_product(frame, reached[0], 0)
+    return Factors(core, tuple(moved))
 
 
 def core_between(x: Factors, factors: Factors, bases: Sequence[Tensor], *, outside: float = 1.0) -> Tensor:
@@ -87,37 +106,78 @@ def orthogonalise(x: Factors, factors: Factors, *, cutoff: float) -> tuple[Facto
     return transport(of_core(wide, wide.core), wide, factors), held.sum()
 
 
-def mean_squares(x: Factors, factors: Factors) -> tuple[Tensor, ...]:
-    """Return for each mode with a basis the mean square of every slice of X: of its rows, of its columns (methods (73))."""
-    others = _others(factors)
+def covariances(x: Factors, factors: Factors) -> tuple[Tensor, ...]:
+    """Return for each mode U_i^T Mat_i(X) Mat_i(X)^T U_i, r_i × r_i: of a matrix (U^T X X^T U, V^T X^T X V) (methods (73))."""
     if factors.core.ndim == 2:
-        (u, v), (k, side) = factors.bases, x.bases
-        rows = k.square().sum(1) + _quadratic(u, side.T @ side - x.core @ x.core.T)
-        columns = side.square().sum(1) + _quadratic(v, k.T @ k - x.core.T @ x.core)
-        return rows / others[0], columns / others[1]
+        k, side = x.bases
+        return side.T @ side, k.T @ k
     sides = _outside(x, factors)
     frames = [_frame(factors.core, i) for i in range(len(sides))]
     squares = []
-    for i, basis in enumerate(factors.bases):
+    for i in range(len(sides)):
         square = linalg.unfold(x.core, i) @ linalg.unfold(x.core, i).T
         for j, side in enumerate(sides):
             if j != i:
                 reached = linalg.unfold(frames[j], i)
                 square = square + reached @ linalg.unfold(linalg.mode_product(frames[j], side.T @ side, j), i).T
-        cross = linalg.unfold(x.core, i) @ linalg.unfold(frames[i], i).T
-        outside = sides[i].square().sum(1) + 2 * ((basis @ cross) * sides[i]).sum(1)
-        squares.append((_quadratic(basis, square) + outside).clamp(min=0) / others[i])
+        squares.append(square)
     return tuple(squares)
 
 
-def _others(factors: Factors) -> list[int]:
-    """Return for each mode with a basis the number of entries of a slice of the weight."""
-    return [size(factors) // len(basis) for basis in factors.bases]
+def whiten(x: Factors, factors: Factors, roots: Sequence[Callable[[float], Tensor]]) -> Factors:
+    """Return X multiplied in each mode by a power of that mode's covariance, projected on the tangent space (methods (75)).
+
+    What lies inside all bases is whitened from each of its d sides by the power -1/2d, what lies outside one from the others alone
+    by -1/2(d - 1).
+
+    Args:
+        roots: for each mode with a basis a function from an exponent to that power of its covariance.
+    """
+    modes = range(len(roots))
+    sides = _outside(x, factors)
+    inside = [root(-1 / (2 * len(roots))) for root in roots]
+    across = [root(-1 / (2 * (len(roots) - 1))) for root in roots]
+    core = x.core
+    for i in modes:
+        core = linalg.mode_product(core, inside[i], i)
+    if core.ndim == 2:
+        outside = [sides[0] @ across[1], sides[1] @ across[0]]
+    else:
+        outside = []
+        for i in modes:
+            frame = whitened = _frame(factors.core, i)
+            for j in modes:
+                whitened = whitened if j == i else linalg.mode_product(whitened, across[j], j)
+            outside.append(sides[i] @ (linalg.unfold(whitened, i) @ linalg.unfold(frame, i).T))
+    within = of_core(factors, core)
+    return Factors(core, tuple(a + b for a, b in zip(within.bases, outside, strict=True)))
 
 
-def _quadratic(basis: Tensor, square: Tensor) -> Tensor:
-    """Return u_i A u_i^T for every row of a basis, A positive but for rounding."""
-    return ((basis @ square) * basis).sum(1).clamp(min=0)
+def noise_covariances(factors: Factors) -> list[float]:
+    """Return for each mode the mean eigenvalue of the covariance of the tangent part of white noise of mean square 1."""
+    ranks = [basis.shape[1] for basis in factors.bases]
+    outside = [(len(basis) - r) * r for basis, r in zip(factors.bases, ranks, strict=True)]
+    return [(factors.core.numel() + sum(outside) - outside[i]) / r for i, r in enumerate(ranks)]
+
+
+def whitened_size(factors: Factors) -> float:
+    """Return the mean of ||X||^2 of white noise's tangent part, whitened: the rank, if bases are complete, else about twice it."""
+    levels = noise_covariances(factors)
+    found = factors.core.numel() / math.prod(levels) ** (1 / len(levels))
+    for basis, level in zip(factors.bases, levels, strict=True):
+        n, r = basis.shape
+        found += (n - r) * r / (math.prod(levels) / level) ** (1 / (len(levels) - 1))
+    return found
+
+
+def transport_covariances(squares: Sequence[Tensor], old: Factors, new: Factors) -> tuple[Tensor, ...]:
+    """Return covariances in new bases; directions that the old ones do not reach have the mean of those that they do."""
+    moved = []
+    for square, before, after in zip(squares, old.bases, new.bases, strict=True):
+        turn = after.T @ before
+        unreached = torch.eye(len(turn), dtype=turn.dtype, device=turn.device) - turn @ turn.T
+        moved.append(turn @ square @ turn.T + square.diagonal().mean() * unreached)
+    return tuple(moved)
 
 
 def _frame(core: Tensor, mode: int) -> Tensor:
@@ -133,43 +193,9 @@ def _outside(x: Factors, factors: Factors) -> list[Tensor]:
     return [linalg.project_out(basis, side) for basis, side in zip(factors.bases, x.bases, strict=True)]
 
 
-def _projected(x: Factors, at: Factors, bases: Sequence[Tensor], new: Factors, scales: Sequence[Tensor] | None = None) -> Factors:
-    """Return the projection at `new` of X, a vector at `at` whose bases, and sides by `scales`, have been replaced."""
-    if at.core.ndim == 2:
-        return _projected_matrix(x, bases, new, scales)
-    sides = _outside(x, at)
-    if scales is not None:
-        sides = [scale[:, None] * side for scale, side in zip(scales, sides, strict=True)]
-    modes = range(len(sides))
-    frames = [_frame(at.core, i) for i in modes]
-    turns = [basis.T @ old for basis, old in zip(new.bases, bases, strict=True)]
-    reached = [basis.T @ side for basis, side in zip(new.bases, sides, strict=True)]
-
-    def turned(core: Tensor, maps: Sequence[Tensor], left_out: int) -> Tensor:
-        for j, each in enumerate(maps):
-            core = core if j == left_out else linalg.mode_product(core, each, j)
-        return core
-
-    moved = []
-    core = x.core
-    for i in modes:
-        within = turned(x.core, turns, i)
-        for k in modes:
-            if k != i:
-                within = within + turned(frames[k], [*turns[:k], reached[k], *turns[k + 1 :]], i)
-        frame = turned(frames[i], turns, i)
-        q = linalg.unfold(frames[i], i).T if new.core is at.core else linalg.row_basis(new.core, i)
-        moved.append(bases[i] @ (linalg.unfold(within, i) @ q) + sides[i] @ (linalg.unfold(frame, i) @ q))
-        if i == 0:
-            core = linalg.mode_product(within, turns[0], 0) + linalg.mode_product(frame, reached[0], 0)
-    return Factors(core, tuple(moved))
-
-
-def _projected_matrix(x: Factors, bases: Sequence[Tensor], new: Factors, scales: Sequence[Tensor] | None) -> Factors:
+def _transport_matrix(x: Factors, old: Factors, new: Factors) -> Factors:
     s, (k, side) = x
-    left, right = bases
-    if scales is not None:
-        k, side = scales[0][:, None] * k, scales[1][:, None] * side
+    left, right = old.bases
     u, v = new.bases
     a, b = left.T @ u, right.T @ v
     moved_k = k @ b + left @ (side.T @ v - s @ b)

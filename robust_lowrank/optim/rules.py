@@ -1,8 +1,8 @@
 """Rules say what torch's optimizers mean for a factored weight: updates of tangent vectors.
 
-A first moment is a tangent vector, and taken along as one. A second moment keeps the mean squares of the rows and of the columns of
-the gradient's tangent part; the mean square of an entry is then R_i C_j / mean(R) (methods (73)-(74)), after Adafactor's (Shazeer,
-Stern 2018, arXiv 1804.04235), which keeps those of the gradient itself.
+A first moment is a tangent vector, and taken along as one. A second moment keeps the covariances U^T G G^T U and V^T G^T G V of the
+gradient in the bases (methods (73)-(74)), after Shampoo's (Gupta, Koren, Singer 2018, arXiv 1802.09568), which keeps those of the
+whole gradient, G G^T and G^T G.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import tangent
 
-LEAST_SHARE = 0.01  # of the mean of all rows, or of all columns, that the mean square of one counts as at least
+LEAST_SHARE = 1e-4  # of the mean of all eigenvalues of a covariance that one counts as at least
 
 MUON_OPTIONS = ("momentum", "nesterov", "eps", "adjust_lr_fn")
 MUON: type[torch.optim.Optimizer] | None = getattr(torch.optim, "Muon", None)  # since torch 2.9
@@ -44,13 +44,11 @@ def adam(state: State, gradient: Factors, factors: Factors, group: dict[str, Any
     gradient = _decayed(gradient, factors, 0.0 if decoupled_decay(group) else group["weight_decay"])
     step = _step(state)
     moment = _averaged(state, gradient, factors, first)
-    squares = _averaged_squares(state, gradient, factors, second)
-    advanced: State = {"step": step, "moment": _kept(moment), "mean_squares": squares}
+    covariances = _averaged_covariances(state, gradient, factors, second)
+    advanced: State = {"step": step, "moment": _kept(moment), "covariances": covariances}
     if group["amsgrad"]:
-        largest = state.get("largest", squares)
-        squares = advanced["largest"] = tuple(map(torch.maximum, largest, squares))
-    unbiased = tuple(square / (1 - second ** float(step)) for square in squares)
-    direction = _whitened(moment, factors, unbiased, group["eps"])
+        covariances = advanced["largest"] = tuple(map(_larger, state.get("largest", covariances), covariances))
+    direction = _whitened(moment, factors, covariances, group["eps"], unbias=1 - second ** float(step))
     return tangent.scale(direction, 1 / (1 - first ** float(step))), advanced
 
 
@@ -60,23 +58,22 @@ def nadam(state: State, gradient: Factors, factors: Factors, group: dict[str, An
     gradient = _decayed(gradient, factors, 0.0 if decoupled_decay(group) else group["weight_decay"])
     step = _step(state)
     moment = _averaged(state, gradient, factors, first)
-    squares = _averaged_squares(state, gradient, factors, second)
+    covariances = _averaged_covariances(state, gradient, factors, second)
     now, following = (first * (1 - 0.5 * 0.96 ** (float(step + ahead) * group["momentum_decay"])) for ahead in (0, 1))
     product = state.get("mu_product", torch.ones(())) * now
     mixed = tangent.add(
         tangent.scale(gradient, (1 - now) / (1 - float(product))), moment, by=following / (1 - float(product) * following)
     )
-    unbiased = tuple(square / (1 - second ** float(step)) for square in squares)
-    advanced = {"step": step, "mu_product": product, "moment": _kept(moment), "mean_squares": squares}
-    return _whitened(mixed, factors, unbiased, group["eps"]), advanced
+    advanced = {"step": step, "mu_product": product, "moment": _kept(moment), "covariances": covariances}
+    return _whitened(mixed, factors, covariances, group["eps"], unbias=1 - second ** float(step)), advanced
 
 
 def rmsprop(state: State, gradient: Factors, factors: Factors, group: dict[str, Any]) -> tuple[Factors, State]:
     """Return the direction of RMSprop, whose momentum is one of whitened gradients."""
     gradient = _decayed(gradient, factors, group["weight_decay"])
-    squares = _averaged_squares(state, gradient, factors, group["alpha"])
-    direction = _whitened(gradient, factors, squares, group["eps"])
-    advanced: State = {"step": _step(state), "mean_squares": squares}
+    covariances = _averaged_covariances(state, gradient, factors, group["alpha"])
+    direction = _whitened(gradient, factors, covariances, group["eps"])
+    advanced: State = {"step": _step(state), "covariances": covariances}
     if momentum := group["momentum"]:
         if "moment" in state:
             direction = tangent.add(direction, _moment(state, factors), by=momentum)
@@ -165,10 +162,14 @@ def decoupled_decay(group: dict[str, Any]) -> float:
 
 
 def transport_state(state: State, old: Factors, new: Factors) -> State:
-    """Return a rule's state after a layer's factors have changed: its moment projected on the new tangent space."""
-    if "moment" not in state:
-        return state
-    return {**state, "moment": _kept(tangent.transport(_moment(state, old), old, new))}
+    """Return a rule's state after a layer's factors have changed: its moments in the new tangent space."""
+    moved = dict(state)
+    if "moment" in state:
+        moved["moment"] = _kept(tangent.transport(_moment(state, old), old, new))
+    for name in ("covariances", "largest"):
+        if name in state:
+            moved[name] = tuple(map(_packed, tangent.transport_covariances(list(map(_unpacked, state[name])), old, new)))
+    return moved
 
 
 def _kept(x: Factors) -> tuple[Tensor, ...]:
@@ -196,18 +197,50 @@ def _averaged(state: State, gradient: Factors, factors: Factors, beta: float) ->
     return tangent.add(new, _moment(state, factors), by=beta) if state else new
 
 
-def _averaged_squares(state: State, gradient: Factors, factors: Factors, beta: float) -> tuple[Tensor, ...]:
-    squares = tangent.mean_squares(gradient, factors)
-    old = state.get("mean_squares", tuple(map(torch.zeros_like, squares)))
-    return tuple(before.lerp(square, 1 - beta) for before, square in zip(old, squares, strict=True))
+def _averaged_covariances(state: State, gradient: Factors, factors: Factors, beta: float) -> tuple[Tensor, ...]:
+    now = tangent.covariances(gradient, factors)
+    before = map(_unpacked, state["covariances"]) if state else map(torch.zeros_like, now)
+    return tuple(_packed(old.lerp(new, 1 - beta)) for old, new in zip(before, now, strict=True))
 
 
-def _whitened(x: Factors, factors: Factors, squares: tuple[Tensor, ...], eps: float) -> Factors:
-    """Return the tangent part of X over the root mean squares of its entries (methods (75)).
+def _packed(square: Tensor) -> Tensor:
+    """Return the lower triangle of a symmetric matrix."""
+    return square[*torch.tril_indices(*square.shape, device=square.device)]
 
-    The product of a small row and a small column is a much smaller estimate than either deserves, and one entry would outweigh all
-    others. So a mean square counts as a hundredth of the mean of all at least.
+
+def _unpacked(triangle: Tensor) -> Tensor:
+    """Return the symmetric matrix with a lower triangle."""
+    size = math.isqrt(2 * len(triangle))
+    square = triangle.new_zeros(size, size)
+    rows, columns = torch.tril_indices(size, size, device=triangle.device)
+    square[rows, columns] = square[columns, rows] = triangle
+    return square
+
+
+def _larger(one: Tensor, other: Tensor) -> Tensor:
+    """Return the smallest symmetric matrix of the form (A + B + |D|) / 2 that is at least A and B: for numbers their maximum."""
+    a, b = _unpacked(one), _unpacked(other)
+    values, vectors = torch.linalg.eigh(a - b)
+    return _packed((a + b + (vectors * values.abs()) @ vectors.T) / 2)
+
+
+def _whitened(x: Factors, factors: Factors, covariances: tuple[Tensor, ...], eps: float, *, unbias: float = 1.0) -> Factors:
+    """Return X whitened (methods (75)), and so scaled that white noise gets the root mean square 1 over the whole weight."""
+    levels = tangent.noise_covariances(factors)
+    roots = [_root(_unpacked(each) / unbias, level, eps) for each, level in zip(covariances, levels, strict=True)]
+    return tangent.scale(tangent.whiten(x, factors, roots), math.sqrt(tangent.size(factors) / tangent.whitened_size(factors)))
+
+
+def _root(covariance: Tensor, level: float, eps: float) -> Callable[[float], Tensor]:
+    """Return a function from an exponent to that power of a covariance.
+
+    Directions without a gradient would get the longest steps of all. So an eigenvalue counts as a share of their mean at least.
+
+    Args:
+        level: the eigenvalue that belongs to entries of mean square 1.
+        eps: added to the root mean square of an entry.
     """
-    first, *others = (square.clamp(min=LEAST_SHARE * square.mean()).sqrt() for square in squares)
-    overall = squares[0].mean().sqrt()
-    return tangent.stretch(x, factors, [1 / (first + eps), *(overall / (root + eps) for root in others)])
+    values, vectors = torch.linalg.eigh(covariance)
+    values = values.maximum(LEAST_SHARE * values.mean()).clamp(min=0)
+    values = (values.sqrt() + eps * math.sqrt(level)).square()
+    return lambda exponent: (vectors * values**exponent) @ vectors.T

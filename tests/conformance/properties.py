@@ -341,21 +341,19 @@ def moved_moment(method: Method, kind: str, dtype: torch.dtype, seed: int) -> fl
 
 @claim(
     "T32",
-    "second moments keep the mean squares of the rows and columns of P_T(G), of a kernel in Tucker form those of all its slices",
+    "second moments keep the covariances of P_T(G) in the bases: U^T G G^T U and V^T G^T G V, in Tucker form one for each mode",
     tolerance=1e-10,
     short=1e-4,
     methods=("GeoLoRA", "TDLRT", "TDLRT all modes"),
 )
-def slice_squares(method: Method, kind: str, dtype: torch.dtype, seed: int) -> float:
+def covariances_in_the_bases(method: Method, kind: str, dtype: torch.dtype, seed: int) -> float:
     case = draw(method, kind, dtype, seed)
     factors = case.layer.factors()
     case.loss(case.layer).backward()
-    found = tangent.mean_squares(Factors(case.layer.core.grad, tuple(b.grad for b in case.layer.bases())), factors)
-    expected = dense_tangent(in_shape(case.gradient(), factors), factors)
-    scale = float(expected.square().mean())
-    return max(
-        float((each - linalg.unfold(expected, i).square().mean(1)).abs().max()) / max(scale, 1e-30) for i, each in enumerate(found)
-    )
+    found = tangent.covariances(Factors(case.layer.core.grad, tuple(b.grad for b in case.layer.bases())), factors)
+    whole = dense_tangent(in_shape(case.gradient(), factors), factors)
+    sides = [basis.T @ linalg.unfold(whole, i) for i, basis in enumerate(factors.bases)]
+    return max(relative(each, side @ side.T) for each, side in zip(found, sides, strict=True))
 
 
 @claim(
@@ -398,20 +396,24 @@ OPTIMIZERS = (
 def complete_second_moments(method: Method, kind: str, dtype: torch.dtype, seed: int) -> float:
     case = draw(untruncated(method), kind, dtype, seed, square=True, full=True)
     case.layer.bias = None
-    case.x[..., 0] *= 1e-3  # a column whose mean square counts as a hundredth of the mean
+    case.x[..., 0] *= 1e-3  # a direction whose eigenvalue counts as a ten-thousandth of the mean
     w, m = case.weight, torch.zeros_like(case.weight)
-    rows, columns = (torch.zeros(len(w), dtype=dtype) for _ in range(2))
+    left, right = torch.zeros_like(w), torch.zeros_like(w)
     opt = LowRankOptimizer(case.layer, torch.optim.Adam, lr=0.01)
     for step in range(1, 11):
         g = case.gradient(w)
         opt.step(case.closure(opt))
         m = 0.9 * m + 0.1 * g
-        rows, columns = (0.999 * old + 0.001 * g.square().mean(axis) for old, axis in ((rows, 1), (columns, 0)))
-        r, c = (each / (1 - 0.999**step) for each in (rows, columns))
-        r, c = (each.clamp(min=0.01 * each.mean()) for each in (r, c))
-        v = r[:, None] * c / (rows / (1 - 0.999**step)).mean()
-        w = w - 0.01 * (m / (1 - 0.9**step)) / v.sqrt()
+        left, right = 0.999 * left + 0.001 * g @ g.T, 0.999 * right + 0.001 * g.T @ g
+        a, b = (inverse_fourth_root(each / (1 - 0.999**step)) for each in (left, right))
+        w = w - 0.01 * math.sqrt(len(w)) * a @ (m / (1 - 0.9**step)) @ b
     return relative(case.weight, w)
+
+
+def inverse_fourth_root(square: Tensor) -> Tensor:
+    """Return A^(-1/4), of eigenvalues of at least a ten-thousandth of their mean."""
+    values, vectors = torch.linalg.eigh(square)
+    return vectors @ torch.diag(values.maximum(values.mean() * 1e-4) ** -0.25) @ vectors.T
 
 
 def in_shape(weight: Tensor, factors: Factors) -> Tensor:

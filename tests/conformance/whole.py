@@ -1,7 +1,7 @@
 """The methods on whole matrices, with moments that are whole matrices too: slow, plain, and what the package must agree with."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from robust_lowrank import linalg
 from robust_lowrank.methods import CondLR, GalerkinMethod, Method
 
-LEAST = 0.01  # of the mean of all rows, or columns, that the mean square of one counts as
+LEAST = 1e-4  # of the mean of all eigenvalues of a covariance that one counts as
 
 
 class Momentum:
@@ -33,24 +33,49 @@ class Momentum:
 
 
 class Adam(Momentum):
-    """Adam's moments: the first like a momentum, the second of rows and columns (methods (70)-(75))."""
+    """Adam's moments: the first like a momentum, the second of the directions that the bases span (methods (70)-(75))."""
 
     def __init__(self, first: float = 0.9, second: float = 0.999, eps: float = 1e-8) -> None:
         super().__init__(first)
         self.second, self.eps, self.steps = second, eps, 0
-        self.squares: Sequence[Tensor] = (torch.zeros(()), torch.zeros(()))
+        self.held: list[tuple[Tensor, Tensor]] = []  # of each side a covariance, n × n, and the basis that it is in
 
     def direction(self, gradient: Tensor, u: Tensor, v: Tensor, *, keep: bool = True) -> Tensor:
         g = self.meet(gradient, u, v)
         moment = self.momentum * self.moment + (1 - self.momentum) * g
-        squares = [self.second * old + (1 - self.second) * g.square().mean(i) for old, i in zip(self.squares, (1, 0), strict=True)]
+        self.held = [met(*old, basis) for old, basis in zip(self.held or [(0 * g @ g.T, u), (0 * g.T @ g, v)], (u, v), strict=True)]
+        squares = [
+            self.second * old + (1 - self.second) * basis @ basis.T @ x @ x.T @ basis @ basis.T
+            for (old, _), basis, x in zip(self.held, (u, v), (g, g.T), strict=True)
+        ]
         steps = self.steps + 1
         if keep:
-            self.steps, self.moment, self.squares = steps, moment, squares
-        rows, columns = (square / (1 - self.second**steps) for square in squares)
-        overall = rows.mean().sqrt()
-        rows, columns = (each.clamp(min=LEAST * each.mean()).sqrt() + self.eps for each in (rows, columns))
-        return linalg.tangent(overall * moment / (1 - self.momentum**steps) / (rows[:, None] * columns), u, v)
+            self.steps, self.moment = steps, moment
+            self.held = list(zip(squares, (u, v), strict=True))
+        (n, left), (m, right) = u.shape, v.shape
+        levels = m * right / left, n * left / right
+        a, b = (
+            self.root(square / (1 - self.second**steps), basis, level)
+            for square, basis, level in zip(squares, (u, v), levels, strict=True)
+        )
+        whole = moment / (1 - self.momentum**steps)
+        white = a(-0.25) @ whole @ b(-0.25)
+        white = white + (whole - u @ (u.T @ whole)) @ b(-0.5) + a(-0.5) @ (whole - whole @ v @ v.T)
+        inside, outside = left * right / math.sqrt(n * m), ((n - left) * left / levels[1], (m - right) * right / levels[0])
+        return white * math.sqrt(n * m / (inside + sum(outside)))
+
+    def root(self, square: Tensor, basis: Tensor, level: float) -> Callable[[float], Tensor]:
+        """Return the powers of a covariance within a basis."""
+        values, vectors = torch.linalg.eigh(basis.T @ square @ basis)
+        values = (values.maximum(values.mean() * LEAST).clamp(min=0).sqrt() + self.eps * math.sqrt(level)).square()
+        vectors = basis @ vectors
+        return lambda exponent: vectors @ torch.diag(values**exponent) @ vectors.T
+
+
+def met(square: Tensor, old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a covariance within another basis; where that is not in the old one's span it is the mean of all directions there."""
+    inside, outside = new @ new.T, torch.eye(len(new), dtype=new.dtype) - old @ old.T
+    return inside @ (square + square.trace() / old.shape[1] * outside) @ inside, new
 
 
 def leading(w: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -87,26 +87,35 @@ def run(
     return found
 
 
-def mean_squares(g: Tensor) -> list[Tensor]:
-    return [g.square().flatten(1).mean(1), g.square().transpose(0, 1).flatten(1).mean(1)]
+def covariances(g: Tensor) -> list[Tensor]:
+    return [side @ side.T for side in (g.flatten(1), g.transpose(0, 1).flatten(1))]
 
 
 def whitened(x: Tensor, squares: Sequence[Tensor], eps: float) -> Tensor:
-    """Return X over the roots of R_i C_j / mean(R), each of them counted as a hundredth of its mean at least."""
-    rows, columns = (square.maximum(square.mean() / 100).sqrt() + eps for square in squares)
-    shape = (-1, 1) if x.ndim == 2 else (-1, 1, 1, 1)
-    return x / rows.reshape(shape) / columns.reshape(1, *shape[:-1]) * squares[0].mean().sqrt()
+    """Return A^(-1/4) X B^(-1/4), of eigenvalues of a ten-thousandth of the mean at least, white noise with the root mean square 1."""
+    for mode, square in enumerate(squares):
+        values, vectors = torch.linalg.eigh(square)
+        level = x.numel() / len(square)
+        root = values.maximum(values.mean() / 10_000).clamp(min=0).sqrt() + eps * math.sqrt(level)
+        x = torch.tensordot(vectors @ torch.diag(root**-0.5) @ vectors.T, x.transpose(0, mode), 1).transpose(0, mode)
+    return x * math.sqrt(x.numel() / math.sqrt(len(squares[0]) * len(squares[1])))
+
+
+def larger(a: Tensor, b: Tensor) -> Tensor:
+    """Return (A + B + |A - B|) / 2."""
+    values, vectors = torch.linalg.eigh(a - b)
+    return (a + b + vectors @ torch.diag(values.abs()) @ vectors.T) / 2
 
 
 def adam(gradient: Gradient, w: Tensor, steps: int, options: dict[str, Any], *, decoupled: bool) -> list[Tensor]:
     lr, decay, eps = options["lr"], options.get("weight_decay", 0.0), options.get("eps", 1e-8)
     first, second = options.get("betas", (0.9, 0.999))
-    m, squares, largest, found = torch.zeros_like(w), [torch.zeros(()), torch.zeros(())], [torch.zeros(())] * 2, []
+    m, squares, largest, found = torch.zeros_like(w), covariances(0 * w), covariances(0 * w), []
     for t in range(1, steps + 1):
         g = gradient(w) + (0.0 if decoupled else decay) * w
         m = first * m + (1 - first) * g
-        squares = [second * old + (1 - second) * new for old, new in zip(squares, mean_squares(g), strict=True)]
-        largest = [torch.maximum(old, new) for old, new in zip(largest, squares, strict=True)]
+        squares = [second * old + (1 - second) * new for old, new in zip(squares, covariances(g), strict=True)]
+        largest = [larger(old, new) for old, new in zip(largest, squares, strict=True)]
         used = largest if options.get("amsgrad") else squares
         step = whitened(m / (1 - first**t), [square / (1 - second**t) for square in used], eps)
         w = w - lr * (step + (decay * w if decoupled else 0.0))
@@ -117,11 +126,11 @@ def adam(gradient: Gradient, w: Tensor, steps: int, options: dict[str, Any], *, 
 def nadam(gradient: Gradient, w: Tensor, steps: int, options: dict[str, Any]) -> list[Tensor]:
     lr, decay, decoupled = options["lr"], options.get("weight_decay", 0.0), options.get("decoupled_weight_decay", False)
     first, second, speed = 0.9, 0.999, options.get("momentum_decay", 4e-3)
-    m, squares, product, found = torch.zeros_like(w), [torch.zeros(()), torch.zeros(())], 1.0, []
+    m, squares, product, found = torch.zeros_like(w), covariances(0 * w), 1.0, []
     for t in range(1, steps + 1):
         g = gradient(w) + (0.0 if decoupled else decay) * w
         m = first * m + (1 - first) * g
-        squares = [second * old + (1 - second) * new for old, new in zip(squares, mean_squares(g), strict=True)]
+        squares = [second * old + (1 - second) * new for old, new in zip(squares, covariances(g), strict=True)]
         now, following = first * (1 - 0.5 * 0.96 ** (t * speed)), first * (1 - 0.5 * 0.96 ** ((t + 1) * speed))
         product *= now
         mixed = (1 - now) / (1 - product) * g + following / (1 - product * following) * m
@@ -133,10 +142,10 @@ def nadam(gradient: Gradient, w: Tensor, steps: int, options: dict[str, Any]) ->
 
 def rmsprop(gradient: Gradient, w: Tensor, steps: int, options: dict[str, Any]) -> list[Tensor]:
     lr, decay, alpha = options["lr"], options.get("weight_decay", 0.0), options.get("alpha", 0.99)
-    buffer, squares, found = torch.zeros_like(w), [torch.zeros(()), torch.zeros(())], []
+    buffer, squares, found = torch.zeros_like(w), covariances(0 * w), []
     for _ in range(steps):
         g = gradient(w) + decay * w
-        squares = [alpha * old + (1 - alpha) * new for old, new in zip(squares, mean_squares(g), strict=True)]
+        squares = [alpha * old + (1 - alpha) * new for old, new in zip(squares, covariances(g), strict=True)]
         buffer = options.get("momentum", 0.0) * buffer + whitened(g, squares, options.get("eps", 1e-8))
         w = w - lr * buffer
         found.append(w)
@@ -228,12 +237,12 @@ def test_T33_adaptive_rules_are_those_of_a_dense_kernel(optimizer: type, options
     assert_same(run(layer, loss, optimizer, **options), expected)
 
 
-def test_an_adaptive_rate_is_that_of_the_dense_optimizer_where_entries_are_alike() -> None:
-    """Where the mean squares of rows and columns say all, as for gradients of one size, the step is Adam's own."""
-    n, signs = 6, torch.randn(6, 6, dtype=F64).sign()
-    layer = square_layer(RGD(), n)
+def test_an_adaptive_rate_is_that_of_the_dense_optimizer_where_entries_and_directions_are_alike() -> None:
+    """The step is Adam's own for gradients of entries of one size and of equal singular values."""
+    signs = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=F64)
+    layer = square_layer(RGD(), 4)
     before = layer.dense_weight().detach()
-    probe = torch.eye(n, dtype=F64)
+    probe = torch.eye(4, dtype=F64)
     dense = nn.Parameter(before.clone())
     twin = torch.optim.Adam([dense], lr=0.01)
     for _ in range(5):
@@ -241,6 +250,34 @@ def test_an_adaptive_rate_is_that_of_the_dense_optimizer_where_entries_are_alike
         twin.step()
     found = run(layer, lambda module: (3.0 * signs * module(probe).T).sum(), torch.optim.Adam, 5, lr=0.01)
     assert torch.dist(found[-1], dense.detach()) < 1e-8
+
+
+@pytest.mark.parametrize(("n", "m", "r"), [(40, 30, 6), (30, 30, 30), (12, 90, 12)])
+def test_the_whitened_white_noise_has_the_root_mean_square_one_over_the_whole_weight(n: int, m: int, r: int) -> None:
+    """So a learning rate is that of Adam for a dense weight: both move it by about lr sqrt(nm)."""
+    factors = Factors(torch.eye(r, dtype=F64), (orthonormal(n, r), orthonormal(m, r)))
+    draws = [slots(torch.randn(n, m, dtype=F64), factors) for _ in range(60)]
+    mean = [sum(each) / len(draws) for each in zip(*(tangent.covariances(draw, factors) for draw in draws), strict=True)]
+    levels = tangent.noise_covariances(factors)
+    for square, level in zip(mean, levels, strict=True):
+        assert float(square.trace() / r) == pytest.approx(level, rel=0.05)
+
+    def root(square: Tensor) -> Callable[[float], Tensor]:
+        values, vectors = torch.linalg.eigh(square)
+        return lambda exponent: (vectors * values**exponent) @ vectors.T
+
+    roots = [root(square) for square in mean]
+    sizes = [float(tangent.squared_norm(tangent.whiten(draw, factors, roots), factors)) for draw in draws]
+    assert sum(sizes) / len(sizes) == pytest.approx(tangent.whitened_size(factors), rel=0.05)
+
+
+def test_every_direction_of_a_persistent_gradient_gets_a_step_of_one_length() -> None:
+    """Rows and columns of mean squares alone would leave the steps to the few directions in which a gradient is largest."""
+    layer = square_layer(RGD(), 6)
+    slope = orthonormal(6, 6) @ torch.diag(torch.logspace(0, -1.5, 6, dtype=F64)) @ orthonormal(6, 6).T
+    before = layer.dense_weight().detach()
+    after = run(layer, lambda module: (slope * module(torch.eye(6, dtype=F64)).T).sum(), torch.optim.Adam, 1, lr=0.01)[-1]
+    assert torch.allclose(torch.linalg.svdvals(after - before), torch.full((6,), 0.01 * math.sqrt(6), dtype=F64), rtol=1e-4)
 
 
 @needs_muon
