@@ -92,7 +92,7 @@ def covariances(g: Tensor) -> list[Tensor]:
 
 
 def whitened(x: Tensor, squares: Sequence[Tensor], eps: float) -> Tensor:
-    """Return A^(-1/4) X B^(-1/4), of eigenvalues of a ten-thousandth of the mean at least, white noise with the root mean square 1."""
+    """Return A^(-1/4) X B^(-1/4), no eigenvalue below a ten-thousandth of the mean, white noise with root mean square 1."""
     for mode, square in enumerate(squares):
         values, vectors = torch.linalg.eigh(square)
         level = x.numel() / len(square)
