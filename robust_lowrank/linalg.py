@@ -76,6 +76,22 @@ def _perturbed(a: Tensor) -> SVD:
     return SVD(*(factor.to(a.dtype) for factor in _plain(wide + PERTURBATION * wide.norm() / noise.norm() * noise)))
 
 
+def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues and eigenvectors of a symmetric matrix, in float32 or better; as `svd` where LAPACK fails.
+
+    Raises:
+        FactorisationError: as `svd`.
+    """
+    a = at_least_float32(a)
+    with torch.autocast(a.device.type, enabled=False):
+        try:
+            values, vectors = torch.linalg.eigh(a)
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+            vectors, sizes, vh = svd(a)
+            values = sizes * (vectors * vh.T).sum(0).sign()
+    return values, vectors
+
+
 def orth(a: Tensor) -> Tensor:
     """Return Q of the reduced Householder QR: orthonormal columns whose span holds that of `a`, any signs."""
     return torch.linalg.qr(at_least_float32(a)).Q

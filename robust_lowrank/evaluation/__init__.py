@@ -22,6 +22,8 @@ from robust_lowrank.evaluation.forecast import Forecast as Forecast
 from robust_lowrank.evaluation.forecast import forecast as forecast
 from robust_lowrank.evaluation.network.inputs import check_logits as check_logits
 from robust_lowrank.evaluation.network.meter import Meter as Meter
+from robust_lowrank.evaluation.repetition import Again as Again
+from robust_lowrank.evaluation.repetition import attack_again as attack_again
 from robust_lowrank.evaluation.result import Adversarial as Adversarial
 from robust_lowrank.evaluation.result import Evaluation as Evaluation
 from robust_lowrank.evaluation.run import Progress as Progress
@@ -40,6 +42,7 @@ from robust_lowrank.evaluation.verdict import Check as Check
 from robust_lowrank.evaluation.verdict import check as check
 from robust_lowrank.evaluation.verification import Proof as Proof
 from robust_lowrank.evaluation.verification import Transferred as Transferred
+from robust_lowrank.evaluation.verification import Verification as Verification
 from robust_lowrank.evaluation.verification import read_adversarial as read_adversarial
 from robust_lowrank.evaluation.verification import transferred as transferred
 from robust_lowrank.evaluation.verification import verify as verify

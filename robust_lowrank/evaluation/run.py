@@ -51,7 +51,9 @@ class Run:
         sources: Sequence[nn.Module] = (),
         store: str | Path | None = None,
         progress: Progress | None = None,
+        numbers: Tensor | None = None,
     ) -> None:
+        """Look at the network and the examples; `numbers` are theirs in a larger set, by default those from `config.offset` on."""
         weights = digest_tensors(model.state_dict())
         self.target: Target = checked_target(model, x, y)
         self.x, self.y = outside_inference(x), outside_inference(y)
@@ -62,6 +64,7 @@ class Run:
         shape, classes = tuple(x.shape[1:]), self.target.classes
         self.units: list[Unit] = list_units(config.suite, shape, classes, with_sources=bool(sources))
         self.identity: Identity = Identity(weights, self.x, self.y, config, self.units, classes=classes, sources=sources)
+        self.numbers: Tensor = torch.arange(config.offset, config.offset + len(x)) if numbers is None else numbers
         self.batches: tuple[Tensor, ...] = torch.arange(len(x)).split(config.batch_size)
         self.ledgers: list[Ledger] = []
         self._behaviours: dict[int, dict[str, str]] = {}
@@ -178,7 +181,7 @@ class Run:
     def _attack(self, unit: Unit, attack: NativeAttack, rows: Tensor) -> UnitResult:
         started = time.perf_counter()
         x, y = self._examples(rows)
-        noise = KeyedNoise(self.config.seed, attack.purpose, (rows + self.config.offset).to(self.target.device))
+        noise = KeyedNoise(self.config.seed, attack.purpose, self.numbers[rows].to(self.target.device))
         options: dict[str, Any] = {"within": min(self.config.suite.radii(attack))} if attack.minimal else {}
         if attack.transfers:
             options["sources"] = self.sources

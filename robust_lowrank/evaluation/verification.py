@@ -1,6 +1,7 @@
-"""Stored inputs prove verdicts again, and are tried on other networks, in one pass."""
+"""Results are proved again from what is stored, and stored inputs tried on other networks, in one pass."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,14 +11,17 @@ from torch import Tensor, nn
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.target import Target
+from robust_lowrank.evaluation.recount import recount
 from robust_lowrank.evaluation.result import Adversarial
-from robust_lowrank.evaluation.verdict import margins
+from robust_lowrank.evaluation.verdict import margins, predictions
 from robust_lowrank.provenance import digest_tensors
-from robust_lowrank.records import ResultRecord
-from robust_lowrank.threat import Threat, frozen_eval, threat
+from robust_lowrank.records import ResultRecord, unlike
+from robust_lowrank.threat import OBSERVED, Threat, frozen_eval, observe, threat
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MARGIN = 1e-4  # within which numbers of another machine are the same
 
 
 class Proof(NamedTuple):
@@ -28,6 +32,19 @@ class Proof(NamedTuple):
     broken: int  # verdicts that say so
     proved: int  # of them: the stored input lies within the threat model, and the network gets it wrong by a strict margin
     failed: tuple[int, ...]  # the examples of the others
+
+
+class Verification(NamedTuple):
+    """The proof of a result, in so far as one can be given."""
+
+    proofs: tuple[Proof, ...]
+    faults: tuple[str, ...]  # what does not fit together, in words
+    robust: int  # verdicts that only an attack could refute
+
+    @property
+    def sound(self) -> bool:
+        """True if nothing speaks against the result."""
+        return not self.faults and not any(proof.failed for proof in self.proofs)
 
 
 class Transferred(NamedTuple):
@@ -63,29 +80,42 @@ def verify(
     record: ResultRecord,
     verdicts: "pd.DataFrame",
     adversarial: Mapping[str, Adversarial],
-) -> list[Proof]:
-    """Check for every broken example that its stored input breaks it: within eps and [0, 1], finite, wrong by a strict margin.
+) -> Verification:
+    """Prove a result again: count its figures from its verdicts, and hold these against its inputs, the network and the examples.
+
+    Every broken example's stored input must break it: within eps and [0, 1], finite, wrong by a strict margin. That an example is
+    robust nothing proves; `attack_again` tries a share of them.
 
     Example:
-        >>> proofs = verify(model, x, y, result.record, result.verdicts, result.adversarial)
-        >>> all(proof.broken == proof.proved for proof in proofs)
+        >>> verify(model, x, y, result.record, result.verdicts, result.adversarial).sound
+        True
 
     Raises:
         UserError: the result is stale, that is of another network or of other examples.
     """
     for name, tensors in (("weights", model.state_dict()), ("data", {"x": x, "y": y})):
-        if digest_tensors(tensors) != record.hashes[name]:
+        if digest_tensors(tensors) != record.hashes.get(name):
             raise UserError(f"the result of suite {record.suite!r} is stale: it belongs to other {name}; attack again")
-    proofs = []
+    proofs, faults = [], recount(record, verdicts, adversarial)
     with frozen_eval(model), torch.no_grad():
         network = FixedBatch(Target(model, x))
+        if where := unlike(record.behaviour, observe(network, x[:OBSERVED].to(network.device))):
+            faults.append(f"the network answers otherwise than the one that was attacked, {where}")
+        faults += _clean_faults(network, x, y, verdicts)
         for _, part in verdicts.groupby(["attack", "eps"], sort=False):
             attack, eps = str(part["attack"].iloc[0]), float(part["eps"].iloc[0])
             budget, offset = threat(record.norm, eps, features=x[0].numel()), int(part["example"].min())
             broken = set(part.loc[part["verdict"] == "broken", "example"])
-            proved = broken & _numbers_that_break(network, x, y, adversarial.get(f"{attack}/{eps!r}"), budget, offset)
+            found = _found(network, x, y, adversarial.get(f"{attack}/{eps!r}"), budget, offset)
+            proved = broken & found.keys()
             proofs.append(Proof(attack, eps, len(broken), len(proved), tuple(sorted(broken - proved))))
-    return proofs
+            rows = part[part["example"].isin(proved)]
+            said = zip(rows["example"], rows["adversarial_prediction"], rows["margin"], rows["distance"], strict=True)
+            if other := [number for number, *values in said if not _same(values, found[number])]:
+                faults.append(
+                    f"{attack} at {eps:g}: prediction, margin or distance of example {other[0]} are not those of its input"
+                )
+    return Verification(tuple(proofs), tuple(faults), int((verdicts["verdict"] == "robust").sum()))
 
 
 def transferred(model: nn.Module, x: Tensor, y: Tensor, adversarial: Mapping[str, Adversarial]) -> list[Transferred]:
@@ -112,18 +142,50 @@ def transferred(model: nn.Module, x: Tensor, y: Tensor, adversarial: Mapping[str
         return entries
 
 
-def _numbers_that_break(
+def _clean_faults(network: FixedBatch, x: Tensor, y: Tensor, verdicts: "pd.DataFrame") -> list[str]:
+    """Hold labels and clean predictions against the examples and the network."""
+    rows = verdicts.drop_duplicates("example").sort_values("example")
+    if len(rows) != len(x):
+        return []  # which the recount says
+    faults = []
+    if rows["label"].tolist() != y.tolist():
+        faults.append("a label is not that of its example")
+    logits = torch.cat([network(part.to(network.device)).cpu() for part in x.split(network.piece)])
+    sure = margins(logits, logits.argmax(dim=1)) > MARGIN * logits.abs().amax(dim=1)  # a tie may fall otherwise elsewhere
+    sure |= ~logits.isfinite().all(dim=1)
+    if ((predictions(logits) != torch.tensor(rows["clean_prediction"].to_numpy())) & sure).any():
+        faults.append("a clean prediction is not the network's")
+    return faults
+
+
+class _Broken(NamedTuple):
+    prediction: int
+    margin: float
+    distance: float
+
+
+def _same(said: Sequence[float], found: _Broken) -> bool:
+    """Return whether numbers agree but for the rounding of another machine."""
+    return said[0] == found.prediction and all(
+        math.isclose(a, b, rel_tol=MARGIN, abs_tol=MARGIN) for a, b in zip(said[1:], found[1:], strict=True)
+    )
+
+
+def _found(
     network: FixedBatch, x: Tensor, y: Tensor, adversarial: Adversarial | None, budget: Threat, offset: int
-) -> set[int]:
-    """Return the numbers, from `offset`, of the examples that the stored inputs break."""
-    numbers: set[int] = set()
+) -> dict[int, _Broken]:
+    """Return the examples that the stored inputs break, by their numbers from `offset`."""
+    found: dict[int, _Broken] = {}
     if adversarial is None or adversarial.inputs.shape[1:] != x.shape[1:] or adversarial.inputs.dtype != x.dtype:
-        return numbers
+        return found
     rows = adversarial.examples - offset
     inside = (rows >= 0) & (rows < len(x))
     rows, inputs = rows[inside], adversarial.inputs[inside]
     for part, points in zip(rows.split(network.piece), inputs.split(network.piece), strict=True):
         logits = network(points.to(network.device)).cpu()
-        wrong = logits.isfinite().all(dim=1) & (margins(logits, y[part]) < 0)
-        numbers |= set((part[wrong & budget.contains(x[part], points)] + offset).tolist())
-    return numbers
+        margin = margins(logits, y[part]).double()
+        held = logits.isfinite().all(dim=1) & (margin < 0) & budget.contains(x[part], points)
+        columns = (part + offset, predictions(logits), margin, budget.distance(x[part], points))
+        for number, *values in zip(*(column[held].tolist() for column in columns), strict=True):
+            found[number] = _Broken(*values)
+    return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from robust_lowrank import conditioning, provenance, records
+from robust_lowrank import conditioning, evaluation, provenance, records
 from robust_lowrank.conditioning.lipschitz import Lipschitz
 from robust_lowrank.errors import UserError
 from robust_lowrank.jobs.chain import stored_job, with_data
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RADII = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
+VERSION = 1  # of the computation; raised where an older one has certified too much
 CHOICE = 100  # samples of smoothing that choose a class
 SMOOTHING = (
     "L2 distances of inputs, as the network takes them (images in [0, 1])",
@@ -89,6 +90,8 @@ def subject_to_certify(run_dir: Path, examples: int | None, data_dir: Path | Non
 def certify_run(run_dir: Path, subject: Subject, config: CertifyConfig, report: Report) -> CertificateRecord:
     """Certify a run and store the certificate; one that is there for the same weights, images and parameters is kept."""
     place = records.RunFiles(run_dir).certificate(config.name)
+    files = [place.with_suffix(".parquet")]
+    behaviour = evaluation.behaviour(subject.model, subject.x)
     hashes = {
         "weights": provenance.digest_tensors(subject.model.state_dict()),
         "data": provenance.digest_tensors({"x": subject.x, "y": subject.y}),
@@ -97,13 +100,13 @@ def certify_run(run_dir: Path, subject: Subject, config: CertifyConfig, report: 
         stored = records.read_record(place, CertificateRecord)
         table = records.read_frame(place.with_suffix(".parquet"), records.CERTIFICATE)
         same = (stored.hashes["weights"], stored.parameters) == (hashes["weights"], config.parameters)
+        same &= stored.version == VERSION and not records.broken_seals(place, stored)
+        same &= not records.unlike(stored.behaviour, behaviour)
         if same and (stored.hashes["data"] == hashes["data"] or _beginning(table, subject)):
             report(Event(run_dir.name, config.name, 1, 1, f"{config.name} is there already"))
             curve = _curve(table.iloc[: len(subject.y)], config.radii)
             again = stored.model_copy(update={"curve": curve, "hashes": hashes})
-            if len(table) == len(subject.y):
-                records.write_record(place, again)
-            return again
+            return records.write_sealed(place, again, files) if len(table) == len(subject.y) else again
     started = time.perf_counter()
     bound = conditioning.lipschitz(subject.model, subject.x.shape[1:]) if config.kind == "lipschitz" else None
     table = _table(run_dir.name, subject, config, bound, report)
@@ -114,6 +117,8 @@ def certify_run(run_dir: Path, subject: Subject, config: CertifyConfig, report: 
         versions=provenance.versions(),
         machine=provenance.machine(next(subject.model.parameters()).device),
         hashes=hashes,
+        behaviour=behaviour,
+        version=VERSION,
         parameters=config.parameters,
         assumptions=list(SMOOTHING if bound is None else bound.assumptions),
         reasons=[] if bound is None else list(bound.reasons),
@@ -128,9 +133,8 @@ def certify_run(run_dir: Path, subject: Subject, config: CertifyConfig, report: 
         curve=_curve(table, config.radii),
         seconds=time.perf_counter() - started,
     )
-    place.unlink(missing_ok=True)  # the record comes last: without it the table counts for nothing
     records.write_frame(place.with_suffix(".parquet"), table)
-    records.write_record(place, record)
+    record = records.write_sealed(place, record, files)  # it comes last: without its seal the table counts for nothing
     first = next((point for point in record.curve if point.radius > 0), record.curve[0])
     note = f"{config.name}: {first.value:.1%} of {first.total} examples certified at radius {first.radius:g}"
     report(Event(run_dir.name, config.name, 1, 1, note))

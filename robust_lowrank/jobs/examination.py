@@ -1,19 +1,59 @@
-"""Stored verdicts of runs are proved again, and the cost of an attack on one is forecast."""
+"""Stored results of runs are proved again, and the cost of an attack on one is forecast."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from robust_lowrank import evaluation, records
+from robust_lowrank import evaluation, provenance, records
 from robust_lowrank.errors import UserError
+from robust_lowrank.evaluation.unit_result import UnitResult
 from robust_lowrank.jobs.attack import Attack
-from robust_lowrank.jobs.chain import config_of, stored_job, subject_of, with_data
-from robust_lowrank.jobs.subjects import trained
+from robust_lowrank.jobs.chain import config_of, foreign_job, stored_job, subject_of, with_data
+from robust_lowrank.jobs.subjects import FOREIGN, Foreign, Subject, trained
 
 
-def proofs(run_dir: Path, suite: str | None, data_dir: Path | None) -> dict[str, list[evaluation.Proof]]:
-    """Return the proofs of a run's stored verdicts, by result.
+class Examined(NamedTuple):
+    """A result's proof, and what attacking a share of it anew has found."""
+
+    verification: evaluation.Verification
+    again: tuple[evaluation.Again, ...] = ()
+
+    @property
+    def sound(self) -> bool:
+        """True if nothing speaks against it; that other noise breaks an example more does not."""
+        return self.verification.sound and not any(entry.refuted for entry in self.again if entry.same_noise)
+
+
+class Examination(NamedTuple):
+    """The proof of a run's results, by their names, and what is wrong with its files."""
+
+    results: dict[str, Examined]
+    faults: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """True if nothing speaks against the files or the results."""
+        return not self.faults and all(result.sound for result in self.results.values())
+
+
+def examine(
+    run_dir: Path,
+    suite: str | None,
+    data_dir: Path | None,
+    *,
+    foreign: Foreign | None = None,
+    again: float | None = None,
+    seed: int = 0,
+) -> Examination:
+    """Prove a run's stored results again, and attack a share of each anew if one is given.
+
+    Args:
+        suite: the name of a result; all without it.
+        foreign: the network of a run that was not trained here.
+        seed: which examples are attacked anew.
 
     Raises:
-        UserError: there is no such result, or one is stale.
+        UserError: there is no such result, or one is stale, or the network is not the run's.
     """
     run = records.read_run(run_dir)
     if suite is not None and suite not in run.results:
@@ -21,21 +61,71 @@ def proofs(run_dir: Path, suite: str | None, data_dir: Path | None) -> dict[str,
     chosen = {name: result for name, result in run.results.items() if suite in (None, name)}
     if not chosen:
         raise UserError(f"{run_dir} has no results: attack it first")
-    subject = trained(run_dir, with_data(stored_job(run_dir, []), data_dir, download=False).config.data)
-    by_suite = {}
+    subject = _subject(run, data_dir, foreign)
+    examined = {}
     for name, result in chosen.items():
         inputs = evaluation.read_adversarial(records.RunFiles(run_dir).result(name).adversarial)
-        part = subject.first(result.record.accuracies[0].total)
-        by_suite[name] = evaluation.verify(part.model, part.x, part.y, result.record, result.verdicts, inputs)
-    return by_suite
+        part = subject.first(result.record.accuracies[0].total if result.record.accuracies else 0)
+        verified = evaluation.verify(part.model, part.x, part.y, result.record, result.verdicts, inputs)
+        tried: tuple[evaluation.Again, ...] = ()
+        if again is not None:
+            given = (part.model, part.x, part.y, result.record, result.verdicts)
+            tried = tuple(evaluation.attack_again(*given, share=again, seed=seed, gradients=part.gradients))
+        examined[name] = Examined(verified, tried)
+    return Examination(examined, tuple(_file_faults(run)))
 
 
-def forecast_of(run_dir: Path, attack: Attack, data_dir: Path | None) -> evaluation.Forecast:
-    """Return what an attack on a run will take at most.
+def _subject(run: records.Run, data_dir: Path | None, foreign: Foreign | None) -> Subject:
+    """Return a run's network with its examples.
+
+    Raises:
+        UserError: it is another network than the run's.
+    """
+    if run.record.method != FOREIGN:
+        if foreign is not None:
+            raise UserError(f"{run.path} holds its own network: leave out --model")
+        return trained(run.path, with_data(stored_job(run.path, []), data_dir, download=False).config.data)
+    if foreign is None:
+        raise UserError(f"{run.path} holds the results of {run.record.model}, not the network: give it with --model and --data")
+    subject = foreign.load()
+    if provenance.digest_tensors(subject.model.state_dict()) != run.record.hashes.get("weights"):
+        raise UserError(f"{foreign.source} has other weights than the network that {run.path} holds the results of")
+    if where := records.unlike(run.record.behaviour, evaluation.behaviour(subject.model, subject.x)):
+        raise UserError(f"{foreign.source} has the weights of the network in {run.path} and other answers, {where}")
+    return subject
+
+
+def _file_faults(run: records.Run) -> Iterator[str]:
+    """Yield in words what is not as it was written."""
+    files = records.RunFiles(run.path)
+    yield from records.broken_seals(files.record, run.record)
+    for name, certificate in run.certificates.items():
+        yield from records.broken_seals(files.certificate(name), certificate.record)
+    for table in sorted(files.certificates.glob("*.parquet")):
+        if table.stem not in run.certificates:
+            yield f"{table.with_suffix('.json')} is missing"
+    for directory in sorted(path for path in files.results.glob("*") if path.is_dir()):
+        result = files.result(directory.name)
+        if directory.name in run.results:
+            yield from records.broken_seals(result.record, run.results[directory.name].record)
+        elif any(path.exists() for path in result.beside):
+            yield f"{result.record} is missing"
+        for unit in sorted(result.units.glob("*.safetensors")):
+            if UnitResult.from_file(unit) is None:
+                yield f"{unit} is not as it was written"
+
+
+def forecast_of(run_dir: Path | None, attack: Attack, data_dir: Path | None, foreign: Foreign | None) -> evaluation.Forecast:
+    """Return what an attack on a run, or on a network from elsewhere, will take at most.
 
     Raises:
         UserError: it is not a complete run directory, or a budget is out of range.
     """
-    job = with_data(stored_job(run_dir, [attack]), data_dir, download=False)
+    if foreign is not None:
+        job = foreign_job(foreign, Path(foreign.source), [attack], command="")
+    elif run_dir is not None:
+        job = with_data(stored_job(run_dir, [attack]), data_dir, download=False)
+    else:
+        raise UserError("nothing to forecast: give a run directory, or --model with --data")
     subject = subject_of(job, attack)
     return evaluation.forecast(subject.model, subject.x, subject.y, config_of(subject, attack))

@@ -37,7 +37,7 @@ def trained(run_dir: Path, place: training.DataConfig) -> Subject:
     """
     dataset = data.load(place.name, data_dir=place.data_dir, download=place.download).first(test=place.test_examples)
     recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
-    if data.digest(dataset.test_images, dataset.test_y) != recorded.hashes["test"]:
+    if data.digest(dataset.test_images, dataset.test_y) != recorded.hashes.get("test"):
         raise UserError(f"the test images of {place.name} here are not those of {run_dir}: point --data-dir at the same files")
     subject = Subject(network(run_dir), dataset.test_x, dataset.test_y)
     if where := records.unlike(recorded.behaviour, evaluation.behaviour(subject.model, subject.x)):
@@ -74,7 +74,7 @@ def network(run_dir: Path) -> nn.Module:
         UserError: its weights are not those of its record.
     """
     model = training.load_network(run_dir)
-    recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord).hashes["weights"]
+    recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord).hashes.get("weights", "")
     if (found := checkpoint.digest(model)) != recorded:
         raise UserError(
             f"{run_dir}: model.safetensors holds other weights ({found[:12]}) than run.json names ({recorded[:12]}): "
@@ -186,7 +186,7 @@ def _check_place(out: Path, weights: str, behaviour: dict[str, str]) -> None:
             raise UserError(f"{out} is not empty and not a run directory: choose another one with --out")
         return
     there = records.read_record(path, records.RunRecord)
-    if there.method != FOREIGN or there.hashes["weights"] != weights:
+    if there.method != FOREIGN or there.hashes.get("weights") != weights:
         raise UserError(f"{out} holds another network: choose another directory with --out")
     if where := records.unlike(there.behaviour, behaviour):
         raise UserError(f"{out} holds a network with these weights and other answers, {where}: choose another directory with --out")

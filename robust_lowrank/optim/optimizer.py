@@ -34,7 +34,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             with more than one. `amortised` evaluates once a step: the bases turn on one batch, the core moves on the next
             `window` ones, then it is truncated; foreign loops and gradient scalers need no closure then.
         window: core steps between two truncations of amortised steps; by default the method's own.
-        moments: `tangent` keeps the optimizer's moments of a factored weight as tangent vectors and as mean squares of its rows and
+        moments: `tangent` keeps the optimizer's moments of a factored weight as tangent vectors and as covariances of its rows and
             columns, whatever its bases; a learning rate means what it means for a dense weight. `elementwise` keeps those of the
             core's entries and turns them with the bases, as the papers' codes do.
         penalties: terms added to the loss; `step` returns the loss without them.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import tangent
@@ -220,8 +221,8 @@ def _unpacked(triangle: Tensor) -> Tensor:
 def _larger(one: Tensor, other: Tensor) -> Tensor:
     """Return the smallest symmetric matrix of the form (A + B + |D|) / 2 that is at least A and B: for numbers their maximum."""
     a, b = _unpacked(one), _unpacked(other)
-    values, vectors = torch.linalg.eigh(a - b)
-    return _packed((a + b + (vectors * values.abs()) @ vectors.T) / 2)
+    values, vectors = linalg.eigh(a - b)
+    return _packed(((a + b + (vectors * values.abs()) @ vectors.T) / 2).to(one.dtype))
 
 
 def _whitened(x: Factors, factors: Factors, covariances: tuple[Tensor, ...], eps: float, *, unbias: float = 1.0) -> Factors:
@@ -240,7 +241,7 @@ def _root(covariance: Tensor, level: float, eps: float) -> Callable[[float], Ten
         level: the eigenvalue that belongs to entries of mean square 1.
         eps: added to the root mean square of an entry.
     """
-    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = linalg.eigh(covariance)
     values = values.maximum(LEAST_SHARE * values.mean()).clamp(min=0)
     values = (values.sqrt() + eps * math.sqrt(level)).square()
-    return lambda exponent: (vectors * values**exponent) @ vectors.T
+    return lambda exponent: ((vectors * values**exponent) @ vectors.T).to(covariance.dtype)

@@ -15,10 +15,12 @@
     RUN/results/SUITE/clean.safetensors       the first examples as they are, keys "inputs" and "examples"
     RUN/results/SUITE/transfer.parquet        TRANSFER, what broke other networks tried on this one: a row a network, attack and eps
 
+Further results of one suite lie in SUITE-2 and so on. Records are sealed with the files beside them (`records.seals`).
 Everything is written to a temporary name and renamed, so a reader never sees half a file.
 """
 
 from robust_lowrank.records.behaviour import unlike as unlike
+from robust_lowrank.records.belonging import strangers as strangers
 from robust_lowrank.records.documents import SCHEMA_VERSION as SCHEMA_VERSION
 from robust_lowrank.records.documents import AccuracyRecord as AccuracyRecord
 from robust_lowrank.records.documents import AuditFinding as AuditFinding

@@ -87,5 +87,6 @@ def _read(path: Path, parse: Callable[[], _Read]) -> _Read:
         return parse()
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: the run stopped before writing it, or this is not a run directory") from error
-    except (OSError, ValueError, ValidationError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, ValidationError, LookupError, TypeError, AttributeError, NotImplementedError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)  # a parser stumbles over a damaged file in many ways
+        raise UserError(f"{path} cannot be read: {reason}") from error

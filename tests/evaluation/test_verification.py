@@ -1,16 +1,19 @@
 """Stored verdicts can be proved again, and whatever was changed is found out."""
 
+import copy
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from robust_lowrank import records
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation import APGD, FAB, FGSM, PGD, Square, Suite, evaluate
+from robust_lowrank.evaluation import APGD, FAB, FGSM, PGD, Square, Suite, attack_again, evaluate
 from robust_lowrank.evaluation.verification import read_adversarial, verify
 from robust_lowrank.provenance import digest_tensors
+from robust_lowrank.statistics import clopper_pearson
 
 SUITE = Suite(name="s", eps=(0.05, 0.1), attacks=(FGSM(), PGD(steps=5), APGD(steps=5), FAB(steps=3, targets=3), Square(queries=40)))
 KEY, ATTACK = "pgd-5/0.1", ("pgd-5", 0.1)
@@ -28,7 +31,7 @@ def result(subject):
 
 def proved(subject, result, adversarial=None, record=None):
     found = verify(*subject, record or result.record, result.verdicts, result.adversarial if adversarial is None else adversarial)
-    return {(proof.attack, proof.eps): proof for proof in found}
+    return {(proof.attack, proof.eps): proof for proof in found.proofs}
 
 
 def test_every_broken_example_is_proved(subject, result):
@@ -45,8 +48,7 @@ def test_files_prove_what_was_returned(subject, result, tmp_path):
     result.save(tmp_path)
     record = records.read_record(tmp_path / "result.json", records.ResultRecord)
     verdicts = records.read_frame(tmp_path / "verdicts.parquet")
-    proofs = verify(*subject, record, verdicts, read_adversarial(tmp_path / "adversarial.safetensors"))
-    assert all(proof.broken == proof.proved for proof in proofs)
+    assert verify(*subject, record, verdicts, read_adversarial(tmp_path / "adversarial.safetensors")).sound
     (tmp_path / "adversarial.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError, match="cannot be read"):
         read_adversarial(tmp_path / "adversarial.safetensors")
@@ -55,7 +57,7 @@ def test_files_prove_what_was_returned(subject, result, tmp_path):
 def test_a_part_of_a_larger_set_is_proved_by_its_own_numbers(subject):
     part = evaluate(*subject, suite=SUITE, offset=1000)
     assert part.verdicts["example"].min() == 1000
-    assert all(proof.broken == proof.proved for proof in proved(subject, part).values())
+    assert verify(*subject, part.record, part.verdicts, part.adversarial).sound
 
 
 def tampered(found, change):
@@ -133,3 +135,96 @@ def test_a_verdict_that_nothing_proves_fails(subject, result):
     frame.loc[held, "verdict"] = "broken"
     forged = replace(result, verdicts=frame)
     assert proved(subject, forged)[ATTACK].failed == (frame.loc[held, "example"],)
+
+
+EDITS = {  # what nobody could tell from the network and the attacks alone is covered by the seal
+    "example": lambda value: value + 1,
+    "label": lambda value: (value + 1) % 10,
+    "clean_prediction": lambda value: (value + 1) % 10,
+    "attack": lambda value: value + "x",
+    "norm": lambda value: "L1",
+    "eps": lambda value: value * 1.01,
+    "verdict": lambda value: "robust" if value != "robust" else "misclassified",
+    "distance": lambda value: 0.5 if value != value else value * 0.9,
+    "seed": lambda value: value + 1,
+}
+
+
+@pytest.mark.parametrize("column", EDITS)
+def test_any_edited_cell_of_the_verdicts_is_found(subject, result, column):
+    for row in torch.randperm(len(result.verdicts), generator=torch.Generator().manual_seed(0))[:25].tolist():
+        frame = result.verdicts.copy()
+        frame.loc[row, column] = EDITS[column](frame.loc[row, column])
+        assert not verify(*subject, result.record, frame, result.adversarial).sound, f"row {row}"
+
+
+@pytest.mark.parametrize("column", ["adversarial_prediction", "margin"])
+def test_any_edited_number_of_a_broken_example_is_found(subject, result, column):
+    broken = result.verdicts.index[result.verdicts["verdict"] == "broken"]
+    for row in broken[:: max(1, len(broken) // 15)]:
+        frame = result.verdicts.copy()
+        frame.loc[row, column] = frame.loc[row, column] - 1
+        assert not verify(*subject, result.record, frame, result.adversarial).sound, f"row {row}"
+
+
+def test_any_lost_or_doubled_row_is_found(subject, result):
+    for row in range(0, len(result.verdicts), 37):
+        for frame in (result.verdicts.drop(index=row), pd.concat([result.verdicts, result.verdicts.loc[[row]]], ignore_index=True)):
+            assert not verify(*subject, result.record, frame, result.adversarial).sound, f"row {row}"
+
+
+def test_any_edited_accuracy_or_definition_is_found(subject, result):
+    def sound(**changes):
+        return verify(*subject, result.record.model_copy(update=changes), result.verdicts, result.adversarial).sound
+
+    assert sound()
+    kept = result.record.accuracies
+    for index, entry in enumerate(kept):
+        for changes in (
+            {"correct": entry.correct + 1},
+            {"total": entry.total - 1},
+            {"low": entry.low - 0.01},
+            {"value": entry.value + 1e-6},
+        ):
+            assert not sound(accuracies=[*kept[:index], entry.model_copy(update=changes), *kept[index + 1 :]]), (entry, changes)
+        assert not sound(accuracies=[*kept[:index], *kept[index + 1 :]])
+    assert not sound(eps=[0.1]) and not sound(seed=1) and not sound(norm="L2") and not sound(suite="other")
+    definition = copy.deepcopy(result.record.definition)
+    definition["attacks"][1]["steps"] = 50
+    assert not sound(definition=definition)
+    title = copy.deepcopy(result.record.definition)
+    title["attacks"][1]["title"] = "PGD-5, of course"
+    assert sound(definition=title)  # what only reports read is covered by the seal
+
+
+def test_other_answers_with_the_same_weights_are_found(subject, result):
+    model, x, y = subject
+    handle = model.register_forward_hook(lambda module, args, output: output * 3)
+    found = verify(model, x, y, result.record, result.verdicts, result.adversarial)
+    handle.remove()
+    assert any("answers otherwise" in fault for fault in found.faults)
+
+
+def test_a_share_that_is_attacked_anew_gives_the_verdicts_of_then(subject, result):
+    """A part of the examples, in other batches, with the noise of then."""
+    found = attack_again(*subject, result.record, result.verdicts, share=0.5, seed=3, batch_size=7)
+    robust = result.verdicts[result.verdicts["verdict"] == "robust"]
+    assert {(entry.attack, entry.eps) for entry in found} == set(
+        zip(result.verdicts["attack"], result.verdicts["eps"], strict=True)
+    )
+    assert not any(entry.refuted for entry in found)
+    assert all(entry.same_noise for entry in found)
+    for entry in found:
+        count = len(robust[(robust["attack"] == entry.attack) & (robust["eps"] == entry.eps)])
+        assert entry.tried <= count
+        assert entry.most == pytest.approx(clopper_pearson(0, entry.tried).high if entry.tried else 1.0)
+
+
+def test_a_forged_robust_verdict_is_refuted_by_attacking_again(subject, result):
+    frame = result.verdicts.copy()
+    forged = frame.index[(frame["attack"] == "pgd-5") & (frame["eps"] == 0.1) & (frame["verdict"] == "broken")][:2]
+    frame.loc[forged, "verdict"] = "robust"
+    found = {(entry.attack, entry.eps): entry for entry in attack_again(*subject, result.record, frame, share=1.0, seed=0)}
+    assert found[ATTACK].refuted == tuple(frame.loc[forged, "example"])
+    with pytest.raises(UserError, match="cannot be attacked again"):
+        attack_again(*subject, result.record, frame, share=1.5, seed=0)

@@ -120,7 +120,7 @@ def test_the_csv_holds_the_recorded_numbers(report, trained):
         recorded = run.results["quick"].record.accuracies
         assert len(mine) == len(recorded)
         for row, accuracy in zip(mine.itertuples(), recorded, strict=True):
-            assert (row.attack, row.eps, row.correct, row.total) == (
+            assert (row.attack, row.eps, row.correct, row.n) == (
                 accuracy.attack,
                 accuracy.eps,
                 accuracy.correct,

@@ -6,9 +6,18 @@ from typing import Annotated, Literal
 import typer
 
 from robust_lowrank.cli import console
+from robust_lowrank.cli.commands.elsewhere import (
+    ELSEWHERE,
+    ForeignClasses,
+    ForeignData,
+    ForeignMean,
+    ForeignModel,
+    ForeignStd,
+    ForeignWeights,
+    foreign_network,
+)
 from robust_lowrank.errors import UserError
 
-ELSEWHERE = "A network from elsewhere"
 Eps = Annotated[
     list[str] | None, typer.Option(help="Budget, such as 0.1 or 8/255; may be given several times. The suite's own without it.")
 ]
@@ -41,20 +50,12 @@ def attack(
     ] = None,
     matrix: Annotated[bool, typer.Option("--matrix", help="Try what breaks each network on the others.")] = False,
     data_dir: DataDir = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=ELSEWHERE,
-            help="module:function, torchvision:NAME, timm:NAME, a name of 'rlr-eval list models', or a .ts, .pt2 or .onnx file.",
-        ),
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(rich_help_panel=ELSEWHERE, help="Weights: .safetensors, .pt or .pth.")] = None,
-    data: Annotated[
-        str | None, typer.Option(rich_help_panel=ELSEWHERE, help="A data set's name, or a .npz or .safetensors file with x and y.")
-    ] = None,
-    classes: Annotated[int | None, typer.Option(rich_help_panel=ELSEWHERE, help="How many classes it has.")] = None,
-    mean: Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What it expects subtracted: 0.49,0.48,0.45")] = None,
-    std: Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What it expects divided by, a channel each.")] = None,
+    model: ForeignModel = None,
+    weights: ForeignWeights = None,
+    data: ForeignData = None,
+    classes: ForeignClasses = None,
+    mean: ForeignMean = None,
+    std: ForeignStd = None,
     label: Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What reports call it.")] = None,
     out: Annotated[Path | None, typer.Option(rich_help_panel=ELSEWHERE, help="Run directory for its results.")] = None,
     json: Json = False,
@@ -70,7 +71,6 @@ def attack(
     from robust_lowrank.jobs.chain import foreign_job, stored_job, with_data
     from robust_lowrank.jobs.dispatch import check_workers, perform_all
     from robust_lowrank.jobs.executors import find_executor
-    from robust_lowrank.jobs.subjects import Foreign
     from robust_lowrank.records import read_run
 
     check_workers(workers)
@@ -92,19 +92,16 @@ def attack(
         max_passes=max_passes,
         max_seconds=max_seconds,
     )
-    if model is None:
-        given = {"--weights": weights, "--data": data, "--out": out, "--label": label}
-        given |= {"--classes": classes, "--mean": mean, "--std": std}
-        if lone := [name for name, value in given.items() if value is not None]:
+    foreign = foreign_network(model, weights, data, data_dir, classes=classes, mean=mean, std=std)
+    if foreign is None:
+        if lone := [name for name, value in {"--out": out, "--label": label}.items() if value is not None]:
             raise UserError(f"{lone[0]} belongs to a network from elsewhere: name it with --model")
         if not runs:
             raise UserError("nothing to attack: give run directories, or --model with --data and --out")
         jobs = [with_data(stored_job(run, [settled]), data_dir, download=False) for run in runs]
     else:
-        if runs or data is None or out is None:
+        if runs or out is None:
             raise UserError("--model is attacked alone: give --data and --out, and no run directory")
-        shift, scale = _numbers(mean, "--mean"), _numbers(std, "--std")
-        foreign = Foreign(model, weights, data, data_dir, classes=classes, mean=shift, std=scale)
         jobs = [foreign_job(foreign, out, [settled], command=console.command_line())]
         foreign.record(out, label=label, command=console.command_line())
     with Board() as board:
@@ -121,17 +118,3 @@ def attack(
     say_results([run.record.label for run in done], results)
     if transfer is not None:
         say_matrix(transfer)
-
-
-def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
-    """Return the numbers of an option such as "0.49,0.48,0.45".
-
-    Raises:
-        UserError: it holds something else.
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UserError(f"{option} {text!r} is not a list of numbers: write one a channel, such as 0.49,0.48,0.45") from error

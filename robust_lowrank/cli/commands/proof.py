@@ -1,53 +1,133 @@
 """`rlr-eval verify` and `rlr-eval forecast`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.attack import BatchSize, DataDir, Eps, First, Json, NormName, SuiteName
+from robust_lowrank.cli.commands.elsewhere import (
+    ForeignClasses,
+    ForeignData,
+    ForeignMean,
+    ForeignModel,
+    ForeignStd,
+    ForeignWeights,
+    foreign_network,
+)
+from robust_lowrank.errors import UserError
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+if TYPE_CHECKING:
+    from robust_lowrank.jobs.examination import Examination
 
 
 def verify(
-    run: Run,
-    suite: Annotated[str | None, typer.Option(help="Only the results of this suite; all without it.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    suite: Annotated[str | None, typer.Option(help="Only this result, by its directory's name; all without it.")] = None,
+    again: Annotated[
+        float | None, typer.Option(help="Attack this share of the examples anew, drawn at random, such as 0.05.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draw, to repeat one; without it nobody can foresee it.")] = None,
     data_dir: DataDir = None,
+    model: ForeignModel = None,
+    weights: ForeignWeights = None,
+    data: ForeignData = None,
+    classes: ForeignClasses = None,
+    mean: ForeignMean = None,
+    std: ForeignStd = None,
     json: Json = False,
 ) -> None:
-    """Prove every verdict "broken" again: the stored input is within the budget, and the network gets it wrong.
+    """Prove results again from what is stored: every figure from the verdicts, these from inputs, network and examples.
 
-    Exit 1 if a verdict cannot be proved, 2 if a result is stale.
+    Every file must be as it was written, and every input that broke an example must do so again. That an example is robust
+    nothing proves: --again attacks a share anew. Exit 1 if something is not proved, 2 if a result is stale.
     """
-    from robust_lowrank.jobs.examination import proofs
+    import secrets
 
-    by_suite = proofs(run, suite, data_dir)
-    failed = sum(len(proof.failed) for parts in by_suite.values() for proof in parts)
+    from robust_lowrank.jobs.examination import examine
+
+    if seed is not None and again is None:
+        raise UserError("--seed draws the examples that are attacked anew: give --again as well")
+    drawn = secrets.randbelow(2**31) if seed is None else seed
+    foreign = foreign_network(model, weights, data, data_dir, classes=classes, mean=mean, std=std)
+    examination = examine(run, suite, data_dir, foreign=foreign, again=again, seed=drawn)
     if json:
-        console.print_json({name: [proof._asdict() for proof in parts] for name, parts in by_suite.items()})
+        console.print_json(_listed(examination) | ({"seed": drawn} if again else {}))
     else:
-        table = Table("suite", "attack", "eps", "broken", "proved", "failed", box=None, pad_edge=False)
-        for name, parts in by_suite.items():
-            for proof in parts:
-                numbers = ", ".join(map(str, proof.failed[:8])) + (" ..." if len(proof.failed) > 8 else "")
-                table.add_row(name, proof.attack, f"{proof.eps:.4g}", str(proof.broken), str(proof.proved), numbers)
-        console.print_table(table)
-        console.say("every broken example is proved" if not failed else f"{failed} verdicts are not proved: attack again")
-    if failed:
+        _say(examination, f" (--seed {drawn})" if again else "")
+    if not examination.sound:
         raise typer.Exit(1)
 
 
+def _listed(examination: "Examination") -> dict[str, Any]:
+    """Return an examination as plain lists and dictionaries."""
+    results = {
+        name: {
+            "proofs": [proof._asdict() for proof in result.verification.proofs],
+            "faults": list(result.verification.faults),
+            "robust": result.verification.robust,
+            "again": [entry._asdict() | {"most": entry.most} for entry in result.again],
+        }
+        for name, result in examination.results.items()
+    }
+    return {"sound": examination.sound, "faults": list(examination.faults), "results": results}
+
+
+def _say(examination: "Examination", drawn: str) -> None:
+    """Print an examination."""
+    table = Table("result", "attack", "eps", "broken", "proved", "failed", box=None, pad_edge=False)
+    for name, result in examination.results.items():
+        for proof in result.verification.proofs:
+            numbers = _several(proof.failed)
+            table.add_row(name, proof.attack, f"{proof.eps:.4g}", str(proof.broken), str(proof.proved), numbers)
+    console.print_table(table)
+    tried = [(name, entry) for name, result in examination.results.items() for entry in result.again]
+    if tried:
+        table = Table("result", "attack", "eps", "attacked anew", "refuted", "of all at most", box=None, pad_edge=False)
+        for name, entry in tried:
+            numbers = _several(entry.refuted) + ("" if entry.same_noise or not entry.refuted else " (by other noise)")
+            table.add_row(name, entry.attack, f"{entry.eps:.4g}", str(entry.tried), numbers or "0", f"{entry.most:.1%}")
+        console.print_table(table)
+    for fault in examination.faults:
+        console.say(fault)
+    for name, result in examination.results.items():
+        for fault in result.verification.faults:
+            console.say(f"{name}: {fault}")
+    robust = sum(result.verification.robust for result in examination.results.values())
+    failed = sum(len(proof.failed) for result in examination.results.values() for proof in result.verification.proofs)
+    refuted = sum(len(entry.refuted) for _, entry in tried if entry.same_noise)
+    if failed:
+        console.say(f"{failed} verdicts are not proved: attack again")
+    if refuted:
+        console.say(f"{refuted} robust verdicts are refuted by the attack that gave them: attack again")
+    if examination.sound:
+        left = f"a share of them was attacked anew{drawn}" if tried else "--again 0.05 attacks a share of them anew"
+        console.say(
+            f"Every broken example and every figure is proved. That {robust} verdicts are robust no file can prove: {left}."
+        )
+
+
+def _several(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
+
+
 def forecast(
-    run: Run,
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run directory; none with --model.")] = None,
     suite: SuiteName = "standard",
     eps: Eps = None,
     norm: NormName = None,
     n: First = None,
     batch_size: BatchSize = 256,
     data_dir: DataDir = None,
+    model: ForeignModel = None,
+    weights: ForeignWeights = None,
+    data: ForeignData = None,
+    classes: ForeignClasses = None,
+    mean: ForeignMean = None,
+    std: ForeignStd = None,
     json: Json = False,
 ) -> None:
     """Say what an attack will take at most, before it starts: passes, time at this machine's present speed, memory.
@@ -58,7 +138,10 @@ def forecast(
     from robust_lowrank.jobs.examination import forecast_of
 
     settled = Attack.settle(suite, eps=eps, norm=norm, examples=n, batch_size=batch_size)
-    cost = forecast_of(run, settled, data_dir)
+    foreign = foreign_network(model, weights, data, data_dir, classes=classes, mean=mean, std=std)
+    if foreign is not None and run is not None:
+        raise UserError("--model stands alone: give no run directory")
+    cost = forecast_of(run, settled, data_dir, foreign)
     if json:
         console.print_json(cost._asdict() | {"shares": [share._asdict() for share in cost.shares]})
         return

@@ -77,7 +77,7 @@ def _bracket(evaluation: Evaluation, entry: Entry, certificate: Certificate) -> 
 
 
 def _common(evaluation: Evaluation, entry: Entry, certificate: Certificate) -> pd.DataFrame:
-    """Return the certificate's rows of examples that were attacked; none if it is of other weights, or of other examples.
+    """Return the certificate's rows of examples that were attacked; none if it is of other examples.
 
     A certificate may be of fewer examples than the attack or of more, so that labels tell whether they are the same.
     """
@@ -85,7 +85,7 @@ def _common(evaluation: Evaluation, entry: Entry, certificate: Certificate) -> p
     labels = result.verdicts.drop_duplicates("example").set_index("example")["label"]
     frame = table[table["example"].isin(labels.index)]
     same = (labels.reindex(frame["example"]).to_numpy() == frame["label"].to_numpy()).all()
-    return frame if same and certificate.record.hashes["weights"] == result.record.hashes["weights"] else frame.iloc[:0]
+    return frame if same else frame.iloc[:0]
 
 
 def _held(frame: pd.DataFrame, radius: float) -> pd.Series:

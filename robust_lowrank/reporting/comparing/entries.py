@@ -1,12 +1,12 @@
 """Entries are the runs of a report, named so that a reader can tell them apart."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.records import Run
+from robust_lowrank.records import Result, Run, strangers, supersedes
 
 _BASELINES = {"dense": 0, "vanilla": 1}
 _NOT_IDENTITY = {"seed", "out", "label"}
@@ -19,6 +19,7 @@ class Entry:
     run: Run
     series: str
     variant: str = ""
+    superseded: Mapping[str, tuple[Result, str]] = field(default_factory=dict)  # what the run has no more, with what has come since
 
     @property
     def name(self) -> str:
@@ -38,10 +39,13 @@ def arrange(runs: Sequence[Run]) -> tuple[Entry, ...]:
     several series, what distinguishes them is added to the name. A directory given twice counts once.
 
     Raises:
-        UserError: there are no runs.
+        UserError: there are no runs, or one holds a result or a certificate of another network.
     """
     if not runs:
         raise UserError("nothing to report: no run directories were given")
+    for run in runs:
+        if stranger := next(strangers(run), None):
+            raise UserError(f"{stranger}: make it again, or move it away")
     distinct = list({run.path.resolve(): run for run in runs}.values())
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(distinct, key=lambda run: _BASELINES.get(run.record.method, len(_BASELINES))):
@@ -50,8 +54,19 @@ def arrange(runs: Sequence[Run]) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     for name, members in zip(names, groups.values(), strict=True):
         members.sort(key=lambda run: run.record.seed)
-        entries += [Entry(run, name, variant) for run, variant in zip(members, _variants(members), strict=True)]
+        entries += [_entry(run, name, variant) for run, variant in zip(members, _variants(members), strict=True)]
     return tuple(entries)
+
+
+def _entry(run: Run, series: str, variant: str) -> Entry:
+    """Return a run's entry, with superseded results set aside."""
+    superseded = {}
+    for name, result in run.results.items():
+        newer = [other for other, since in run.results.items() if supersedes(since.record, result.record)]
+        if newer:
+            superseded[name] = (result, newer[-1])
+    kept = {name: result for name, result in run.results.items() if name not in superseded}
+    return Entry(replace(run, results=kept), series, variant, superseded)
 
 
 def series_names(entries: Iterable[Entry]) -> list[str]:

@@ -18,9 +18,10 @@ def results_frame(entries: Sequence[Entry]) -> pd.DataFrame:
     rows = []
     for entry in entries:
         common = _common(entry)
-        results = [result.record for result in entry.run.results.values()]
+        results = [(result.record, False) for result in entry.run.results.values()]
+        results += [(result.record, True) for result, _ in entry.superseded.values()]
         certificates = [certificate.record for certificate in entry.run.certificates.values()]
-        measured = [_measured(record, accuracy) for record in results for accuracy in record.accuracies]
+        measured = [_measured(record, accuracy) | {"superseded": old} for record, old in results for accuracy in record.accuracies]
         certified = [_certified(record, point) for record in certificates for point in record.curve]
         rows += [common | row for row in (measured + certified or [{}])]
     columns = [*_common(entries[0]), *_MEASURED, "data_hash", "attack_hash"]
@@ -44,15 +45,16 @@ def layers_frame(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 # What a run may lack keeps its type.
-_COUNTS = ("correct", "total", "unresolved", "suite_seed")
-_MEASURED = ("suite", "norm", "attack", "eps", *_COUNTS[:3], "accuracy", "low", "high", "interval", *_COUNTS[3:])
+_COUNTS = ("correct", "n", "unresolved", "suite_seed")
+_MEASURED = ("suite", "norm", "attack", "eps", *_COUNTS[:3], "accuracy", "low", "high", "interval", *_COUNTS[3:], "superseded")
 _CONDITION = ("condition_worst", "condition_product", "condition_worst_compressed", "condition_product_compressed")
 _FRACTIONS = ("test_accuracy", *_CONDITION, "eps", "accuracy", "low", "high")
 
 
 def _measured(record: ResultRecord, accuracy: AccuracyRecord) -> dict[str, object]:
-    counted = accuracy.model_dump(include={"attack", "eps", "correct", "total", "unresolved", "low", "high"})
+    counted = accuracy.model_dump(include={"attack", "eps", "correct", "unresolved", "low", "high"})
     return counted | {
+        "n": accuracy.total,
         "suite": record.suite,
         "norm": record.norm,
         "accuracy": accuracy.value,
@@ -64,8 +66,10 @@ def _measured(record: ResultRecord, accuracy: AccuracyRecord) -> dict[str, objec
 
 
 def _certified(record: CertificateRecord, point: CurvePoint) -> dict[str, object]:
-    return point.model_dump(include={"total", "low", "high"}) | {
+    return point.model_dump(include={"low", "high"}) | {
+        "n": point.total,
         "suite": "certify",
+        "superseded": False,
         "norm": record.norm,
         "attack": record.name,
         "eps": point.radius,

@@ -92,10 +92,13 @@ def _evaluations(entries: Sequence[Entry]) -> tuple[Table, ...]:
             Cell(record.created),
             Cell(f"{record.seconds:.1f}"),
             *(Cell(_short(record.hashes.get(key, ""))) for key in ("attack", "weights", "data")),
-            Cell("yes" if record.hashes.get("weights") == entry.run.record.hashes.get("weights") else "no: attack again"),
+            Cell(newer or "–"),
         )
         for entry in entries
-        for record in _results(entry)
+        for record, newer in (
+            *((record, "") for record in _results(entry)),
+            *((result.record, f"results/{newer}") for result, newer in entry.superseded.values()),
+        )
     )
     if not rows:
         return ()
@@ -105,7 +108,7 @@ def _evaluations(entries: Sequence[Entry]) -> tuple[Table, ...]:
         *words("Date"),
         *numeric("Evaluation, s"),
         *words("Attack", "Weights", "Examples", group="sha256"),
-        *words("Of these weights"),
+        *words("Superseded by"),
     )
     return (Table("evaluations", "The evaluations and the sha256 of what went into them.", columns, rows),)
 

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.reporting.comparing.entries import arrange
+from robust_lowrank.reporting.output.frames import results_frame
 
 
 def names(runs):
@@ -48,3 +52,32 @@ def test_the_same_seed_twice_is_told_apart_by_directory(make_run):
 def test_no_runs_is_an_error():
     with pytest.raises(UserError, match="no run directories"):
         arrange([])
+
+
+def test_a_result_that_is_repeated_on_more_examples_is_superseded_and_stays_in_the_table(make_run, make_result):
+    few, many, other = (np.ones(count, dtype=bool) for count in (8, 40, 40))
+    results = {
+        "quick": make_result(few, {("fgsm", 0.1): few}),
+        "quick-2": make_result(many, {("fgsm", 0.1): many}),
+        "quick-3": make_result(other, {("fgsm", 0.05): other}),
+    }
+    (entry,) = arrange([replace(make_run("a", results=[]), results=results)])
+    assert list(entry.run.results) == ["quick-2", "quick-3"]
+    assert {name: newer for name, (_, newer) in entry.superseded.items()} == {"quick": "quick-2"}
+    frame = results_frame([entry])
+    fgsm = frame[frame["attack"] == "fgsm"]
+    assert fgsm[["n", "eps", "superseded"]].to_numpy().tolist() == [[40, 0.1, False], [40, 0.05, False], [8, 0.1, True]]
+
+
+def test_a_result_of_another_network_is_refused(make_run, make_result):
+    right = np.ones(8, dtype=bool)
+    made = make_result(right, {("fgsm", 0.1): right})
+    made.record.hashes["weights"] = "somebody else's"
+    with pytest.raises(UserError, match=r"is of other weights \(somebody els\) than run.json names \(w\)"):
+        arrange([make_run("a", results=[made])])
+    made.record.hashes["weights"] = "w"
+    made.record.behaviour["clean"] = "1 2 3"
+    run = make_run("a", results=[made])
+    run.record.behaviour["clean"] = "1 2 4"
+    with pytest.raises(UserError, match="these weights and other answers, on clean inputs by 25 %"):
+        arrange([run])

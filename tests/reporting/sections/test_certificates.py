@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robust_lowrank.errors import UserError
 from robust_lowrank.records import Certificate, CertificateRecord, CurvePoint
 from robust_lowrank.reporting.comparing.brackets import certified_accuracy, find_brackets
 from robust_lowrank.reporting.comparing.entries import arrange
@@ -109,9 +110,10 @@ def test_only_what_was_certified_and_attacked_under_l2_is_drawn(make_evaluation)
     assert titles == ["A, certified", "A, smoothed network, σ = 0.25, 1,000 samples, α = 0.001"]
 
 
-def test_certificates_of_other_weights_or_examples_are_left_out(make_evaluation):
+def test_certificates_of_other_examples_are_left_out_and_those_of_other_weights_refused(make_evaluation):
     assert find_brackets(make_evaluation(certificate(table=frame(label=7)))) == ()
-    assert find_brackets(make_evaluation(certificate(weights="other"))) == ()
+    with pytest.raises(UserError, match=r"lipschitz is of other weights \(other\) than run.json names"):
+        make_evaluation(certificate(weights="other"))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 5)), min_size=1, max_size=8), st.floats(0, 5), st.floats(0, 5))
@@ -179,7 +181,7 @@ def test_the_table_of_results_holds_what_is_certified(make_run):
     run = replace(make_run("A"), certificates={"lipschitz": found})
     (row,) = results_frame(arrange([run])).to_dict("records")
     assert (row["suite"], row["attack"], row["norm"], row["eps"]) == ("certify", "lipschitz", "L2", 0.1)
-    assert (row["correct"], row["total"], row["accuracy"], row["low"], row["high"]) == (6, 10, 0.6, 0.26, 0.88)
+    assert (row["correct"], row["n"], row["accuracy"], row["low"], row["high"]) == (6, 10, 0.6, 0.26, 0.88)
 
 
 def test_where_nothing_is_proved_at_the_headline_a_smaller_eps_is_told(make_run, make_result):

@@ -1,0 +1,69 @@
+"""Options name a network from elsewhere, for every command that takes one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robust_lowrank.errors import UserError
+
+if TYPE_CHECKING:
+    from robust_lowrank.jobs.subjects import Foreign
+
+ELSEWHERE = "A network from elsewhere"
+ForeignModel = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=ELSEWHERE,
+        help="module:function, torchvision:NAME, timm:NAME, a name of 'rlr-eval list models', or a .ts, .pt2 or .onnx file.",
+    ),
+]
+ForeignWeights = Annotated[Path | None, typer.Option(rich_help_panel=ELSEWHERE, help="Weights: .safetensors, .pt or .pth.")]
+ForeignData = Annotated[
+    str | None, typer.Option(rich_help_panel=ELSEWHERE, help="A data set's name, or a .npz or .safetensors file with x and y.")
+]
+ForeignClasses = Annotated[int | None, typer.Option(rich_help_panel=ELSEWHERE, help="How many classes it has.")]
+ForeignMean = Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What it expects subtracted: 0.49,0.48,0.45")]
+ForeignStd = Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What it expects divided by, a channel each.")]
+
+
+def foreign_network(
+    model: str | None,
+    weights: Path | None,
+    data: str | None,
+    data_dir: Path | None,
+    *,
+    classes: int | None,
+    mean: str | None,
+    std: str | None,
+) -> "Foreign | None":
+    """Return the network that the options name; None without --model.
+
+    Raises:
+        UserError: an option stands without --model, --data is missing, or a list of numbers is none.
+    """
+    if model is None:
+        given = {"--weights": weights, "--data": data, "--classes": classes, "--mean": mean, "--std": std}
+        if lone := [name for name, value in given.items() if value is not None]:
+            raise UserError(f"{lone[0]} belongs to a network from elsewhere: name it with --model")
+        return None
+    if data is None:
+        raise UserError("--model needs its examples: give --data")
+    from robust_lowrank.jobs.subjects import Foreign
+
+    shift, scale = _numbers(mean, "--mean"), _numbers(std, "--std")
+    return Foreign(model, weights, data, data_dir, classes=classes, mean=shift, std=scale)
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """Return the numbers of an option such as "0.49,0.48,0.45".
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"{option} {text!r} is not a list of numbers: write one a channel, such as 0.49,0.48,0.45") from error
