@@ -41,6 +41,16 @@ def at_least_float32(a: Tensor) -> Tensor:
     return a.float() if a.dtype in (torch.float16, torch.bfloat16) else a
 
 
+def in_float64(a: Tensor) -> Tensor:
+    """Return `a` in float64, on the CPU if its device has none."""
+    return a.cpu().double() if a.device.type == "mps" else a.double()
+
+
+def triangle(a: Tensor) -> Tensor:
+    """Return R of the QR of a tall matrix, in float64: B R^T has the singular values of B a^T."""
+    return torch.linalg.qr(in_float64(a), mode="r").R
+
+
 def svd(a: Tensor) -> SVD:
     """Return the reduced singular value decomposition, in float32 or better.
 

@@ -15,7 +15,7 @@ from robust_lowrank.conditioning.rotation import Overlap, largest_angle, overlap
 from robust_lowrank.conditioning.spectra import Layer, defect, row
 from robust_lowrank.conditioning.writers import Row, Writer
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import FactoredLayer
+from robust_lowrank.layers import Adapter, FactoredLayer
 from robust_lowrank.layers.forms import matrix_of
 from robust_lowrank.records import MONITOR
 
@@ -187,7 +187,12 @@ class Monitor:
 
     def _layers(self) -> dict[str, Layer]:
         dense = self.dense_every is not None and self.steps % self.dense_every < self.every
-        layers = {name: layer for name, layer in self.model.named_modules() if isinstance(layer, Layer)}
+        layers: dict[str, Layer] = {}
+        for name, layer in self.model.named_modules():
+            if isinstance(layer, Layer):
+                layers[name] = layer
+            elif isinstance(layer, Adapter) and dense:
+                layers[name] = layer.dense_layer()
         return {name: layer for name, layer in layers.items() if dense or isinstance(layer, FactoredLayer)}
 
     def _sample(self, name: str, layer: Layer) -> Sample:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import FactoredLayer
+from robust_lowrank.layers import Adapter, FactoredLayer
 from robust_lowrank.layers.forms import Dense, kind_of, matrix_of
-from robust_lowrank.records import SPECTRA
+from robust_lowrank.records import SPECTRA, applied
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,8 @@ COLUMNS = tuple(column for column in SPECTRA if column != "epoch")
 def spectra(model: nn.Module) -> "pd.DataFrame":
     """Return the spectrum of every factored layer and of every `nn.Linear` and `nn.Conv2d` that stayed dense, a row a layer.
 
+    An adapter has three rows: the merged weight under its own name, and its base and its update under theirs.
+
     Example:
         >>> spectra(nn.Sequential(nn.Linear(4, 3)))[["layer", "rows", "columns", "rank"]].values.tolist()
         [['0', 3, 4, 3]]
@@ -31,28 +33,35 @@ def spectra(model: nn.Module) -> "pd.DataFrame":
     A convolution is seen as the matrix of its filters, `(F, Cin * kh * kw)`. Its condition number is not that of the
     convolution as an operator, of whose norm it only gives a bound: `sqrt(kh * kw) * sigma_max` at stride 1.
 
-    Columns: those of `records.SPECTRA` but the epoch. `rank` counts the singular values; `cond` is infinite when the last
-    one is zero; values are computed in float64 for dense layers and in the core's own precision for factored ones.
+    Columns: those of `records.SPECTRA` but the epoch. Singular values are those of the weight that the layer applies, in float64,
+    also where factors were averaged, cast or edited and the bases are orthonormal no more; `orthonormality` says how far they are
+    from it. `rank` counts the singular values; `cond` is infinite when the last one is zero.
 
     Raises:
         UserError: a weight holds NaN or infinity.
     """
     import pandas as pd
 
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, Layer)]
-    return pd.DataFrame([_measured(name, layer) for name, layer in layers], columns=pd.Index(COLUMNS))
+    rows = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, Layer):
+            rows.append(_measured(name, layer))
+        elif isinstance(layer, Adapter):
+            rows.append(_measured(name, layer.dense_layer()))
+    return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
 
 
 def certificate_product(frame: "pd.DataFrame") -> float:
     """Return the product of the layers' condition numbers: a certificate quantity, not "the network's condition number".
 
     It bounds the condition number of the network from above only where every weight is injective on what reaches it, and
-    leaves out biases, normalisation, pooling and skip connections (methods (11) and its caveats).
+    leaves out biases, normalisation, pooling and skip connections (methods (11) and its caveats). Of an adapter the
+    merged weight counts.
 
     Args:
         frame: what `spectra` returns, or the rows of one epoch of it.
     """
-    return math.prod(frame["cond"])
+    return math.prod(frame["cond"][[name in applied(frame["layer"]) for name in frame["layer"]]])
 
 
 def row(name: str, layer: Layer, sigma: Tensor, defects: Iterable[float]) -> dict[str, Any]:
@@ -92,5 +101,5 @@ def _measured(name: str, layer: Layer) -> dict[str, Any]:
         raise UserError(f"layer {name!r} holds NaN or infinity: it has no spectrum")
     if isinstance(layer, FactoredLayer):
         bases = layer.factors().bases
-        return row(name, layer, layer.singular_values().double().cpu(), [float(defect(basis.double().cpu())) for basis in bases])
+        return row(name, layer, layer.singular_values().cpu(), [float(defect(basis.double().cpu())) for basis in bases])
     return row(name, layer, linalg.svd(matrix_of(layer).double().cpu()).sigma, [])

@@ -130,12 +130,20 @@ class FactoredLayer(nn.Module, ABC):
 
     @torch.no_grad()
     def compact(self) -> Tensor:
-        """Return a small matrix with the singular values of the weight matrix: the core, unfolded along its first mode."""
-        return linalg.unfold(self.used_factors().core, 0)
+        """Return a small matrix with the singular values of the weight matrix, in float64, whatever was done to the factors.
+
+        It is the core between the triangles of the bases' QR factors, which are orthogonal only while bases are orthonormal, and
+        unfolded along its first mode.
+        """
+        core, bases = self.used_factors()
+        core = linalg.in_float64(core)
+        for mode, basis in enumerate(bases):
+            core = linalg.mode_product(core, linalg.triangle(basis), mode)
+        return linalg.unfold(core, 0)
 
     @torch.no_grad()
     def singular_values(self) -> Tensor:
-        """Return the singular values of the weight matrix, descending, at the cost of the core."""
+        """Return the singular values of the weight matrix, descending, in float64, at the cost of small matrices."""
         return linalg.svd(self.compact()).sigma
 
     def weight_parameters(self) -> int:

@@ -56,8 +56,7 @@ class _Free(FactoredLayer):
     @torch.no_grad()
     def compact(self) -> Tensor:
         """Return the product of the triangles of both halves' QR factors."""
-        r_left, r_right = (torch.linalg.qr(linalg.at_least_float32(half)).R for half in (self.left(), self.right()))
-        return r_left @ r_right.T
+        return linalg.triangle(self.left()) @ linalg.triangle(self.right()).T
 
 
 class _Pair(_Free):

@@ -58,3 +58,4 @@ from robust_lowrank.records.tables import SPECTRA as SPECTRA
 from robust_lowrank.records.tables import TRANSFER as TRANSFER
 from robust_lowrank.records.tables import VERDICT as VERDICT
 from robust_lowrank.records.tables import VERDICTS as VERDICTS
+from robust_lowrank.records.tables import applied as applied

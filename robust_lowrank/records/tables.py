@@ -1,5 +1,7 @@
 """The tables of a run have these columns."""
 
+from collections.abc import Iterable
+
 METRICS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "validation_accuracy", "seconds")
 
 SPECTRA = (
@@ -100,3 +102,16 @@ TRANSFER = (
 )
 
 VERDICT = ("robust", "broken", "misclassified", "nonfinite", "unresolved")  # unresolved: the budget ran out before a verdict
+
+
+def applied(layers: Iterable[str]) -> set[str]:
+    """Return the names of the layers of a spectra table that a network applies one after another.
+
+    An adapter's base and update are left out, whose sum stands under the adapter's own name.
+
+    Example:
+        >>> sorted(applied(["0", "2", "2.base", "2.update"]))
+        ['0', '2']
+    """
+    names = set(layers)
+    return {name for name in names if not (name.endswith((".base", ".update")) and name.rpartition(".")[0] in names)}

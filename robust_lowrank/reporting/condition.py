@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from robust_lowrank.errors import UserError
@@ -67,8 +68,13 @@ def _summarise(entries: Sequence[Entry]) -> Summary:
 
 
 def _meaning(worst: pd.Series) -> str:
-    if worst["sigma_min"] == 0:
-        return f"Its smallest singular value is zero: of {worst['rank']} directions it maps one or more to nothing."
+    rounding = max(worst["rows"], worst["columns"]) * float(np.finfo(np.float32).eps) * worst["sigma_max"]
+    if lost := sum(sigma <= rounding for sigma in worst["singular_values"]):
+        directions = "one" if lost == 1 else str(lost)
+        return (
+            f"It is numerically rank-deficient: of {worst['rank']} directions it maps {directions} to nothing, or to no more than "
+            "what rounding in float32 leaves (max(n, m) · eps · its largest singular value)."
+        )
     return (
         f"It stretches one direction by {numbers.quantity(worst['sigma_max'])} and another by only "
         f"{numbers.quantity(worst['sigma_min'])}; a perfectly conditioned layer stretches all {worst['rank']} alike."
@@ -93,8 +99,8 @@ def _run(entry: Entry) -> list[Statement]:
     if len(loose):
         defect = numbers.quantity(float(loose["orthonormality"].max()))
         text = (
-            f"{entry.name}: the bases of {numbers.listing(list(loose['layer']))} are not orthonormal (defect up to {defect}), "
-            "so the core's singular values may not be the weight's."
+            f"{entry.name}: the bases of {numbers.listing(list(loose['layer']))} are not orthonormal (defect up to {defect}), as "
+            "after averaging, casting or editing factors; the singular values are those of the merged weight."
         )
         statements.append(Statement("warning", text))
     return statements + operator_norms.statements(entry)

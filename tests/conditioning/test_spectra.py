@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from robust_lowrank import adapt, linalg
 from robust_lowrank.compression import compress
-from robust_lowrank.conditioning import certificate_product, spectra
+from robust_lowrank.conditioning import Monitor, certificate_product, spectra
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import FactoredLayer
+from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import METHODS, CondLR
 from robust_lowrank.models import build
 from robust_lowrank.records import SPECTRA
@@ -109,3 +111,49 @@ def test_a_network_without_weights_gives_an_empty_table() -> None:
     frame = spectra(nn.ReLU())
     assert frame.empty
     assert certificate_product(frame) == 1
+
+
+@pytest.mark.parametrize("method", ["condlr", "dlrt", "tdlrt", "vanilla"])
+def test_the_spectrum_of_averaged_cast_and_edited_factors_is_that_of_the_merged_weight(method: str, precision) -> None:
+    """Whatever is done to factors, the network applies their product."""
+    model, other = network(precision.dtype), network(precision.dtype)
+    for each in (model, other):
+        compress(each, method=method, rank=0.3, exclude=["fc2"])
+    with torch.no_grad():
+        for one, two in zip(model.parameters(), other.parameters(), strict=True):
+            one.lerp_(two, 0.4)
+    for _, found in spectra(model).iterrows():
+        weight = weight_of(model.double().get_submodule(found["layer"]))
+        expected = np.linalg.svd(weight, compute_uv=False)[: found["rank"]]
+        np.testing.assert_allclose(found["singular_values"], expected, rtol=1e-9, atol=1e-12)
+        if found["factored"] and method != "vanilla":
+            assert found["orthonormality"] > 0.1
+
+
+def test_report_and_monitor_read_a_planted_condition_number_alike() -> None:
+    """Bases in float32 are orthonormal to 1e-7; a small singular value is read as precisely as a large one."""
+    model = nn.Sequential(nn.Linear(40, 30))
+    compress(model, method="condlr", rank=6)
+    layer = model[0]
+    assert isinstance(layer, FactoredLayer)
+    sigma = torch.logspace(0, -8, 6)
+    layer.set_factors(Factors(torch.diag(sigma), tuple(linalg.orth(torch.randn(n, 6)) for n in (30, 40))))
+    frame, monitor = spectra(model), Monitor(model)
+    (recorded,) = monitor.record()
+    assert frame["cond"].iloc[0] == pytest.approx(1e8, rel=1e-5)
+    assert recorded["cond"] == pytest.approx(frame["cond"].iloc[0], rel=1e-12)
+
+
+def test_an_adapter_shows_its_merged_weight_beside_base_and_update() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    adapt(model, method="geolora", rank=2, exclude=["2"])
+    with torch.no_grad():
+        for parameter in model[0].update.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    frame = spectra(model)
+    assert frame["layer"].tolist() == ["0", "0.base", "0.update", "2"]
+    merged = np.linalg.svd(model[0].dense_layer().weight.detach().numpy(), compute_uv=False)
+    np.testing.assert_allclose(row(frame, "0")["singular_values"], merged, rtol=1e-9)
+    assert certificate_product(frame) == pytest.approx(row(frame, "0")["cond"] * row(frame, "2")["cond"])
+    monitor = Monitor(model, every=1, dense_every=1)
+    assert {each["layer"]: each["cond"] for each in monitor.record()}["0"] == pytest.approx(row(frame, "0")["cond"])

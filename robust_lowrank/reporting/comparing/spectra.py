@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robust_lowrank.records import OPERATORS
+from robust_lowrank.records import OPERATORS, applied
 from robust_lowrank.reporting.comparing.entries import Entry
 
 MEASURED = ("operator_norm", "operator_bound", "folded_bound", "circular_cond")  # those of OPERATORS that a report's rows carry
@@ -56,18 +56,19 @@ def conditioning(entry: Entry) -> Conditioning | None:
     return Conditioning(
         worst=float(worst["cond"]),
         worst_layer=str(worst["layer"]),
-        product=product(layers["cond"]),
+        product=product(layers),
         layers=len(layers),
         factored_worst=float(factored["cond"].max()) if len(factored) else math.nan,
-        factored_product=product(factored["cond"]) if len(factored) else math.nan,
+        factored_product=product(factored) if len(factored) else math.nan,
         factored_layers=len(factored),
     )
 
 
-def product(values: pd.Series) -> float:
-    """Return the product of condition numbers; infinite beyond the range of float64."""
+def product(layers: pd.DataFrame) -> float:
+    """Return the product of the condition numbers of the layers that a network applies; infinite beyond the range of float64."""
+    counted = layers[layers["layer"].isin(applied(layers["layer"]))]
     with np.errstate(over="ignore"):
-        return float(np.prod(values.to_numpy(dtype=np.float64)))
+        return float(np.prod(counted["cond"].to_numpy(dtype=np.float64)))
 
 
 def table(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -84,7 +85,7 @@ def history(entries: Sequence[Entry]) -> pd.DataFrame:
 def product_history(entries: Sequence[Entry]) -> pd.DataFrame:
     """Return every run's product of condition numbers by epoch: columns series, run, epoch, product."""
     rows = [
-        {"series": entry.series, "run": entry.name, "epoch": epoch, "product": product(layers["cond"])}
+        {"series": entry.series, "run": entry.name, "epoch": epoch, "product": product(layers)}
         for entry in entries
         for epoch, layers in entry.run.spectra.groupby("epoch")
     ]
