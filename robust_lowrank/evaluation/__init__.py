@@ -20,6 +20,7 @@ from robust_lowrank.evaluation.attacks.upstream.autoattack import AutoAttack as 
 from robust_lowrank.evaluation.attacks.upstream.torchattacks import Torchattack as Torchattack
 from robust_lowrank.evaluation.forecast import Forecast as Forecast
 from robust_lowrank.evaluation.forecast import forecast as forecast
+from robust_lowrank.evaluation.network.classifier import as_classifier as as_classifier
 from robust_lowrank.evaluation.network.inputs import check_logits as check_logits
 from robust_lowrank.evaluation.network.meter import Meter as Meter
 from robust_lowrank.evaluation.repetition import Again as Again

@@ -1,12 +1,13 @@
 """A suite runs against a model: the whole of it, a part of it, or only what identifies it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from robust_lowrank.evaluation.network.classifier import Output, as_classifier
 from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.inputs import outside_inference
 from robust_lowrank.evaluation.network.meter import Meter
@@ -19,7 +20,7 @@ from robust_lowrank.threat import OBSERVED, frozen_eval, observe
 
 
 def evaluate(
-    model: nn.Module,
+    model: nn.Module | Callable[[Tensor], Any],
     x: Tensor,
     y: Tensor,
     *,
@@ -36,6 +37,7 @@ def evaluate(
     store: str | Path | None = None,
     progress: Progress | None = None,
     audit: bool = True,
+    output: Output | None = None,
 ) -> Evaluation:
     """Attack a model with a suite and return its accuracies with intervals, a verdict for every example, and an audit.
 
@@ -47,7 +49,8 @@ def evaluate(
     are as they were. Robust accuracy is still-correct ÷ all, in the worst case over the attacks for every example.
 
     Args:
-        model: returns logits (N, classes) for inputs in [0, 1]; normalisation belongs into it.
+        model: returns logits (N, classes) for inputs in [0, 1], or one logit of a binary model; normalisation belongs into it. Of
+            a function that is no network the answers alone tell whether it is the same.
         x: inputs (N, ...) in [0, 1], float32 or float64.
         y: labels (N,), int64.
         suite: a name (`suite_names()`), a TOML file, or a `Suite`.
@@ -65,11 +68,14 @@ def evaluate(
         store: a directory for finished units of work; an evaluation that was stopped goes on from there.
         progress: called with the finished fraction of the work and what is being done.
         audit: False leaves the audit out, and with it the small attacks that it runs itself.
+        output: where the logits are in what the model returns: a key, an index, or a function of it. Other functions of this
+            package take such a model as `as_classifier(model, output)`.
 
     Raises:
         UserError: something about the suite, the examples or the model's outputs is wrong; nothing was changed.
     """
     started = time.perf_counter()
+    model = as_classifier(model, output)
     config = EvalConfig.resolve(suite, eps=eps, norm=norm, seed=seed, batch_size=batch_size, gradients=gradients, offset=offset)
     with frozen_eval(model):
         run = Run(model, x, y, config, sources=sources, store=store, progress=progress)

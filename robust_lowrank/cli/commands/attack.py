@@ -101,7 +101,7 @@ def attack(
         jobs = [with_data(stored_job(run, [settled]), data_dir, download=False) for run in runs]
     else:
         if runs or out is None:
-            raise UserError("--model is attacked alone: give --data and --out, and no run directory")
+            raise UserError("--model is attacked alone: give --out as well, and no run directory")
         jobs = [foreign_job(foreign, out, [settled], command=console.command_line())]
         foreign.record(out, label=label, command=console.command_line())
     with Board() as board:

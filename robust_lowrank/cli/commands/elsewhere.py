@@ -48,7 +48,7 @@ def foreign_network(
             raise UserError(f"{lone[0]} belongs to a network from elsewhere: name it with --model")
         return None
     if data is None:
-        raise UserError("--model needs its examples: give --data")
+        raise UserError("--model needs its examples: give --data, such as the name of a data set")
     from robust_lowrank.jobs.subjects import Foreign
 
     shift, scale = _numbers(mean, "--mean"), _numbers(std, "--std")

@@ -29,7 +29,7 @@ class FixedBatch(nn.Module):
     def __init__(self, target: Target, meter: Meter | None = None) -> None:
         super().__init__()
         self.target, self.meter = target, meter or Meter()
-        self.piece: int = PIECE.get(target.device.type, PIECE_ELSEWHERE)
+        self.piece: int = 1 if target.alone else PIECE.get(target.device.type, PIECE_ELSEWHERE)
 
     @property
     def classes(self) -> int:
