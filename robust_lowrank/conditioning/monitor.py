@@ -13,7 +13,7 @@ from robust_lowrank import linalg
 from robust_lowrank.conditioning.alerts import LIMITS, Alert, Watch, log
 from robust_lowrank.conditioning.rotation import Overlap, largest_angle, overlap
 from robust_lowrank.conditioning.spectra import Layer, defect, row
-from robust_lowrank.conditioning.writers import Row, Writer
+from robust_lowrank.conditioning.writers import ParquetWriter, Row, Writer
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, FactoredLayer
 from robust_lowrank.layers.forms import matrix_of
@@ -172,6 +172,12 @@ class Monitor:
         self.steps = step
         for writer in self.writers:
             writer.rewind(step)
+
+    def flush(self) -> None:
+        """Have the writers write what they keep; those that keep nothing back have nothing to do."""
+        for writer in self.writers:
+            if isinstance(writer, ParquetWriter):
+                writer.flush()
 
     def close(self) -> None:
         """Detach from the optimizer, and close the writers."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -52,7 +53,7 @@ class MemoryWriter:
 
     def rewind(self, step: int) -> None:
         """Drop the rows after a step."""
-        self.rows = [row for row in self.rows if row["step"] <= step]
+        self.rows[:] = [row for row in self.rows if row["step"] <= step]
 
     def close(self) -> None:
         """Do nothing."""
@@ -66,6 +67,9 @@ class MemoryWriter:
 
 class ParquetWriter(MemoryWriter):
     """Keeps all rows and writes them as one table at `flush` and at the end, whole at any time; a file that is there is continued.
+
+    What an error in the training has left unwritten is written when the writer goes, at the latest as Python ends; a kill leaves
+    the file as it was at the last `flush`.
 
     Example:
         >>> ParquetWriter("/tmp/monitor-example.parquet").close()
@@ -82,15 +86,31 @@ class ParquetWriter(MemoryWriter):
             if tuple(frame.columns) != MONITOR:
                 raise UserError(f"{self.path} is not a table of a monitor: choose another name")
             frame["singular_values"] = [[float(value) for value in values] for values in frame["singular_values"]]
-            self.rows: list[Row] = frame.to_dict("records")  # pyright: ignore[reportAttributeAccessIssue]
+            self.rows.extend(frame.to_dict("records"))  # pyright: ignore[reportArgumentType]
+        self._pending: list[Row] = []
+        weakref.finalize(self, _write_pending, self.path, self.rows, self._pending)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Keep rows."""
+        super().write(rows)
+        self._pending += rows
 
     def flush(self) -> None:
         """Write the table."""
         write_frame(self.path, self.frame())
+        self._pending.clear()
 
     def close(self) -> None:
         """Write the table."""
         self.flush()
+
+
+def _write_pending(path: Path, rows: list[Row], pending: list[Row]) -> None:
+    """Write what a writer that has gone left unwritten."""
+    if pending:
+        import pandas as pd
+
+        write_frame(path, pd.DataFrame(rows, columns=pd.Index(MONITOR)))
 
 
 class JsonlWriter:

@@ -1,17 +1,21 @@
 """The monitor in other people's loops: with their packages where they are installed, and in loops that call as they do."""
 
+import gc
 import importlib.util
+import subprocess
 import sys
 import types
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from robust_lowrank import LowRankOptimizer, MemoryWriter, Monitor, compress
+from robust_lowrank import LowRankOptimizer, MemoryWriter, Monitor, ParquetWriter, compress
 from robust_lowrank.conditioning import callbacks
 from robust_lowrank.errors import UserError
+from robust_lowrank.records import read_frame
 
 
 def installed(*names: str) -> bool:
@@ -60,13 +64,14 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **names: type) -> None:
 
 @pytest.mark.parametrize("first", [0, 4])
 @pytest.mark.parametrize("main", [True, False])
-def test_a_loop_that_calls_as_transformers_does(main: bool, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_that_calls_as_transformers_does(main: bool, first: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stand_in(monkeypatch, "transformers", TrainerCallback=type("TrainerCallback", (), {}))
     model, memory = Network(), Closing()
     callback = callbacks.hugging_face(Monitor(model, every=2, writers=[memory]))
     assert isinstance(callback, sys.modules["transformers"].TrainerCallback)
     optimizer = LowRankOptimizer(model, torch.optim.SGD, lr=0.1)
-    state, args, control = SimpleNamespace(global_step=first, is_world_process_zero=main), object(), object()
+    state, args = SimpleNamespace(global_step=first, is_world_process_zero=main), SimpleNamespace(output_dir=str(tmp_path))
+    control = object()
     batch = {key: torch.stack([example[key] for example in examples()]) for key in ("x", "labels")}
     callback.on_train_begin(args, state, control, model=model)
     for _ in range(first, 6):
@@ -78,6 +83,75 @@ def test_a_loop_that_calls_as_transformers_does(main: bool, first: int, monkeypa
     callback.on_train_end(args, state, control, model=model)
     assert steps(memory) == ([step for step in (2, 4, 6) if step > first] if main else [])
     assert memory.closed == main
+
+
+def moved(model: nn.Module) -> None:
+    with torch.no_grad():
+        for basis in model.body[0].bases():
+            basis.copy_(torch.linalg.qr(basis + 0.1 * torch.randn_like(basis)).Q)
+
+
+def rotations(memory: MemoryWriter) -> list[float]:
+    return memory.frame()["rotation_u"].tolist()
+
+
+def test_rotations_go_on_after_transformers_resumes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stand_in(monkeypatch, "transformers", TrainerCallback=type("TrainerCallback", (), {}))
+    model, args, control = Network(), SimpleNamespace(output_dir=str(tmp_path)), object()
+    (tmp_path / "checkpoint-2").mkdir()
+    state = SimpleNamespace(global_step=2, is_world_process_zero=True)
+    callback = callbacks.hugging_face(Monitor(model, every=1))
+    callback.on_step_end(args, state, control)
+    callback.on_save(args, state, control)
+    moved(model)
+    memory = MemoryWriter()
+    resumed = callbacks.hugging_face(Monitor(model, every=1, writers=[memory]))
+    resumed.on_train_begin(args, state, control)
+    state.global_step = 3
+    resumed.on_step_end(args, state, control)
+    assert steps(memory) == [3] and rotations(memory)[0] > 0.01
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3/monitor.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="cannot be read as the state of a monitor"):
+        callbacks.hugging_face(Monitor(model)).on_train_begin(args, state, control)
+
+
+def test_lightning_keeps_the_rows_of_a_loop_that_dies_and_its_rotations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stand_in(monkeypatch, "lightning.pytorch", Callback=type("Callback", (), {}))
+    model, path = Network(), tmp_path / "monitor.parquet"
+    trainer = SimpleNamespace(global_step=1, is_global_zero=True)
+    callback = callbacks.lightning(Monitor(model, every=1, writers=[ParquetWriter(path)]))
+    callback.on_train_batch_end(trainer, model, None, None, 0)
+    kept = callback.state_dict()
+    callback.on_exception(trainer, model, RuntimeError("out of memory"))
+    assert len(read_frame(path)) == 1
+    moved(model)
+    memory = MemoryWriter()
+    resumed = callbacks.lightning(Monitor(model, every=1, writers=[memory]))
+    resumed.load_state_dict(kept)
+    resumed.on_train_start(trainer, model)
+    trainer.global_step = 2
+    resumed.on_train_batch_end(trainer, model, None, None, 1)
+    assert steps(memory) == [2] and rotations(memory)[0] > 0.01
+
+
+def test_a_table_is_written_when_a_loop_dies(tmp_path: Path) -> None:
+    """An error in a loop without a hook for it: the rows are there as the process ends, and as the writer goes."""
+    path = tmp_path / "monitor.parquet"
+    code = (
+        "from torch import nn; from robust_lowrank import Monitor, ParquetWriter, compress; net = nn.Sequential(nn.Linear(8, 8))\n"
+        f"compress(net, method='condlr', rank=4); monitor = Monitor(net, every=1, writers=[ParquetWriter({str(path)!r})])\n"
+        "for step in range(3):\n    monitor.step()\nraise RuntimeError('died')"
+    )
+    died = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert died.returncode == 1 and "died" in died.stderr
+    assert read_frame(path)["step"].tolist() == [1, 2, 3]
+    writer = ParquetWriter(path)
+    writer.rewind(2)
+    writer.write(writer.rows[:1])
+    del writer
+    gc.collect()
+    assert read_frame(path)["step"].tolist() == [1, 2, 1]
 
 
 @pytest.mark.parametrize("package", ["lightning.pytorch", "pytorch_lightning"])
