@@ -16,7 +16,7 @@ from robust_lowrank.evaluation.identity import Identity
 from robust_lowrank.evaluation.ledger import Ledger
 from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.inputs import outside_inference
-from robust_lowrank.evaluation.network.memory import in_halves, in_smaller_batches
+from robust_lowrank.evaluation.network.memory import in_halves, in_smaller_batches, observed
 from robust_lowrank.evaluation.network.meter import Exhausted, Meter
 from robust_lowrank.evaluation.network.target import Target, checked_target
 from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs, clean_inputs
@@ -27,7 +27,7 @@ from robust_lowrank.evaluation.units import Unit, earlier_units, list_units
 from robust_lowrank.evaluation.verdict import check
 from robust_lowrank.provenance import digest_tensors, machine, versions
 from robust_lowrank.records import AuditFinding, ResultRecord, now
-from robust_lowrank.threat import OBSERVED, KeyedNoise, observe
+from robust_lowrank.threat import OBSERVED, KeyedNoise
 
 Progress = Callable[[float, str], None]
 
@@ -72,7 +72,7 @@ class Run:
     def behaviour(self, first: int = 0) -> dict[str, str]:
         """Return how the network answers to keyed inputs around the examples from `first` on."""
         if first not in self._behaviours:
-            self._behaviours[first] = observe(
+            self._behaviours[first] = observed(
                 FixedBatch(self.target), self._examples(torch.arange(first, len(self.x))[:OBSERVED])[0]
             )
         return self._behaviours[first]

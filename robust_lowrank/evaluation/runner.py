@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from robust_lowrank.evaluation.network.classifier import Output, as_classifier
 from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.inputs import outside_inference
+from robust_lowrank.evaluation.network.memory import observed
 from robust_lowrank.evaluation.network.meter import Meter
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.result import Evaluation
 from robust_lowrank.evaluation.run import Progress, Run
 from robust_lowrank.evaluation.suite import BATCH, EvalConfig, Suite
 from robust_lowrank.records import ResultRecord, unlike
-from robust_lowrank.threat import OBSERVED, frozen_eval, observe
+from robust_lowrank.threat import OBSERVED, frozen_eval
 
 
 def evaluate(
@@ -114,7 +115,7 @@ def behaviour(model: nn.Module, x: Tensor) -> dict[str, str]:
     """
     with frozen_eval(model):
         target = Target(model, outside_inference(x))
-        return observe(FixedBatch(target), outside_inference(x[:OBSERVED]).to(target.device))
+        return observed(FixedBatch(target), outside_inference(x[:OBSERVED]).to(target.device))
 
 
 class Fingerprint(NamedTuple):

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
+from robust_lowrank.evaluation.network.memory import observed
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.recount import recount
 from robust_lowrank.evaluation.result import Adversarial
 from robust_lowrank.evaluation.verdict import margins, predictions
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.records import ResultRecord, unlike
-from robust_lowrank.threat import OBSERVED, Threat, frozen_eval, observe, threat
+from robust_lowrank.threat import OBSERVED, Threat, frozen_eval, threat
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +100,7 @@ def verify(
     proofs, faults = [], recount(record, verdicts, adversarial)
     with frozen_eval(model), torch.no_grad():
         network = FixedBatch(Target(model, x))
-        if where := unlike(record.behaviour, observe(network, x[:OBSERVED].to(network.device))):
+        if where := unlike(record.behaviour, observed(network, x[:OBSERVED].to(network.device))):
             faults.append(f"the network answers otherwise than the one that was attacked, {where}")
         faults += _clean_faults(network, x, y, verdicts)
         for _, part in verdicts.groupby(["attack", "eps"], sort=False):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
+from robust_lowrank.threat import observe
 
 _Result = TypeVar("_Result")
 
@@ -33,6 +34,25 @@ def in_halves(work: Callable[[Tensor], _Result], rows: Tensor, network: FixedBat
         return in_halves(work, rows, network)
     middle = len(rows) // 2
     return [*in_halves(work, rows[:middle], network), *in_halves(work, rows[middle:], network)]
+
+
+def observed(network: FixedBatch, x: Tensor) -> dict[str, str]:
+    """Return `threat.observe` of a network, in smaller pieces where that takes more memory than there is.
+
+    Example:
+        >>> observed(FixedBatch(Target(model, x)), x)["clean"]
+
+    Raises:
+        RuntimeError: one example alone takes too much.
+    """
+    try:
+        return observe(network, x)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error) or network.piece == 1:
+            raise
+    torch.cuda.empty_cache()
+    network.piece = max(1, network.piece // 2)
+    return observed(network, x)
 
 
 def in_smaller_batches(work: Callable[[int], _Result], size: int) -> _Result:
