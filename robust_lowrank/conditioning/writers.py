@@ -88,7 +88,9 @@ class ParquetWriter(MemoryWriter):
             frame["singular_values"] = [[float(value) for value in values] for values in frame["singular_values"]]
             self.rows.extend(frame.to_dict("records"))  # pyright: ignore[reportArgumentType]
         self._pending: list[Row] = []
-        weakref.finalize(self, _write_pending, self.path, self.rows, self._pending)
+        self._seen: dict[Path, int] = {}
+        _look(self.path, self._seen)
+        weakref.finalize(self, _write_pending, self.path, self.rows, self._pending, self._seen)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Keep rows."""
@@ -99,15 +101,22 @@ class ParquetWriter(MemoryWriter):
         """Write the table."""
         write_frame(self.path, self.frame())
         self._pending.clear()
+        _look(self.path, self._seen)
 
     def close(self) -> None:
         """Write the table."""
         self.flush()
 
 
-def _write_pending(path: Path, rows: list[Row], pending: list[Row]) -> None:
-    """Write what a writer that has gone left unwritten."""
-    if pending:
+def _look(path: Path, seen: dict[Path, int]) -> None:
+    """Remember when a file was written last, if it is there."""
+    if path.exists():
+        seen[path] = path.stat().st_mtime_ns
+
+
+def _write_pending(path: Path, rows: list[Row], pending: list[Row], seen: dict[Path, int]) -> None:
+    """Write what a writer that has gone left unwritten, unless another one has written the file since."""
+    if pending and (path.stat().st_mtime_ns if path.exists() else None) == seen.get(path):
         import pandas as pd
 
         write_frame(path, pd.DataFrame(rows, columns=pd.Index(MONITOR)))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from robust_lowrank.evaluation.result import CLEAN, WORST, Adversarial
+from robust_lowrank.evaluation.result import CLEAN, INTERVAL, WORST, Adversarial
 from robust_lowrank.provenance import digest_definition
 from robust_lowrank.records import ResultRecord
 from robust_lowrank.statistics import bounded
@@ -81,7 +81,7 @@ def _of_rows(record: ResultRecord, verdicts: "pd.DataFrame") -> list[str]:
 
 def _of_accuracies(record: ResultRecord, verdicts: "pd.DataFrame") -> list[str]:
     """Count again."""
-    faults, seen = [], []
+    faults, seen = [] if record.interval == INTERVAL else [f"its intervals are {INTERVAL}, not {record.interval}"], []
     units = _units(verdicts)
     for entry in record.accuracies:
         seen.append((entry.attack, entry.eps))

@@ -17,7 +17,7 @@ from robust_lowrank.evaluation.result import Adversarial
 from robust_lowrank.evaluation.verdict import margins, predictions
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.records import ResultRecord, unlike
-from robust_lowrank.threat import OBSERVED, Threat, frozen_eval, threat
+from robust_lowrank.threat import KINDS, NUMBERS, OBSERVED, Threat, frozen_eval, threat
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,9 +98,13 @@ def verify(
         if digest_tensors(tensors) != record.hashes.get(name):
             raise UserError(f"the result of suite {record.suite!r} is stale: it belongs to other {name}; attack again")
     proofs, faults = [], recount(record, verdicts, adversarial)
+    if any(entry.total != len(x) for entry in record.accuracies):
+        faults.append(f"an accuracy is not one of {len(x)} examples")
     with frozen_eval(model), torch.no_grad():
         network = FixedBatch(Target(model, x))
-        if where := unlike(record.behaviour, observed(network, x[:OBSERVED].to(network.device))):
+        if any(len(record.behaviour.get(kind, "").split()) != NUMBERS * min(OBSERVED, len(x)) for kind in KINDS):
+            faults.append("it does not say how its network answers, as results have since there are seals")
+        elif where := unlike(record.behaviour, observed(network, x[:OBSERVED].to(network.device))):
             faults.append(f"the network answers otherwise than the one that was attacked, {where}")
         faults += _clean_faults(network, x, y, verdicts)
         for _, part in verdicts.groupby(["attack", "eps"], sort=False):
@@ -147,7 +151,7 @@ def _clean_faults(network: FixedBatch, x: Tensor, y: Tensor, verdicts: "pd.DataF
     """Hold labels and clean predictions against the examples and the network."""
     rows = verdicts.drop_duplicates("example").sort_values("example")
     if len(rows) != len(x):
-        return []  # which the recount says
+        return [f"there are verdicts of {len(rows)} examples, and {len(x)} examples"]
     faults = []
     if rows["label"].tolist() != y.tolist():
         faults.append("a label is not that of its example")

@@ -65,7 +65,10 @@ def examine(
     examined = {}
     for name, result in chosen.items():
         inputs = evaluation.read_adversarial(records.RunFiles(run_dir).result(name).adversarial)
-        part = subject.first(result.record.accuracies[0].total if result.record.accuracies else 0)
+        count = result.record.accuracies[0].total if result.record.accuracies else 0
+        if not 1 <= count <= len(subject.y) or int(result.verdicts["example"].min()) != 0:
+            raise UserError(f"{run_dir}/results/{name} is of {count} examples, where there are {len(subject.y)}: move it away")
+        part = subject.first(count)
         verified = evaluation.verify(part.model, part.x, part.y, result.record, result.verdicts, inputs)
         tried: tuple[evaluation.Again, ...] = ()
         if again is not None:
@@ -98,7 +101,8 @@ def _subject(run: records.Run, data_dir: Path | None, foreign: Foreign | None) -
 def _file_faults(run: records.Run) -> Iterator[str]:
     """Yield in words what is not as it was written."""
     files = records.RunFiles(run.path)
-    yield from records.broken_seals(files.record, run.record)
+    yield from records.broken_seals(files.record, run.record, files.beside)
+    yield from records.strangers(run)
     for name, certificate in run.certificates.items():
         yield from records.broken_seals(files.certificate(name), certificate.record)
     for table in sorted(files.certificates.glob("*.parquet")):
@@ -107,7 +111,7 @@ def _file_faults(run: records.Run) -> Iterator[str]:
     for directory in sorted(path for path in files.results.glob("*") if path.is_dir()):
         result = files.result(directory.name)
         if directory.name in run.results:
-            yield from records.broken_seals(result.record, run.results[directory.name].record)
+            yield from records.broken_seals(result.record, run.results[directory.name].record, result.beside)
         elif any(path.exists() for path in result.beside):
             yield f"{result.record} is missing"
         for unit in sorted(result.units.glob("*.safetensors")):

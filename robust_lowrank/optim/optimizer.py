@@ -142,7 +142,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         if "window" not in state:
             raise UserError("this is not the state of a LowRankOptimizer: it has no window")
         window = state.pop("window")
-        if window.get("moments") != self.moments:
+        older = any("mean_squares" in each for each in state["state"].values())  # of rows and columns, as before covariances
+        if window.get("moments") != self.moments or older:
             raise UserError(f"this state has moments of another kind or version, and the optimizer {self.moments!r} ones")
         self._free.load_state_dict(state.pop("methods", {}))
         self.inner.load_state_dict(state)

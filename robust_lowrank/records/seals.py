@@ -23,8 +23,11 @@ def write_sealed(path: Path, record: _Sealed, files: Iterable[Path]) -> _Sealed:
     return record
 
 
-def broken_seals(path: Path, record: SealedRecord) -> list[str]:
+def broken_seals(path: Path, record: SealedRecord, beside: Iterable[Path] = ()) -> list[str]:
     """Return in words what is not as it was written: the record in the file `path`, and each file beside it.
+
+    Args:
+        beside: files that would have been sealed with it if they had been there.
 
     Example:
         >>> broken_seals(Path("runs/condlr/run.json"), record)  # doctest: +SKIP
@@ -35,6 +38,9 @@ def broken_seals(path: Path, record: SealedRecord) -> list[str]:
     faults = []
     if record.seal != _own_digest(record) or path.read_text(encoding="utf-8") != text_of(record):
         faults.append(f"{path} is not as it was written")
+    faults += [
+        f"{file} has come since {path.name} was written" for file in beside if file.is_file() and file.name not in record.files
+    ]
     for name, digest in record.files.items():
         file = path.parent / name
         if not file.is_file():

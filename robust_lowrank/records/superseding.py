@@ -18,6 +18,7 @@ def supersedes(one: ResultRecord, other: ResultRecord) -> bool:
         and one.hashes["weights"] == other.hashes["weights"]
         and not unlike(one.behaviour, other.behaviour)
         and _size(one) >= _size(other)
+        and _unresolved(one) <= _unresolved(other)
         and set(one.eps) >= set(other.eps)
         and (_size(one), len(one.eps), -_unresolved(one)) > (_size(other), len(other.eps), -_unresolved(other))
         and _attacks(one) == _attacks(other)

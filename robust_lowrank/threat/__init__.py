@@ -1,5 +1,7 @@
 """Threat models say how far an input may be moved; keyed noise and frozen networks serve whoever moves it."""
 
+from robust_lowrank.threat.behaviour import KINDS as KINDS
+from robust_lowrank.threat.behaviour import NUMBERS as NUMBERS
 from robust_lowrank.threat.behaviour import OBSERVED as OBSERVED
 from robust_lowrank.threat.behaviour import observe as observe
 from robust_lowrank.threat.frozen import frozen_eval as frozen_eval

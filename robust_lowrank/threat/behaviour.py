@@ -8,6 +8,7 @@ from torch import Tensor
 from robust_lowrank.threat.noise import KeyedNoise
 
 OBSERVED = 8  # of each kind
+KINDS = ("clean", "noisy", "random")
 NUMBERS = 4  # that the logits of an input are projected on
 NOISE = 0.05  # half the width of the noise
 

@@ -44,7 +44,7 @@ def test_verify_proves_every_verdict_until_an_input_is_changed(rlr_eval: Command
     assert printed["faults"] == [f"{path} is not as it was written"]
     (proofs,) = (result["proofs"] for result in printed["results"].values())
     assert [proof["failed"] for proof in proofs] == [[], [int(tensors["pgd-20/0.1/examples"][0])]]
-    assert "1 verdicts are not proved: attack again" in rlr_eval("verify", "LOW").stdout
+    assert "1 verdicts are not proved: move the result and its units away" in rlr_eval("verify", "LOW").stdout
 
 
 def test_a_share_is_attacked_anew(rlr_eval: Command, attacked: Path) -> None:
@@ -75,6 +75,9 @@ def test_any_edited_byte_of_a_run_is_found(rlr_eval: Command, attacked: Path) ->
             assert not examine(Path("LOW"), None, None).sound or path.parent.name == "units", f"{path} is gone"
         path.write_bytes(whole)
     assert examine(Path("LOW"), None, None).sound
+    (attacked / "transfer.parquet").write_bytes((attacked / "verdicts.parquet").read_bytes())
+    with suppress(UserError):
+        assert not examine(Path("LOW"), None, None).sound, "a file that nobody has sealed"
 
 
 def test_networks_from_elsewhere_are_verified_and_forecast(rlr_eval: Command, runs: Path) -> None:

@@ -228,3 +228,18 @@ def test_a_forged_robust_verdict_is_refuted_by_attacking_again(subject, result):
     assert found[ATTACK].refuted == tuple(frame.loc[forged, "example"])
     with pytest.raises(UserError, match="cannot be attacked again"):
         attack_again(*subject, result.record, frame, share=1.5, seed=0)
+
+
+def test_invented_examples_and_missing_answers_are_found(subject, result):
+    """Examples beyond those that there are would be counted, and a record without answers would fit any forward pass."""
+    model, x, y = subject
+    invented = result.verdicts[result.verdicts["example"] == 0].assign(verdict="robust", example=len(x))
+    frame = pd.concat([result.verdicts, invented], ignore_index=True)
+    assert not verify(model, x, y, result.record, frame, result.adversarial).sound
+    totals = [entry.model_copy(update={"total": entry.total + 1}) for entry in result.record.accuracies]
+    faults = verify(model, x, y, result.record.model_copy(update={"accuracies": totals}), frame, result.adversarial).faults
+    assert "there are verdicts of 41 examples, and 40 examples" in faults
+    for behaviour in ({}, {"clean": ""}, result.record.behaviour | {"random": "1 2"}):
+        assert not verify(
+            *subject, result.record.model_copy(update={"behaviour": behaviour}), result.verdicts, result.adversarial
+        ).sound

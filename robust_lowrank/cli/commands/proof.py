@@ -100,9 +100,11 @@ def _say(examination: "Examination", drawn: str) -> None:
     failed = sum(len(proof.failed) for result in examination.results.values() for proof in result.verification.proofs)
     refuted = sum(len(entry.refuted) for _, entry in tried if entry.same_noise)
     if failed:
-        console.say(f"{failed} verdicts are not proved: attack again")
+        console.say(f"{failed} verdicts are not proved: move the result and its units away, and attack again")
     if refuted:
-        console.say(f"{refuted} robust verdicts are refuted by the attack that gave them: attack again")
+        console.say(
+            f"{refuted} robust verdicts are refuted by the attack that gave them: move the result and its units away, and attack again"
+        )
     if examination.sound:
         left = f"a share of them was attacked anew{drawn}" if tried else "--again 0.05 attacks a share of them anew"
         console.say(

@@ -45,7 +45,7 @@ def arrange(runs: Sequence[Run]) -> tuple[Entry, ...]:
         raise UserError("nothing to report: no run directories were given")
     for run in runs:
         if stranger := next(strangers(run), None):
-            raise UserError(f"{stranger}: make it again, or move it away")
+            raise UserError(f"{stranger}: move it away, and make it again")
     distinct = list({run.path.resolve(): run for run in runs}.values())
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(distinct, key=lambda run: _BASELINES.get(run.record.method, len(_BASELINES))):
