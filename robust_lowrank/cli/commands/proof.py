@@ -102,9 +102,7 @@ def _say(examination: "Examination", drawn: str) -> None:
     if failed:
         console.say(f"{failed} verdicts are not proved: move the result and its units away, and attack again")
     if refuted:
-        console.say(
-            f"{refuted} robust verdicts are refuted by the attack that gave them: move the result and its units away, and attack again"
-        )
+        console.say(f"{refuted} robust verdicts are refuted by their own attack: move the result and its units away")
     if examination.sound:
         left = f"a share of them was attacked anew{drawn}" if tried else "--again 0.05 attacks a share of them anew"
         console.say(
