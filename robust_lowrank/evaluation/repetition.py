@@ -1,6 +1,5 @@
 """What no input proves, that an example is robust, is tried again on a random share of the examples."""
 
-import json
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,10 +8,12 @@ from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.attacks.base import NativeAttack
-from robust_lowrank.evaluation.attacks.registry import ATTACKS
 from robust_lowrank.evaluation.network.meter import Meter
+from robust_lowrank.evaluation.recorded import recorded_suite
 from robust_lowrank.evaluation.run import Progress, Run
-from robust_lowrank.evaluation.suite import BATCH, EvalConfig, Suite
+from robust_lowrank.evaluation.suite import BATCH, EvalConfig
+from robust_lowrank.evaluation.units import earlier_units
+from robust_lowrank.provenance import versions
 from robust_lowrank.records import ResultRecord
 from robust_lowrank.statistics import clopper_pearson
 from robust_lowrank.threat import frozen_eval
@@ -28,7 +29,7 @@ class Again(NamedTuple):
     eps: float
     tried: int
     refuted: tuple[int, ...]  # the examples that it breaks now
-    same_noise: bool  # the attack is the one of then to the last draw, so that nothing but another result refutes anything
+    same_noise: bool  # the attack is the one of then to the last draw and version, so that nothing is refuted by chance
 
     @property
     def most(self) -> float:
@@ -69,36 +70,25 @@ def attack_again(
         raise UserError(f"a share of {share:g} of the examples cannot be attacked again: give one above 0 and at most 1")
     offset = int(verdicts["example"].min())
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: math.ceil(share * len(x))].sort().values
-    names, suite = _suite(record)
+    suite = recorded_suite(record)
+    entries = {attack.label: entry for attack, entry in zip(suite.attacks, record.definition["attacks"], strict=True)}
+    if all(attack.transfers for attack in suite.attacks):
+        return []
     config = EvalConfig(suite, record.seed, batch_size, gradients)
     with frozen_eval(model):
         run = Run(model, x[chosen], y[chosen], config, numbers=chosen + offset, progress=progress)
         run.execute(Meter())
     found = []
-    for unit, ledger in zip(run.units, run.ledgers, strict=True):
-        name, eps = names[unit.attack.label], unit.threat.eps
+    for number, (unit, ledger) in enumerate(zip(run.units, run.ledgers, strict=True)):
+        name, eps = str(entries[unit.attack.label]["name"]), unit.threat.eps
         part = verdicts[(verdicts["attack"] == name) & (verdicts["eps"] == eps) & (verdicts["verdict"] == "robust")]
         robust = torch.isin(run.numbers, torch.tensor(part["example"].to_numpy()))
         refuted = tuple(run.numbers[robust & ledger.broken].tolist())
-        found.append(Again(name, eps, int(robust.sum()), refuted, isinstance(unit.attack, NativeAttack)))
+        found.append(Again(name, eps, int(robust.sum()), refuted, _has_same_noise(run, number, record)))
     return found
 
 
-def _suite(record: ResultRecord) -> tuple[dict[str, str], Suite]:
-    """Return the suite that a result is of, its attacks under other names, and by these names those of the result."""
-    names, attacks = {}, []
-    for number, entry in enumerate(record.definition["attacks"]):
-        kind = ATTACKS.get(entry.get("attack", ""))
-        if kind is None:
-            raise UserError(f"the result of suite {record.suite!r} has an attack {entry.get('attack')!r}, which this version lacks")
-        if kind.transfers:
-            continue
-        values = {name: value for name, value in entry.items() if name in kind.model_fields and name != "name"}
-        if "name" in kind.model_fields:
-            values["name"] = f"attack{number}"
-        attack = kind.model_validate_json(json.dumps(values))
-        names[attack.label] = entry["name"]
-        attacks.append(attack)
-    if not attacks:
-        raise UserError(f"the result of suite {record.suite!r} has only attacks by transfer: attack it again with --source")
-    return names, Suite(name=record.suite, norm=record.norm, eps=tuple(record.eps), attacks=tuple(attacks))
+def _has_same_noise(run: Run, number: int, record: ResultRecord) -> bool:
+    """Return whether a unit, and all that it goes on from, is what it was then: native, and of the same versions."""
+    attacks = [run.units[other].attack for other in (number, *earlier_units(run.units, number))]
+    return record.versions == versions() and all(isinstance(attack, NativeAttack) for attack in attacks)

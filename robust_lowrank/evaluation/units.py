@@ -9,6 +9,8 @@ from robust_lowrank.evaluation.attacks.base import Attack
 from robust_lowrank.evaluation.suite import Suite
 from robust_lowrank.threat import Threat, threat
 
+SURVIVORS = "-on-survivors"  # ends the name of an attack on what those before it have left
+
 
 class Unit(NamedTuple):
     """One attack at one eps."""
@@ -33,7 +35,7 @@ def list_units(suite: Suite, shape: tuple[int, ...], classes: int, *, with_sourc
     for attack in attacks:
         for eps in sorted(suite.radii(attack), reverse=attack.minimal):
             budget = threat(suite.norm, eps, features=math.prod(shape))
-            name = attack.named(classes, shape, budget) + ("" if attack.examples == "correct" else "-on-survivors")
+            name = attack.named(classes, shape, budget) + ("" if attack.examples == "correct" else SURVIVORS)
             units.append(Unit(attack, budget, name, attack.cost(classes, suite.norm) + 1))
     return units
 

@@ -12,8 +12,10 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.memory import observed
 from robust_lowrank.evaluation.network.target import Target
+from robust_lowrank.evaluation.recorded import name_faults, recorded_units
 from robust_lowrank.evaluation.recount import recount
 from robust_lowrank.evaluation.result import Adversarial
+from robust_lowrank.evaluation.units import earlier_units
 from robust_lowrank.evaluation.verdict import margins, predictions
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.records import ResultRecord, unlike
@@ -120,6 +122,7 @@ def verify(
                 faults.append(
                     f"{attack} at {eps:g}: prediction, margin or distance of example {other[0]} are not those of its input"
                 )
+        faults += _unit_faults(record, verdicts, tuple(x.shape[1:]), network.classes)
     return Verification(tuple(proofs), tuple(faults), int((verdicts["verdict"] == "robust").sum()))
 
 
@@ -145,6 +148,26 @@ def transferred(model: nn.Module, x: Tensor, y: Tensor, adversarial: Mapping[str
             fooled = wrong(inputs[tried], y[examples[tried]])
             entries.append(Transferred(attack, float(eps), int(tried.sum()), int(fooled.sum())))
         return entries
+
+
+def _unit_faults(record: ResultRecord, verdicts: "pd.DataFrame", shape: tuple[int, ...], classes: int) -> list[str]:
+    """Ask of every attack that it has its own name, and breaks what the units that it goes on from have broken within its eps."""
+    try:
+        recorded = recorded_units(record, shape, classes)
+    except UserError as error:
+        return [str(error)]
+    faults, units = name_faults(record, recorded), [unit for unit, _ in recorded]
+    rows = {(str(part["attack"].iloc[0]), float(part["eps"].iloc[0])): part for _, part in verdicts.groupby(["attack", "eps"])}
+    parts = [rows.get((str(entry.get("name")), unit.threat.eps)) for unit, entry in recorded]
+    for number, part in enumerate(parts):
+        for other in (parts[earlier] for earlier in earlier_units(units, number)):
+            if part is None or other is None:
+                continue  # which the recount says
+            within = other[(other["verdict"] == "broken") & (other["distance"] <= units[number].threat.eps)]["example"]
+            if len(lost := set(within) - set(part.loc[part["verdict"] == "broken", "example"])):
+                name = f"{part['attack'].iloc[0]} at {units[number].threat.eps:g}"
+                faults.append(f"{name}: example {min(lost)} is not broken, and was within {float(other['eps'].iloc[0]):g} already")
+    return faults
 
 
 def _clean_faults(network: FixedBatch, x: Tensor, y: Tensor, verdicts: "pd.DataFrame") -> list[str]:

@@ -187,4 +187,4 @@ def place_of(job: Job, attack: Attack, subject: Subject) -> Place:
     """
     config, sources = config_of(subject, attack), source_networks(attack)
     known = evaluation.fingerprint(subject.model, subject.x, subject.y, config, sources=sources)
-    return place_result(records.RunFiles(job.out), attack.directory, known)
+    return place_result(records.RunFiles(job.out), attack.directory, known, config, len(subject.y))

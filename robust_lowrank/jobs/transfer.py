@@ -59,7 +59,8 @@ def _try_on(target: _Attacked, sources: Sequence[_Attacked], attack: Attack) -> 
     import pandas as pd
 
     path = target.files.transfer
-    kept = records.read_frame(path) if path.is_file() else pd.DataFrame(columns=pd.Index(records.TRANSFER))
+    sealed = not records.broken_seals(target.files.record, target.result, target.files.beside)
+    kept = records.read_frame(path) if path.is_file() and sealed else pd.DataFrame(columns=pd.Index(records.TRANSFER))
     common = {"target_weights": target.result.hashes["weights"], "data": target.result.hashes["data"]}
     kept = kept[(kept[list(common)] == pd.Series(common)).all(axis=1)]
     done = set(zip(kept["source_weights"], kept["attack_hash"], kept["source_created"], strict=True))

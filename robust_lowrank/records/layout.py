@@ -1,5 +1,6 @@
 """The layout of a run directory names its files, for every stage."""
 
+import glob
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -61,6 +62,13 @@ class RunFiles:
         """Yield the names for results of one suite, without end: that of the suite, and with -2, -3 and so on."""
         yield name
         yield from (f"{name}-{number}" for number in count(2))
+
+    def existing_results(self, name: str) -> list[str]:
+        """Return the names of the directories of results of one suite that are there, in the order of their numbers."""
+        there = [path.name for path in self.results.glob(f"{glob.escape(name)}*") if path.is_dir()]
+        tails = {each: each.removeprefix(f"{name}-") for each in there}
+        numbers = {each: 1 if each == name else int(tail) for each, tail in tails.items() if each == name or tail.isdecimal()}
+        return sorted(numbers, key=lambda each: numbers[each])
 
     def certificate(self, name: str) -> Path:
         """Return the `CertificateRecord` of that name; its table `CERTIFICATE` lies beside it, as .parquet."""

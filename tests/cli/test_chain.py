@@ -1,6 +1,7 @@
 """Train, attack, condition, report: each command on what the one before wrote."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,17 @@ def test_attack_keeps_every_result_and_says_what_supersedes_it(rlr_eval: Command
     assert "results/quick, on 10 examples at eps 0.1: superseded by results/quick-3, and kept" in said[1]
     assert "results/quick, on 10 examples at eps 0.1: superseded by results/quick-4, and kept" in said[2]  # at both radii
     assert "results/quick-3, on 12 examples at eps 0.1: kept beside it" in said[2]
+    shutil.rmtree(run / "results/quick-2")  # a gap is filled by what is new, and hides nothing
+    attack("--eps", "0.05")
+    assert set(times()) == {"quick", "quick-3", "quick-4"}
+    attack("--seed", 1)
+    verdicts = (run / "results/quick-3/verdicts.parquet").read_bytes()
+    (run / "results/quick-3/result.json").write_text("{")  # of nobody knows which attack, but its verdicts say: not of this one
+    attack("--seed", 2)
+    assert (run / "results/quick-3/verdicts.parquet").read_bytes() == verdicts and "quick-5" in times()
+    attack("--n", 12)
+    assert json.loads((run / "results/quick-3/result.json").read_text())["accuracies"][0]["total"] == 12
+    shutil.rmtree(run / "results/quick-5")
     (run / "results/quick/verdicts.parquet").unlink()
     attack()
     assert set(times()) == {"quick", "quick-2", "quick-3", "quick-4"} and (run / "results/quick/verdicts.parquet").is_file()

@@ -10,9 +10,23 @@ from torch import nn
 
 from robust_lowrank import records
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation import APGD, FAB, FGSM, PGD, Square, Suite, attack_again, evaluate
+from robust_lowrank.evaluation import (
+    APGD,
+    FAB,
+    FGSM,
+    PGD,
+    AANative,
+    AutoAttack,
+    RandomNoise,
+    Square,
+    Suite,
+    Torchattack,
+    attack_again,
+    evaluate,
+)
+from robust_lowrank.evaluation.attacks.base import NativeAttack
 from robust_lowrank.evaluation.verification import read_adversarial, verify
-from robust_lowrank.provenance import digest_tensors
+from robust_lowrank.provenance import digest_definition, digest_tensors
 from robust_lowrank.statistics import clopper_pearson
 
 SUITE = Suite(name="s", eps=(0.05, 0.1), attacks=(FGSM(), PGD(steps=5), APGD(steps=5), FAB(steps=3, targets=3), Square(queries=40)))
@@ -192,9 +206,10 @@ def test_any_edited_accuracy_or_definition_is_found(subject, result):
     definition = copy.deepcopy(result.record.definition)
     definition["attacks"][1]["steps"] = 50
     assert not sound(definition=definition)
-    title = copy.deepcopy(result.record.definition)
-    title["attacks"][1]["title"] = "PGD-5, of course"
-    assert sound(definition=title)  # what only reports read is covered by the seal
+    for key, value in (("title", "AutoAttack"), ("minimal", True)):
+        told = copy.deepcopy(result.record.definition)
+        told["attacks"][1][key] = value
+        assert not sound(definition=told)
 
 
 def test_other_answers_with_the_same_weights_are_found(subject, result):
@@ -243,3 +258,54 @@ def test_invented_examples_and_missing_answers_are_found(subject, result):
         assert not verify(
             *subject, result.record.model_copy(update={"behaviour": behaviour}), result.verdicts, result.adversarial
         ).sound
+
+
+def test_verdicts_that_contradict_a_smaller_eps_are_found(subject, result):
+    """What breaks an example within 0.05 breaks it within 0.1, and its stored input proves it."""
+    frame, adversarial = result.verdicts.copy(), dict(result.adversarial)
+    row = frame.index[(frame["attack"] == "pgd-5") & (frame["eps"] == 0.05) & (frame["verdict"] == "broken")][0]
+    number = int(frame.loc[row, "example"])
+    same = (frame["attack"] == "pgd-5") & (frame["eps"] == 0.1) & (frame["example"] == number)
+    frame.loc[same, ["verdict", "distance", "margin"]] = ["robust", float("nan"), 1.0]
+    found = adversarial[KEY]
+    kept = found.examples != number
+    adversarial[KEY] = found._replace(inputs=found.inputs[kept], examples=found.examples[kept])
+    faults = verify(*subject, result.record, frame, adversarial).faults
+    assert f"pgd-5 at 0.1: example {number} is not broken, and was within 0.05 already" in faults
+
+
+def test_an_attack_under_the_name_of_autoattack_is_found(subject, result):
+    """A forger who mends verdicts, inputs, hash and title alike."""
+    definition = copy.deepcopy(result.record.definition)
+    names = [entry["name"] for entry in definition["attacks"]]
+    entry = definition["attacks"][names.index("pgd-5")]
+    entry["name"] = entry["title"] = "autoattack"
+    hashed = definition | {
+        "attacks": [{k: v for k, v in e.items() if k not in ("title", "minimal")} for e in definition["attacks"]]
+    }
+    hashes = result.record.hashes | {"attack": digest_definition(hashed)}
+    renamed = [e.model_copy(update={"attack": "autoattack"}) if e.attack == "pgd-5" else e for e in result.record.accuracies]
+    record = result.record.model_copy(update={"definition": definition, "hashes": hashes, "accuracies": renamed})
+    frame = result.verdicts.replace({"attack": {"pgd-5": "autoattack"}})
+    adversarial = {key.replace("pgd-5/", "autoattack/"): part for key, part in result.adversarial.items()}
+    faults = verify(*subject, record, frame, adversarial).faults
+    assert "autoattack is the name of another attack than 'pgd'" in faults
+
+
+@pytest.mark.parametrize(
+    "kind", [AutoAttack(), AANative(), Torchattack(algorithm="MIFGSM", parameters={"steps": 2}), RandomNoise(draws=2)]
+)
+def test_every_kind_of_attack_is_verified_and_put_again(subject, kind):
+    """Attacks of other packages draw other noise, which refutes nothing by itself; names of one's own are allowed."""
+    if isinstance(kind, Torchattack):
+        pytest.importorskip("torchattacks")
+    if isinstance(kind, AutoAttack):
+        pytest.importorskip("pyautoattack")
+    model, x, y = subject
+    own = FGSM(name="mine", examples="survivors")
+    found = evaluate(model, x[:3], y[:3], suite=Suite(name="s", eps=(0.1, 0.05), attacks=(kind, own)), audit=False)
+    checked = verify(model, x[:3], y[:3], found.record, found.verdicts, found.adversarial)
+    assert checked.sound, checked.faults
+    again = attack_again(model, x[:3], y[:3], found.record, found.verdicts, share=1.0, seed=0)
+    assert {(entry.attack, entry.eps) for entry in again} == set(zip(found.verdicts["attack"], found.verdicts["eps"], strict=True))
+    assert {entry.same_noise for entry in again if entry.attack != "mine-on-survivors"} == {isinstance(kind, NativeAttack)}

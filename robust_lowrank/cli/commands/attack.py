@@ -71,7 +71,7 @@ def attack(
     from robust_lowrank.jobs.chain import foreign_job, stored_job, with_data
     from robust_lowrank.jobs.dispatch import check_workers, perform_all
     from robust_lowrank.jobs.executors import find_executor
-    from robust_lowrank.records import read_run
+    from robust_lowrank.records import ResultRecord, RunFiles, read_record, read_run
 
     check_workers(workers)
     find_executor(executor)
@@ -107,8 +107,9 @@ def attack(
     with Board() as board:
         outcomes = perform_all(jobs, executor=executor, workers=workers, report=board)
     names = [outcome.results[0] for outcome in outcomes]
-    done = [read_run(job.out) for job in jobs]
-    results = [run.results[name].record for run, name in zip(done, names, strict=True)]
+    done = [read_run(job.out, results=False) for job in jobs]
+    files = [RunFiles(job.out).result(name) for job, name in zip(jobs, names, strict=True)]
+    results = [read_record(result.record, ResultRecord) for result in files]
     transfer = transfers.matrix(jobs, settled, names) if matrix else None
     if json:
         rows = zip(jobs, done, results, strict=True)

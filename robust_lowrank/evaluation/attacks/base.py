@@ -53,6 +53,11 @@ class Attack(Table):
         """The package whose code it is, "native" for this one."""
         return str(getattr(self, "engine"))  # noqa: B009
 
+    @classmethod
+    def of_record(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of the attack by what results say of them, which may be more."""
+        return values
+
     @property
     def label(self) -> str:
         """The name in results."""

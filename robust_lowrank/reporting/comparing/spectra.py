@@ -56,19 +56,24 @@ def conditioning(entry: Entry) -> Conditioning | None:
     return Conditioning(
         worst=float(worst["cond"]),
         worst_layer=str(worst["layer"]),
-        product=product(layers),
+        product=product(_applied(layers)),
         layers=len(layers),
         factored_worst=float(factored["cond"].max()) if len(factored) else math.nan,
-        factored_product=product(factored) if len(factored) else math.nan,
+        factored_product=product(_applied(layers, of=factored)) if len(factored) else math.nan,
         factored_layers=len(factored),
     )
 
 
 def product(layers: pd.DataFrame) -> float:
-    """Return the product of the condition numbers of the layers that a network applies; infinite beyond the range of float64."""
-    counted = layers[layers["layer"].isin(applied(layers["layer"]))]
+    """Return the product of layers' condition numbers; infinite beyond the range of float64."""
     with np.errstate(over="ignore"):
-        return float(np.prod(counted["cond"].to_numpy(dtype=np.float64)))
+        return float(np.prod(layers["cond"].to_numpy(dtype=np.float64)))
+
+
+def _applied(layers: pd.DataFrame, of: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return the rows of the layers that a network applies, or those of them that are among `of`."""
+    chosen = layers if of is None else of
+    return chosen[chosen["layer"].isin(applied(layers["layer"]))]
 
 
 def table(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -85,7 +90,7 @@ def history(entries: Sequence[Entry]) -> pd.DataFrame:
 def product_history(entries: Sequence[Entry]) -> pd.DataFrame:
     """Return every run's product of condition numbers by epoch: columns series, run, epoch, product."""
     rows = [
-        {"series": entry.series, "run": entry.name, "epoch": epoch, "product": product(layers)}
+        {"series": entry.series, "run": entry.name, "epoch": epoch, "product": product(_applied(layers))}
         for entry in entries
         for epoch, layers in entry.run.spectra.groupby("epoch")
     ]

@@ -47,6 +47,11 @@ class AutoAttack(JointAttack):
     engine: Literal["pyautoattack"] = "pyautoattack"
     version: Version = "standard"
 
+    @classmethod
+    def of_record(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields: results write upstream's version behind that of the attack."""
+        return values | {"version": str(values.get("version")).partition(",")[0]}
+
     @property
     def label(self) -> str:
         """The name in results, where the model has classes enough for the standard targets."""

@@ -57,6 +57,11 @@ class Torchattack(JointAttack, NamedAttack):
     algorithm: str
     parameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
+    @classmethod
+    def of_record(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields: results write the eps among the parameters, which is the suite's."""
+        return values | {"parameters": {key: value for key, value in values.get("parameters", {}).items() if key != "eps"}}
+
     @property
     def label(self) -> str:
         """The name in results, such as torchattacks-mifgsm."""
