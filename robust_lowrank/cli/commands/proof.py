@@ -89,7 +89,14 @@ def _say(examination: "Examination", drawn: str) -> None:
         table = Table("result", "attack", "eps", "attacked anew", "refuted", "of all at most", box=None, pad_edge=False)
         for name, entry in tried:
             numbers = _several(entry.refuted) + ("" if entry.same_noise or not entry.refuted else " (by other noise)")
-            table.add_row(name, entry.attack, f"{entry.eps:.4g}", str(entry.tried), numbers or "0", f"{entry.most:.1%}")
+            table.add_row(
+                name,
+                entry.attack,
+                f"{entry.eps:.4g}",
+                str(entry.tried),
+                numbers or "0",
+                f"{entry.most:.1%}" if entry.tried else "–",
+            )
         console.print_table(table)
     for fault in examination.faults:
         console.say(fault)
