@@ -198,3 +198,25 @@ def test_parametrized_layers_have_norms():
         nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(32, 4))
     ).eval()
     assert operators(model, (1, 4, 4))["operator_norm"].iloc[1] == pytest.approx(1, abs=0.2)
+
+
+def test_geometry_is_that_which_forward_uses() -> None:
+    layer = nn.Conv2d(2, 3, 3, padding=1, dtype=torch.float64)
+    layer.padding, layer.dilation = (2, 2), (2, 2)  # as networks for segmentation widen what they loaded
+    frame = operators(nn.Sequential(layer), (2, 7, 7))
+    assert frame.loc[0, "operator_norm"] == pytest.approx(norm_of(matrix_of(layer, 2, (7, 7))), rel=1e-6)
+    layer.padding = "valid"
+    assert convolution(layer).padding == (0, 0, 0, 0)
+
+
+def test_one_position_meets_one_tap() -> None:
+    layer = nn.Conv2d(300, 20, 3, padding=1, dtype=torch.float64)
+    assert conv_bound(layer, (1, 1)) == pytest.approx(norm_of(layer.weight[:, :, 1, 1]), rel=1e-8)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_norms_survive_tiny_and_huge_weights(size: float) -> None:
+    layer = nn.Conv2d(2, 3, 3, padding=1, dtype=torch.float64)
+    before = conv_bound(layer, (9, 9))
+    layer.weight.data *= size
+    assert conv_bound(layer, (9, 9)) == pytest.approx(size * before, rel=1e-12)

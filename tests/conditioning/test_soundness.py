@@ -1,23 +1,108 @@
-"""No attack finds what a certificate rules out: trained networks, attacked just within their certified radii."""
+"""No network is steeper than its bound, and no attack finds what a certificate rules out."""
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from robust_lowrank import data, training
 from robust_lowrank.conditioning import certify, lipschitz
 from robust_lowrank.evaluation import APGD, FAB, PGD, DeepFool, KeyedNoise, check, threat
+from tests.conditioning import zoo
 
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], bool]] = {  # and whether they must have a bound: refused otherwise
+    **{f"plain: {name}": (lambda f=f: zoo.flat(f), True) for name, f in zoo.PLAIN.items()},
+    **{f"hostile: {name}": (lambda f=f: zoo.flat(f), False) for name, f in zoo.HOSTILE.items()},
+    **{f"module: {name}": made for name, made in zoo.MODULES.items()},
+    **{f"drawn: {seed}": (lambda seed=seed: zoo.drawn(seed), True) for seed in range(40)},
+}
 FAR = 3.0  # an L2 distance within which minimal attacks find something for nearly every example
-MODELS = ("mlp", "cnn")
+MODELS = ("mlp", "cnn", "users")
+
+
+def steepness(model: nn.Module, *, points: int) -> float:
+    """Return the largest change that is seen over the distance of inputs: of the Jacobian in float64, between pairs in float32."""
+    generator = torch.Generator().manual_seed(5)
+    wide, found = copy.deepcopy(model).double().eval(), 0.0
+    single = copy.deepcopy(model).eval()
+    units, step = torch.eye(32, dtype=torch.float64).reshape(32, 1, *zoo.SHAPE), 1e-5
+    for mode in (torch.no_grad, torch.enable_grad) * points:
+        with mode():
+            x = torch.rand(1, *zoo.SHAPE, dtype=torch.float64, generator=generator)
+            here, *moved = (wide(each.clone()).detach().double().flatten() for each in [x, *(x + step * units)])
+            found = max(found, float(torch.linalg.matrix_norm(torch.stack(moved) - here, 2)) / step)
+            direction = torch.randn(1, *zoo.SHAPE, generator=generator)
+            for length in (0.02, 0.5):
+                there = single((x.float() + length * direction / direction.norm()).clone()).detach().clone()
+                found = max(found, float((there - single(x.float().clone()).detach()).double().norm()) / length)
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_network_is_steeper_than_its_bound(name: str) -> None:
+    make, bounded = NETWORKS[name]
+    torch.manual_seed(0)
+    model = make().eval()
+    found = lipschitz(model, zoo.SHAPE)
+    assert found.certified == (not found.reasons)
+    assert found.certified == bounded, found.reasons
+    if found.certified:
+        assert steepness(model, points=2) <= found.bound * (1 + 1e-4)
+
+
+def test_the_zoo_is_large() -> None:
+    assert len(NETWORKS) >= 150
+
+
+def test_hooks_on_all_modules_are_refused() -> None:
+    hook = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: output)
+    try:
+        assert "hooks on all modules" in lipschitz(nn.Linear(3, 2), (3,)).reasons[0]
+    finally:
+        hook.remove()
+    assert lipschitz(nn.Linear(3, 2), (3,)).certified
+
+
+class Users(nn.Module):
+    """A network as a user may write it: changes in place, a canvas, reflection, sub-pixels, a parametrized head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 12, 3, padding=1, padding_mode="reflect")
+        self.up = nn.ConvTranspose2d(12, 6, 2, stride=2)
+        self.slopes = nn.PReLU()
+        self.head = parametrizations.weight_norm(nn.Linear(6 * 16, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.slopes(self.first(F.pixel_unshuffle(x, 2)))
+        canvas = torch.zeros(len(x), 6, 10, 10, dtype=x.dtype)
+        canvas[..., 1:9, 1:9] = self.up(h).mul_(0.5)
+        return self.head(F.avg_pool2d(F.mish(canvas[..., 1:9, 1:9]), 2).flatten(1))
+
+
+def users_network() -> nn.Module:
+    digits = data.load("digits")
+    torch.manual_seed(0)
+    network = Users()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(20):
+        for rows in torch.randperm(len(digits.train_y)).split(128):
+            loss = F.cross_entropy(network(digits.train_x[rows]), digits.train_y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return network.eval()
 
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, nn.Module]:
-    found = {}
-    for name in MODELS:
+    found = {"users": users_network()}
+    for name in MODELS[:2]:
         place = tmp_path_factory.mktemp(name) / "run"
         values = {
             "model": {"name": name},

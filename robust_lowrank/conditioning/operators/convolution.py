@@ -1,6 +1,7 @@
 """A layer becomes a linear operator by its kernel and how it slides over an image."""
 
 import copy
+from collections.abc import Sequence
 from typing import NamedTuple, TypeGuard, get_args
 
 import torch
@@ -75,10 +76,24 @@ def convolution(layer: LinearLayer | Convolution, *, scale: Tensor | None = None
         kernel = torch.einsum("fr,rchw->fchw", torch.linalg.qr(factor[:, None] * _matrix(after)).R, kernel)
     if before is not None:
         kernel = torch.einsum("frhw,cr->fchw", kernel, torch.linalg.qr(_matrix(before).T).R)
-    pads = getattr(middle, "_reversed_padding_repeated_twice", ())
-    left, right, top, bottom = *pads, *[0] * (4 - len(pads))
-    stride, dilation = (_pair(getattr(middle, name, ())) for name in ("stride", "dilation"))
-    return Convolution(kernel, stride, (left, right, top, bottom), dilation, getattr(middle, "groups", 1))
+    stride, dilation = (pair(getattr(middle, name, ()), 1) for name in ("stride", "dilation"))
+    padding = pads(getattr(middle, "padding", ()), kernel, dilation)
+    return Convolution(kernel, stride, padding, dilation, getattr(middle, "groups", 1))
+
+
+def pads(padding: str | Sequence[int], kernel: Tensor, dilation: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return by how many zeros an image is padded, (left, right, top, bottom), where a layer says `same`, `valid` or how many.
+
+    Example:
+        >>> pads("same", torch.ones(1, 1, 1, 4), (1, 1))
+        (1, 2, 0, 0)
+    """
+    if padding == "same":
+        wholes = [d * (k - 1) for d, k in zip(dilation, kernel.shape[2:], strict=True)]
+        (top, left), (bottom, right) = [whole // 2 for whole in wholes], [whole - whole // 2 for whole in wholes]
+        return left, right, top, bottom
+    height, width = (0, 0) if isinstance(padding, str) else pair(padding, 0)  # valid
+    return width, width, height, height
 
 
 def apply(conv: Convolution, x: Tensor) -> Tensor:
@@ -126,6 +141,8 @@ def _weight(layer: nn.Module) -> Tensor:
     return weight.detach()
 
 
-def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    height, width = *[1] * (2 - len(values)), *values
+def pair(values: Sequence[int] | int, missing: int) -> tuple[int, int]:
+    """Return an option of height and width; where less slides, that of heights is the one that does nothing."""
+    given = [values] * 2 if isinstance(values, int) else list(values)
+    height, width = *[missing] * (2 - len(given)), *given
     return height, width

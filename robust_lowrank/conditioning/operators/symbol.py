@@ -20,7 +20,8 @@ def conv_bound(layer: LinearLayer | Convolution, size: tuple[int, int]) -> float
         >>> conv_bound(Convolution(torch.eye(2, dtype=torch.float64)[:, :, None, None]), (8, 8))
         1.000000001
 
-    It is the norm itself for linear layers, and where an image has at most 256 entries: that of the matrix made column by column.
+    It is the norm itself for linear layers, for images of one position, and where an image has at most 256 entries: that of the
+    matrix made column by column.
     Elsewhere it is `fourier_bound`. Computed in float64 and raised by 1e-9 of itself: far beyond the rounding of an FFT and of
     Hermitian eigenvalues, though no proof by interval arithmetic.
 
@@ -33,7 +34,8 @@ def conv_bound(layer: LinearLayer | Convolution, size: tuple[int, int]) -> float
     """
     conv = convolution(layer)
     entries = conv.channels * math.prod(size)
-    if entries > EXACT or size == (1, 1):
+    one = size == (1, 1) and conv.kernel.shape[2:] != (1, 1)  # of a kernel on one position most never meets it
+    if not one and (entries > EXACT or size == (1, 1)):
         return fourier_bound(conv, size)
     units = torch.eye(entries, dtype=torch.float64).reshape(entries, conv.channels, *size)
     return _largest(apply(conv, units).flatten(1)[None]) * (1 + SLACK)
@@ -105,7 +107,11 @@ def _symbol(conv: Convolution, torus: tuple[int, int]) -> Tensor:
 
 
 def _largest(matrices: Tensor) -> float:
-    """Return the largest singular value of a stack, from the smaller Gram matrices."""
+    """Return the largest singular value of a stack, from the smaller Gram matrices of it brought to size 1."""
+    size = float(matrices.abs().max()) if matrices.numel() else 0.0
+    if size == 0:
+        return 0.0
+    matrices = matrices / size
     rows, columns = matrices.shape[1:]
     gram = matrices @ matrices.mH if rows <= columns else matrices.mH @ matrices
-    return math.sqrt(max(0.0, float(torch.linalg.eigvalsh(gram)[:, -1].max())))
+    return size * math.sqrt(max(0.0, float(torch.linalg.eigvalsh(gram)[:, -1].max())))

@@ -112,8 +112,14 @@ def scale_of(norm: BatchNorm) -> Tensor | None:
     """
     if norm.running_var is None:
         return None
-    scale = 1 / torch.sqrt(norm.running_var.double() + norm.eps)
-    return scale if norm.weight is None else norm.weight.double() * scale
+    return normalisation_scale(norm.running_var, norm.weight, norm.eps)
+
+
+@torch.no_grad()
+def normalisation_scale(variance: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """Return gamma / sqrt(var + eps), float64."""
+    scale = 1 / torch.sqrt(variance.double() + eps)
+    return scale if weight is None else weight.double() * scale
 
 
 def _row(call: Call) -> dict[str, Any]:
