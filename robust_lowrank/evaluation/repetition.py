@@ -21,6 +21,8 @@ from robust_lowrank.threat import frozen_eval
 if TYPE_CHECKING:
     import pandas as pd
 
+CHANCE = 0.02  # of robust verdicts, that other noise may refute: AutoAttack's restarts differ by far less
+
 
 class Again(NamedTuple):
     """One attack at one eps, tried anew on examples that count as robust under it."""
@@ -35,6 +37,13 @@ class Again(NamedTuple):
     def most(self) -> float:
         """The share of all robust verdicts that are refutable like this is at most that, by the 95 % Clopper–Pearson interval."""
         return clopper_pearson(len(self.refuted), self.tried).high if self.tried else 1.0
+
+    @property
+    def disproved(self) -> bool:
+        """True if more is refuted than chance explains: anything by the noise of then, by other noise surely above CHANCE."""
+        if not self.refuted:
+            return False
+        return self.same_noise or clopper_pearson(len(self.refuted), self.tried).low > CHANCE
 
 
 def attack_again(

@@ -96,6 +96,7 @@ def verify(
     Raises:
         UserError: the result is stale, that is of another network or of other examples.
     """
+    x, y = x.cpu(), y.cpu()
     for name, tensors in (("weights", model.state_dict()), ("data", {"x": x, "y": y})):
         if digest_tensors(tensors) != record.hashes.get(name):
             raise UserError(f"the result of suite {record.suite!r} is stale: it belongs to other {name}; attack again")

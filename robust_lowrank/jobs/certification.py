@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RADII = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
 VERSION = 2  # of the computation; raised where an older one has certified too much
+SAME = 1e-6  # within which numbers of another machine are the same
 CHOICE = 100  # samples of smoothing that choose a class
 SMOOTHING = (
     "L2 distances of inputs, as the network takes them (images in [0, 1])",
@@ -96,12 +97,10 @@ def certify_run(run_dir: Path, subject: Subject, config: CertifyConfig, report: 
         "weights": provenance.digest_tensors(subject.model.state_dict()),
         "data": provenance.digest_tensors({"x": subject.x, "y": subject.y}),
     }
-    if place.is_file():
-        stored = records.read_record(place, CertificateRecord)
-        table = records.read_frame(place.with_suffix(".parquet"), records.CERTIFICATE)
+    if place.is_file() and (stored := _sound(place)) is not None:
         same = (stored.hashes["weights"], stored.parameters) == (hashes["weights"], config.parameters)
-        same &= stored.version == VERSION and not records.broken_seals(place, stored)
         same &= not records.unlike(stored.behaviour, behaviour)
+        table = records.read_frame(place.with_suffix(".parquet"), records.CERTIFICATE)
         if same and (stored.hashes["data"] == hashes["data"] or _beginning(table, subject)):
             report(Event(run_dir.name, config.name, 1, 1, f"{config.name} is there already"))
             curve = _curve(table.iloc[: len(subject.y)], config.radii)
@@ -139,6 +138,49 @@ def certify_run(run_dir: Path, subject: Subject, config: CertifyConfig, report: 
     note = f"{config.name}: {first.value:.1%} of {first.total} examples certified at radius {first.radius:g}"
     report(Event(run_dir.name, config.name, 1, 1, note))
     return record
+
+
+def certificate_faults(name: str, certificate: records.Certificate, subject: Subject) -> Iterator[str]:
+    """Yield in words what of a certificate is not proved again: its figures from its table, and that from the network.
+
+    What smoothing drew is not drawn again: of it labels and figures alone are held against the examples and the table.
+
+    Args:
+        subject: the run's network with all its test images.
+    """
+    record, table = certificate.record, certificate.table
+    if record.version != VERSION:
+        yield f"{name}: it was made by version {record.version} of the bound, and this is {VERSION}: certify again"
+        return
+    if not 1 <= len(table) <= len(subject.y) or table["example"].tolist() != list(range(len(table))):
+        yield f"{name}: its table is not of the first of {len(subject.y)} examples"
+        return
+    part = subject.first(len(table))
+    if provenance.digest_tensors(part.model.state_dict()) != record.hashes.get("weights"):
+        yield f"{name}: it is of another network"
+        return
+    if table["label"].tolist() != part.y.tolist():
+        yield f"{name}: a label is not that of its example"
+    if record.curve != _curve(table, [point.radius for point in record.curve]):
+        yield f"{name}: its certified accuracies are not those of its table"
+    if record.kind == "lipschitz":
+        bound = conditioning.lipschitz(part.model, part.x.shape[1:])
+        if not math.isclose(bound.bound, math.inf if record.bound is None else record.bound, rel_tol=SAME):
+            yield f"{name}: its bound is not the network's, {bound.bound:.6g}"
+        proved = conditioning.certify(part.model, part.x, part.y, bound=bound)
+        for column in ("prediction", "margin", "radius"):
+            pairs = zip(table[column], proved[column], strict=True)
+            if bad := [number for number, pair in enumerate(pairs) if not math.isclose(*pair, rel_tol=SAME, abs_tol=SAME)]:
+                yield f"{name}: the {column} of example {bad[0]} is not that which the network has"
+
+
+def _sound(place: Path) -> CertificateRecord | None:
+    """Return a stored certificate, or None if a file of it is lost or damaged, or it is of another version: it is made again."""
+    try:
+        stored = records.read_record(place, CertificateRecord)
+    except UserError:
+        return None
+    return None if stored.version != VERSION or records.broken_seals(place, stored) else stored
 
 
 def _beginning(table: "pd.DataFrame", subject: Subject) -> bool:

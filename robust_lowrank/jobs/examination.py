@@ -8,6 +8,7 @@ from robust_lowrank import evaluation, provenance, records
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.unit_result import UnitResult
 from robust_lowrank.jobs.attack import Attack
+from robust_lowrank.jobs.certification import certificate_faults
 from robust_lowrank.jobs.chain import config_of, foreign_job, stored_job, subject_of, with_data
 from robust_lowrank.jobs.subjects import FOREIGN, Foreign, Subject, trained
 
@@ -21,7 +22,7 @@ class Examined(NamedTuple):
     @property
     def sound(self) -> bool:
         """True if nothing speaks against it; that other noise breaks an example more does not."""
-        return self.verification.sound and not any(entry.refuted for entry in self.again if entry.same_noise)
+        return self.verification.sound and not any(entry.disproved for entry in self.again)
 
 
 class Examination(NamedTuple):
@@ -59,7 +60,7 @@ def examine(
     if suite is not None and suite not in run.results:
         raise UserError(f"{run_dir} has no results of suite {suite!r}; there are: {', '.join(run.results) or 'none'}")
     chosen = {name: result for name, result in run.results.items() if suite in (None, name)}
-    if not chosen:
+    if not chosen and not run.certificates:
         raise UserError(f"{run_dir} has no results: attack it first")
     subject = _subject(run, data_dir, foreign)
     examined = {}
@@ -75,7 +76,10 @@ def examine(
             given = (part.model, part.x, part.y, result.record, result.verdicts)
             tried = tuple(evaluation.attack_again(*given, share=again, seed=seed, gradients=part.gradients))
         examined[name] = Examined(verified, tried)
-    return Examination(examined, tuple(_file_faults(run)))
+    faults = [*_file_faults(run)]
+    for name, certificate in run.certificates.items():
+        faults += certificate_faults(f"certificates/{name}", certificate, subject)
+    return Examination(examined, tuple(faults))
 
 
 def _subject(run: records.Run, data_dir: Path | None, foreign: Foreign | None) -> Subject:

@@ -51,6 +51,8 @@ def place_result(run: records.RunFiles, suite: str, known: evaluation.Fingerprin
             damaged = damaged or (files if _may_be(files, config, n) else None)
             continue
         stored = records.read_record(files.record, records.ResultRecord)
+        if stored.suite != suite:
+            continue  # a suite whose own name ends in a number
         if known.stale(stored):
             beside[files.root.name] = stored
         elif any(entry.unresolved for entry in stored.accuracies) or records.broken_seals(files.record, stored, files.beside):

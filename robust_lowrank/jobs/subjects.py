@@ -189,7 +189,8 @@ def _check_place(out: Path, weights: str, behaviour: dict[str, str]) -> None:
     if there.method != FOREIGN or there.hashes.get("weights") != weights:
         raise UserError(f"{out} holds another network: choose another directory with --out")
     if where := records.unlike(there.behaviour, behaviour):
-        raise UserError(f"{out} holds a network with these weights and other answers, {where}: choose another directory with --out")
+        reason = f"a network with these weights and other answers, or with other examples, {where}"
+        raise UserError(f"{out} holds {reason}: choose another directory with --out")
 
 
 def _device() -> torch.device:

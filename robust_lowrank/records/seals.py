@@ -17,8 +17,8 @@ _Sealed = TypeVar("_Sealed", bound=SealedRecord)
 def write_sealed(path: Path, record: _Sealed, files: Iterable[Path]) -> _Sealed:
     """Write a record as JSON at once, sealed together with those of the files beside it that are there, and return it."""
     digests = {file.name: _digest(file) for file in files if file.is_file()}
-    record = record.model_copy(update={"files": digests})
-    record = record.model_copy(update={"seal": _own_digest(record)})
+    record = record.model_copy(update={"files": digests, "seal": ""})
+    record = record.model_copy(update={"seal": _text_digest(text_of(record))})
     write_record(path, record)
     return record
 
@@ -36,7 +36,7 @@ def broken_seals(path: Path, record: SealedRecord, beside: Iterable[Path] = ()) 
     if not record.seal:
         return [f"{path} has no seal: it was edited, or is older than seals; make it again"]
     faults = []
-    if record.seal != _own_digest(record) or path.read_text(encoding="utf-8") != text_of(record):
+    if _text_digest(_unsealed(path.read_text(encoding="utf-8"), record.seal)) != record.seal:
         faults.append(f"{path} is not as it was written")
     faults += [
         f"{file} has come since {path.name} was written" for file in beside if file.is_file() and file.name not in record.files
@@ -50,8 +50,14 @@ def broken_seals(path: Path, record: SealedRecord, beside: Iterable[Path] = ()) 
     return faults
 
 
-def _own_digest(record: SealedRecord) -> str:
-    return hashlib.sha256(record.model_dump_json(exclude={"seal"}).encode()).hexdigest()
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _unsealed(text: str, seal: str) -> str:
+    """Return a record's text as it was before it was sealed: every byte counts, and what a later version adds does not."""
+    before, mark, after = text.rpartition(f'"seal": "{seal}"')
+    return f'{before}"seal": ""{after}' if mark else text
 
 
 def _digest(path: Path) -> str:

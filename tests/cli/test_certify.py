@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import Result
 
@@ -128,3 +129,37 @@ def test_a_certificate_of_earlier_weights_is_done_again(rlr_eval: Command, runs:
     result = rlr_eval("certify", "LOW", "--n", 5)
     assert result.exit_code == 0
     assert "there already" not in result.stderr
+
+
+def test_a_lost_or_damaged_file_of_a_certificate_is_made_again(rlr_eval: Command, runs: Path) -> None:
+    rlr_eval("certify", "LOW", "--n", 10)
+    table, record = Path("LOW/certificates/lipschitz.parquet"), Path("LOW/certificates/lipschitz.json")
+    whole = table.read_bytes()
+    for damage in (table.unlink, lambda: table.write_bytes(whole[:50]), lambda: record.write_text("{}")):
+        damage()
+        again = rlr_eval("certify", "LOW", "--n", 10)
+        assert again.exit_code == 0 and "there already" not in again.stderr
+        assert table.read_bytes() == whole
+    assert rlr_eval("verify", "LOW").exit_code == 0
+
+
+def test_a_certificate_that_was_sealed_again_is_held_against_the_network(rlr_eval: Command, runs: Path) -> None:
+    rlr_eval("certify", "LOW", "--n", 10)
+    place = Path("LOW/certificates/lipschitz.json")
+    stored = records.read_run(Path("LOW")).certificates["lipschitz"]
+    table = place.with_suffix(".parquet")
+
+    def sealed(frame: pd.DataFrame, **changes: object) -> str:
+        records.write_frame(table, frame)
+        records.write_sealed(place, stored.record.model_copy(update=changes), [table])
+        verified = rlr_eval("verify", "LOW")
+        assert verified.exit_code == 1
+        return verified.stderr + verified.stdout
+
+    assert "the radius of example 3" in sealed(
+        stored.table.assign(radius=stored.table["radius"].where(stored.table.index != 3, 9.0))
+    )
+    curve = [point.model_copy(update={"certified": point.certified + 1}) for point in stored.record.curve]
+    assert "certified accuracies are not those of its table" in sealed(stored.table, curve=curve)
+    assert "its bound is not the network's" in sealed(stored.table, bound=0.1)
+    assert "version 1 of the bound" in sealed(stored.table, version=1)

@@ -105,11 +105,13 @@ def _say(examination: "Examination", drawn: str) -> None:
             console.say(f"{name}: {fault}")
     robust = sum(result.verification.robust for result in examination.results.values())
     failed = sum(len(proof.failed) for result in examination.results.values() for proof in result.verification.proofs)
-    refuted = sum(len(entry.refuted) for _, entry in tried if entry.same_noise)
+    refuted = sum(len(entry.refuted) for _, entry in tried if entry.disproved)
     if failed:
         console.say(f"{failed} verdicts are not proved: move the result and its units away, and attack again")
     if refuted:
-        console.say(f"{refuted} robust verdicts are refuted by their own attack: move the result and its units away")
+        console.say(
+            f"{refuted} robust verdicts are refuted by their own attack, more than chance explains: move the result and its units away"
+        )
     if examination.sound:
         left = f"a share of them was attacked anew{drawn}" if tried else "--again 0.05 attacks a share of them anew"
         console.say(

@@ -60,12 +60,16 @@ def arrange(runs: Sequence[Run]) -> tuple[Entry, ...]:
 
 def _entry(run: Run, series: str, variant: str) -> Entry:
     """Return a run's entry, with superseded results set aside."""
-    superseded = {}
-    for name, result in run.results.items():
-        newer = [other for other, since in run.results.items() if supersedes(since.record, result.record)]
-        if newer:
-            superseded[name] = (result, newer[-1])
-    kept = {name: result for name, result in run.results.items() if name not in superseded}
+    newer = {
+        name: [other for other, since in run.results.items() if supersedes(since.record, result.record)]
+        for name, result in run.results.items()
+    }
+    kept = {name: result for name, result in run.results.items() if not newer[name]}
+    superseded = {
+        name: (run.results[name], next(other for other in reversed(others) if other in kept))
+        for name, others in newer.items()
+        if others
+    }
     return Entry(replace(run, results=kept), series, variant, superseded)
 
 
