@@ -36,6 +36,7 @@ class Ledger:
         self.seconds: Tensor = torch.zeros(count, dtype=torch.float64)
         self.flags: list[list[str]] = [[] for _ in range(count)]
         self.inputs: dict[int, Tensor] = {}  # what broke an example, by its number
+        self.closest: dict[int, Tensor] = {}  # the most harmful input found of one that nothing broke
         numbers = torch.arange(count)
         self._flag(numbers[~self.clean.finite], "nonfinite-logits")
         self._flag(numbers[self.clean.finite & ~self.clean.gradient_finite], "nonfinite-gradient")
@@ -81,8 +82,8 @@ class Ledger:
         for row, remark in zip(rows.tolist(), result.remarks, strict=True):
             if remark:
                 self.flags[row].append(remark)
-        for row, point in zip(rows[broken].tolist(), result.inputs, strict=True):
-            self.inputs[row] = point
+        self.inputs |= dict(zip(rows[broken].tolist(), result.inputs, strict=True))
+        self.closest |= dict(zip(rows[~broken].tolist(), result.closest, strict=True))
 
     def frame(self, norm: str, seed: int, offset: int = 0) -> "pd.DataFrame":
         """Return the account as rows of `records.VERDICTS`, the examples numbered from `offset`."""

@@ -1,6 +1,6 @@
 """A result has accuracies with intervals, verdicts, audit and adversarial inputs, and writes their files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 INTERVAL = "Wilson 95 %"
 KEPT_EXAMPLES, KEPT_BYTES = 64, 2**20  # of the clean examples, at most
+CLOSEST_BYTES = 2**28  # of the most harmful inputs of what is not broken, at most
 CLEAN, WORST = "clean", "worst"
 
 
@@ -42,6 +43,7 @@ class Evaluation:
     record: ResultRecord
     verdicts: "pd.DataFrame"  # a row an example, attack and eps; columns `records.VERDICTS`
     adversarial: dict[str, Adversarial]  # by "ATTACK/EPS", such as "pgd-20/0.1"
+    closest: dict[str, Adversarial]  # by the same keys: the most harmful inputs found of examples that were tried and not broken
     clean: Adversarial  # the first examples as they are, to set beside those
 
     @property
@@ -79,13 +81,12 @@ class Evaluation:
         from safetensors.torch import save_file
 
         files = ResultFiles(Path(directory))
-        tensors = {
-            f"{key}/{name}": tensor.contiguous()
-            for key, part in self.adversarial.items()
-            for name, tensor in part._asdict().items()
-        }
-        with replacing(files.adversarial) as temporary:
-            save_file(tensors, temporary)
+        for path, found in ((files.adversarial, self.adversarial), (files.closest, self.closest)):
+            tensors = {
+                f"{key}/{name}": tensor.contiguous() for key, part in found.items() for name, tensor in part._asdict().items()
+            }
+            with replacing(path) as temporary:
+                save_file(tensors, temporary)
         with replacing(files.clean) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in self.clean._asdict().items()}, temporary)
         records.write_frame(files.verdicts, self.verdicts)
@@ -107,12 +108,23 @@ def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> list[AccuracyRecord]:
 
 def adversarial_inputs(ledgers: Sequence[Ledger], x: Tensor, offset: int) -> dict[str, Adversarial]:
     """Return what broke an example, by attack and eps, the examples numbered from `offset`."""
-    by_attack = {}
-    for ledger in ledgers:
-        examples = sorted(ledger.inputs)
-        inputs = torch.stack([ledger.inputs[row] for row in examples]) if examples else x[:0].cpu()
-        by_attack[f"{ledger.attack}/{ledger.eps!r}"] = Adversarial(inputs, torch.tensor(examples, dtype=torch.int64) + offset)
-    return by_attack
+    return {_key(ledger): _numbered(ledger.inputs, sorted(ledger.inputs), x, offset) for ledger in ledgers}
+
+
+def closest_inputs(ledgers: Sequence[Ledger], x: Tensor, offset: int) -> dict[str, Adversarial]:
+    """Return the most harmful inputs of what is not broken, by attack and eps: as many as fit in `CLOSEST_BYTES`."""
+    most = CLOSEST_BYTES // (x[0].numel() * x.element_size() * max(len(ledgers), 1))
+    kept = {_key(ledger): sorted(row for row in ledger.closest if not ledger.broken[row])[:most] for ledger in ledgers}
+    return {_key(ledger): _numbered(ledger.closest, kept[_key(ledger)], x, offset) for ledger in ledgers}
+
+
+def _key(ledger: Ledger) -> str:
+    return f"{ledger.attack}/{ledger.eps!r}"
+
+
+def _numbered(found: Mapping[int, Tensor], examples: list[int], x: Tensor, offset: int) -> Adversarial:
+    inputs = torch.stack([found[row] for row in examples]) if examples else x[:0].cpu()
+    return Adversarial(inputs, torch.tensor(examples, dtype=torch.int64) + offset)
 
 
 def clean_inputs(x: Tensor, offset: int) -> Adversarial:

@@ -19,7 +19,7 @@ from robust_lowrank.evaluation.network.inputs import outside_inference
 from robust_lowrank.evaluation.network.memory import in_halves, in_smaller_batches, observed
 from robust_lowrank.evaluation.network.meter import Exhausted, Meter
 from robust_lowrank.evaluation.network.target import Target, checked_target
-from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs, clean_inputs
+from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs, clean_inputs, closest_inputs
 from robust_lowrank.evaluation.store import Store
 from robust_lowrank.evaluation.suite import EvalConfig
 from robust_lowrank.evaluation.unit_result import UnitResult
@@ -126,7 +126,8 @@ class Run:
             seconds=time.perf_counter() - started,
         )
         verdicts = pd.concat([ledger.frame(suite.norm, seed, offset) for ledger in self.ledgers], ignore_index=True)
-        return Evaluation(record, verdicts, adversarial_inputs(self.ledgers, self.x, offset), clean_inputs(self.x, offset))
+        broken, closest = (gather(self.ledgers, self.x, offset) for gather in (adversarial_inputs, closest_inputs))
+        return Evaluation(record, verdicts, broken, closest, clean_inputs(self.x, offset))
 
     def find(self, unit: Unit, rows: Tensor, meter: Meter, report: Progress) -> UnitResult:
         """Attack the examples `rows`, in parts where memory does not suffice."""

@@ -45,7 +45,14 @@ class Suite(Table):
         labels = [attack.label for attack in self.attacks]
         if len(set(labels)) < len(labels):
             raise ValueError(f"two attacks share a name ({', '.join(labels)}): set name")
+        if refusal := self._refusal(self.norm):
+            raise ValueError(refusal)
         return self
+
+    def _refusal(self, norm: str) -> str:
+        """Return in words which attack cannot be put in a norm; nothing if all can."""
+        other = next((attack for attack in self.attacks if norm not in attack.norms), None)
+        return "" if other is None else f"{other.label} measures distances in {' or '.join(other.norms)}, not in {norm}"
 
     def radii(self, attack: Attack) -> tuple[float, ...]:
         """Return the budgets of one of the suite's attacks, ascending."""
@@ -60,6 +67,8 @@ class Suite(Table):
         self._known(norm)
         if norm not in (None, self.norm) and eps is None:
             raise UserError(f"suite {self.name!r} has its eps for {self.norm}: give an eps for {norm} as well")
+        if refusal := self._refusal(norm or self.norm):
+            raise UserError(f"suite {self.name!r}: {refusal}")
         changes: dict[str, Any] = {"norm": norm or self.norm}
         if eps is not None:
             radii = tuple(radius(value) for value in listed(eps))

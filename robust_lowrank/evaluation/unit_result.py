@@ -30,6 +30,7 @@ class UnitResult:
 
     rows: Tensor  # int64, the examples
     inputs: Tensor  # what broke an example, within the threat model, (K, ...) for the K broken ones
+    closest: Tensor  # the most harmful input found of the others, within the threat model, (N - K, ...)
     broken: Tensor  # bool, as the check has it
     nonfinite: Tensor  # bool: logits or gradients were not finite somewhere on the way or at the end
     rejected: Tensor  # bool: the attack claimed a success that the check did not confirm
@@ -47,6 +48,7 @@ class UnitResult:
         return cls(
             rows=rows.cpu(),
             inputs=check.inputs[check.broken].cpu(),
+            closest=check.inputs[~check.broken].cpu(),
             broken=check.broken.cpu(),
             nonfinite=(attempt.nonfinite | ~check.finite).cpu(),
             rejected=(attempt.claimed & ~check.broken).cpu(),

@@ -83,11 +83,13 @@ def verify(
     record: ResultRecord,
     verdicts: "pd.DataFrame",
     adversarial: Mapping[str, Adversarial],
+    closest: Mapping[str, Adversarial] | None = None,
 ) -> Verification:
     """Prove a result again: count its figures from its verdicts, and hold these against its inputs, the network and the examples.
 
     Every broken example's stored input must break it: within eps and [0, 1], finite, wrong by a strict margin. That an example is
-    robust nothing proves; `attack_again` tries a share of them.
+    robust nothing proves; `attack_again` tries a share of them. The most harmful inputs that were found of these must have the
+    margins and predictions that the verdicts say.
 
     Example:
         >>> verify(model, x, y, result.record, result.verdicts, result.adversarial).sound
@@ -123,6 +125,7 @@ def verify(
                 faults.append(
                     f"{attack} at {eps:g}: prediction, margin or distance of example {other[0]} are not those of its input"
                 )
+            faults += _closest_faults(network, x, y, part, (closest or {}).get(f"{attack}/{eps!r}"), budget)
         faults += _unit_faults(record, verdicts, tuple(x.shape[1:]), network.classes)
     return Verification(tuple(proofs), tuple(faults), int((verdicts["verdict"] == "robust").sum()))
 
@@ -185,6 +188,32 @@ def _clean_faults(network: FixedBatch, x: Tensor, y: Tensor, verdicts: "pd.DataF
     if ((predictions(logits) != torch.tensor(rows["clean_prediction"].to_numpy())) & sure).any():
         faults.append("a clean prediction is not the network's")
     return faults
+
+
+def _closest_faults(
+    network: FixedBatch, x: Tensor, y: Tensor, part: "pd.DataFrame", closest: Adversarial | None, budget: Threat
+) -> list[str]:
+    """Hold what the verdicts say of the most harmful inputs of robust examples against these."""
+    if closest is None or not len(closest.examples):
+        return []
+    where = f"{part['attack'].iloc[0]} at {budget.eps:g}"
+    robust, offset = part[part["verdict"] == "robust"], int(part["example"].min())
+    said = dict(zip(robust["example"], zip(robust["adversarial_prediction"], robust["margin"], strict=True), strict=True))
+    if closest.inputs.shape[1:] != x.shape[1:] or closest.inputs.dtype != x.dtype:
+        return [f"{where}: the most harmful inputs are not of the shape and type of the examples"]
+    for numbers, points in zip(closest.examples.split(network.piece), closest.inputs.split(network.piece), strict=True):
+        rows = numbers - offset
+        if not bool(((rows >= 0) & (rows < len(x))).all()):
+            return [f"{where}: a most harmful input is of no example"]
+        logits = network(points.to(network.device)).cpu()
+        margin, inside = margins(logits, y[rows]).double().tolist(), budget.contains(x[rows], points).tolist()
+        for number, prediction, value, within in zip(numbers.tolist(), predictions(logits).tolist(), margin, inside, strict=True):
+            if number not in said:
+                continue  # of an example without finite logits or gradients
+            same = math.isclose(said[number][1], value, rel_tol=MARGIN, abs_tol=MARGIN) and said[number][0] == prediction
+            if not within or not same:
+                return [f"{where}: the most harmful input of example {number} is not what its verdict says"]
+    return []
 
 
 class _Broken(NamedTuple):

@@ -65,12 +65,13 @@ def examine(
     subject = _subject(run, data_dir, foreign)
     examined = {}
     for name, result in chosen.items():
-        inputs = evaluation.read_adversarial(records.RunFiles(run_dir).result(name).adversarial)
+        files = records.RunFiles(run_dir).result(name)
+        inputs, closest = (evaluation.read_adversarial(path) for path in (files.adversarial, files.closest))
         count = result.record.accuracies[0].total if result.record.accuracies else 0
         if not 1 <= count <= len(subject.y) or int(result.verdicts["example"].min()) != 0:
             raise UserError(f"{run_dir}/results/{name} is of {count} examples, where there are {len(subject.y)}: move it away")
         part = subject.first(count)
-        verified = evaluation.verify(part.model, part.x, part.y, result.record, result.verdicts, inputs)
+        verified = evaluation.verify(part.model, part.x, part.y, result.record, result.verdicts, inputs, closest)
         tried: tuple[evaluation.Again, ...] = ()
         if again is not None:
             given = (part.model, part.x, part.y, result.record, result.verdicts)

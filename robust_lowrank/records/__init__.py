@@ -12,6 +12,7 @@
     RUN/results/SUITE/result.json             ResultRecord: threat model, hashes, engines, audit
     RUN/results/SUITE/verdicts.parquet        VERDICTS, a row an example, attack and eps
     RUN/results/SUITE/adversarial.safetensors the inputs that broke an example, keys "ATTACK/EPS/inputs" and "ATTACK/EPS/examples"
+    RUN/results/SUITE/closest.safetensors     the most harmful inputs found of those that nothing broke, keys as above
     RUN/results/SUITE/clean.safetensors       the first examples as they are, keys "inputs" and "examples"
     RUN/results/SUITE/transfer.parquet        TRANSFER, what broke other networks tried on this one: a row a network, attack and eps
 

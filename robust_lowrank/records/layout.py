@@ -19,6 +19,7 @@ class ResultFiles:
         self.record: Path = root / "result.json"  # the `ResultRecord`
         self.verdicts: Path = root / "verdicts.parquet"  # the table `VERDICTS`
         self.adversarial: Path = root / "adversarial.safetensors"  # the inputs that broke an example
+        self.closest: Path = root / "closest.safetensors"  # the most harmful inputs of those that nothing broke
         self.clean: Path = root / "clean.safetensors"  # the first examples as they are
         self.transfer: Path = root / "transfer.parquet"  # the table `TRANSFER`
         self.units: Path = root / "units"  # the directory of finished units
@@ -26,7 +27,7 @@ class ResultFiles:
     @property
     def beside(self) -> tuple[Path, ...]:
         """The files that the record is sealed with."""
-        return self.verdicts, self.adversarial, self.clean, self.transfer
+        return self.verdicts, self.adversarial, self.closest, self.clean, self.transfer
 
 
 class RunFiles:

@@ -5,6 +5,7 @@ from robust_lowrank.threat.behaviour import NUMBERS as NUMBERS
 from robust_lowrank.threat.behaviour import OBSERVED as OBSERVED
 from robust_lowrank.threat.behaviour import observe as observe
 from robust_lowrank.threat.frozen import frozen_eval as frozen_eval
+from robust_lowrank.threat.masked import Masked as Masked
 from robust_lowrank.threat.models import L1 as L1
 from robust_lowrank.threat.models import L2 as L2
 from robust_lowrank.threat.models import THREATS as THREATS

@@ -48,6 +48,14 @@ class Threat(ABC):
         """Return where a step of that length from `point` takes a linear loss highest; it is still to be projected."""
         return point + length * self.steepest(gradient)
 
+    def resized(self, eps: float) -> "Threat":
+        """Return the same threat model of another radius."""
+        return type(self)(eps)
+
+    def movable(self, gradient: Tensor) -> Tensor:
+        """Return the gradient where features may move, 0 elsewhere."""
+        return gradient
+
     def contains(self, x: Tensor, point: Tensor) -> Tensor:
         """Return for each point whether it is finite, within eps and within [0, 1], (N,) bool."""
         inside = ((point >= 0) & (point <= 1)).flatten(1).all(dim=1)

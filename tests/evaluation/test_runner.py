@@ -150,6 +150,7 @@ def test_saved_files_are_what_was_returned(result, tmp_path):
     assert sorted(path.name for path in directory.iterdir()) == [
         "adversarial.safetensors",
         "clean.safetensors",
+        "closest.safetensors",
         "result.json",
         "verdicts.parquet",
     ]

@@ -110,7 +110,8 @@ def _say(examination: "Examination", drawn: str) -> None:
         console.say(f"{failed} verdicts are not proved: move the result and its units away, and attack again")
     if refuted:
         console.say(
-            f"{refuted} robust verdicts are refuted by their own attack, more than chance explains: move the result and its units away"
+            f"{refuted} robust verdicts are refuted by their own attack, more than chance explains: "
+            "move the result and its units away"
         )
     if examination.sound:
         left = f"a share of them was attacked anew{drawn}" if tried else "--again 0.05 attacks a share of them anew"

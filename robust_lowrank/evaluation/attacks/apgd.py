@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from robust_lowrank.errors import unknown_name
 from robust_lowrank.evaluation.attacks.apgd_paths import MomentumPath, SparsePath
 from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, named
-from robust_lowrank.evaluation.attacks.gradients import cross_entropy, dlr, input_gradient, runner_up_classes, targeted_dlr
+from robust_lowrank.evaluation.attacks.gradients import Loss, cross_entropy, dlr, input_gradient, runner_up_classes, targeted_dlr
 from robust_lowrank.evaluation.attacks.search import Search
 from robust_lowrank.evaluation.unit_result import Attempt
-from robust_lowrank.threat import L1, KeyedNoise, Linf, Threat, per_example
+from robust_lowrank.threat import KeyedNoise, Threat, per_example
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # of logits and of the rows that they belong to
 
@@ -26,6 +26,7 @@ class APGD(NativeAttack):
     """PGD whose steps shorten by themselves (Auto-PGD), on the cross-entropy, the DLR loss, or the targeted DLR loss."""
 
     attack: Literal["apgd"] = "apgd"
+    maskable: ClassVar[bool] = True
     turn: ClassVar[int] = 60
     title: ClassVar[str | None] = "APGD"
     loss: Literal["ce", "dlr", "targeted-dlr"] = "ce"
@@ -70,7 +71,7 @@ def apgd(
     threat: Threat,
     *,
     noise: KeyedNoise,
-    loss: Literal["ce", "dlr", "targeted-dlr"] = "ce",
+    loss: Literal["ce", "dlr", "targeted-dlr"] | Loss = "ce",
     steps: int = 100,
     restarts: int = 1,
     targets: int = 9,
@@ -80,6 +81,7 @@ def apgd(
     A run spends one forward and one backward on its start and on each step. With `targeted-dlr` there are `restarts` runs for
     each of the `targets` classes with the largest clean logits other than the label's, and one forward more to find those. For
     L1 a run takes 30 % of its steps within 3 eps, 30 % within 2 eps and the rest within eps, with a start for each of the three.
+    `loss` may be any function of logits (N, classes) and labels that gives each example a number, larger for a more harmful input.
 
     Example:
         >>> noise = KeyedNoise(0, "apgd-ce", torch.arange(len(x)))
@@ -91,7 +93,7 @@ def apgd(
     Source: Croce and Hein 2020 (arXiv 2003.01690); for L1, Croce and Hein 2021 (arXiv 2103.01208). Parameters are those of
     AutoAttack. It differs in one count: whether the first step raised the loss is seen against the start, as published.
     """
-    if loss not in LOSSES:
+    if not callable(loss) and loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
     search = Search(x, y)
     for number, objective in enumerate(_objectives(model, search, loss, targets)):
@@ -107,10 +109,10 @@ def apgd(
     return search.attempt()
 
 
-def _objectives(model: nn.Module, search: Search, loss: str, targets: int) -> list[Objective]:
+def _objectives(model: nn.Module, search: Search, loss: str | Loss, targets: int) -> list[Objective]:
     y = search.y
     if loss != "targeted-dlr":
-        kind = cross_entropy if loss == "ce" else dlr
+        kind = loss if callable(loss) else cross_entropy if loss == "ce" else dlr
         return [lambda logits, rows: kind(logits, y[rows])]
     with torch.no_grad():
         logits = model(search.x)
@@ -124,18 +126,18 @@ def _objectives(model: nn.Module, search: Search, loss: str, targets: int) -> li
 
 def _balls(threat: Threat, steps: int) -> list[tuple[Threat, int]]:
     """Return the threat models to climb within, one after the other, and the steps for each; the last one is `threat`."""
-    if not isinstance(threat, L1):
+    if threat.norm != "L1":
         return [(threat, steps)]
     first = math.ceil(0.3 * steps)
     second = min(first, steps - first)
-    return [(L1(3 * threat.eps), first), (L1(2 * threat.eps), second), (threat, steps - first - second)]
+    return [(threat.resized(3 * threat.eps), first), (threat.resized(2 * threat.eps), second), (threat, steps - first - second)]
 
 
 def _start(threat: Threat, x: Tensor, noise: KeyedNoise) -> Tensor:
     """Return points in a random direction, for Linf and L2 at distance eps."""
     shape = x.shape[1:]
-    change = 2 * noise.uniform(shape) - 1 if isinstance(threat, Linf) else noise.normal(shape)
-    if not isinstance(threat, L1):
+    change = 2 * noise.uniform(shape) - 1 if threat.norm == "Linf" else noise.normal(shape)
+    if threat.norm != "L1":
         length = threat.distance(torch.zeros_like(change), change)
         change *= per_example(threat.eps / length, change)
     return x + change.to(x.dtype)
@@ -156,13 +158,14 @@ def _climb(
 
     def evaluate(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, loss, gradient, finite = input_gradient(model, point, rows, objective)
+        gradient = ball.movable(gradient)
         if judged:
             finite = finite & (search.see(rows, point, logits, gradient) >= 0)
         else:
             search.count(rows, logits, gradient)
         return loss, gradient, finite.nonzero().squeeze(1)
 
-    kind = SparsePath if isinstance(ball, L1) else MomentumPath
+    kind = SparsePath if ball.norm == "L1" else MomentumPath
     point = ball.project(search.x[rows], start)
     loss, gradient, kept = evaluate(point)
     path = kind(ball, search.x[rows], point, loss, gradient, steps)

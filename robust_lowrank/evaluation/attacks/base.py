@@ -38,6 +38,8 @@ class Attack(Table):
     minimal: ClassVar[bool] = False  # finds the nearest input: one search serves every eps
     gradients: ClassVar[bool] = True  # needs gradients of the network
     searches: ClassVar[bool] = True  # looks at what the network answers before it tries the next input
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")  # in which it can be put
+    maskable: ClassVar[bool] = False  # keeps to a mask on the features that may move
     transfers: ClassVar[bool] = False  # makes its inputs on other networks
     ensemble: ClassVar[bool] = False  # has several parts, which it names in its flags
     revised: ClassVar[tuple[str, ...]] = ()  # norms under which it finds something else than in the first version of the package

@@ -16,6 +16,7 @@ class FGSM(NativeAttack):
 
     attack: Literal["fgsm"] = "fgsm"
     turn: ClassVar[int] = 10
+    maskable: ClassVar[bool] = True
     title: ClassVar[str | None] = "FGSM"
     revised: ClassVar[tuple[str, ...]] = ("L1",)
     nested: ClassVar[bool] = False  # one step of length eps by definition; where a longer one finds less, the audit wants to know

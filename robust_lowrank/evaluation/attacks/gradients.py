@@ -30,6 +30,18 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return functional.cross_entropy(logits.double(), y, reduction="none")
 
 
+def margin_loss(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the largest other logit less that of the label, (N,) float64: positive is wrong.
+
+    Example:
+        >>> margin_loss(torch.tensor([[2.0, 1.0, -1.0]]), torch.tensor([1]))
+        tensor([1.], dtype=torch.float64)
+
+    Source: Carlini and Wagner 2017 (arXiv 1608.04644), the sixth of the objectives in section IV.A, untargeted.
+    """
+    return -margins(logits.double(), y)
+
+
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Return the difference of logits ratio, (N,) float64: minus the margin over the first logit less the third largest.
 

@@ -5,11 +5,19 @@ from typing import Literal
 from torch import Tensor, nn
 
 from robust_lowrank.errors import unknown_name
+from robust_lowrank.evaluation.attacks.carlini_wagner import nearest_by_cw
+from robust_lowrank.evaluation.attacks.ddn import nearest_by_ddn, need_l2
 from robust_lowrank.evaluation.attacks.deepfool import nearest_by_deepfool
 from robust_lowrank.evaluation.attacks.fab import nearest_by_fab
+from robust_lowrank.evaluation.attacks.fmn import nearest_by_fmn
+from robust_lowrank.evaluation.attacks.hopskipjump import nearest_by_hopskipjump
 from robust_lowrank.evaluation.attacks.hyperplane import ORDERS
 from robust_lowrank.evaluation.attacks.nearest import Distances
 from robust_lowrank.threat import KeyedNoise
+
+IN_L2 = {"ddn": nearest_by_ddn, "cw": nearest_by_cw}
+WITH_NOISE = {"fab": nearest_by_fab, "hopskipjump": nearest_by_hopskipjump}
+WITHOUT = {"deepfool": nearest_by_deepfool, "fmn": nearest_by_fmn}
 
 
 def minimal(
@@ -19,25 +27,28 @@ def minimal(
     norm: str,
     *,
     noise: KeyedNoise,
-    method: Literal["fab", "deepfool"] = "fab",
-    **parameters: int,
+    method: Literal["fab", "fmn", "deepfool", "ddn", "cw", "hopskipjump"] = "fab",
+    **parameters: int | float,
 ) -> Distances:
     """Return how near to each input a misclassified one was found: an upper bound of its distance to the boundary.
 
-    `parameters` are those of the method: `steps`, and for FAB `restarts` and `targets`, for DeepFool `candidates`. DeepFool is
-    cheap and stops at the first misclassified input; FAB costs some hundred times more and comes nearer.
+    DeepFool is cheap and stops at the first misclassified input; FMN, and in L2 DDN and C&W, come nearer by a hundred steps; FAB
+    costs several times more. HopSkipJump sees classes alone. `parameters` are those of the method, such as `steps`.
 
     Example:
         >>> noise = KeyedNoise(0, "fab", torch.arange(len(x)))
         >>> minimal(model, x, y, "L2", noise=noise, steps=20).distance
 
     Raises:
-        UserError: the norm is not Linf, L2 or L1, or the method is unknown.
+        UserError: the norm is not Linf, L2 or L1 or not one of the method's, or the method is unknown.
     """
     if norm not in ORDERS:
         raise unknown_name("norm", norm, ORDERS)
-    if method == "fab":
-        return nearest_by_fab(model, x, y, norm, noise=noise, **parameters)
-    if method == "deepfool":
-        return nearest_by_deepfool(model, x, y, norm, **parameters)
-    raise unknown_name("method", method, ("fab", "deepfool"))
+    if method in IN_L2:
+        need_l2("C&W" if method == "cw" else "DDN", norm)
+        return IN_L2[method](model, x, y, **parameters)
+    if method in WITH_NOISE:
+        return WITH_NOISE[method](model, x, y, norm, noise=noise, **parameters)
+    if method in WITHOUT:
+        return WITHOUT[method](model, x, y, norm, **parameters)
+    raise unknown_name("method", method, (*IN_L2, *WITH_NOISE, *WITHOUT))

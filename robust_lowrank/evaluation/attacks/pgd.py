@@ -8,25 +8,30 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, Positive
-from robust_lowrank.evaluation.attacks.gradients import input_gradient
+from robust_lowrank.evaluation.attacks.gradients import Loss, dlr, input_gradient, margin_loss, own_cross_entropy
 from robust_lowrank.evaluation.attacks.search import Search
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
+
+LOSSES: dict[str, Loss] = {"ce": own_cross_entropy, "margin": margin_loss, "dlr": dlr}
 
 
 class Stepwise(NativeAttack):
     """Steps of length `relative_step * eps / steps` from `restarts` starts."""
 
     revised: ClassVar[tuple[str, ...]] = ("L1",)
+    maskable: ClassVar[bool] = True
     steps: Count = 20
     relative_step: Positive = 2.5
     restarts: Count = 1
     random_start: bool = True
+    loss: Literal["ce", "margin", "dlr"] = "ce"
 
     @property
     def label(self) -> str:
-        """The name in results, such as pgd-20 or pgd-20x5 with five restarts."""
-        return self.name or f"{self.kind}-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+        """The name in results, such as pgd-20, pgd-20x5 with five restarts, or pgd-20-margin on another loss."""
+        own = f"{self.kind}-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+        return self.name or own + ("" if self.loss == "ce" else f"-{self.loss}")
 
     def cost(self, classes: int, norm: str) -> int:
         """Return what all steps of all restarts take, and the evaluation of the last point."""
@@ -53,8 +58,8 @@ class Stepwise(NativeAttack):
     def climb(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, *, momentum: float = 0.0) -> Attempt:
         """Take the steps from every start."""
         starts = (threat.random_start(x, noise.at(restart=r)) if self.random_start else x for r in range(self.restarts))
-        size = self.step_size(threat.eps)
-        return pgd(model, x, y, threat, starts=starts, steps=self.steps, step_size=size, momentum=momentum)
+        size, loss = self.step_size(threat.eps), LOSSES[self.loss]
+        return pgd(model, x, y, threat, starts=starts, steps=self.steps, step_size=size, momentum=momentum, loss=loss)
 
 
 class PGD(Stepwise):
@@ -88,12 +93,14 @@ def pgd(
     steps: int,
     step_size: float,
     momentum: float = 0.0,
+    loss: Loss = own_cross_entropy,
 ) -> Attempt:
     """Climb the loss by steps of fixed length along the steepest direction, projecting after each.
 
     Every element of `starts`, an (N, ...) tensor, is a restart. An example is finished at the first input that breaks it. For one
     that nothing breaks, the input with the smallest margin is returned. With `momentum` (mu), the direction is the steepest one
-    of the running sum `g <- mu g + gradient / mean |gradient|`.
+    of the running sum `g <- mu g + gradient / mean |gradient|`. `loss` is any function of logits (N, classes) and labels that gives
+    each example a number, larger for a more harmful input.
 
     Example:
         >>> noise = KeyedNoise(0, "pgd", torch.arange(len(x)))
@@ -110,7 +117,7 @@ def pgd(
         point = threat.project(x[rows], start[rows])
         running = torch.zeros_like(point)
         for _ in range(steps):
-            logits, _, gradient, finite = input_gradient(model, point, y[rows])
+            logits, _, gradient, finite = input_gradient(model, point, y[rows], loss)
             margin = search.see(rows, point, logits, gradient)
             stays = finite & (margin >= 0)
             if momentum:

@@ -17,6 +17,7 @@ class RandomNoise(NativeAttack):
 
     attack: Literal["random-noise"] = "random-noise"
     turn: ClassVar[int] = 30
+    maskable: ClassVar[bool] = True
     draws: Count = 100
     gradients: ClassVar[bool] = False
     searches: ClassVar[bool] = False
