@@ -1,6 +1,5 @@
 """Certificates prove from margins how far an input may move in L2 before the prediction can change."""
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from robust_lowrank.conditioning.copies import wide_copy
 from robust_lowrank.conditioning.lipschitz import Lipschitz, lipschitz
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import CERTIFICATE, CURVE
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BATCH = 256
-ROUNDING = 1e-9  # of the largest logit, taken off every margin: far beyond what float64 loses on the way to the logits
+ROUNDING = 1e-9  # of both logits and the median one, taken off every margin: far beyond what float64 loses on the way to the logits
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, bound: Lipschitz | None =
         radius = min over j != y of (z_y - z_j) / (|w_y - w_j| L)
 
     and sqrt(2) L |z| in the place of the denominator where the logits come out of something else. It is 0 for an example that the
-    network gets wrong, and for all if there is no bound. Logits are computed in float64, and 1e-9 of the largest is taken off.
+    network gets wrong, and for all if there is no bound. Logits are computed in float64, and 1e-9 of them is taken off.
 
     Args:
         model: the network, which stays as it is; it is seen in evaluation mode.
@@ -55,9 +55,9 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, bound: Lipschitz | None =
     if y.is_floating_point() or y.is_complex():
         raise UserError(f"labels are numbers of classes, not {y.dtype}")
     bound = lipschitz(model, x.shape[1:]) if bound is None else bound
-    wide = copy.deepcopy(model).double().eval()
+    wide = wide_copy(model)
     device = next(wide.parameters(), x).device
-    logits, labels = torch.cat([wide(part.to(device).double()).cpu() for part in x.split(batch_size)]), y.cpu()
+    logits, labels = torch.cat([_answers(wide, part.to(device).double()).cpu() for part in x.split(batch_size)]), y.cpu().long()
     if not torch.isfinite(logits).all():
         raise UserError("the network returns logits that are not finite: it has no certificate")
     classes = logits.shape[1]
@@ -66,7 +66,9 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, bound: Lipschitz | None =
     if bound.head is not None and len(bound.head) != classes:
         raise UserError(f"the bound is of a network of {len(bound.head)} classes, not of {classes}: compute it for this one")
     gaps = logits.gather(1, labels[:, None]) - logits
-    sure = (gaps - ROUNDING * logits.abs().amax(dim=1, keepdim=True)).clamp(min=0)
+    sizes = logits.abs()
+    rounding = sizes + sizes.gather(1, labels[:, None]) + sizes.median(dim=1, keepdim=True).values
+    sure = (gaps - ROUNDING * rounding).clamp(min=0)
     distances = (sure / _steepness(bound, classes)[labels]).nan_to_num(nan=0.0, posinf=math.inf)
     others = torch.arange(classes) != labels[:, None]
     radii = torch.where(others, distances, math.inf).amin(dim=1)
@@ -101,6 +103,24 @@ def certified_curve(table: "pd.DataFrame", radii: Sequence[float], *, confidence
         certified = int((right & (table["radius"] >= radius)).sum())
         rows.append((float(radius), certified, len(table), *clopper_pearson(certified, len(table), confidence)))
     return pd.DataFrame(rows, columns=pd.Index(CURVE))
+
+
+def _answers(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the logits of a batch, one by one from a network that takes no more.
+
+    Raises:
+        UserError: they are not (N, classes).
+    """
+    try:
+        logits = model(x)
+    except Exception:
+        if len(x) == 1:
+            raise
+        return torch.cat([_answers(model, row) for row in x.split(1)])
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x) or not logits.is_floating_point():
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"the network returns {shape} for {len(x)} inputs, where logits ({len(x)}, classes) are due")
+    return logits
 
 
 def _steepness(bound: Lipschitz, classes: int) -> Tensor:

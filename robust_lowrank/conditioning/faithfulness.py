@@ -10,7 +10,9 @@ from torch.overrides import TorchFunctionMode
 from robust_lowrank.conditioning.constants import Unbounded
 from robust_lowrank.errors import first_line
 
-EQUAL = 1e-9  # of the largest logit: far more than float64 loses on the way
+EQUAL = 1e-9  # of a logit and of the median one: far more than float64 loses on the way
+LARGEST_MEDIAN = 1e3  # so that masked logits, which may be huge and many, hide nothing
+HUGE = 1e30  # of numbers that stand for infinity, which depend on the type: those are not told apart
 READING = frozenset(
     [
         "item",
@@ -45,11 +47,12 @@ class Watched(nn.Module):
         super().__init__()
         self.network = network
         self.calls: list[Any] = []
+        self.autocast = False  # whether a call was made in lower precision
 
     def forward(self, x: Tensor) -> Any:
         """Return what the network returns."""
         self.calls.clear()
-        with _Watch(self.calls):
+        with _Watch(self):
             return self.network(x)
 
     def answer(self, x: Tensor) -> Tensor:
@@ -63,31 +66,34 @@ class Watched(nn.Module):
         except Exception as error:  # the network's own
             raise Unbounded(f"its forward fails on an input of shape {tuple(x.shape)}: {first_line(error)}") from error
         self.refuse_reading()
-        if not isinstance(logits, Tensor):
-            raise Unbounded("it returns something else than one tensor")
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            raise Unbounded("it returns something else than one tensor of real numbers")
         return logits.detach().clone()
 
     def refuse_reading(self) -> list[Any]:
         """Return the calls of the last forward pass.
 
         Raises:
-            Unbounded: it took values of tensors into Python.
+            Unbounded: it took values of tensors into Python, or computed some of it in lower precision.
         """
+        if self.autocast:
+            raise Unbounded("its forward computes in lower precision, by autocast")
         if read := next((name for name, *_ in self.calls if name in READING), None):
             raise Unbounded(f"its forward reads values of tensors in Python, by {read}")
         return list(self.calls)
 
 
 class _Watch(TorchFunctionMode):
-    def __init__(self, calls: list[Any]) -> None:
+    def __init__(self, watched: Watched) -> None:
         super().__init__()
-        self.calls = calls
+        self.watched = watched
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
+        self.watched.autocast |= any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
         if name not in MODES:
-            self.calls.append((name, _described(args), _described(kwargs)))
+            self.watched.calls.append((name, _described(args), _described(kwargs)))
         return func(*args, **kwargs)
 
 
@@ -103,6 +109,8 @@ def _described(value: Any) -> Any:
         return ("slice", _described((value.start, value.stop, value.step)))
     if isinstance(value, torch.dtype):
         return "float" if value in PRECISION else str(value)
+    if isinstance(value, float) and abs(value) >= HUGE:
+        return "huge" if value > 0 else "-huge"
     return repr(value) if isinstance(value, bool | int | float | str) else type(value).__name__
 
 
@@ -135,8 +143,7 @@ def compare_precision(logits: Tensor, wide: Tensor, dtype: torch.dtype) -> None:
     Raises:
         Unbounded: it does not.
     """
-    tolerance = torch.finfo(dtype).eps ** 0.5
-    if not torch.allclose(logits.double().cpu(), wide, rtol=tolerance, atol=tolerance * float(wide.abs().max()), equal_nan=True):
+    if not _agree(logits.double().cpu(), wide.double(), torch.finfo(dtype).eps ** 0.5):
         raise Unbounded(f"in float64 it gives something else than in {str(dtype).removeprefix('torch.')}")
 
 
@@ -176,11 +183,17 @@ def _compare_batch(network: Watched, batch: Tensor) -> None:
         raise Unbounded("it mixes the examples of a batch")
 
 
-def _equal(one: Any, other: Any) -> bool:
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape:
-        return False
-    largest = float(other.detach().abs().nan_to_num(posinf=0.0).max()) if other.numel() else 0.0
-    return torch.allclose(one.detach(), other.detach(), rtol=EQUAL, atol=EQUAL * largest, equal_nan=True)
+def _equal(one: Any, other: Tensor) -> bool:
+    same = isinstance(one, Tensor) and one.shape == other.shape and one.is_floating_point()
+    return same and _agree(one.detach().double(), other.double(), EQUAL)
+
+
+def _agree(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Return whether every logit is the same up to a share of itself and of the median one, which masked logits do not move."""
+    sizes = other.abs().nan_to_num(0.0, 0.0, 0.0)
+    median = float(sizes.median().clamp(max=LARGEST_MEDIAN)) if sizes.numel() else 0.0
+    near = (one - other).abs() <= tolerance * (sizes + median)
+    return bool((near | (one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _simple_state(network: nn.Module) -> dict[str, str]:

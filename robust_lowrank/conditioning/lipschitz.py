@@ -2,6 +2,7 @@
 
 import math
 import operator
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,13 @@ from torch import Tensor, fx, nn
 
 from robust_lowrank.conditioning import tracing
 from robust_lowrank.conditioning.constants import Unbounded
-from robust_lowrank.conditioning.operators.convolution import Convolution, LinearLayer, convolution, is_linear
+from robust_lowrank.conditioning.operators.convolution import Convolution, LinearLayer, convolution
 from robust_lowrank.conditioning.operators.symbol import SLACK, conv_bound
 from robust_lowrank.conditioning.operators.table import dims_of, size_of
 from robust_lowrank.conditioning.rules import EXACT_TYPES, LINEAR, NORMALISATION, RULES, SHAPE_ONLY, VALUES_AND_INDICES
 from robust_lowrank.conditioning.rules.call import Call, call_of, product
 from robust_lowrank.conditioning.rules.linear import image_size, linear_map, scale_of
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.layers import Adapter, FactoredLayer
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ ASSUMPTIONS = (
     "the same input always gives the same logits, whatever else is in its batch",
     "exact arithmetic with the stored weights: norms are computed in float64 and raised by 1e-9 of themselves",
 )
+
+
+_ONE_AT_A_TIME = threading.Lock()  # torch.export traces one network at a time
 
 
 @dataclass(frozen=True)
@@ -81,24 +85,38 @@ def lipschitz(model: nn.Module, input_shape: Sequence[int]) -> Lipschitz:
         model: the network, which stays as it is.
         input_shape: of one input, such as (channels, height, width).
 
+    Raises:
+        UserError: `input_shape` is no shape.
+
     Source: the product of norms: Szegedy et al. 2014 (arXiv 1312.6199), section 4.3.
     """
     import pandas as pd
 
-    def failed(reason: str) -> Lipschitz:
-        return Lipschitz(math.inf, pd.DataFrame(columns=pd.Index(LAYERS)), (reason,))
-
-    shape = tuple(input_shape)
     try:
-        traced = tracing.Traced(model, shape)
-        walk = _Walk(traced)
-        walk.run(torch.rand(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
-        frame = pd.DataFrame(walk.rows, columns=pd.Index(LAYERS))
-        if walk.reasons:
-            return Lipschitz(math.inf, frame, tuple(dict.fromkeys(walk.reasons)))
-        traced.compare(model)
-    except Unbounded as reason:
-        return failed(str(reason))
+        shape = tuple(map(int, input_shape))
+        if not all(size >= 0 for size in shape):
+            raise ValueError(shape)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"input_shape {input_shape!r} is no shape of an input: give one such as (3, 32, 32)") from error
+    with _ONE_AT_A_TIME:
+        try:
+            return _bounded(model, shape)
+        except Unbounded as reason:
+            return Lipschitz(math.inf, pd.DataFrame(columns=pd.Index(LAYERS)), (str(reason),))
+
+
+def _bounded(model: nn.Module, shape: tuple[int, ...]) -> Lipschitz:
+    import pandas as pd
+
+    traced = tracing.Traced(model, shape)
+    walk = _Walk(traced)
+    walk.run(torch.rand(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    frame = pd.DataFrame(walk.rows, columns=pd.Index(LAYERS))
+    if walk.reasons:
+        return Lipschitz(math.inf, frame, tuple(dict.fromkeys(walk.reasons)))
+    if not math.isfinite(walk.bound):
+        raise Unbounded("its bound is too large a number")
+    traced.compare()
     return Lipschitz(walk.bound * (1 + SLACK), frame, (), features=walk.features * (1 + SLACK), head=walk.head)
 
 
@@ -123,10 +141,10 @@ class _Walk(fx.Interpreter):
         if n in self._needed:
             try:
                 bound = self._bound(n, args, kwargs, value)
-            except (Unbounded, UserError) as error:
-                bound = math.inf
-                self.reasons.append(f"{tracing.place(n)[0]}: {error}")
-                self._enter(n, math.inf, math.inf, note=str(error))
+            except Exception as error:  # whatever a rule stumbles over has no bound
+                bound, reason = math.inf, first_line(error)
+                self.reasons.append(f"{tracing.place(n)[0]}: {reason}")
+                self._enter(n, math.inf, math.inf, note=reason)
             if bound is not None:
                 self._bounds[n] = bound
         return value
@@ -141,6 +159,8 @@ class _Walk(fx.Interpreter):
         before = [self._bounds[node] for node in n.all_input_nodes if node in self._bounds]
         if not before or str(n.target) in SHAPE_ONLY:
             return None
+        if isinstance(value, Tensor) and value.dtype not in EXACT_TYPES:
+            raise Unbounded(f"it gives {str(value.dtype).removeprefix('torch.')}, to which numbers are rounded")
         if n.target is operator.getitem:
             return self._entry(n, before[0])
         if n.op == "call_module":
@@ -148,8 +168,6 @@ class _Walk(fx.Interpreter):
         if (rule := RULES.get(str(n.target))) is None:
             raise Unbounded(f"{tracing.place(n)[1]} has no Lipschitz constant here")
         call = call_of(n, args, kwargs, value, self._bounds)
-        if call.given.get("dtype") not in EXACT_TYPES:
-            raise Unbounded(f"it rounds to {str(call.given['dtype']).removeprefix('torch.')}")
         if call.name in NORMALISATION and n.args[0] in self._folded:
             return self._normalise(n, call)
         if call.name in LINEAR and self._is_normalised(n, value.dim() == call.given["weight"].dim()):
@@ -170,9 +188,15 @@ class _Walk(fx.Interpreter):
         return before
 
     def _whole(self, n: fx.Node, layer: nn.Module, x: Tensor, value: Tensor, before: float) -> float:
-        if not is_linear(layer):
+        if not tracing.is_known(layer):
             constant = float(layer.lipschitz_constant())  # pyright: ignore[reportCallIssue]
+            if not 0 <= constant < math.inf:
+                raise Unbounded(f"it states {constant} as its constant")
             return self._times(n, constant, before)
+        if not tracing.is_its_factors(layer, x):
+            raise Unbounded(
+                "its forward is not what its factors, or its merged weight, make: idle columns or geometry were changed"
+            )
         size = size_of(layer, x.shape)
         if dims_of(layer) == 2:
             self._keep_head(n, _weight(layer), value)

@@ -1,6 +1,5 @@
 """Randomised smoothing certifies the class that a network gives most often under Gaussian noise."""
 
-import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from robust_lowrank.conditioning.copies import own_copy
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import CERTIFICATE
 from robust_lowrank.statistics import clopper_pearson
@@ -69,7 +69,7 @@ def smooth_certify(
     check_smoothing(sigma, n0, n, alpha)
     if y.shape != x.shape[:1]:
         raise UserError(f"certificates need a label an example, not {tuple(y.shape)} for {len(x)} examples")
-    quiet = copy.deepcopy(model).eval()
+    quiet = own_copy(model).eval()
     place = next(quiet.parameters(), x)
     rows = []
     for example, (image, label) in enumerate(zip(x.to(place), y.tolist(), strict=True)):

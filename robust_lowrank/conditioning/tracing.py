@@ -1,20 +1,22 @@
 """A network is traced as the calls of torch that it makes, in float64, with layers that are known as a whole kept whole."""
 
-import copy
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, redirect_stderr
+from functools import partial
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
 
 from robust_lowrank.conditioning.constants import Unbounded
-from robust_lowrank.conditioning.faithfulness import Watched, compare, compare_precision
+from robust_lowrank.conditioning.copies import own_copy, wide_copy
+from robust_lowrank.conditioning.faithfulness import EQUAL, Watched, compare, compare_precision
 from robust_lowrank.errors import first_line
-from robust_lowrank.layers import Adapter
+from robust_lowrank.layers import Adapter, FactoredLayer
 from robust_lowrank.layers.forms import FORMS, is_dense
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -27,8 +29,11 @@ _whole: list[tuple[Any, dict[torch.Size, tuple[torch.Size, torch.dtype]]]] = [] 
 def _whole_layer(x: Tensor, index: int) -> Tensor:
     """Return what the layer makes of its input: one call in the graph, whatever the layer does."""
     forward, outputs = _whole[index]
+    before = x.clone()
     with torch._C.DisableTorchFunction():
         y = forward(x).clone()
+    if not torch.equal(x, before):
+        raise Unbounded("a layer that states its constant changes its input in place")
     outputs[x.shape] = y.shape, y.dtype
     return y
 
@@ -49,12 +54,17 @@ class Traced:
 
     def __init__(self, model: nn.Module, shape: Sequence[int]) -> None:
         _refuse_global_hooks()
+        try:
+            wide, self._own = wide_copy(model).cpu(), own_copy(model)
+        except Exception as error:  # of whatever it keeps
+            raise Unbounded(f"it cannot be copied to float64: {first_line(error)}") from error
         x = torch.rand(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         self._shape: tuple[int, ...] = tuple(shape)
-        self.network: Watched = watched(copy.deepcopy(model).double().cpu())
+        self.network: Watched = watched(wide)
         self._layers: dict[str, nn.Module] = dict(_whole_layers(self.network.network))
         with as_calls(self._layers):
-            self.network.answer(x)
+            for _ in range(2):  # what a first pass builds and keeps, the second one finds
+                self.network.answer(x)
             self.calls: list[Any] = list(self.network.calls)
             program = _exported(self.network, x)
             if self.network.refuse_reading() != self.calls:
@@ -62,19 +72,20 @@ class Traced:
             self.module: fx.GraphModule = self._with_modules(program)
 
     @torch.no_grad()
-    def compare(self, model: nn.Module) -> None:
+    def compare(self) -> None:
         """Require that graph and network agree, and the network in float64 with the one that was given.
 
         Raises:
             Unbounded: they do not.
         """
-        own = watched(copy.deepcopy(model))
+        own = watched(self._own)
         reference = next((each for each in own.parameters() if each.is_floating_point()), torch.zeros(()))
         x = torch.rand(1, *self._shape, generator=torch.Generator().manual_seed(2)).to(reference)
         with as_calls(self._layers):
             compare(self.network, self.module, self.calls, self._shape)
             wide = self.network.answer(x.double().cpu())
         with as_calls(dict(_whole_layers(own.network))):
+            own.answer(x)
             logits = own.answer(x)
         if own.calls != self.calls:
             raise Unbounded(f"in {str(x.dtype).removeprefix('torch.')} its forward takes another path than in float64")
@@ -135,7 +146,7 @@ def _exported(network: nn.Module, x: Tensor) -> fx.GraphModule:
     Raises:
         Unbounded: it cannot be traced, or changes its input or its state.
     """
-    with warnings.catch_warnings(), _silent("torch"):
+    with warnings.catch_warnings(), _silent("torch"), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(network, (x,), strict=False).run_decompositions({})
@@ -163,8 +174,11 @@ def _whole_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _is_whole(module: nn.Module) -> bool:
     if any(_has_hooks(part) or "forward" in vars(part) for part in module.modules()):
         return False
-    if callable(getattr(module, "lipschitz_constant", None)):
-        return True
+    return is_known(module) or callable(getattr(module, "lipschitz_constant", None))
+
+
+def is_known(module: nn.Module) -> TypeGuard[FactoredLayer | Adapter]:
+    """Return whether a module is a layer of the library and nothing derived from one."""
     if isinstance(module, Adapter):
         return type(module) is Adapter and module.updated and is_dense(module.base) and type(module.update) in KNOWN
     return type(module) in KNOWN
@@ -179,6 +193,15 @@ def _refuse_global_hooks() -> None:
         raise Unbounded("there are hooks on all modules, which may change what the network computes")
 
 
+def is_its_factors(layer: FactoredLayer | Adapter, x: Tensor) -> bool:
+    """Return whether a layer does on random inputs what it is bounded by: its factors in turn, or an adapter's merged layer."""
+    chain = layer.dense_layer() if isinstance(layer, Adapter) else layer.factored_layers()
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(x.shape, dtype=torch.float64, generator=generator)
+    found, due = layer(inputs), chain(inputs)
+    return torch.allclose(found, due, rtol=EQUAL, atol=EQUAL * float(due.abs().max()) if due.numel() else 0.0)
+
+
 @contextmanager
 def as_calls(layers: dict[str, nn.Module]) -> Iterator[None]:
     """Let layers that are known as a whole appear as one call each."""
@@ -186,12 +209,17 @@ def as_calls(layers: dict[str, nn.Module]) -> Iterator[None]:
     _whole[:] = [(layer.forward, {}) for layer in layers.values()]
     try:
         for index, layer in enumerate(layers.values()):
-            layer.forward = lambda x, index=index: _whole_layer(x, index)
+            layer.forward = partial(_call_whole, index)
         yield
     finally:
         _whole[:] = before
         for layer in layers.values():
             del layer.forward
+
+
+def _call_whole(index: int, *args: Any, **kwargs: Any) -> Tensor:
+    (x,) = (*args, *kwargs.values())
+    return _whole_layer(x, index)
 
 
 @contextmanager

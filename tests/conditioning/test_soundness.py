@@ -1,7 +1,7 @@
 """No network is steeper than its bound, and no attack finds what a certificate rules out."""
 
-import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from robust_lowrank import data, training
+from robust_lowrank.compression import compress
 from robust_lowrank.conditioning import certify, lipschitz
+from robust_lowrank.conditioning.copies import own_copy, wide_copy
+from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation import APGD, FAB, PGD, DeepFool, KeyedNoise, check, threat
 from tests.conditioning import zoo
 
@@ -28,9 +31,10 @@ MODELS = ("mlp", "cnn", "users")
 def steepness(model: nn.Module, *, points: int) -> float:
     """Return the largest change that is seen over the distance of inputs: of the Jacobian in float64, between pairs in float32."""
     generator = torch.Generator().manual_seed(5)
-    wide, found = copy.deepcopy(model).double().eval(), 0.0
-    single = copy.deepcopy(model).eval()
-    units, step = torch.eye(32, dtype=torch.float64).reshape(32, 1, *zoo.SHAPE), 1e-5
+    wide, found = wide_copy(model), 0.0
+    single = own_copy(model).eval()
+    units = torch.eye(32, dtype=torch.float64).reshape(32, 1, *zoo.SHAPE)
+    step = 1e-5 if wide(torch.rand(1, *zoo.SHAPE, dtype=torch.float64)).dtype == torch.float64 else 1e-2
     for mode in (torch.no_grad, torch.enable_grad) * points:
         with mode():
             x = torch.rand(1, *zoo.SHAPE, dtype=torch.float64, generator=generator)
@@ -83,6 +87,53 @@ class Users(nn.Module):
         canvas = torch.zeros(len(x), 6, 10, 10, dtype=x.dtype)
         canvas[..., 1:9, 1:9] = self.up(h).mul_(0.5)
         return self.head(F.avg_pool2d(F.mish(canvas[..., 1:9, 1:9]), 2).flatten(1))
+
+
+def test_masked_logits_do_not_widen_what_is_taken_off_margins() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 5))
+    x = torch.rand(50, 6)
+    y = network(x)[:, :3].argmax(dim=1)
+    network[0].weight.data[3:], network[0].bias.data[3:] = 0.0, -1e9
+    assert (certify(network, x, y)["radius"] > 0).mean() > 0.95
+
+
+def test_networks_that_take_one_example_or_keep_what_they_saw_are_certified() -> None:
+    class Alone(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            self.seen = super().forward(input.reshape(1, 6))
+            return self.seen
+
+    network = Alone(6, 3)
+    network(torch.rand(1, 6)).sum()
+    x = torch.rand(4, 6)
+    y = torch.cat([network(row) for row in x.split(1)]).argmax(dim=1)
+    assert (certify(network, x, y.to(torch.uint8))["radius"] > 0).all()
+
+
+@pytest.mark.parametrize("output", [lambda y: (y, y), lambda y: y[:, 0], lambda y: y.argmax(dim=1)])
+def test_what_is_no_logits_is_refused_in_words(output: Callable[[Tensor], object]) -> None:
+    class Other(nn.Linear):
+        def forward(self, input: Tensor) -> object:
+            return output(super().forward(input))
+
+    with pytest.raises(UserError, match=r"where logits \(4, classes\) are due"):
+        certify(Other(6, 3), torch.rand(4, 6), torch.tensor([0, 1, 2, 0]))
+
+
+@pytest.mark.parametrize("shape", [5, (2, -1), (2.5, "x"), None])
+def test_what_is_no_shape_is_refused(shape: object) -> None:
+    with pytest.raises(UserError, match="is no shape of an input"):
+        lipschitz(nn.Linear(3, 2), shape)  # pyright: ignore[reportArgumentType]
+
+
+def test_threads_take_turns() -> None:
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
+    compress(network, method="condlr", rank=0.5)
+    with ThreadPoolExecutor(4) as pool:
+        bounds = [found.bound for found in pool.map(lambda _: lipschitz(network, (6,)), range(8))]
+    assert len(set(bounds)) == 1
+    assert bounds[0] < float("inf")
 
 
 def users_network() -> nn.Module:

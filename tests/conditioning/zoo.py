@@ -8,7 +8,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
+
+from robust_lowrank import adapt
+from robust_lowrank.layers import LowRankLinear
+from robust_lowrank.linalg import Factors
 
 SHAPE = (2, 4, 4)
 Forward = Callable[[Any, Tensor], Any]
@@ -175,8 +179,33 @@ PLAIN: dict[str, Forward] = {
     "tiny weights after one another": lambda n, x: (
         F.conv2d(F.conv2d(x.double(), n.conv.weight.double() * 1e-170), n.back.weight.double() * 1e170) * 1e9
     ),
+    "filled in part": lambda n, x: part_filled(x, 0.0) + part_filled(3 * x, 0.5),
+    "where with a number": lambda n, x: torch.where(n.mask, x, -1.0) + torch.where(n.mask, -float("inf"), x).clamp(min=-2),
+    "where with integers": lambda n, x: torch.where(n.mask, x, torch.tensor(-1)),
+    "joined with integers": lambda n, x: torch.cat([x, -torch.ones(len(x), 1, 4, 4, dtype=torch.long)], dim=1),
+    "masked by type": lambda n, x: x.masked_fill(n.mask, torch.finfo(x.dtype).min).clamp(min=-1),
+    "one padding for both": lambda n, x: F.conv2d(x, n.conv.weight.abs(), padding=(1,), stride=(1,), dilation=(1,)),
+    "one padding, transposed": lambda n, x: F.conv_transpose2d(x, n.conv.weight[:2].abs(), padding=(1,)),
+    "aliases": lambda n, x: torch.max(torch.multiply(x, 2), torch.clip(x, 0, 1)) + torch.true_divide(x, n.weights),
+    "vector": lambda n, x: torch.mv(n.fc.weight, x.flatten(1)[0])[None] if len(x) == 1 else x.flatten(1) @ n.fc.weight.T,
+    "single precision": lambda n, x: n.fc(x.flatten(1)).float(),
+    "softmax in single precision": lambda n, x: F.softmax(n.fc(x.flatten(1)), dim=1, dtype=torch.float32),
+    "lazy cache": lambda n, x: x * cached(n),
     "dead end": lambda n, x: (x, x.sort(dim=1), (x > 0.5))[0],
 }
+
+
+def part_filled(x: Tensor, value: float) -> Tensor:
+    y = x.clone()
+    y[:, 0] = value
+    y[:, 1, 0].zero_()
+    return y
+
+
+def cached(net: Any) -> Tensor:
+    if not hasattr(net, "scale"):
+        net.scale = net.weights.abs() + 1
+    return net.scale
 
 
 def aliased(h: Tensor) -> Tensor:
@@ -251,6 +280,19 @@ HOSTILE: dict[str, Forward] = {
         F.conv2d(F.conv2d(x.double(), n.conv.weight.double() * 1e-170), n.back.weight.double() * 1e-170) * 1e300
     ),
     "tiny factors": lambda n, x: x.double().mul(1e-170).mul(1e-170).mul(1e170).mul(1e170).mul(1e10),
+    "a canvas of bytes": lambda n, x: written(torch.zeros(len(x), 2, 6, 6, dtype=torch.uint8), 255 * x) / 255,
+    "a canvas of halves": lambda n, x: written(torch.zeros(len(x), 2, 6, 6, dtype=torch.float16), x).to(x.dtype),
+    "a canvas of truths": lambda n, x: torch.zeros(x.shape, dtype=torch.bool).copy_(F.relu(x - 0.5)) * 1.0,
+    "complex factors": lambda n, x: (x * torch.tensor([0.1 + 5j])).abs(),
+    "a complex factor": lambda n, x: (x * (1 + 5j)).abs(),
+    "noise beside a mask": lambda n, x: masked(torch.randn(len(x), 5, dtype=x.dtype) + n.fc(x.flatten(1))),
+    "a batch beside a mask": lambda n, x: masked(n.fc(x.flatten(1) - x.flatten(1).mean(dim=0))),
+    "tracing beside a mask": lambda n, x: masked(n.fc(x.flatten(1) * (1 if torch.compiler.is_exporting() else 30))),
+    "autocast": lambda n, x: autocast(n, x),
+    "integers": lambda n, x: torch.arange(4)[None].expand(len(x), 4),
+    "no weight": lambda n, x: x * float("nan"),
+    "an infinite weight": lambda n, x: F.conv2d(x, n.conv.weight / 0),
+    "nothing": lambda n, x: x[:, :0] * n.weights[:0].sum(),
     "rounding": lambda n, x: (20 * x).round(),
     "signs": lambda n, x: (x - 0.5).sign(),
     "rounding through bits": lambda n, x: x.half().to(x.dtype),
@@ -294,6 +336,15 @@ HOSTILE: dict[str, Forward] = {
     "a float of the sum": lambda n, x: x + 50 * math.tanh(x.detach().sum()),
     "printed": lambda n, x: x * len(f"{x}"),
 }
+
+
+def masked(logits: Tensor) -> Tensor:
+    return logits.masked_fill(torch.tensor([False, False, True, True, True]), -1e12)
+
+
+def autocast(net: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.float16):
+        return net.head(F.relu(net.fc(x.flatten(1))))
 
 
 def caught(x: Tensor) -> Tensor:
@@ -351,6 +402,85 @@ def hooked(factor: float, *, before: bool = False) -> nn.Module:
     return network
 
 
+def low_rank(*, idle: bool = False) -> LowRankLinear:
+    """Return a layer of rank 3, of which one direction grows where nobody looks if `idle`."""
+    core = torch.diag(torch.tensor([1.0, 1.0, 0.0]))
+    layer = LowRankLinear(Factors(core, (torch.eye(4, 3), torch.eye(32, 3))))
+    if idle:
+        layer.load_state_dict(layer.state_dict())
+        layer.S.data[2, 2] = 9.0
+    return layer
+
+
+def widened_adapter() -> nn.Module:
+    """Return an adapter of a convolution that was given other gaps later on, as networks for segmentation are."""
+    network = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Flatten())
+    adapt(network, method="lora", rank=2)
+    for parameter in network.parameters():
+        parameter.data.fill_(0.5)
+    network[0].base.dilation = network[0].base.padding = (2, 2)
+    return network
+
+
+class Scaled(LowRankLinear):
+    """A layer derived from the library's that does something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * super().forward(x)
+
+
+class Stated(Scaled):
+    """The same, which says how steep it is."""
+
+    def lipschitz_constant(self) -> float:
+        return 3 * float(torch.linalg.matrix_norm(self.dense_weight(), 2))
+
+
+class InPlace(nn.Module):
+    """A layer that states a true constant and changes its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(5)
+
+    def lipschitz_constant(self) -> float:
+        return 5.0
+
+
+class Twice(nn.Module):
+    """A network in which a change in place is seen twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.scale = nn.Conv2d(2, 2, 3, padding=1), InPlace()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x)
+        return (h + self.scale(h)).flatten(1)
+
+
+class Claims(nn.Flatten):
+    """A layer that states what is no constant."""
+
+    def __init__(self, claim: Any) -> None:
+        super().__init__()
+        self.claim = claim
+
+    def lipschitz_constant(self) -> Any:
+        if isinstance(self.claim, Exception):
+            raise self.claim
+        return self.claim
+
+
+def derived(kind: type[LowRankLinear]) -> nn.Module:
+    return _layers(nn.Flatten(), kind(Factors(torch.eye(2), (torch.eye(4, 2), torch.eye(32, 2)))))
+
+
+def pruned() -> nn.Module:
+    network = _layers(nn.Flatten(), nn.Linear(32, 6), nn.ReLU(), nn.Linear(6, 4))
+    prune.l1_unstructured(network[1], "weight", 0.5)
+    return network
+
+
 def parametrized() -> nn.Module:
     return _layers(
         nn.Flatten(), parametrizations.spectral_norm(nn.Linear(32, 9)), nn.ReLU(), parametrizations.weight_norm(nn.Linear(9, 4))
@@ -381,6 +511,17 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], bool]] = {
     "dropouts": (lambda: _layers(nn.Dropout2d(0.5), nn.AlphaDropout(0.5), nn.Flatten(), nn.Dropout(0.5)), True),
     "in place": (lambda: _layers(nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Flatten()), True),
     "one layer twice": (lambda: (lambda conv: _layers(conv, nn.ReLU(), conv, nn.Flatten()))(nn.Conv2d(2, 2, 3, padding=1)), True),
+    "pruned": (pruned, True),
+    "low rank": (lambda: _layers(nn.Flatten(), low_rank()), True),
+    "low rank, grown aside": (lambda: _layers(nn.Flatten(), low_rank(idle=True)), False),
+    "adapter of a widened convolution": (widened_adapter, False),
+    "derived": (lambda: derived(Scaled), True),
+    "derived and stated": (lambda: derived(Stated), True),
+    "in place and stated": (Twice, False),
+    "states nothing": (lambda: Claims(None), False),
+    "states infinity": (lambda: Claims(math.inf), False),
+    "states less than nothing": (lambda: Claims(-1.0), False),
+    "fails to state": (lambda: Claims(ValueError("unknown")), False),
     "recurrent": (lambda: _layers(nn.Flatten(2), nn.RNN(16, 3)), False),
     "encoder": (lambda: _layers(nn.Flatten(2), nn.TransformerEncoderLayer(16, 2, 8, batch_first=True), nn.Flatten()), False),
     "normalisation without statistics": (lambda: _layers(nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten()), False),

@@ -76,23 +76,27 @@ def convolution(layer: LinearLayer | Convolution, *, scale: Tensor | None = None
         kernel = torch.einsum("fr,rchw->fchw", torch.linalg.qr(factor[:, None] * _matrix(after)).R, kernel)
     if before is not None:
         kernel = torch.einsum("frhw,cr->fchw", kernel, torch.linalg.qr(_matrix(before).T).R)
-    stride, dilation = (pair(getattr(middle, name, ()), 1) for name in ("stride", "dilation"))
-    padding = pads(getattr(middle, "padding", ()), kernel, dilation)
+    slides = len(_weight(middle).shape) - 2
+    stride, dilation = (pair(getattr(middle, name, ()), slides, 1) for name in ("stride", "dilation"))
+    padding = pads(getattr(middle, "padding", ()), kernel, dilation, slides)
     return Convolution(kernel, stride, padding, dilation, getattr(middle, "groups", 1))
 
 
-def pads(padding: str | Sequence[int], kernel: Tensor, dilation: tuple[int, int]) -> tuple[int, int, int, int]:
+def pads(padding: str | int | Sequence[int], kernel: Tensor, dilation: tuple[int, int], slides: int) -> tuple[int, int, int, int]:
     """Return by how many zeros an image is padded, (left, right, top, bottom), where a layer says `same`, `valid` or how many.
 
     Example:
-        >>> pads("same", torch.ones(1, 1, 1, 4), (1, 1))
+        >>> pads("same", torch.ones(1, 1, 1, 4), (1, 1), 2)
         (1, 2, 0, 0)
+
+    Args:
+        slides: along how many directions the kernel goes: 1 along width alone, 0 of a matrix.
     """
     if padding == "same":
         wholes = [d * (k - 1) for d, k in zip(dilation, kernel.shape[2:], strict=True)]
         (top, left), (bottom, right) = [whole // 2 for whole in wholes], [whole - whole // 2 for whole in wholes]
         return left, right, top, bottom
-    height, width = (0, 0) if isinstance(padding, str) else pair(padding, 0)  # valid
+    height, width = (0, 0) if isinstance(padding, str) else pair(padding, slides, 0)  # valid
     return width, width, height, height
 
 
@@ -141,8 +145,13 @@ def _weight(layer: nn.Module) -> Tensor:
     return weight.detach()
 
 
-def pair(values: Sequence[int] | int, missing: int) -> tuple[int, int]:
-    """Return an option of height and width; where less slides, that of heights is the one that does nothing."""
-    given = [values] * 2 if isinstance(values, int) else list(values)
-    height, width = *[missing] * (2 - len(given)), *given
+def pair(values: Sequence[int] | int, slides: int, missing: int) -> tuple[int, int]:
+    """Return an option of height and width, each `missing` where nothing slides along it; one value holds for every direction.
+
+    Example:
+        >>> pair((3,), 2, 1), pair((3,), 1, 1), pair((), 0, 1)
+        ((3, 3), (1, 3), (1, 1))
+    """
+    given = [values] if isinstance(values, int) else list(values)
+    height, width = *[missing] * (2 - slides), *(given * slides if len(given) == 1 else given)
     return height, width

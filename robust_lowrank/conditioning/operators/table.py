@@ -1,6 +1,5 @@
 """The table holds each layer's norm as an operator on its images, batch normalisation folded in."""
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from robust_lowrank.conditioning.copies import own_copy
 from robust_lowrank.conditioning.operators.convolution import LinearLayer, convolution, is_linear
 from robust_lowrank.conditioning.operators.lanczos import Estimate, conv_norm
 from robust_lowrank.conditioning.operators.symbol import circular_singular_values, conv_bound
@@ -67,7 +67,7 @@ def calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
     """Return the linear layers in the order in which an input of this shape reaches them."""
     seen: dict[str, Call] = {}
     outputs: list[tuple[Tensor, str]] = []  # kept alive, so that each stays the one it is
-    copied = copy.deepcopy(model).eval()
+    copied = own_copy(model).eval()
     inner = {id(part) for layer in copied.modules() if isinstance(layer, Adapter) for part in layer.children()}
 
     def record(name: str) -> Any:

@@ -11,17 +11,17 @@ _GROUPS: list[tuple[Rule, str]] = [
     (
         elementwise.slope(1.0),
         "relu relu6 hardtanh tanh abs neg positive sin cos atan log_sigmoid clamp clamp_min clamp_max to.dtype _to_copy "
-        "to.dtype_layout detach clone alias contiguous lift_fresh_copy logsumexp amax amin max min max.dim min.dim",
+        "to.dtype_layout detach clone alias contiguous clip lift_fresh_copy logsumexp amax amin max min max.dim min.dim",
     ),
-    (elementwise.limited, "clamp.Tensor clamp_min.Tensor clamp_max.Tensor"),
-    (elementwise.slope(0.25), "sigmoid"),
+    (elementwise.limited, "clamp.Tensor clamp_min.Tensor clamp_max.Tensor clip.Tensor"),
+    (elementwise.slope(0.25), "sigmoid special_expit"),
     (elementwise.slope(0.5), "softmax.int _softmax"),
     (elementwise.slope(constants.HARDSIGMOID), "hardsigmoid"),
     (elementwise.slope(constants.GELU), "gelu"),
     (elementwise.slope(constants.SILU), "silu"),
     (elementwise.slope(constants.MISH), "mish"),
     (elementwise.slope(constants.SELU), "selu"),
-    (elementwise.slope(constants.ERF), "erf"),
+    (elementwise.slope(constants.ERF), "erf special_erf"),
     (elementwise.slope(constants.HARDSWISH), "hardswish"),
     (elementwise.log_softmax, "log_softmax.int _log_softmax"),
     (elementwise.leaky, "leaky_relu"),
@@ -30,13 +30,16 @@ _GROUPS: list[tuple[Rule, str]] = [
     (elementwise.celu, "celu"),
     (elementwise.softplus, "softplus"),
     (elementwise.prelu, "prelu _prelu_kernel"),
-    (elementwise.sum_of_two, "add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Tensor rsub.Scalar"),
-    (elementwise.extreme_of_two, "maximum minimum"),
-    (elementwise.product_of_two, "mul.Tensor mul.Scalar"),
-    (elementwise.quotient, "div.Tensor div.Scalar"),
+    (elementwise.sum_of_two, "add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Tensor rsub.Scalar subtract.Tensor subtract.Scalar"),
+    (elementwise.extreme_of_two, "maximum minimum max.other min.other fmax fmin"),
+    (elementwise.product_of_two, "mul.Tensor mul.Scalar multiply.Tensor multiply.Scalar"),
+    (
+        elementwise.quotient,
+        "div.Tensor div.Scalar div.Tensor_mode div.Scalar_mode true_divide.Tensor true_divide.Scalar divide.Tensor divide.Scalar",
+    ),
     (elementwise.mean_of_entries, "mean mean.dim"),
     (elementwise.sum_of_entries, "sum sum.dim_IntList"),
-    (elementwise.euclidean, "linalg_vector_norm norm.ScalarOpt_dim norm.Scalar"),
+    (elementwise.euclidean, "linalg_vector_norm norm.ScalarOpt_dim norm.Scalar linalg_norm linalg_matrix_norm.str_ord"),
     (elementwise.dropout, "dropout feature_dropout alpha_dropout feature_alpha_dropout"),
     (pooling.mean_pool(1), "avg_pool1d"),
     (pooling.mean_pool(2), "avg_pool2d"),
@@ -46,7 +49,7 @@ _GROUPS: list[tuple[Rule, str]] = [
     (pooling.adaptive_pool(2, constants.adaptive_mean_norm), "adaptive_avg_pool2d _adaptive_avg_pool2d"),
     (pooling.adaptive_pool(1, constants.adaptive_maximum_norm), "adaptive_max_pool1d"),
     (pooling.adaptive_pool(2, constants.adaptive_maximum_norm), "adaptive_max_pool2d"),
-    (linear.matmul, "matmul mm bmm addmm"),
+    (linear.matmul, "matmul mm bmm addmm mv dot"),
     (linear.linear, "linear"),
     (linear.convolution, "conv1d conv1d.padding conv2d conv2d.padding"),
     (linear.transposed, "conv_transpose1d conv_transpose2d.input"),
@@ -64,7 +67,8 @@ _GROUPS: list[tuple[Rule, str]] = [
         "replication_pad1d replication_pad2d pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle "
         "upsample_nearest1d upsample_nearest2d upsample_nearest1d.vec upsample_nearest2d.vec "
         "_upsample_nearest_exact1d.vec _upsample_nearest_exact2d.vec unfold im2col copy slice_scatter select_scatter "
-        "diagonal_scatter scatter.src scatter.value index_put index_copy masked_fill.Scalar masked_fill.Tensor where.self "
+        "diagonal_scatter scatter.src scatter.value index_put index_copy masked_fill.Scalar fill.Tensor zero concat "
+        "concatenate hstack dstack column_stack fliplr flipud take type_as masked_fill.Tensor where.self "
         "where.ScalarOther where.ScalarSelf fill.Scalar",
     ),
 ]

@@ -93,7 +93,7 @@ def magnitude(value: Any, *, least: bool = False) -> float:
     Raises:
         Unbounded: it is not finite, or a least of 0.
     """
-    sizes = torch.as_tensor(value, dtype=torch.float64).abs()
+    sizes = torch.as_tensor(value).double().abs()
     size = float(sizes.min() if least else sizes.max())
     if not math.isfinite(size) or (least and size == 0):
         raise Unbounded("a factor that is not finite, or a division by zero")

@@ -87,6 +87,8 @@ def product_of_two(call: Call) -> float:
 
 def quotient(call: Call) -> float:
     """Bound a division by a constant by its smallest divisor."""
+    if call.given.get("rounding_mode") is not None:
+        raise Unbounded("a division that rounds")
     if "other" in call.bounds:
         raise Unbounded("a division by a value that depends on the input")
     least = magnitude(call.given["other"], least=True)
@@ -111,7 +113,7 @@ def _reduced(call: Call) -> float:
 def euclidean(call: Call) -> float:
     """Bound Euclidean norms by 1."""
     order = call.given.get("ord", call.given.get("p"))
-    if order not in (2, None):
+    if order not in (2, None, "fro"):
         raise Unbounded(f"a norm of order {order}")
     return call.scaled(1.0, "self")
 

@@ -14,7 +14,8 @@ from robust_lowrank.conditioning.rules.call import Call, magnitude
 
 def matmul(call: Call) -> float:
     """Bound a product with a constant matrix, or with a batch of them, by the largest norm."""
-    names = ("mat1", "mat2") if "addmm" in call.name else tuple(name for name in call.given if name in ("self", "other", "mat2"))
+    factors = ("self", "other", "mat2", "vec", "tensor")
+    names = ("mat1", "mat2") if "addmm" in call.name else tuple(name for name in call.given if name in factors)
     call.only(*names)
     if len(call.bounds) == 2:
         raise Unbounded("a product of two values that both depend on the input")
@@ -46,10 +47,10 @@ def transposed(call: Call) -> float:
     slides = weight.dim() - 2
     kernel, dilation = (
         weight.double().reshape(*weight.shape[:2], *[1] * (2 - slides), *weight.shape[2:]),
-        pair(call.given["dilation"], 1),
+        pair(call.given["dilation"], slides, 1),
     )
-    padding = pads(call.given["padding"], kernel, dilation)
-    conv = Convolution(kernel, pair(call.given["stride"], 1), padding, dilation, call.given["groups"])
+    padding = pads(call.given["padding"], kernel, dilation, slides)
+    conv = Convolution(kernel, pair(call.given["stride"], slides, 1), padding, dilation, call.given["groups"])
     return call.scaled(conv_bound(conv, _size(call.value.shape, slides)), "input")
 
 
@@ -66,9 +67,9 @@ def linear_map(call: Call) -> Convolution:
     kernel = weight.reshape(*weight.shape[:2], *[1] * (2 - slides), *weight.shape[2:])
     if slides == 0:
         return Convolution(kernel)
-    dilation = pair(call.given["dilation"], 1)
-    padding = pads(call.given["padding"], kernel, dilation)
-    return Convolution(kernel, pair(call.given["stride"], 1), padding, dilation, call.given["groups"])
+    dilation = pair(call.given["dilation"], slides, 1)
+    padding = pads(call.given["padding"], kernel, dilation, slides)
+    return Convolution(kernel, pair(call.given["stride"], slides, 1), padding, dilation, call.given["groups"])
 
 
 def image_size(call: Call) -> tuple[int, int]:
