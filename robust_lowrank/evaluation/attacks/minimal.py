@@ -1,5 +1,6 @@
 """Minimal-norm attacks measure distances to the decision boundary."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
@@ -15,9 +16,9 @@ from robust_lowrank.evaluation.attacks.hyperplane import ORDERS
 from robust_lowrank.evaluation.attacks.nearest import Distances
 from robust_lowrank.threat import KeyedNoise
 
-IN_L2 = {"ddn": nearest_by_ddn, "cw": nearest_by_cw}
-WITH_NOISE = {"fab": nearest_by_fab, "hopskipjump": nearest_by_hopskipjump}
-WITHOUT = {"deepfool": nearest_by_deepfool, "fmn": nearest_by_fmn}
+IN_L2: dict[str, Callable[..., Distances]] = {"ddn": nearest_by_ddn, "cw": nearest_by_cw}
+WITH_NOISE: dict[str, Callable[..., Distances]] = {"fab": nearest_by_fab, "hopskipjump": nearest_by_hopskipjump}
+WITHOUT: dict[str, Callable[..., Distances]] = {"deepfool": nearest_by_deepfool, "fmn": nearest_by_fmn}
 
 
 def minimal(

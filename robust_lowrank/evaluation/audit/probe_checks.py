@@ -105,6 +105,19 @@ def _direction(probes: Probes, total: int) -> AuditFinding:
     )
 
 
+def _slope(probes: Probes, total: int) -> AuditFinding:
+    along, aside = (int((~field).sum()) for field in (probes.attacked.along, probes.attacked.aside))
+    worse = max(along, aside)
+    return finding(
+        "gradient slope",
+        "pass" if worse <= CHANCE else graded(worse / total, 0.15, 0.25),
+        f"the margin changes otherwise than the gradient says over a short step along it on {along} of {total} probed examples, "
+        f"along noise on {aside}",
+        "the gradient is that of a part of the network, or of a stand-in that is far off: let it through all of it",
+        passed=f"the margin changes as the gradient says, along it and along noise, on {total - worse} of {total} examples",
+    )
+
+
 def _piecewise_constant(probes: Probes, total: int) -> AuditFinding | None:
     if probes.constant:
         return None
@@ -194,6 +207,6 @@ def _of_inputs(check: Callable[[Probes], AuditFinding]) -> Check:
 _COMPARED = tuple(partial(_compare, comparison) for comparison in COMPARISONS)
 
 CHECKS: tuple[Check, ...] = (
-    *map(_of_examples, (_saturated, *_COMPARED, _unbounded, _direction, _piecewise_constant)),
+    *map(_of_examples, (_saturated, *_COMPARED, _unbounded, _direction, _slope, _piecewise_constant)),
     *map(_of_inputs, (_range, _batch, _mode, _planted)),
 )

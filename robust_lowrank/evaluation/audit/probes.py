@@ -9,20 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robust_lowrank.evaluation.attacks.gradients import input_gradient
+from robust_lowrank.evaluation.attacks.gradients import input_gradient, margin_loss
 from robust_lowrank.evaluation.attacks.pgd import pgd
 from robust_lowrank.evaluation.attacks.search import Attempt
 from robust_lowrank.evaluation.audit.planted import Engine, Planted, plant
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.verdict import check, margins, predictions
-from robust_lowrank.threat import KeyedNoise, Linf, Threat
+from robust_lowrank.threat import KeyedNoise, Linf, Threat, per_example
 
 FEW, MANY = 10, 40  # steps of PGD
 RESTARTS = 4
 SCALES = (10.0, 100.0, 10_000.0)  # by which logits are divided
 DRAWS = 10  # of noise
 SMOOTHING = 8  # changes of the input over which logits are averaged
+_SHORT = 0.03  # of eps: the step over which slopes are compared
 _STRIDE = 0.1  # of eps: the step along the gradient that should lower the margin
+_SINGLE, _STEEP = 1e-6, 0.3  # the coarsest type whose slopes are compared, and by how much they may differ
 _TINY, _FEATURES = 1e-4, 16  # size of a change that must be felt, and how many features it touches
 _VANISHED = 1e-12  # size of a gradient, over that of the same loss of logits divided by the last of `SCALES`
 _SEARCHED = 4  # times as many examples are looked at as are wanted, to find correctly classified ones
@@ -46,6 +48,8 @@ class Attacked(NamedTuple):
     noise: Tensor  # ... after 10 draws of noise in the ball
     far: Tensor  # ... after PGD with 40 steps from the clean input, within half of the diameter (Linf: all) of the cube
     downhill: Tensor  # a step along the gradient lowers the margin, compared to one against it
+    along: Tensor  # the margin changes along the gradient as steeply as the gradient says, up to a factor of 2
+    aside: Tensor  # ... and along a random direction, up to half of what it changes in either
     flat: Tensor  # a tiny change of the input changes no logit
     saturated: Tensor  # the softmax of the label is 1
     vanished: Tensor  # the gradient is not 0, but nothing beside that of the same loss of smaller logits
@@ -127,6 +131,7 @@ def _attack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, far: Threat,
     many = ~_pgd(model, x, y, threat, starts=[first]).claimed
     draws = [threat.random_start(x, noise.at(restart=RESTARTS + draw)) for draw in range(DRAWS)]
     saturated, vanished = _saturation(model, x, y)
+    along, aside = _slopes(model, x, y, threat, first, noise)
     seen = Attacked(
         few=few,
         many=many,
@@ -136,6 +141,8 @@ def _attack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, far: Threat,
         noise=torch.stack([_holds(_logits(model, draw, len(x)), y) for draw in draws]).all(dim=0),
         far=~_pgd(model, x, y, far).claimed,
         downhill=_downhill(model, x, y, threat, first),
+        along=along,
+        aside=aside,
         flat=_flat(model, first, noise),
         saturated=saturated,
         vanished=vanished,
@@ -163,6 +170,28 @@ def _downhill(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, point: Ten
     change = stride * threat.steepest(input_gradient(model, point, y).gradient)
     ahead, behind = _logits(model, point + change, len(x)), _logits(model, point - change, len(x))
     return margins(ahead, y) < margins(behind, y)
+
+
+def _slopes(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, point: Tensor, noise: KeyedNoise) -> tuple[Tensor, Tensor]:
+    """Return whether the margin's gradient predicts how it changes over a short step, along the gradient and along random noise.
+
+    A gradient that flows through a part of the network alone, as when the rest is detached, may well point downhill; but the margin
+    falls faster than it says. Networks in less than single precision are taken to agree: rounding would hide the slope.
+    """
+    if torch.finfo(_dtype(model, point)).eps > _SINGLE:
+        agree = torch.ones_like(y, dtype=torch.bool)
+        return agree, agree
+    gradient = input_gradient(model, point, y, margin_loss).gradient
+    stride = max(_SHORT * threat.eps, math.sqrt(torch.finfo(_dtype(model, point)).eps))
+    drawn = noise.normal(tuple(x.shape[1:]), stream=3).to(x.dtype)
+    random = drawn / per_example(threat.distance(torch.zeros_like(drawn), drawn), drawn).to(x.dtype)
+    agreements = []
+    for direction in (threat.steepest(gradient), random):
+        due = (gradient.double() * direction.double()).flatten(1).sum(dim=1)
+        ahead, behind = (margins(_logits(model, point + sign * stride * direction, len(x)), y).double() for sign in (1, -1))
+        change = (behind - ahead) / (2 * stride)
+        agreements.append((change - due).abs() <= _STEEP * torch.maximum(change.abs(), due.abs()))
+    return agreements[0], agreements[1]
 
 
 def _flat(model: nn.Module, point: Tensor, noise: KeyedNoise) -> Tensor:

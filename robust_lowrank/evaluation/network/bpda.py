@@ -26,7 +26,8 @@ class BPDA(nn.Module):
 
     def __init__(self, layer: Callable[[Tensor], Tensor], stand_in: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
-        self.layer, self.stand_in = layer, stand_in
+        self.layer: Callable[[Tensor], Tensor] = layer
+        self.stand_in: Callable[[Tensor], Tensor] | None = stand_in
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the layer returns."""

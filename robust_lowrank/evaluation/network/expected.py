@@ -37,7 +37,9 @@ class Expected(nn.Module):
         super().__init__()
         if draws < 1:
             raise UserError(f"a mean over {draws} draws has no value: take at least 1 ({DRAWS} is usual)")
-        self.network, self.draws, self.seed = network, draws, seed
+        self.network: nn.Module = network
+        self.draws: int = draws
+        self.seed: int = seed
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean logits, (N, classes)."""

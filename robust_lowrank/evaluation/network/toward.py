@@ -28,7 +28,8 @@ class Toward(nn.Module):
 
     def __init__(self, network: nn.Module, target: int) -> None:
         super().__init__()
-        self.network, self.target = network, target
+        self.network: nn.Module = network
+        self.target: int = target
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the two logits, (N, 2)."""

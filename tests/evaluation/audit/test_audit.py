@@ -33,6 +33,7 @@ def test_an_honest_network_passes(cnn, digits):
         "PGD against noise",
         "eps to the limit",
         "gradient direction",
+        "gradient slope",
         "smooth in the input",
         "inputs",
         "batch",

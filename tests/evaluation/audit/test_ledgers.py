@@ -108,7 +108,7 @@ def test_an_honest_network_of_few_classes_costs_what_is_implied(classes):
 
 def honest(**changes: torch.Tensor) -> Probes:
     yes, no = torch.ones(50).bool(), torch.zeros(50).bool()
-    attacked = Attacked(yes, yes, yes, yes, yes, yes, no, yes, no, no, no)._replace(**changes)
+    attacked = Attacked(yes, yes, yes, yes, yes, yes, no, yes, yes, yes, no, no, no)._replace(**changes)
     return Probes(0.1, 1.0, attacked, 50, {"as they are": 50}, 0.0, 1.0, False, 0.0, (), (Planted("pgd", 6, 6, 6, 0),))
 
 
@@ -140,6 +140,9 @@ def test_a_weaker_attack_that_finds_more_is_reported(check, field, count, status
         ("eps to the limit", "far", ~without(5), "fail"),
         ("gradient direction", "downhill", without(2), "pass"),
         ("gradient direction", "downhill", without(6), "warn"),
+        ("gradient slope", "along", without(4), "pass"),
+        ("gradient slope", "along", without(8), "warn"),
+        ("gradient slope", "aside", without(13), "fail"),
         ("saturated gradients", "saturated", ~without(30), "warn"),
         ("saturated gradients", "saturated", ~without(20), "pass"),
         ("saturated gradients", "vanished", ~without(20), "fail"),

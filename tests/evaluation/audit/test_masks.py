@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robust_lowrank.evaluation import L2, PGD, Attempt, Linf, Suite, evaluate
+from robust_lowrank.evaluation import L1, L2, PGD, Attempt, Linf, Suite, evaluate
 from robust_lowrank.evaluation.attacks.fgsm import fgsm
 from robust_lowrank.evaluation.attacks.pgd import pgd
 from robust_lowrank.evaluation.audit import Evidence, audit, plant, probe
@@ -54,7 +54,7 @@ def judged(model, digits, budget=Linf(0.1)) -> dict:  # noqa: B008
     return {finding.check: finding for finding in found}
 
 
-@pytest.mark.parametrize("budget", [Linf(0.1), Linf(1 / 255), L2(0.5)], ids=str)
+@pytest.mark.parametrize("budget", [Linf(0.1), Linf(1 / 255), L2(0.5), L1(4.0)], ids=str)
 def test_an_honest_network_passes_every_check(cnn, digits, budget):
     assert [finding.check for finding in judged(cnn, digits, budget).values() if finding.status != "pass"] == []
 
@@ -98,6 +98,21 @@ def test_a_module_that_stays_in_training_mode_fails(cnn, digits):
 def test_a_rugged_layer_is_seen_by_transfer_from_the_smoothed_network(cnn, digits):
     found = judged(Masked(cnn, lambda m, x: m(x + 0.04 * torch.sin(200 * x))), digits)
     assert found["PGD against transfer"].status != "pass"
+
+
+PURIFIERS = {
+    "all but a tenth": lambda m, x: m(0.9 * x.detach() + 0.1 * x),
+    "half": lambda m, x: m(0.5 * x.detach() + 0.5 * x),
+    "what is smooth": lambda m, x: m(0.5 * functional.avg_pool2d(x, 3, 1, 1).detach() + 0.5 * x),
+    "the upper half": lambda m, x: m(torch.cat([x[:, :, :4].detach(), x[:, :, 4:]], dim=2)),
+}
+
+
+@pytest.mark.parametrize("budget", [Linf(0.1), Linf(1 / 255), L2(0.5), L1(4.0)], ids=str)
+@pytest.mark.parametrize("name", PURIFIERS)
+def test_a_partly_detached_purifier_has_slopes_that_its_gradient_does_not_know(cnn, digits, name, budget):
+    finding = judged(Masked(cnn, PURIFIERS[name]), digits, budget)["gradient slope"]
+    assert finding.status == "fail"
 
 
 def test_gradients_of_the_wrong_sign_lose_against_noise(cnn, digits):
