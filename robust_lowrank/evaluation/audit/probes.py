@@ -22,9 +22,9 @@ RESTARTS = 4
 SCALES = (10.0, 100.0, 10_000.0)  # by which logits are divided
 DRAWS = 10  # of noise
 SMOOTHING = 8  # changes of the input over which logits are averaged
-_SHORT = 0.03  # of eps: the step over which slopes are compared
+_SLOPES = ((0.03, 0.3), (0.1, 0.5))  # of eps: the steps over which slopes are compared, and by how much they may differ
 _STRIDE = 0.1  # of eps: the step along the gradient that should lower the margin
-_SINGLE, _STEEP = 1e-6, 0.3  # the coarsest type whose slopes are compared, and by how much they may differ
+_SINGLE = 1e-6  # the coarsest type whose slopes are compared
 _TINY, _FEATURES = 1e-4, 16  # size of a change that must be felt, and how many features it touches
 _VANISHED = 1e-12  # size of a gradient, over that of the same loss of logits divided by the last of `SCALES`
 _SEARCHED = 4  # times as many examples are looked at as are wanted, to find correctly classified ones
@@ -48,8 +48,8 @@ class Attacked(NamedTuple):
     noise: Tensor  # ... after 10 draws of noise in the ball
     far: Tensor  # ... after PGD with 40 steps from the clean input, within half of the diameter (Linf: all) of the cube
     downhill: Tensor  # a step along the gradient lowers the margin, compared to one against it
-    along: Tensor  # the margin changes along the gradient as steeply as the gradient says, up to a factor of 2
-    aside: Tensor  # ... and along a random direction, up to half of what it changes in either
+    along: Tensor  # over short steps along the gradient the margin changes as steeply as the gradient says
+    aside: Tensor  # ... along random noise
     flat: Tensor  # a tiny change of the input changes no logit
     saturated: Tensor  # the softmax of the label is 1
     vanished: Tensor  # the gradient is not 0, but nothing beside that of the same loss of smaller logits
@@ -182,15 +182,20 @@ def _slopes(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, point: Tenso
         agree = torch.ones_like(y, dtype=torch.bool)
         return agree, agree
     gradient = input_gradient(model, point, y, margin_loss).gradient
-    stride = max(_SHORT * threat.eps, math.sqrt(torch.finfo(_dtype(model, point)).eps))
     drawn = noise.normal(tuple(x.shape[1:]), stream=3).to(x.dtype)
-    random = drawn / per_example(threat.distance(torch.zeros_like(drawn), drawn), drawn).to(x.dtype)
+    uphill = gradient if threat.norm == "L1" else threat.steepest(gradient)  # one feature alone is soon far away
     agreements = []
-    for direction in (threat.steepest(gradient), random):
-        due = (gradient.double() * direction.double()).flatten(1).sum(dim=1)
-        ahead, behind = (margins(_logits(model, point + sign * stride * direction, len(x)), y).double() for sign in (1, -1))
-        change = (behind - ahead) / (2 * stride)
-        agreements.append((change - due).abs() <= _STEEP * torch.maximum(change.abs(), due.abs()))
+    for direction in (uphill, drawn):
+        length = threat.distance(torch.zeros_like(direction), direction)
+        unit = direction / per_example(torch.where(length > 0, length, 1.0), direction).to(x.dtype)
+        due = (gradient.double() * unit.double()).flatten(1).sum(dim=1)
+        agree = torch.ones_like(y, dtype=torch.bool)
+        for share, apart in _SLOPES:
+            stride = max(share * threat.eps, math.sqrt(torch.finfo(_dtype(model, point)).eps))
+            ahead, behind = (margins(_logits(model, point + sign * stride * unit, len(x)), y).double() for sign in (1, -1))
+            change = (behind - ahead) / (2 * stride)
+            agree &= (change - due).abs() <= apart * torch.maximum(change.abs(), due.abs())
+        agreements.append(agree)
     return agreements[0], agreements[1]
 
 
