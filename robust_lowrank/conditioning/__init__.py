@@ -9,6 +9,7 @@ from robust_lowrank.conditioning.lipschitz import lipschitz as lipschitz
 from robust_lowrank.conditioning.monitor import Monitor as Monitor
 from robust_lowrank.conditioning.operators import operators as operators
 from robust_lowrank.conditioning.smoothing import check_smoothing as check_smoothing
+from robust_lowrank.conditioning.smoothing import largest_radius as largest_radius
 from robust_lowrank.conditioning.smoothing import smooth_certify as smooth_certify
 from robust_lowrank.conditioning.spectra import certificate_product as certificate_product
 from robust_lowrank.conditioning.spectra import spectra as spectra

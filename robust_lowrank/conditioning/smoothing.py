@@ -104,6 +104,16 @@ def _counts(model: nn.Module, image: Tensor, sigma: float, samples: int, key: tu
     return torch.stack(blocks).sum(dim=0)
 
 
+def largest_radius(sigma: float, n: int, alpha: float) -> float:
+    """Return the most that `n` samples can prove: all of them of one class.
+
+    Example:
+        >>> round(largest_radius(1.0, 1000, 0.001), 2)
+        2.46
+    """
+    return sigma * NormalDist().inv_cdf(alpha ** (1 / n))
+
+
 def _noise(shape: torch.Size, samples: int, key: tuple[int, str, int]) -> Iterator[Tensor]:
     """Yield blocks of standard normal noise, drawn on the CPU, so that they are the same on every device."""
     word = hashlib.blake2b(repr(key).encode(), digest_size=7).digest()

@@ -22,6 +22,7 @@ class Ledger:
     eps: float
     independent: bool  # tried on all examples that the clean model gets right, whatever other attacks found
     clean: Clean
+    kind: str = ""  # which attack it is, whatever its name; unknown where it is empty
 
     def __post_init__(self) -> None:
         count = len(self.clean.labels)

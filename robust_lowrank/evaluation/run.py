@@ -85,10 +85,9 @@ class Run:
         keys: dict[tuple[int, int], str] = {}  # by the numbers of unit and batch
         for number, unit in enumerate(self.units):
             attack, earlier = unit.attack, earlier_units(self.units, number)
-            ledger = Ledger(unit.name, attack.package, unit.threat.eps, attack.examples == "correct", self.clean)
-            for other in (self.ledgers[index] for index in earlier):
-                ledger.inherit(other, f"within-eps={other.eps:g}" if other.attack == unit.name else f"by={other.attack}")
+            ledger = Ledger(unit.name, attack.package, unit.threat.eps, attack.examples == "correct", self.clean, attack.kind)
             self.ledgers.append(ledger)
+            self._inherit(ledger, unit, [index for index in earlier if not attack.minimal or self._within_all(index, unit)])
             if not joint and (attack.joint or any(self.units[other].attack.joint for other in earlier)):
                 continue
             if attack.minimal and any(self.units[other].name == unit.name for other in earlier):
@@ -101,8 +100,19 @@ class Run:
                 taken = [key for (index, place), key in keys.items() if index in earlier and (attack.joint or place == position)]
                 keys[number, position] = self.identity.unit_key(unit, batch, taken)
                 self._settle(unit, ledger, batch, keys[number, position], meter, done / total, total)
+            self._inherit(ledger, unit, earlier)
             done += unit.work
         self._tell(1.0, None, "done")
+
+    def _inherit(self, ledger: Ledger, unit: Unit, earlier: Sequence[int]) -> None:
+        """Take over what earlier units broke."""
+        for other in (self.ledgers[index] for index in earlier):
+            ledger.inherit(other, f"within-eps={other.eps:g}" if other.attack == unit.name else f"by={other.attack}")
+
+    def _within_all(self, index: int, unit: Unit) -> bool:
+        """Return whether what an earlier unit broke is broken within all radii of an attack, so that no nearer input is wanted."""
+        other = self.units[index]
+        return other.name == unit.name or other.threat.eps <= min(self.config.suite.radii(unit.attack))
 
     def conclude(self, started: float, *, audit: bool = True) -> Evaluation:
         """Count, audit and record."""

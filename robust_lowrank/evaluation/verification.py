@@ -126,6 +126,8 @@ def verify(
                     f"{attack} at {eps:g}: prediction, margin or distance of example {other[0]} are not those of its input"
                 )
             faults += _closest_faults(network, x, y, part, (closest or {}).get(f"{attack}/{eps!r}"), budget)
+        if unknown := sorted((closest or {}).keys() - {f"{proof.attack}/{proof.eps!r}" for proof in proofs}):
+            faults.append(f"there are most harmful inputs of {unknown[0]}, which no verdict is of")
         faults += _unit_faults(record, verdicts, tuple(x.shape[1:]), network.classes)
     return Verification(tuple(proofs), tuple(faults), int((verdicts["verdict"] == "robust").sum()))
 
@@ -194,10 +196,12 @@ def _closest_faults(
     network: FixedBatch, x: Tensor, y: Tensor, part: "pd.DataFrame", closest: Adversarial | None, budget: Threat
 ) -> list[str]:
     """Hold what the verdicts say of the most harmful inputs of robust examples against these."""
-    if closest is None or not len(closest.examples):
-        return []
     where = f"{part['attack'].iloc[0]} at {budget.eps:g}"
     robust, offset = part[part["verdict"] == "robust"], int(part["example"].min())
+    if len(bad := robust[robust["margin"] < 0]):
+        return [f"{where}: example {int(bad['example'].iloc[0])} counts as robust, and its margin is negative"]
+    if closest is None:
+        return []
     said = dict(zip(robust["example"], zip(robust["adversarial_prediction"], robust["margin"], strict=True), strict=True))
     if closest.inputs.shape[1:] != x.shape[1:] or closest.inputs.dtype != x.dtype:
         return [f"{where}: the most harmful inputs are not of the shape and type of the examples"]

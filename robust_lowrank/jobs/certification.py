@@ -163,6 +163,10 @@ def certificate_faults(name: str, certificate: records.Certificate, subject: Sub
         yield f"{name}: a label is not that of its example"
     if record.curve != _curve(table, [point.radius for point in record.curve]):
         yield f"{name}: its certified accuracies are not those of its table"
+    if record.kind == "smoothing" and len(table):
+        most = conditioning.largest_radius(record.parameters["sigma"], int(record.parameters["n"]), record.parameters["alpha"])
+        if float(table["radius"].max()) > most * (1 + SAME):
+            yield f"{name}: a radius is larger than {most:.4g}, the most that so many samples can prove"
     if record.kind == "lipschitz":
         bound = conditioning.lipschitz(part.model, part.x.shape[1:])
         if not math.isclose(bound.bound, math.inf if record.bound is None else record.bound, rel_tol=SAME):

@@ -30,6 +30,7 @@ class Examination(NamedTuple):
 
     results: dict[str, Examined]
     faults: tuple[str, ...]
+    smoothed: tuple[str, ...] = ()  # certificates by smoothing, of which only figures can be proved
 
     @property
     def sound(self) -> bool:
@@ -66,7 +67,8 @@ def examine(
     examined = {}
     for name, result in chosen.items():
         files = records.RunFiles(run_dir).result(name)
-        inputs, closest = (evaluation.read_adversarial(path) for path in (files.adversarial, files.closest))
+        inputs = evaluation.read_adversarial(files.adversarial)
+        closest = evaluation.read_adversarial(files.closest) if files.closest.is_file() else None
         count = result.record.accuracies[0].total if result.record.accuracies else 0
         if not 1 <= count <= len(subject.y) or int(result.verdicts["example"].min()) != 0:
             raise UserError(f"{run_dir}/results/{name} is of {count} examples, where there are {len(subject.y)}: move it away")
@@ -80,7 +82,8 @@ def examine(
     faults = [*_file_faults(run)]
     for name, certificate in run.certificates.items():
         faults += certificate_faults(f"certificates/{name}", certificate, subject)
-    return Examination(examined, tuple(faults))
+    smoothed = [name for name, certificate in run.certificates.items() if certificate.record.kind == "smoothing"]
+    return Examination(examined, tuple(faults), tuple(smoothed))
 
 
 def _subject(run: records.Run, data_dir: Path | None, foreign: Foreign | None) -> Subject:

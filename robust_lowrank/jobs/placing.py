@@ -46,8 +46,9 @@ def place_result(run: records.RunFiles, suite: str, known: evaluation.Fingerprin
     damaged: records.ResultFiles | None = None
     for files in map(run.result, run.existing_results(suite)):
         try:
-            json.loads(files.record.read_bytes())
-        except (FileNotFoundError, ValueError):
+            if "schema_version" not in json.loads(files.record.read_bytes()):
+                raise ValueError(files.record)
+        except (FileNotFoundError, ValueError, TypeError):
             damaged = damaged or (files if _may_be(files, config, n) else None)
             continue
         stored = records.read_record(files.record, records.ResultRecord)

@@ -36,7 +36,7 @@ def broken_seals(path: Path, record: SealedRecord, beside: Iterable[Path] = ()) 
     if not record.seal:
         return [f"{path} has no seal: it was edited, or is older than seals; make it again"]
     faults = []
-    if _text_digest(_unsealed(path.read_text(encoding="utf-8"), record.seal)) != record.seal:
+    if _text_digest(_unsealed(path.read_bytes().decode(), record.seal)) != record.seal:
         faults.append(f"{path} is not as it was written")
     faults += [
         f"{file} has come since {path.name} was written" for file in beside if file.is_file() and file.name not in record.files

@@ -143,6 +143,18 @@ def test_a_lost_or_damaged_file_of_a_certificate_is_made_again(rlr_eval: Command
     assert rlr_eval("verify", "LOW").exit_code == 0
 
 
+def test_a_smoothed_radius_beyond_what_its_samples_prove_is_found(rlr_eval: Command, runs: Path) -> None:
+    rlr_eval("certify", "LOW", "--method", "smoothing", "--sigma", 0.2, "--samples", 100, "--n", 4)
+    (name, certificate) = next(iter(records.read_run(Path("LOW")).certificates.items()))
+    verified = rlr_eval("verify", "LOW")
+    assert verified.exit_code == 0 and "not drawn again" in verified.stderr + verified.stdout
+    place = Path(f"LOW/certificates/{name}.json")
+    records.write_frame(place.with_suffix(".parquet"), certificate.table.assign(radius=9.0))
+    records.write_sealed(place, certificate.record, [place.with_suffix(".parquet")])
+    verified = rlr_eval("verify", "LOW")
+    assert verified.exit_code == 1 and "the most that so many samples can prove" in verified.stderr + verified.stdout
+
+
 def test_a_certificate_that_was_sealed_again_is_held_against_the_network(rlr_eval: Command, runs: Path) -> None:
     rlr_eval("certify", "LOW", "--n", 10)
     place = Path("LOW/certificates/lipschitz.json")

@@ -80,6 +80,19 @@ def test_any_edited_byte_of_a_run_is_found(rlr_eval: Command, attacked: Path) ->
         assert not examine(Path("LOW"), None, None).sound, "a file that nobody has sealed"
 
 
+def test_other_ends_of_lines_break_a_seal(rlr_eval: Command, attacked: Path) -> None:
+    record = attacked / "result.json"
+    record.write_bytes(record.read_bytes().replace(b"\n", b"\r\n"))
+    assert not examine(Path("LOW"), None, None).sound
+
+
+def test_a_result_without_its_closest_inputs_is_still_proved_and_the_loss_is_said(rlr_eval: Command, attacked: Path) -> None:
+    (attacked / "closest.safetensors").unlink()
+    verified = rlr_eval("verify", "LOW")
+    assert verified.exit_code == 1
+    assert "closest.safetensors is missing" in verified.stderr + verified.stdout
+
+
 def test_networks_from_elsewhere_are_verified_and_forecast(rlr_eval: Command, runs: Path) -> None:
     digits = data.load("digits")
     save_file({"x": digits.test_x[:30], "y": digits.test_y[:30]}, "images.safetensors")

@@ -16,12 +16,14 @@ from robust_lowrank.evaluation import (
     L1,
     L2,
     PGD,
+    AutoAttack,
     Expected,
     KeyedNoise,
     Linf,
     Masked,
     RandomNoise,
     Toward,
+    Transfer,
     apgd,
     attack_each,
     evaluate,
@@ -190,6 +192,9 @@ def suite_of(attack: Any) -> Any:
         ({"eps": 0.1, "masks": torch.zeros(1, 8, 8, dtype=torch.bool)}, "somewhere at least"),
         ({"eps": 0.1, "masks": torch.ones(1, 8, 8)}, "bool tensor"),
         ({"eps": 0.1, "masks": PATCH, "attack": FAB()}, "keeps to no mask"),
+        ({"eps": 0.1, "attack": Transfer()}, "take a native attack"),
+        ({"eps": 0.1, "attack": AutoAttack()}, "take a native attack"),
+        ({"eps": "8/x"}, "is not a number"),
     ],
 )
 def test_radii_and_masks_that_do_not_fit_are_refused(options: dict[str, Any], said: str) -> None:
@@ -197,6 +202,31 @@ def test_radii_and_masks_that_do_not_fit_are_refused(options: dict[str, Any], sa
     x, y = examples(model, 4)
     with pytest.raises(UserError, match=said):
         attack_each(model, x, y, options.pop("attack", PGD(steps=2)), norm="Linf", **options)
+
+
+def test_what_is_wrong_already_is_broken_and_radii_may_be_told_in_any_form() -> None:
+    model = linear()
+    x, y = examples(model, 6)
+    y[:2] = (y[:2] + 1) % 4
+    for eps in (0.01, "1/100", [0.01] * 6, torch.full((6,), 0.01)):
+        with torch.inference_mode():
+            each = attack_each(model, x.clone(), y.clone(), RandomNoise(draws=1), norm="Linf", eps=eps)
+        assert each.broken[:2].all()
+
+
+def test_wrappers_take_what_evaluations_take() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.sub_(0.5))
+
+    model, x = InPlace(), torch.rand(3, 4)
+    logits = Expected(Toward(model, 1), draws=3)(x.clone())
+    torch.testing.assert_close(logits[:, 1], model(x.clone()).squeeze(1))
+    assert (logits[:, 0] == 0).all()
 
 
 def test_losses_by_name_and_of_ones_own(cnn: nn.Module, digits: Any) -> None:
@@ -211,6 +241,8 @@ def test_losses_by_name_and_of_ones_own(cnn: nn.Module, digits: Any) -> None:
 
     mine = pgd(cnn, x, y, Linf(0.1), starts=[x], steps=20, step_size=2.5 * 0.1 / 20, loss=own)
     assert torch.equal(named.inputs, mine.inputs)
+    with pytest.raises(UserError, match="gives each of 40 examples a number"):
+        apgd(cnn, x, y, Linf(0.1), noise=noise, loss=lambda logits, y: own(logits, y).mean())
     assert apgd(cnn, x, y, Linf(0.1), noise=noise, steps=20, loss=own).claimed.double().mean() > 0.3
 
 
@@ -234,6 +266,10 @@ def test_the_best_input_of_what_is_not_broken_is_kept_and_proved(cnn: nn.Module,
         torch.testing.assert_close(margin.detach().double(), torch.tensor(robust["margin"].to_numpy()), rtol=1e-4, atol=1e-5)
     given = (cnn, x, y, result.record, result.verdicts, result.adversarial)
     assert verify(*given, stored).sound
+    assert any("no verdict is of" in fault for fault in verify(*given, stored | {"other/0.1": stored["pgd-20/0.08"]}).faults)
+    broken = result.verdicts["verdict"] == "broken"
+    forged = result.verdicts.assign(verdict=result.verdicts["verdict"].where(~broken, "robust"))
+    assert any("its margin is negative" in fault for fault in verify(*given[:4], forged, given[5], stored).faults)
     key = "pgd-20/0.08"
     for change in (stored[key].inputs + 0.2, x[stored[key].examples - 10]):
         edited = stored | {key: stored[key]._replace(inputs=change.clamp(0, 1))}

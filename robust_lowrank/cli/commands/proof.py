@@ -113,6 +113,8 @@ def _say(examination: "Examination", drawn: str) -> None:
             f"{refuted} robust verdicts are refuted by their own attack, more than chance explains: "
             "move the result and its units away"
         )
+    if examination.smoothed:
+        console.say(f"Of {', '.join(examination.smoothed)} figures and labels are proved; its samples are not drawn again.")
     if examination.sound:
         left = f"a share of them was attacked anew{drawn}" if tried else "--again 0.05 attacks a share of them anew"
         console.say(

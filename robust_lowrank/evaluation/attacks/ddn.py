@@ -1,12 +1,13 @@
 """DDN decouples the direction of a change, which follows the gradient, from its length, which follows the answer."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, Positive, named
+from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, named
 from robust_lowrank.evaluation.attacks.fmn import cosine
 from robust_lowrank.evaluation.attacks.gradients import cross_entropy, input_gradient
 from robust_lowrank.evaluation.attacks.hyperplane import lengths
@@ -26,7 +27,7 @@ class DDN(NativeAttack):
     norms: ClassVar[tuple[str, ...]] = ("L2",)
     title: ClassVar[str | None] = "DDN"
     steps: Count = STEPS
-    factor: Positive = FACTOR
+    factor: Annotated[float, Field(gt=0, lt=1)] = FACTOR
     minimal: ClassVar[bool] = True
 
     @property

@@ -99,9 +99,9 @@ def nearest_by_fmn(
         grown = torch.where(found, wider, torch.maximum(wider, reach))
         shrunk = torch.minimum(radius[rows] * (1 - rate), nearest.distance[rows])
         radius[rows] = torch.where(margin < 0, shrunk, grown)
-        length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-        unit = gradient / per_example(torch.where(length > 0, length, 1.0), gradient)
-        change = onto_ball((point[rows] - size * unit - x[rows]).double(), radius[rows], norm)
+        length = torch.linalg.vector_norm(gradient.double().flatten(1), dim=1)
+        unit = gradient.double() / per_example(torch.where(length > 0, length, 1.0), gradient)
+        change = onto_ball(point[rows].double() - size * unit - x[rows].double(), radius[rows], norm)
         point[rows] = (x[rows] + change.to(x.dtype)).clamp(0, 1)
         rows = rows[finite & (nearest.distance[rows] > within)]
     if len(rows):

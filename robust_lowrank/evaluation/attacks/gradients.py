@@ -103,6 +103,8 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = own_cros
         leaf = x.detach().clone().requires_grad_()
         logits = model(leaf)
         values = loss(logits, y)
+        if values.shape != logits.shape[:1]:
+            raise UserError(f"a loss gives each of {len(logits)} examples a number, not {tuple(values.shape)}")
         (gradient,) = torch.autograd.grad(values.sum(), leaf)
     logits = logits.detach()
     finite = logits.isfinite().all(dim=1) & gradient.isfinite().flatten(1).all(dim=1)

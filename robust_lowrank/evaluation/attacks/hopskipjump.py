@@ -180,13 +180,15 @@ class _Walk:
             else torch.ones(len(rows), dtype=torch.float64, device=x.device)
         )
         low = torch.zeros_like(high)
-        tolerance = self.precision * (high if nearest.norm == "Linf" else 1.0)
+        tolerance = self.precision * high
+        left = torch.arange(len(rows), device=x.device)
         for _ in range(HALVINGS):
-            if bool((high - low <= tolerance).all()):
+            left = left[high[left] - low[left] > tolerance[left]]  # each on its own, whatever is beside it
+            if len(left) == 0:
                 break
-            middle = (low + high) / 2
-            wrong = self._wrong(rows, self._between(x, far, middle))
-            high, low = torch.where(wrong, middle, high), torch.where(wrong, low, middle)
+            middle = (low[left] + high[left]) / 2
+            wrong = self._wrong(rows[left], self._between(x[left], far[left], middle))
+            high[left], low[left] = torch.where(wrong, middle, high[left]), torch.where(wrong, low[left], middle)
         self.point[rows] = self._between(x, far, high)
 
     def _between(self, x: Tensor, far: Tensor, share: Tensor) -> Tensor:

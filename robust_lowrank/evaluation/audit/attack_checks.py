@@ -92,8 +92,8 @@ def _blind_against_white_box(evidence: Evidence) -> AuditFinding | None:
     independent = [ledger for ledger in evidence.ledgers if ledger.independent]
     worse, compared = [], False
     for ledger in independent:
-        white = [other for other in independent if other.eps == ledger.eps and not other.attack.startswith(BLACK_BOX)]
-        if not white or not ledger.attack.startswith(BLIND):
+        white = [other for other in independent if other.eps == ledger.eps and not _is(other, BLACK_BOX)]
+        if not white or not _is(ledger, BLIND):
             continue
         compared = True
         best = min(int(other.robust.sum()) for other in white)
@@ -115,7 +115,7 @@ def _gain(name: str, evidence: Evidence) -> AuditFinding | None:
     gains = []
     for eps in sorted({ledger.eps for ledger in evidence.ledgers}):
         here = [ledger for ledger in evidence.ledgers if ledger.eps == eps]
-        white = [_broken_by_gradients(ledger, name, evidence) for ledger in here if not ledger.attack.startswith(BLACK_BOX)]
+        white = [_broken_by_gradients(ledger, name, evidence) for ledger in here if not _is(ledger, BLACK_BOX)]
         search = [broken for ledger in here if (broken := _broken_by(name, ledger)) is not None]
         if white and search:
             gains.append((int((torch.stack(search).any(dim=0) & ~torch.stack(white).any(dim=0)).sum()), eps))
@@ -134,13 +134,18 @@ def _gain(name: str, evidence: Evidence) -> AuditFinding | None:
 
 
 def _family(ledger: Ledger) -> str:
-    return ledger.attack.split("-")[0]
+    return ledger.kind or ledger.attack.split("-")[0]
+
+
+def _is(ledger: Ledger, kinds: tuple[str, ...]) -> bool:
+    """Return whether an attack is of some kinds, whatever name its suite gave it."""
+    return ledger.kind in kinds if ledger.kind else ledger.attack.startswith(kinds)
 
 
 def _broken_by(name: str, ledger: Ledger) -> Tensor | None:
     """Return what an attack broke, itself or as a part that an ensemble names in its flags; None if it was not there."""
     parts = ledger.attack.split("+")
-    if len(parts) == 1 and not ledger.attack.startswith(ENSEMBLES):
+    if len(parts) == 1 and not _is(ledger, ENSEMBLES):
         return ledger.broken if _family(ledger) == name else None
     return ledger.broken & _flagged(ledger, {f"by={name}"}) if len(parts) == 1 or name in parts else None
 

@@ -110,7 +110,7 @@ def _slope(probes: Probes, total: int) -> AuditFinding:
     worse = max(along, aside)
     return finding(
         "gradient slope",
-        "pass" if worse <= CHANCE else graded(worse / total, 0.15, 0.25),
+        "pass" if worse <= CHANCE else graded(worse / total, 0.2, 0.33),
         f"the margin changes otherwise than the gradient says over a short step along it on {along} of {total} probed examples, "
         f"along noise on {aside}",
         "the gradient is that of a part of the network, or of a stand-in that is far off: let it through all of it",
@@ -185,7 +185,7 @@ def _planted(probes: Probes) -> AuditFinding:
         "planted examples",
         "fail" if wrong else "pass",
         f"planted examples: {'; '.join(wrong)}",
-        "the attack does not work on this device or for this shape: do not trust what it found; run on a CPU in float64",
+        "the attack has too few steps for this shape and eps, or does not work on this device: give it more, or a CPU in float64",
         passed=f"{names} broke all planted examples that can be broken and no other",
     )
 

@@ -24,6 +24,8 @@ DRAWS = 10  # of noise
 SMOOTHING = 8  # changes of the input over which logits are averaged
 _SLOPES = ((0.03, 0.3), (0.1, 0.5))  # of eps: the steps over which slopes are compared, and by how much they may differ
 _STRIDE = 0.1  # of eps: the step along the gradient that should lower the margin
+_DIRECTIONS = 4  # of random noise
+_WIDEST = 0.02  # by which a feature moves at most while slopes are compared
 _SINGLE = 1e-6  # the coarsest type whose slopes are compared
 _TINY, _FEATURES = 1e-4, 16  # size of a change that must be felt, and how many features it touches
 _VANISHED = 1e-12  # size of a gradient, over that of the same loss of logits divided by the last of `SCALES`
@@ -179,24 +181,38 @@ def _slopes(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, point: Tenso
     falls faster than it says. Networks in less than single precision are taken to agree: rounding would hide the slope.
     """
     if torch.finfo(_dtype(model, point)).eps > _SINGLE:
-        agree = torch.ones_like(y, dtype=torch.bool)
-        return agree, agree
-    gradient = input_gradient(model, point, y, margin_loss).gradient
-    drawn = noise.normal(tuple(x.shape[1:]), stream=3).to(x.dtype)
+        every = torch.ones_like(y, dtype=torch.bool)
+        return every, every
+    inside = _WIDEST + (1 - 2 * _WIDEST) * point  # no step leaves [0, 1], where some networks clamp
+    logits, _, gradient, _ = input_gradient(model, inside, y, margin_loss)
+    rounding = 4 * torch.finfo(_dtype(model, point)).eps * logits.double().abs().amax(dim=1)
     uphill = gradient if threat.norm == "L1" else threat.steepest(gradient)  # one feature alone is soon far away
-    agreements = []
-    for direction in (uphill, drawn):
-        length = threat.distance(torch.zeros_like(direction), direction)
-        unit = direction / per_example(torch.where(length > 0, length, 1.0), direction).to(x.dtype)
-        due = (gradient.double() * unit.double()).flatten(1).sum(dim=1)
-        agree = torch.ones_like(y, dtype=torch.bool)
+    drawn = noise.normal((_DIRECTIONS, *x.shape[1:]), stream=3).to(x.dtype).unbind(dim=1)
+
+    def agree(directions: Sequence[Tensor]) -> Tensor:
+        agreed = torch.ones_like(y, dtype=torch.bool)
         for share, apart in _SLOPES:
-            stride = max(share * threat.eps, math.sqrt(torch.finfo(_dtype(model, point)).eps))
-            ahead, behind = (margins(_logits(model, point + sign * stride * unit, len(x)), y).double() for sign in (1, -1))
-            change = (behind - ahead) / (2 * stride)
-            agree &= (change - due).abs() <= apart * torch.maximum(change.abs(), due.abs())
-        agreements.append(agree)
-    return agreements[0], agreements[1]
+            pairs = [_changes(model, y, inside, gradient, _step(threat, direction, share)) for direction in directions]
+            error = torch.stack([(change - due).abs() for change, due in pairs]).sum(dim=0)
+            size = torch.stack([torch.maximum(change.abs(), due.abs()) for change, due in pairs]).sum(dim=0)
+            agreed &= error <= apart * size + len(pairs) * rounding
+        return agreed
+
+    return agree([uphill]), agree(drawn)
+
+
+def _step(threat: Threat, direction: Tensor, share: float) -> Tensor:
+    """Return a step of that share of eps, or as much of it as moves no feature further than `_WIDEST`."""
+    length = threat.distance(torch.zeros_like(direction), direction)
+    widest = direction.flatten(1).abs().amax(dim=1)
+    scale = torch.minimum(share * threat.eps / length, _WIDEST / widest).nan_to_num(0.0, 0.0, 0.0)
+    return direction * per_example(scale, direction).to(direction.dtype)
+
+
+def _changes(model: nn.Module, y: Tensor, point: Tensor, gradient: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how much the margin falls from one side of the points to the other, and how much the gradient says."""
+    ahead, behind = (margins(_logits(model, point + sign * step, len(point)), y).double() for sign in (1, -1))
+    return behind - ahead, 2 * (gradient.double() * step.double()).flatten(1).sum(dim=1)
 
 
 def _flat(model: nn.Module, point: Tensor, noise: KeyedNoise) -> Tensor:

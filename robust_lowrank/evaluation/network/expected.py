@@ -17,7 +17,8 @@ class Expected(nn.Module):
 
     An input is repeated so often and answered in one batch, with the random state set to `seed` before it: its answer depends on
     nothing but itself, and its gradient is the mean of the draws' gradients, which is the expectation over transformation. What is
-    judged is this mean, not a single answer. Draws by numpy, or of modules that keep a generator of their own, are not set.
+    judged is this mean, not a single answer. Draws by numpy, of modules
+    that keep a generator of their own, and of a backward pass (a random stand-in of `BPDA`) are not set.
 
     Args:
         network: draws at random in evaluation mode too, by torch or Python's `random`.
@@ -47,7 +48,7 @@ class Expected(nn.Module):
 
     def _mean(self, row: Tensor) -> Tensor:
         with _seeded(self.seed, row):
-            return self.network(row.expand(self.draws, *row.shape[1:])).mean(dim=0, keepdim=True)
+            return self.network(row.repeat(self.draws, *[1] * (row.dim() - 1))).mean(dim=0, keepdim=True)
 
 
 @contextmanager

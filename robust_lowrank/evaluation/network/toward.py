@@ -14,7 +14,7 @@ class Toward(nn.Module):
     left out beforehand.
 
     Args:
-        network: returns logits (N, classes).
+        network: returns logits (N, classes), or one logit of a binary network.
         target: a class.
 
     Example:
@@ -34,6 +34,9 @@ class Toward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the two logits, (N, 2)."""
         logits = self.network(x)
+        if logits.shape in ((len(x),), (len(x), 1)):  # one logit of a binary network
+            column = logits.reshape(len(x), 1)
+            logits = torch.cat([torch.zeros_like(column), column], dim=1)
         if not 0 <= self.target < logits.shape[1]:
             raise UserError(f"class {self.target} cannot be the target: the network has classes 0 to {logits.shape[1] - 1}")
         column = torch.full((len(logits), 1), self.target, device=logits.device)

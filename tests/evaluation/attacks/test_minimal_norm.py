@@ -1,5 +1,6 @@
 """FMN, DDN, C&W and HopSkipJump against closed forms, and what they have in common."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation import Suite, check, evaluate, minimal
+from robust_lowrank.evaluation import FAB, PGD, DeepFool, Suite, check, evaluate, minimal
 from robust_lowrank.evaluation.attacks.carlini_wagner import CarliniWagner
 from robust_lowrank.evaluation.attacks.ddn import DDN, ddn
 from robust_lowrank.evaluation.attacks.fmn import FMN, fmn, onto_ball
@@ -86,9 +87,31 @@ def test_hopskipjump_sees_classes_alone(cnn: nn.Module, digits: Any) -> None:
 
 def test_verdicts_do_not_depend_on_the_batch(cnn: nn.Module, digits: Any) -> None:
     suite = Suite(name="s", norm="L2", eps=(0.3, 0.5), attacks=tuple(ATTACKS.values()))
-    one, other = (evaluate(cnn, digits.x[:20], digits.y[:20], suite=suite, batch_size=size, audit=False) for size in (20, 7))
+    sizes = (20, 7)
+    one, other = (evaluate(cnn, digits.x[:20], digits.y[:20], suite=suite, batch_size=size, audit=False) for size in sizes)
     columns = ["example", "attack", "eps", "verdict", "margin", "distance"]
     assert one.verdicts[columns].sort_values(columns[:3]).equals(other.verdicts[columns].sort_values(columns[:3]))
+
+
+def test_hopskipjump_on_doubles_knows_nothing_of_its_neighbours(mlp: nn.Module, digits: Any) -> None:
+    model, x, y = copy.deepcopy(mlp).double(), digits.x[:24].double(), digits.y[:24]
+    suite = Suite(name="s", norm="Linf", eps=(0.15,), attacks=(HopSkipJump(steps=3),))
+    one, other = (evaluate(model, x, y, suite=suite, batch_size=size, audit=False).verdicts for size in (24, 1))
+    assert one["distance"].equals(other["distance"])
+    assert one["margin"].equals(other["margin"])
+
+
+@pytest.mark.parametrize("attack", [FMN(steps=20), DeepFool(), FAB(steps=5)], ids=lambda attack: attack.label)
+def test_a_search_on_survivors_finds_the_nearest_within_every_radius(attack: Any, cnn: nn.Module, digits: Any) -> None:
+    x, y = digits.x[:40], digits.y[:40]
+
+    def robust(examples: str) -> list[str]:
+        attacks = (PGD(steps=40, eps=(0.09,)), attack.model_copy(update={"examples": examples}))
+        result = evaluate(cnn, x, y, suite=Suite(name="s", eps=(0.03, 0.05, 0.09), attacks=attacks), audit=False)
+        frame = result.verdicts[result.verdicts["attack"].str.startswith(attack.label) & (result.verdicts["eps"] < 0.09)]
+        return frame["verdict"].tolist()
+
+    assert robust("survivors") == robust("correct")
 
 
 def test_an_attack_of_another_norm_is_refused_at_once() -> None:

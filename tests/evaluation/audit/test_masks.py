@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robust_lowrank.evaluation import L1, L2, PGD, Attempt, Linf, Suite, evaluate
+from robust_lowrank.evaluation import BPDA, L1, L2, PGD, Attempt, HopSkipJump, Linf, Square, Suite, evaluate
 from robust_lowrank.evaluation.attacks.fgsm import fgsm
 from robust_lowrank.evaluation.attacks.pgd import pgd
 from robust_lowrank.evaluation.audit import Evidence, audit, plant, probe
@@ -113,6 +113,26 @@ PURIFIERS = {
 def test_a_partly_detached_purifier_has_slopes_that_its_gradient_does_not_know(cnn, digits, name, budget):
     finding = judged(Masked(cnn, PURIFIERS[name]), digits, budget)["gradient slope"]
     assert finding.status == "fail"
+
+
+HONEST = {
+    "clamped": lambda m, x: m(BPDA(lambda x: x.clamp(0, 1))(x)),
+    "tiny logits": lambda m, x: m(x) / 1000 + 1,
+}
+
+
+@pytest.mark.parametrize("budget", [Linf(0.05), Linf(0.3), Linf(1e-4), L2(0.5), L2(3.0), L1(0.01), L1(12.0)], ids=str)
+@pytest.mark.parametrize("name", HONEST)
+@pytest.mark.parametrize("search", [Square(queries=300, name="mine"), HopSkipJump(steps=4, name="mine")])
+def test_a_search_without_gradients_is_known_under_any_name(cnn, digits, search):
+    suite = Suite(name="s", norm="L2", eps=(1.5,), attacks=(PGD(steps=5), search))
+    result = evaluate(Masked(cnn, MASKS["quantised input"][0]), digits.x[:40], digits.y[:40], suite=suite)
+    gains = [finding for finding in result.audit if finding.check.endswith("'s gain")]
+    assert [finding.status for finding in gains] == ["fail"]
+
+
+def test_neither_walls_nor_rounding_nor_large_radii_bend_slopes(cnn, digits, name, budget):
+    assert judged(Masked(cnn, HONEST[name]), digits, budget)["gradient slope"].status == "pass"
 
 
 def test_gradients_of_the_wrong_sign_lose_against_noise(cnn, digits):
