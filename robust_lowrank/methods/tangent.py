@@ -156,7 +156,7 @@ def whiten(x: Factors, factors: Factors, roots: Sequence[Callable[[float], Tenso
 def noise_covariances(factors: Factors) -> list[float]:
     """Return for each mode the mean eigenvalue of the covariance of the tangent part of white noise of mean square 1."""
     ranks = [basis.shape[1] for basis in factors.bases]
-    outside = [(len(basis) - r) * r for basis, r in zip(factors.bases, ranks, strict=True)]
+    outside = _outside_entries(factors)
     return [(factors.core.numel() + sum(outside) - outside[i]) / r for i, r in enumerate(ranks)]
 
 
@@ -164,9 +164,8 @@ def whitened_size(factors: Factors) -> float:
     """Return the mean of ||X||^2 of white noise's tangent part, whitened: the rank, if bases are complete, else about twice it."""
     levels = noise_covariances(factors)
     found = factors.core.numel() / math.prod(levels) ** (1 / len(levels))
-    for basis, level in zip(factors.bases, levels, strict=True):
-        n, r = basis.shape
-        found += (n - r) * r / (math.prod(levels) / level) ** (1 / (len(levels) - 1))
+    for entries, level in zip(_outside_entries(factors), levels, strict=True):
+        found += entries / (math.prod(levels) / level) ** (1 / (len(levels) - 1))
     return found
 
 
@@ -178,6 +177,16 @@ def transport_covariances(squares: Sequence[Tensor], old: Factors, new: Factors)
         unreached = torch.eye(len(turn), dtype=turn.dtype, device=turn.device) - turn @ turn.T
         moved.append(turn @ square @ turn.T + square.diagonal().mean() * unreached)
     return tuple(moved)
+
+
+def _outside_entries(factors: Factors) -> list[int]:
+    """Return for each mode how many numbers reach outside its basis: each of the other directions times the frame's rank.
+
+    A matrix between bases of different sizes has as many frames as the other basis has columns.
+    """
+    pairs = enumerate(factors.bases)
+    frames = [factors.core.shape[1 - i] if factors.core.ndim == 2 else basis.shape[1] for i, basis in pairs]
+    return [(len(basis) - basis.shape[1]) * frame for basis, frame in zip(factors.bases, frames, strict=True)]
 
 
 def _frame(core: Tensor, mode: int) -> Tensor:

@@ -53,7 +53,7 @@ class Adam(Momentum):
             self.steps, self.moment = steps, moment
             self.held = list(zip(squares, (u, v), strict=True))
         (n, left), (m, right) = u.shape, v.shape
-        levels = m * right / left, n * left / right
+        levels = m, n
         a, b = (
             self.root(square / (1 - self.second**steps), basis, level)
             for square, basis, level in zip(squares, (u, v), levels, strict=True)
@@ -61,7 +61,7 @@ class Adam(Momentum):
         whole = moment / (1 - self.momentum**steps)
         white = a(-0.25) @ whole @ b(-0.25)
         white = white + (whole - u @ (u.T @ whole)) @ b(-0.5) + a(-0.5) @ (whole - whole @ v @ v.T)
-        inside, outside = left * right / math.sqrt(n * m), ((n - left) * left / levels[1], (m - right) * right / levels[0])
+        inside, outside = left * right / math.sqrt(n * m), ((n - left) * right / levels[1], (m - right) * left / levels[0])
         return white * math.sqrt(n * m / (inside + sum(outside)))
 
     def root(self, square: Tensor, basis: Tensor, level: float) -> Callable[[float], Tensor]:

@@ -304,8 +304,16 @@ def test_every_kind_of_attack_is_verified_and_put_again(subject, kind):
     model, x, y = subject
     own = FGSM(name="mine", examples="survivors")
     found = evaluate(model, x[:3], y[:3], suite=Suite(name="s", eps=(0.1, 0.05), attacks=(kind, own)), audit=False)
-    checked = verify(model, x[:3], y[:3], found.record, found.verdicts, found.adversarial)
+    checked = verify(model, x[:3], y[:3], found.record, found.verdicts, found.adversarial, found.closest)
     assert checked.sound, checked.faults
     again = attack_again(model, x[:3], y[:3], found.record, found.verdicts, share=1.0, seed=0)
     assert {(entry.attack, entry.eps) for entry in again} == set(zip(found.verdicts["attack"], found.verdicts["eps"], strict=True))
     assert {entry.same_noise for entry in again if entry.attack != "mine-on-survivors"} == {isinstance(kind, NativeAttack)}
+
+
+def test_results_of_other_packages_are_proved_with_their_closest_inputs(mlp, digits):
+    suite = Suite(name="s", eps=(0.08,), attacks=(AutoAttack(), Torchattack(algorithm="MIFGSM")))
+    x, y = digits.x[:6], digits.y[:6]
+    found = evaluate(mlp, x, y, suite=suite, audit=False)
+    assert any(len(part.examples) for part in found.closest.values())
+    assert verify(mlp, x, y, found.record, found.verdicts, found.adversarial, found.closest).sound
