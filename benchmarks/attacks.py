@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks.audit import cnn, fit, mlp
+from benchmarks.audit import Task, cnn, fit, mlp
 from robust_lowrank import UserError, data
 from robust_lowrank.evaluation import APGD, DDN, FMN, PGD, KeyedNoise, check, minimal, threat
 
@@ -42,10 +42,10 @@ def run() -> pd.DataFrame:
     foolbox, adv = peers()
     digits = data.load("digits")
     x, y = digits.test_x[:EXAMPLES], digits.test_y[:EXAMPLES]
-    task = (digits.train_x, digits.train_y)
+    task = Task(digits.train_x, digits.train_y, x, y)
     rows = []
     for name, make in {"cnn": cnn, "mlp": mlp}.items():
-        model = fit(make(), _Task(*task, x, y))
+        model = fit(make(), task)
         theirs = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
         for norm, radii in EPS.items():
             nearest = _nearest(model, theirs, foolbox, adv, x, y, norm)
@@ -122,10 +122,3 @@ def _robust(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, input
     candidates = torch.where(near[:, None, None, None], inputs.detach(), x)
     broken = check(model, x, y, candidates, budget).broken | (model(x).argmax(dim=1) != y)
     return round(100 * float((~broken).double().mean()), 1)
-
-
-class _Task:
-    """What `fit` trains on."""
-
-    def __init__(self, x: Tensor, y: Tensor, test_x: Tensor, test_y: Tensor) -> None:
-        self.x, self.y, self.test_x, self.test_y = x, y, test_x, test_y

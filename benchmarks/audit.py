@@ -4,7 +4,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -267,9 +267,7 @@ def run() -> pd.DataFrame:
 def _row(kind: str, planted: int, counted: list[Found]) -> dict[str, object]:
     failed = sum(bool(entry.fails) for entry in counted)
     interval = wilson(failed, len(counted)) if counted else None
-    share: Literal["–"] | str = (
-        "–" if interval is None else f"{failed / len(counted):.0%} [{interval.low:.0%}, {interval.high:.0%}]"
-    )
+    share = "–" if interval is None else f"{failed / len(counted):.0%} [{interval.low:.0%}, {interval.high:.0%}]"
     hidden = [entry.hidden for entry in counted]
     return {
         "networks": kind,

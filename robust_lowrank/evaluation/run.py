@@ -87,10 +87,11 @@ class Run:
             attack, earlier = unit.attack, earlier_units(self.units, number)
             ledger = Ledger(unit.name, attack.package, unit.threat.eps, attack.examples == "correct", self.clean, attack.kind)
             self.ledgers.append(ledger)
-            self._inherit(ledger, unit, [index for index in earlier if not attack.minimal or self._within_all(index, unit)])
+            searches = attack.minimal and all(self.units[other].name != unit.name for other in earlier)
+            self._inherit(ledger, unit, [index for index in earlier if not searches or self._within_all(index, unit)])
             if not joint and (attack.joint or any(self.units[other].attack.joint for other in earlier)):
                 continue
-            if attack.minimal and any(self.units[other].name == unit.name for other in earlier):
+            if attack.minimal and not searches:
                 ledger.unresolved |= self.ledgers[earlier[-1]].unresolved & ~ledger.broken
                 ledger.nonfinite |= self.ledgers[earlier[-1]].nonfinite & ~ledger.broken
                 continue
@@ -100,7 +101,8 @@ class Run:
                 taken = [key for (index, place), key in keys.items() if index in earlier and (attack.joint or place == position)]
                 keys[number, position] = self.identity.unit_key(unit, batch, taken)
                 self._settle(unit, ledger, batch, keys[number, position], meter, done / total, total)
-            self._inherit(ledger, unit, earlier)
+            if searches:
+                self._inherit(ledger, unit, earlier)
             done += unit.work
         self._tell(1.0, None, "done")
 
@@ -111,8 +113,7 @@ class Run:
 
     def _within_all(self, index: int, unit: Unit) -> bool:
         """Return whether what an earlier unit broke is broken within all radii of an attack, so that no nearer input is wanted."""
-        other = self.units[index]
-        return other.name == unit.name or other.threat.eps <= min(self.config.suite.radii(unit.attack))
+        return self.units[index].threat.eps <= min(self.config.suite.radii(unit.attack))
 
     def conclude(self, started: float, *, audit: bool = True) -> Evaluation:
         """Count, audit and record."""

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation import FAB, PGD, DeepFool, Suite, check, evaluate, minimal
+from robust_lowrank.evaluation import FAB, PGD, DeepFool, Suite, check, evaluate, minimal, verify
 from robust_lowrank.evaluation.attacks.carlini_wagner import CarliniWagner
 from robust_lowrank.evaluation.attacks.ddn import DDN, ddn
 from robust_lowrank.evaluation.attacks.fmn import FMN, fmn, onto_ball
@@ -112,6 +112,17 @@ def test_a_search_on_survivors_finds_the_nearest_within_every_radius(attack: Any
         return frame["verdict"].tolist()
 
     assert robust("survivors") == robust("correct")
+
+
+@pytest.mark.parametrize("attack", [FMN(steps=1), HopSkipJump(steps=1)], ids=lambda attack: attack.label)
+def test_a_search_on_survivors_takes_over_what_is_broken_within_each_radius(attack: Any, cnn: nn.Module, digits: Any) -> None:
+    x, y = digits.x[:60], digits.y[:60]
+    attacks = (PGD(steps=40), attack.model_copy(update={"examples": "survivors"}))
+    found = evaluate(cnn, x, y, suite=Suite(name="s", eps=(0.03, 0.06, 0.1), attacks=attacks), audit=False)
+    assert verify(cnn, x, y, found.record, found.verdicts, found.adversarial, found.closest).faults == ()
+    broken = {key: set(part.examples.tolist()) for key, part in found.adversarial.items()}
+    for eps in (0.03, 0.06, 0.1):
+        assert broken[f"{attack.label}-on-survivors/{eps!r}"] >= broken[f"pgd-40/{eps!r}"]
 
 
 def test_an_attack_of_another_norm_is_refused_at_once() -> None:
