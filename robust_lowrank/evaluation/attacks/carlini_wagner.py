@@ -5,19 +5,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, Positive, named
-from robust_lowrank.evaluation.attacks.ddn import need_l2
-from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest
-from robust_lowrank.evaluation.unit_result import Attempt
+from robust_lowrank.evaluation.attacks.base import Count, Positive, named
+from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
 from robust_lowrank.evaluation.verdict import margins
-from robust_lowrank.threat import KeyedNoise, Threat
+from robust_lowrank.threat import KeyedNoise
 
 STEPS, SEARCHES = 100, 9
 LR, WEIGHT = 0.05, 0.1
 INSIDE = 1 - 1e-6  # of [-1, 1]: beyond it the inverse of tanh is lost
 
 
-class CarliniWagner(NativeAttack):
+class CarliniWagner(NearestAttack):
     """The nearest input of another class in L2, by an optimiser on distance and margin."""
 
     attack: Literal["cw"] = "cw"
@@ -27,7 +25,6 @@ class CarliniWagner(NativeAttack):
     steps: Count = STEPS
     binary_search_steps: Count = SEARCHES
     lr: Positive = LR
-    minimal: ClassVar[bool] = True
 
     @property
     def label(self) -> str:
@@ -38,16 +35,10 @@ class CarliniWagner(NativeAttack):
         """Return two passes a step of every search, one on the clean input, and a final search."""
         return 2 * self.steps * self.binary_search_steps + 1 + REFINEMENTS
 
-    def attempt(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
-    ) -> Attempt:
-        """Search, until an input is as near as `within`, without it the radius of the threat model."""
-        need_l2("C&W", threat.norm)
-        enough = threat.eps if within is None else within
-        found = nearest_by_cw(
-            model, x, y, steps=self.steps, binary_search_steps=self.binary_search_steps, lr=self.lr, within=enough
-        )
-        return found.attempt(x, threat)
+    def nearest(self, model: nn.Module, x: Tensor, y: Tensor, norm: str, *, noise: KeyedNoise, within: float) -> Distances:
+        """Take the steps."""
+        steps, searches = self.steps, self.binary_search_steps
+        return nearest_by_cw(model, x, y, steps=steps, binary_search_steps=searches, lr=self.lr, within=within)
 
 
 def nearest_by_cw(

@@ -7,19 +7,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, named
+from robust_lowrank.evaluation.attacks.base import Count, named
 from robust_lowrank.evaluation.attacks.fmn import cosine
 from robust_lowrank.evaluation.attacks.gradients import cross_entropy, input_gradient
 from robust_lowrank.evaluation.attacks.hyperplane import lengths
-from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest
-from robust_lowrank.evaluation.unit_result import Attempt
-from robust_lowrank.threat import KeyedNoise, Threat, per_example
+from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
+from robust_lowrank.threat import KeyedNoise, per_example
 
 STEPS = 100
 LENGTH, FACTOR = 1.0, 0.05  # of the change at first, and by which it shrinks or grows at each step
 
 
-class DDN(NativeAttack):
+class DDN(NearestAttack):
     """The nearest input of another class in L2, on a sphere that shrinks after a success and grows after a failure."""
 
     attack: Literal["ddn"] = "ddn"
@@ -28,7 +27,6 @@ class DDN(NativeAttack):
     title: ClassVar[str | None] = "DDN"
     steps: Count = STEPS
     factor: Annotated[float, Field(gt=0, lt=1)] = FACTOR
-    minimal: ClassVar[bool] = True
 
     @property
     def label(self) -> str:
@@ -39,36 +37,9 @@ class DDN(NativeAttack):
         """Return two passes a step, one on both ends, and a final search."""
         return 2 * self.steps + 2 + REFINEMENTS
 
-    def attempt(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
-    ) -> Attempt:
-        """Take the steps, until an input is as near as `within`, without it the radius of the threat model."""
-        return ddn(model, x, y, threat, steps=self.steps, factor=self.factor, within=within)
-
-
-def ddn(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    steps: int = STEPS,
-    factor: float = FACTOR,
-    within: float | None = None,
-) -> Attempt:
-    """Look for the nearest misclassified inputs in L2 by DDN, until they are as near as `within`, without it eps.
-
-    Example:
-        >>> ddn(model, x, y, L2(0.5)).claimed
-
-    Raises:
-        UserError: the norm of the threat model is not L2.
-
-    Source: Rony et al. 2019 (arXiv 1811.09600).
-    """
-    need_l2("DDN", threat.norm)
-    enough = threat.eps if within is None else within
-    return nearest_by_ddn(model, x, y, steps=steps, factor=factor, within=enough).attempt(x, threat)
+    def nearest(self, model: nn.Module, x: Tensor, y: Tensor, norm: str, *, noise: KeyedNoise, within: float) -> Distances:
+        """Take the steps."""
+        return nearest_by_ddn(model, x, y, steps=self.steps, factor=self.factor, within=within)
 
 
 def nearest_by_ddn(

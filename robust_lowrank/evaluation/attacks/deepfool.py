@@ -5,15 +5,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, Positive
+from robust_lowrank.evaluation.attacks.base import Count, Positive
 from robust_lowrank.evaluation.attacks.gradients import linearise, runner_up_classes
 from robust_lowrank.evaluation.attacks.hyperplane import DUALS, project_onto_hyperplane
-from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest
+from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.threat import KeyedNoise, Threat
 
 
-class DeepFool(NativeAttack):
+class DeepFool(NearestAttack):
     """The nearest input of another class, sought by steps to the nearest linearised class boundary."""
 
     attack: Literal["deepfool"] = "deepfool"
@@ -21,17 +21,15 @@ class DeepFool(NativeAttack):
     steps: Count = 50
     overshoot: Positive = 0.02
     candidates: Count = 10
-    minimal: ClassVar[bool] = True
 
     def cost(self, classes: int, norm: str) -> int:
         """Return a forward and a backward for each rival class a step, one on both ends, and a final search."""
         return self.steps * min(self.candidates, classes) + 2 + REFINEMENTS
 
-    def attempt(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
-    ) -> Attempt:
-        """Take the steps, until an input is as near as `within`, without it the radius of the threat model."""
-        return deepfool(model, x, y, threat, steps=self.steps, overshoot=self.overshoot, candidates=self.candidates, within=within)
+    def nearest(self, model: nn.Module, x: Tensor, y: Tensor, norm: str, *, noise: KeyedNoise, within: float) -> Distances:
+        """Take the steps."""
+        options = {"steps": self.steps, "overshoot": self.overshoot, "candidates": self.candidates}
+        return nearest_by_deepfool(model, x, y, norm, **options, within=within)
 
 
 def deepfool(

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.evaluation.attacks.apgd import STEPS, TARGETS
-from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, named
+from robust_lowrank.evaluation.attacks.base import Count, named
 from robust_lowrank.evaluation.attacks.gradients import linearise, runner_up_classes
 from robust_lowrank.evaluation.attacks.hyperplane import ORDERS, lengths, project_onto_hyperplane
-from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest
+from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
 
@@ -19,7 +19,7 @@ ETA = 1.05
 BETA = 0.9
 
 
-class FAB(NativeAttack):
+class FAB(NearestAttack):
     """The nearest input of another class, sought by projecting onto linearised class boundaries, target by target."""
 
     attack: Literal["fab"] = "fab"
@@ -28,7 +28,6 @@ class FAB(NativeAttack):
     steps: Count = STEPS
     restarts: Count = 1
     targets: Count = TARGETS
-    minimal: ClassVar[bool] = True
 
     @property
     def label(self) -> str:
@@ -39,11 +38,10 @@ class FAB(NativeAttack):
         """Return two forwards and a backward a step, for every target and restart, one on the clean input, and a final search."""
         return 1 + 3 * min(self.targets, classes - 1) * self.restarts * self.steps + REFINEMENTS
 
-    def attempt(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
-    ) -> Attempt:
-        """Take the steps, until an input is as near as `within`, without it the radius of the threat model."""
-        return fab(model, x, y, threat, noise=noise, steps=self.steps, restarts=self.restarts, targets=self.targets, within=within)
+    def nearest(self, model: nn.Module, x: Tensor, y: Tensor, norm: str, *, noise: KeyedNoise, within: float) -> Distances:
+        """Take the steps."""
+        options = {"steps": self.steps, "restarts": self.restarts, "targets": self.targets}
+        return nearest_by_fab(model, x, y, norm, noise=noise, **options, within=within)
 
 
 def fab(

@@ -6,20 +6,19 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, Positive, named
+from robust_lowrank.evaluation.attacks.base import Count, Positive, named
 from robust_lowrank.evaluation.attacks.gradients import input_gradient
 from robust_lowrank.evaluation.attacks.hyperplane import DUALS, lengths
-from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest
-from robust_lowrank.evaluation.unit_result import Attempt
+from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
 from robust_lowrank.evaluation.verdict import margins
-from robust_lowrank.threat import KeyedNoise, Threat, per_example
+from robust_lowrank.threat import KeyedNoise, per_example
 
 STEPS = 100
 STEP, LAST_STEP = 1.0, 0.01  # Euclidean lengths of the first and of the last step
 SHRINKAGE, LAST_SHRINKAGE = 0.05, 0.001  # of the ball at each step
 
 
-class FMN(NativeAttack):
+class FMN(NearestAttack):
     """The nearest input of another class, sought within a ball that shrinks where it holds one and grows where it does not."""
 
     attack: Literal["fmn"] = "fmn"
@@ -27,7 +26,6 @@ class FMN(NativeAttack):
     title: ClassVar[str | None] = "FMN"
     steps: Count = STEPS
     step: Positive = STEP
-    minimal: ClassVar[bool] = True
 
     @property
     def label(self) -> str:
@@ -38,32 +36,9 @@ class FMN(NativeAttack):
         """Return two passes a step, one on both ends, and a final search."""
         return 2 * self.steps + 2 + REFINEMENTS
 
-    def attempt(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
-    ) -> Attempt:
-        """Take the steps, until an input is as near as `within`, without it the radius of the threat model."""
-        return fmn(model, x, y, threat, steps=self.steps, step=self.step, within=within)
-
-
-def fmn(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    steps: int = STEPS,
-    step: float = STEP,
-    within: float | None = None,
-) -> Attempt:
-    """Look for the nearest misclassified inputs by FMN, until they are as near as `within`, without it eps.
-
-    Example:
-        >>> fmn(model, x, y, L1(12.0)).claimed
-
-    Source: Pintor et al. 2021 (arXiv 2102.12827).
-    """
-    enough = threat.eps if within is None else within
-    return nearest_by_fmn(model, x, y, threat.norm, steps=steps, step=step, within=enough).attempt(x, threat)
+    def nearest(self, model: nn.Module, x: Tensor, y: Tensor, norm: str, *, noise: KeyedNoise, within: float) -> Distances:
+        """Take the steps."""
+        return nearest_by_fmn(model, x, y, norm, steps=self.steps, step=self.step, within=within)
 
 
 def nearest_by_fmn(

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, named
+from robust_lowrank.evaluation.attacks.base import Count, named
 from robust_lowrank.evaluation.attacks.hyperplane import lengths
-from robust_lowrank.evaluation.attacks.nearest import Distances, Nearest
-from robust_lowrank.evaluation.unit_result import Attempt
+from robust_lowrank.evaluation.attacks.nearest import Distances, Nearest, NearestAttack
 from robust_lowrank.evaluation.verdict import predictions
-from robust_lowrank.threat import KeyedNoise, Threat, per_example
+from robust_lowrank.threat import KeyedNoise, per_example
 
 STEPS, DRAWS, MOST_DRAWS = 40, 100, 2000
 STARTS = 100  # random inputs that are tried for one of another class
@@ -20,7 +19,7 @@ BLOCK = 2**24  # entries of random points that are made at once
 HALVINGS = 20  # of a step that leaves the other class, and at most of a search for the boundary
 
 
-class HopSkipJump(NativeAttack):
+class HopSkipJump(NearestAttack):
     """The nearest input of another class in L2 or Linf, sought by classes alone."""
 
     attack: Literal["hopskipjump"] = "hopskipjump"
@@ -29,7 +28,6 @@ class HopSkipJump(NativeAttack):
     title: ClassVar[str | None] = "HopSkipJump"
     steps: Count = STEPS
     draws: Count = DRAWS
-    minimal: ClassVar[bool] = True
     gradients: ClassVar[bool] = False
 
     @property
@@ -42,13 +40,9 @@ class HopSkipJump(NativeAttack):
         draws = sum(_draws(self.draws, step) for step in range(1, self.steps + 1))
         return 1 + STARTS + draws + (2 * HALVINGS) * (self.steps + 1)
 
-    def attempt(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
-    ) -> Attempt:
-        """Take the steps, until an input is as near as `within`, without it the radius of the threat model."""
-        enough = threat.eps if within is None else within
-        found = nearest_by_hopskipjump(model, x, y, threat.norm, noise=noise, steps=self.steps, draws=self.draws, within=enough)
-        return found.attempt(x, threat)
+    def nearest(self, model: nn.Module, x: Tensor, y: Tensor, norm: str, *, noise: KeyedNoise, within: float) -> Distances:
+        """Take the steps."""
+        return nearest_by_hopskipjump(model, x, y, norm, noise=noise, steps=self.steps, draws=self.draws, within=within)
 
 
 @torch.no_grad()

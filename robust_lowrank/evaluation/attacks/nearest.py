@@ -1,14 +1,16 @@
 """A minimal-norm attack under way knows the nearest misclassified input of every example."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from robust_lowrank.errors import UserError
+from robust_lowrank.evaluation.attacks.base import NativeAttack
 from robust_lowrank.evaluation.attacks.hyperplane import lengths
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.evaluation.verdict import margins
-from robust_lowrank.threat import Threat, per_example
+from robust_lowrank.threat import KeyedNoise, Threat, per_example
 
 REFINEMENTS = 3
 
@@ -26,6 +28,29 @@ class Distances(NamedTuple):
         """Return what this is worth within a threat model: claimed are distances up to eps, the rest is projected."""
         inputs = threat.project(x, self.inputs)
         return Attempt(inputs, self.distance <= threat.eps, self.nonfinite, self.forwards, self.backwards)
+
+
+class NearestAttack(NativeAttack):
+    """An attack that looks for the nearest misclassified input, until one is near enough."""
+
+    minimal: ClassVar[bool] = True
+
+    def nearest(self, model: nn.Module, x: Tensor, y: Tensor, norm: str, *, noise: KeyedNoise, within: float) -> Distances:
+        """Search, each example until an input is as near as `within`."""
+        raise NotImplementedError
+
+    def attempt(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
+    ) -> Attempt:
+        """Search until an input is as near as `within`, without it the radius of the threat model, and claim what lies in that.
+
+        Raises:
+            UserError: the attack cannot be put in the norm of the threat model.
+        """
+        if threat.norm not in self.norms:
+            raise UserError(f"{self.label} measures distances in {' or '.join(self.norms)}, not in {threat.norm}")
+        enough = threat.eps if within is None else within
+        return self.nearest(model, x, y, threat.norm, noise=noise, within=enough).attempt(x, threat)
 
 
 class Nearest:

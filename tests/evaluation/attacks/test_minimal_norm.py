@@ -10,8 +10,8 @@ from torch import nn
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation import FAB, PGD, DeepFool, Suite, check, evaluate, minimal, verify
 from robust_lowrank.evaluation.attacks.carlini_wagner import CarliniWagner
-from robust_lowrank.evaluation.attacks.ddn import DDN, ddn
-from robust_lowrank.evaluation.attacks.fmn import FMN, fmn, onto_ball
+from robust_lowrank.evaluation.attacks.ddn import DDN
+from robust_lowrank.evaluation.attacks.fmn import FMN, onto_ball
 from robust_lowrank.evaluation.attacks.hopskipjump import HopSkipJump
 from robust_lowrank.evaluation.attacks.hyperplane import DUALS, ORDERS, lengths
 from robust_lowrank.threat import KeyedNoise, Linf, threat
@@ -131,8 +131,10 @@ def test_an_attack_of_another_norm_is_refused_at_once() -> None:
     suite = Suite(name="s", norm="L2", eps=(0.1,), attacks=(HopSkipJump(),))
     with pytest.raises(UserError, match="hopskipjump measures distances in Linf or L2, not in L1"):
         suite.replaced(norm="L1", eps=1.0)
+    with pytest.raises(UserError, match="ddn measures distances in L2, not in Linf"):
+        DDN().attempt(nn.Linear(2, 2), torch.rand(1, 2), torch.tensor([0]), Linf(0.1), keyed(1))
     with pytest.raises(UserError, match="DDN measures distances in L2"):
-        ddn(nn.Linear(2, 2), torch.rand(1, 2), torch.tensor([0]), Linf(0.1))
+        minimal(nn.Linear(2, 2), torch.rand(1, 2), torch.tensor([0]), "Linf", noise=keyed(1), method="ddn")
 
 
 def test_projections_onto_balls_of_their_own_are_the_nearest_points() -> None:
@@ -156,4 +158,4 @@ def test_a_model_without_slope_ends() -> None:
     for method in ("fmn", "ddn", "cw", "hopskipjump"):
         found = minimal(Constant(), x, y, "L2", noise=keyed(3), method=method)
         assert found.distance.tolist() == [torch.inf, torch.inf, 0]
-    assert not fmn(Constant(), x, y, Linf(0.1)).claimed[:2].any()
+    assert not FMN().attempt(Constant(), x, y, Linf(0.1), keyed(3)).claimed[:2].any()
