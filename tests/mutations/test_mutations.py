@@ -1,5 +1,6 @@
 """The suite notices each deliberate defect of `defects.toml`."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ def test_a_defect_is_caught(defect: Defect, copy: Path) -> None:
 
 def test_the_table_fits_the_code() -> None:
     for defect in DEFECTS.values():
-        assert (ROOT / defect.file).read_text().count(defect.old) == 1, defect.name
+        text = (ROOT / defect.file).read_text()
+        assert text.count(defect.old) == 1, defect.name
+        ast.parse(text.replace(defect.old, defect.new), filename=defect.name)
         assert defect.old != defect.new
         assert all((ROOT / test).is_file() for test in defect.tests)
 
