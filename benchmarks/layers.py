@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import medians
 from robust_lowrank import compress
-from robust_lowrank.layers import LowRankConv2d, LowRankLinear
+from robust_lowrank.layers import LowRankConv, LowRankLinear
 
 CASES = {
     "linear 1024x1024, batch 256": (nn.Linear(1024, 1024), (256, 1024)),
@@ -16,7 +16,7 @@ CASES = {
 }
 
 
-def autograd(layer: LowRankLinear | LowRankConv2d, x: Tensor) -> Tensor:
+def autograd(layer: LowRankLinear | LowRankConv, x: Tensor) -> Tensor:
     """The same map through ordinary autograd, which gives the gradients of U, S and V instead of the projected ones."""
     if isinstance(layer, LowRankLinear):
         return F.linear(x @ layer.V @ layer.S.T, layer.U, layer.bias)
@@ -25,7 +25,7 @@ def autograd(layer: LowRankLinear | LowRankConv2d, x: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(a, layer.S[:, :, None, None]), layer.U[:, :, None, None], layer.bias)
 
 
-def unfolded(layer: LowRankConv2d, x: Tensor) -> Tensor:
+def unfolded(layer: LowRankConv, x: Tensor) -> Tensor:
     """The same convolution on unfolded patches, as the released codes of CondLR and DLRT compute it."""
     stride, padding, dilation = layer.shape.geometry
     patches = F.unfold(x, layer.shape.kernel, dilation, padding, stride).mT
@@ -48,7 +48,7 @@ def run() -> pd.DataFrame:
                 if method == "dlrt":
                     layer = net[0]
                     alternatives["autograd"] = lambda layer=layer, x=x: autograd(layer, x).sum().backward()
-                    if isinstance(layer, LowRankConv2d):
+                    if isinstance(layer, LowRankConv):
                         alternatives["unfold"] = lambda layer=layer, x=x: unfolded(layer, x).sum().backward()
             times = medians(alternatives)
             names = {"dlrt": "U S V^T", "vanilla": "A B^T", "tdlrt": "Tucker"}

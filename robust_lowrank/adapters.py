@@ -7,14 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.compression import CompressionReport, count_parameters, install, make_plan
+from robust_lowrank.candidates import Choices, pattern
+from robust_lowrank.compression import CompressionReport, by_parameter, make_plan, put, report_of
 from robust_lowrank.errors import UserError
 from robust_lowrank.initialisation import leading_factors, zero_factors
-from robust_lowrank.layers import Adapter, FactoredLayer, named_factored_layers
-from robust_lowrank.layers.forms import Dense, build, form_of
+from robust_lowrank.layers import Adapter, ChainLayer, FactoredLayer, MergedLayer, named_factored_layers
+from robust_lowrank.layers.forms import Source, build, form_of
+from robust_lowrank.layers.merged import Block, install_merged
 from robust_lowrank.linalg import FactorisationError, Ranks
 from robust_lowrank.methods import Method
-from robust_lowrank.ranks import RankLike, pattern
+from robust_lowrank.ranks import RankLike
 
 
 def adapt(
@@ -23,10 +25,11 @@ def adapt(
     method: str | Method = "geolora",
     rank: RankLike = 8,
     alpha: float = 1.0,
-    exclude: Sequence[str] = (),
+    exclude: Choices = (),
+    include: Choices | None = None,
     trainable: Sequence[str] = (),
 ) -> CompressionReport:
-    """Freeze a network and add a low-rank update to its linear layers and convolutions, in place: W_pre + alpha U S V^T.
+    """Freeze a network and add a low-rank update to its matrices, in place: W_pre + alpha U S V^T.
 
     The function stays the same. An update starts at zero with random bases; where the method bounds its condition number or divides
     by its core (CondLR), at the admissible part of the leading singular triplets of W_pre, which the frozen weight then lacks.
@@ -36,7 +39,8 @@ def adapt(
         method: a name such as `geolora`, or an object; it bounds and truncates the update, not the merged weight.
         rank: as in `compress`.
         alpha: the factor of every update, whatever becomes of its rank; `lora` divides it by the rank.
-        exclude: regular expressions; a layer whose full name matches one gets no update and stays frozen.
+        exclude: as in `compress`: what gets no update and stays frozen.
+        include: likewise the only ones that get an update.
         trainable: regular expressions of parameters that train beside the updates, such as `head\\..*`.
 
     Example:
@@ -50,7 +54,7 @@ def adapt(
 
     Source: Hu et al. 2021, arXiv 2106.09685 (LoRA); Schotthöfer et al., ICLR 2025, arXiv 2410.18720 (GeoLoRA).
     """
-    plan = make_plan(model, method, rank, exclude, use="adapter")
+    plan = make_plan(model, method, rank, exclude, include, use="adapter")
     if not plan.method.ranked:
         raise UserError(f"{plan.method.name} has no low-rank update to add: take compress, or another method")
     if not 0 < alpha < math.inf:
@@ -60,28 +64,30 @@ def adapt(
     for each in patterns:
         if not any(each.fullmatch(name) for name in names):
             raise UserError(f"trainable {each.pattern!r} matches no parameter; there are: {', '.join(names[:8])} ...")
-    updates = {}
-    for name, layer in plan.targets:
+    updates: dict[str, _Update] = {}
+    for candidate in plan.targets:
+        name = candidate.name
         try:
-            updates[name] = _update(layer, plan.ranks[name], plan.method, alpha)
+            updates[name] = _update(candidate.layer, plan.ranks[name], plan.method, alpha)
         except FactorisationError as error:
             raise UserError(
                 f"layer {name!r} cannot be adapted by {plan.method.name}: {error}. Exclude it, or take a method without a bound"
             ) from error
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(each.fullmatch(name) for each in patterns))
-    for name, layer in plan.targets:
-        update, scale, taken = updates[name]
+    for candidate in plan.targets:
+        update, scale, taken = updates[candidate.name]
         if taken is not None:
-            layer.weight.data -= taken
-        install(model, name, Adapter(layer, update, alpha=scale))
-    factored = dict(named_factored_layers(model))
-    return CompressionReport(
-        ranks={name: layer.rank for name, layer in factored.items()},
-        kept_dense=plan.kept,
-        relative_error=dict.fromkeys(factored, 0.0),
-        parameters=count_parameters(model),
-    )
+            _take(candidate.layer, taken)
+        if isinstance(update, ChainLayer):
+            adapter = Adapter(candidate.layer, update, alpha=scale)  # pyright: ignore[reportArgumentType]
+            for name in candidate.names:
+                put(model, name, adapter)
+        elif isinstance(update, MergedLayer):
+            update.alpha = scale
+    for block, layers in by_parameter(plan.targets, {name: each.layer for name, each in updates.items()}):
+        install_merged(block.places, layers, adapter=True)
+    return report_of(model, plan, dict.fromkeys(dict(named_factored_layers(model)), 0.0))
 
 
 class _Update(NamedTuple):
@@ -93,7 +99,7 @@ class _Update(NamedTuple):
 
 
 @torch.no_grad()
-def _update(layer: Dense, ranks: Ranks, method: Method, alpha: float) -> _Update:
+def _update(layer: Source, ranks: Ranks, method: Method, alpha: float) -> _Update:
     tensor = form_of(method).weight(layer)
     scale = alpha / ranks[0] if method.adapter else alpha
     if math.isinf(method.cond_bound) and not method.inverts:
@@ -101,4 +107,13 @@ def _update(layer: Dense, ranks: Ranks, method: Method, alpha: float) -> _Update
         update.wake()
         return _Update(update, scale, None)
     update = build(layer, method.project(leading_factors(tensor / scale, ranks)), method, bias=False)
-    return _Update(update, scale, (scale * update.dense_weight()).to(layer.weight.dtype))
+    return _Update(update, scale, scale * update.dense_weight())
+
+
+@torch.no_grad()
+def _take(layer: Source, taken: Tensor) -> None:
+    """Take from a frozen weight what its update starts with."""
+    if isinstance(layer, Block):
+        layer.subtract(taken)
+    else:
+        layer.weight -= taken.to(layer.weight.dtype)

@@ -1,25 +1,30 @@
 """Weights live in safetensors; ranks and method travel in the header, and nothing in a file is executed."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robust_lowrank.compression import install
-from robust_lowrank.errors import UserError
-from robust_lowrank.layers import Adapter, named_factored_layers
-from robust_lowrank.layers.base import FactoredLayer
-from robust_lowrank.layers.forms import Dense, build, form_of
+from robust_lowrank.candidates import blocks_of, places_of
+from robust_lowrank.compression import put
+from robust_lowrank.errors import UserError, first_line
+from robust_lowrank.layers import Adapter, ChainLayer, MergedLayer, named_factored_layers
+from robust_lowrank.layers.base import UPDATE, FactoredLayer, shown_name
+from robust_lowrank.layers.forms import Dense, Source, build, form_of
+from robust_lowrank.layers.linear import is_transposed
+from robust_lowrank.layers.merged import install_merged, merged_parameters, uninstall_merged
 from robust_lowrank.methods import Method, Vanilla, named
+from robust_lowrank.methods.bases import decompose, truncate
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.records import replacing
 
 HEADER = "robust_lowrank"
-UPDATE = ".update"
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -28,37 +33,69 @@ def save(model: nn.Module, path: str | Path) -> None:
     Example:
         >>> save(nn.Linear(2, 2), "/tmp/net.safetensors")
     """
-    modules = dict(model.named_modules())
-    layers = {}
-    for name, layer in named_factored_layers(model):
-        layers[name] = {"method": _described(layer), "ranks": layer.ranks()}
-        if isinstance(adapter := modules.get(name.removesuffix(UPDATE)), Adapter):
-            layers[name]["alpha"] = adapter.alpha
+    layers = describe(model)
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()}
     with replacing(Path(path)) as temporary:
         save_file(tensors, temporary, metadata={HEADER: json.dumps({"version": 1, "layers": layers})})
 
 
-def load(model: nn.Module, path: str | Path) -> nn.Module:
+def load(model: nn.Module, path: str | Path, *, rank: int | float | None = None) -> nn.Module:
     """Read weights into a network of the same architecture, dense or factored, and return it.
 
-    Layers that the file holds as factors are replaced in place.
+    What the file holds as factors is replaced in place.
+
+    Args:
+        rank: cut the factors at fewer leading directions, an int or a fraction of the rank that each layer has in the file.
 
     Raises:
-        UserError: there is no such file, it is not one that `save` wrote, or it does not fit the network.
+        UserError: there is no such file, it is not one that `save` wrote, it does not fit the network, or the rank is below 1.
     """
     path = Path(path)
     header, tensors = _read(path)
-    for name, entry in header["layers"].items():
-        _admit(model, name, entry, path)
-    expected = model.state_dict()
-    wrong = sorted(expected.keys() ^ tensors.keys()) or [
-        key for key, tensor in tensors.items() if expected[key].shape != tensor.shape
-    ]
-    if wrong:
-        raise UserError(f"{path} does not fit this network: {', '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}")
-    model.load_state_dict(tensors)
+    try:
+        admit(model, header["layers"])
+        if wrong := sorted(model.state_dict().keys() ^ tensors.keys()):
+            raise UserError(f"{', '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}")
+        model.load_state_dict(tensors)
+    except (UserError, RuntimeError) as error:
+        raise UserError(f"{path} does not fit this network: {first_line(error)}") from error
+    if rank is not None:
+        for name, layer in named_factored_layers(model):
+            cut(name, layer, rank)
     return model
+
+
+@torch.no_grad()
+def cut(name: str, layer: FactoredLayer, rank: int | float) -> None:
+    """Leave a layer its leading directions: so many, or a fraction of those that it has.
+
+    Raises:
+        UserError: that is below 1, or a fraction outside (0, 1].
+    """
+    fraction = isinstance(rank, float)
+    if isinstance(rank, bool) or not (0 < rank <= 1 if fraction else rank >= 1):
+        raise UserError(f"rank = {rank!r} at which to cut layer {name!r} is neither an integer from 1 nor a fraction in (0, 1]")
+    factors = layer.used_factors() if layer.bases() else None
+    if factors is None:
+        return
+    ranks = tuple(min(each, math.ceil(rank * each) if fraction else int(rank)) for each in layer.ranks())
+    layer.set_factors(truncate(factors, decompose(factors), ranks))
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """Return by name what `admit` needs to know of each factored layer: its method, ranks, and where it stands."""
+    described = {}
+    adapters = {f"{name}.{UPDATE}": module for name, module in model.named_modules() if isinstance(module, Adapter)}
+    for path, module in model.named_modules():
+        if not isinstance(module, FactoredLayer):
+            continue
+        name = shown_name(path)
+        described[name] = {"method": _described(module), "ranks": module.ranks()}
+        if name in adapters:
+            described[name]["alpha"] = adapters[name].alpha
+        if isinstance(module, MergedLayer):
+            described[name] |= _whereabouts(path, module)
+    return described
 
 
 def described(path: str | Path) -> dict[str, Any] | None:
@@ -82,6 +119,13 @@ def _described(layer: FactoredLayer) -> dict[str, Any]:
     return {"name": method.name, **asdict(method)}  # pyright: ignore[reportArgumentType]
 
 
+def _whereabouts(path: str, layer: MergedLayer) -> dict[str, Any]:
+    """Return the parameter that a merged layer belongs to, the label of its block, and its factor in an adapter."""
+    stem, _, rest = path.rpartition("parametrizations.")
+    parameter, _, label, *update = rest.split(".")
+    return {"parameter": f"{stem}{parameter}", "block": label} | ({"alpha": layer.alpha} if update else {})
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -96,23 +140,61 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
-def _admit(model: nn.Module, name: str, entry: Any, path: Path) -> None:
-    """Put a layer with the file's method and ranks, its factors still to be filled, in the place of the network's."""
-    modules = dict(model.named_modules())
-    place = name.removesuffix(UPDATE) if "alpha" in entry else name
-    layer = modules.get(place)
-    if isinstance(layer, Adapter):
-        layer = layer.base
-    elif isinstance(layer, FactoredLayer):
-        layer = layer.dense_layer()
-    if not isinstance(layer, Dense):
-        raise UserError(f"{path} does not fit this network: it has no linear layer or convolution {place!r}")
+def admit(model: nn.Module, described: dict[str, Any]) -> None:
+    """Put layers with the methods and ranks of a description, their factors still to be filled, in the place of the network's.
+
+    Raises:
+        UserError: the description does not fit the network.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for name, entry in described.items():
+        if not isinstance(entry, dict):
+            raise UserError(f"the description of layer {name!r} is none")
+        if "parameter" in entry:
+            merged.setdefault(str(entry["parameter"]), {})[str(entry.get("block"))] = entry
+        else:
+            _admit_chain(model, name, entry)
+    for parameter, blocks in merged.items():
+        _admit_merged(model, parameter, blocks)
+
+
+def _admit_chain(model: nn.Module, name: str, entry: dict[str, Any]) -> None:
+    place = name.removesuffix(f".{UPDATE}") if "alpha" in entry else name
+    old = dict(model.named_modules()).get(place)
+    names = [each for each, module in model.named_modules(remove_duplicate=False) if module is old]
+    layer = old.base if isinstance(old, Adapter) else old.dense_layer() if isinstance(old, ChainLayer) else old
+    if not isinstance(layer, Dense) and not is_transposed(layer):
+        raise UserError(f"it has no linear layer or convolution {place!r}")
+    built, alpha = _blank(name, layer, entry, bias="alpha" not in entry)  # pyright: ignore[reportArgumentType]
+    for each in names:
+        put(model, each, Adapter(layer, built, alpha=alpha) if "alpha" in entry else built)  # pyright: ignore[reportArgumentType]
+
+
+def _admit_merged(model: nn.Module, name: str, blocks: dict[str, Any]) -> None:
+    path, _, parameter = name.rpartition(".")
+    module = dict(model.named_modules()).get(path)
+    if module is not None and parameter in merged_parameters(module):
+        uninstall_merged(module, parameter)
+    tensor = None if module is None else module._parameters.get(parameter)
+    if tensor is None:
+        raise UserError(f"it has no parameter {name!r}")
+    found = blocks_of(places_of(model, tensor), tensor)
+    if found.keys() != blocks.keys():
+        raise UserError(f"the parameter {name!r} has the blocks {', '.join(found)}, not {', '.join(blocks)}")
+    built: dict[str, MergedLayer] = {}
+    for label, block in found.items():
+        built[label], alpha = _blank(f"{name}.{label}", block, blocks[label])
+        built[label].alpha = alpha
+    (first, *_), adapter = found.values(), any("alpha" in entry for entry in blocks.values())
+    install_merged(first.places, built, adapter=adapter)
+
+
+def _blank(name: str, layer: Source, entry: dict[str, Any], *, bias: bool = True) -> tuple[Any, float]:
+    """Return the factored layer that an entry describes, all zero, and its factor in an adapter."""
     try:
         options = dict(entry["method"])
         method = named(options.pop("name"))(**options)
         factors = form_of(method).blank(layer, tuple(int(rank) for rank in entry["ranks"]))
-        alpha = float(entry.get("alpha", 1.0))
+        return build(layer, factors, method, bias=bias), float(entry.get("alpha", 1.0))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: the description of layer {name!r} does not fit this network") from error
-    built = build(layer, factors, method, bias="alpha" not in entry)
-    install(model, place, Adapter(layer, built, alpha=alpha) if "alpha" in entry else built)
+        raise UserError(f"the description of layer {name!r} does not fit this network") from error

@@ -1,34 +1,37 @@
-"""Compression puts factored layers in the place of linear layers and convolutions, and counts the saving."""
+"""Compression puts factors in the place of a network's matrices, and counts the saving."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
 
 from torch import nn
 
+from robust_lowrank.candidates import Candidate, Choices, Matrix, find
 from robust_lowrank.errors import UserError, renamed, unknown_name
 from robust_lowrank.initialisation import Init, factor, gain_of
-from robust_lowrank.layers import Adapter, named_factored_layers
-from robust_lowrank.layers.forms import Dense, Form, form_of, is_dense, kind_of, matrix_of
+from robust_lowrank.layers import ChainLayer, FactoredLayer, MergedLayer, named_factored_layers
+from robust_lowrank.layers.forms import form_of, kind_of
+from robust_lowrank.layers.merged import Block, install_merged
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
 from robust_lowrank.methods.base import Use
-from robust_lowrank.ranks import Candidate, RankLike, assign_ranks, pattern
+from robust_lowrank.ranks import Assigned, RankLike, assign_ranks
 from robust_lowrank.records import Parameters
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-_WITH_WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_TYPES = [each.__name__ for each in get_args(Dense)]
+READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # torch's modules that compute with the weights of their layers
 
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """The layers that `compress` factored, those it kept dense and why, and the parameter counts after it.
+    """The layers that `compress` factored, the matrices it kept dense and why, and the parameter counts after it.
 
     Attributes:
+        merged: of the factored layers those whose weight is formed in every forward pass, and why.
+        clipped: the ranks of those whose full rank is less than the one that was given.
         relative_error: for each factored layer ||W_factored - W|| / ||W||, which truncation and the method's constraint cost; NaN
             when the start is drawn anew.
     """
@@ -37,6 +40,8 @@ class CompressionReport:
     kept_dense: dict[str, str]
     relative_error: dict[str, float]
     parameters: Parameters = field(repr=False)
+    merged: dict[str, str] = field(default_factory=dict)
+    clipped: dict[str, int] = field(default_factory=dict)
 
 
 @renamed(start="init")
@@ -45,17 +50,28 @@ def compress(
     *,
     method: str | Method = "condlr",
     rank: RankLike | None = None,
-    exclude: Sequence[str] = (),
+    exclude: Choices = (),
+    include: Choices | None = None,
     init: Init = "weights",
 ) -> CompressionReport:
-    """Replace the linear layers and convolutions of a network by factored ones, in place.
+    """Put factors in the place of a network's matrices, in place.
+
+    Linear layers and convolutions become chains of thin factors. Every other parameter that is a matrix, or a stack of some, is
+    merged: recurrent weights, the fused projection of an attention (a block each for q, k and v), experts, grouped and transposed
+    convolutions, and layers of classes with a forward of their own. It is formed of its factors in every forward pass, through
+    `torch.nn.utils.parametrize`. Both have the `weight` and the attributes that the layer had.
 
     Args:
         model: any network; keys of the state dict stay the same outside the layers that are replaced.
         method: a name such as `condlr`, or an object such as `CondLR(tau=0.1)`.
         rank: an int, a float in (0, 1] as the fraction of the full rank, rounded up, a `Rank` with exceptions,
             or a `Budget` of parameters; 0.25 if not given.
-        exclude: regular expressions; a layer whose full name matches one stays dense.
+            Layers that would grow, as r (n + m) exceeds n m, stay dense, unless the rank is 1.0, an exception of `Rank` names
+            them, or the method adapts the rank. No layer has more than its full rank.
+        exclude: what stays dense: regular expressions of full names of layers or parameters, types of modules, and functions of a
+            name and a module that return a truth value.
+        include: likewise the only ones to be factored, also those that stay dense by default: embeddings, shared weights, and
+            parameters of modules that may be no matrices of linear maps.
         init: `weights` keeps the leading singular triplets of each weight. Training from scratch begins with new factors:
             `gaussian` draws the bases at random and singular values |N(0, 1)|, as the authors' codes of CondLR and DLRT do;
             `kaiming` takes the leading triplets of a Kaiming-normal weight, scaled to its norm, or, in a network with
@@ -70,60 +86,80 @@ def compress(
         {'0': 4}
 
     Raises:
-        UserError: an unknown method or init, a weight that cannot be factored, a rank below 1 or above a layer's full rank, a
-            pattern that is no regular expression or matches nothing, or a network in which nothing is left to factor. The network
-            is then as it was.
+        UserError: an unknown method or init, a weight that cannot be factored, a rank below 1, a pattern that is no regular
+            expression or matches nothing, or a network in which nothing is left to factor. The network is then as it was.
     """
     if init not in get_args(Init):
         raise unknown_name("init", str(init), get_args(Init))
-    plan = make_plan(model, method, rank, exclude, use="weights" if init == "weights" else "drawn")
+    plan = make_plan(model, method, rank, exclude, include, use="weights" if init == "weights" else "drawn")
     if plan.method.adapter:
         raise UserError(f"{plan.method.name} updates a frozen weight: take adapt, or from scratch a method such as vanilla")
     errors, built, gain = {}, {}, gain_of(model)
-    for name, layer in plan.targets:
+    for candidate in plan.targets:
+        name = candidate.name
         try:
-            built[name], errors[name] = factor(layer, plan.ranks[name], plan.method, init, gain)
+            built[name], errors[name] = factor(candidate.layer, plan.ranks[name], plan.method, init, gain)
         except FactorisationError as error:
             raise UserError(
                 f"layer {name!r} cannot be factored: {error}. Exclude it, or take init='kaiming', which needs no weight"
             ) from error
-    for name, layer in built.items():
-        install(model, name, layer)
+    install(model, plan.targets, built)
+    return report_of(model, plan, errors)
+
+
+def report_of(model: nn.Module, plan: "Plan", errors: dict[str, float]) -> CompressionReport:
+    """Return what has been done to a network by a plan."""
     return CompressionReport(
         ranks={name: layer.rank for name, layer in named_factored_layers(model)},
         kept_dense=plan.kept,
         relative_error=errors,
         parameters=count_parameters(model),
+        merged={candidate.name: candidate.why for candidate in plan.targets if candidate.why},
+        clipped=plan.clipped,
     )
 
 
 def plan(
-    model: nn.Module, *, method: str | Method = "condlr", rank: RankLike | None = None, exclude: Sequence[str] = ()
+    model: nn.Module,
+    *,
+    method: str | Method = "condlr",
+    rank: RankLike | None = None,
+    exclude: Choices = (),
+    include: Choices | None = None,
 ) -> "pd.DataFrame":
-    """Return a table of what `compress` would do, a row a layer; the network is not touched.
+    """Return a table of what `compress` would do, a row a matrix of the network, which is not touched.
 
-    Columns: layer, kind, rows, columns, rank, params, params_dense, kept_dense (the reason, or empty).
+    Columns: layer, kind (`linear`, `conv` or `merged`), form (`chain`, `merged` or `dense`), rows, columns, rank, params,
+    params_dense, why (it is merged), kept_dense (the reason, or empty).
     """
     import pandas as pd
 
-    planned = make_plan(model, method, rank, exclude, use="weights")
+    planned = make_plan(model, method, rank, exclude, include, use="weights")
     rows = []
-    for name, layer in candidates(model):
-        n, m = matrix_of(layer).shape
-        chosen = planned.ranks.get(name)
-        rows.append(
-            {
-                "layer": name,
-                "kind": kind_of(layer),
-                "rows": n,
-                "columns": m,
-                "rank": chosen[0] if chosen else min(n, m),
-                "params": n * m if chosen is None else form_of(planned.method).count(layer, chosen),
-                "params_dense": n * m,
-                "kept_dense": planned.kept.get(name, ""),
-            }
-        )
+    for matrix in planned.matrices:
+        for candidate in matrix.candidates or [None]:
+            rows.append(_row(matrix, candidate, planned))
     return pd.DataFrame(rows)
+
+
+def _row(matrix: Matrix, candidate: Candidate | None, plan: "Plan") -> dict[str, object]:
+    name = matrix.name if candidate is None else candidate.name
+    form = form_of(plan.method)
+    tensor = matrix.tensor if candidate is None else form.weight(candidate.layer)
+    n, m = len(tensor), tensor.numel() // max(len(tensor), 1)
+    chosen = None if candidate is None else plan.ranks.get(name)
+    return {
+        "layer": name,
+        "kind": "dense" if candidate is None else kind_of(candidate.layer),
+        "form": "dense" if candidate is None or chosen is None else "merged" if candidate.why else "chain",
+        "rows": n,
+        "columns": m,
+        "rank": chosen[0] if chosen else min(n, m),
+        "params": n * m if candidate is None or chosen is None else form.count(candidate.layer, chosen),
+        "params_dense": n * m,
+        "why": "" if candidate is None or chosen is None else candidate.why,
+        "kept_dense": plan.kept.get(name, ""),
+    }
 
 
 @dataclass(frozen=True)
@@ -131,74 +167,78 @@ class Plan:
     """A compression that is about to be done: its method, layers and ranks, and why it leaves the others."""
 
     method: Method
+    matrices: list[Matrix]
     targets: list[Candidate]
     ranks: dict[str, tuple[int, ...]]
     kept: dict[str, str]
+    clipped: dict[str, int]
 
 
-def make_plan(model: nn.Module, method: str | Method, rank: RankLike | None, exclude: Sequence[str], *, use: Use) -> Plan:
+def make_plan(
+    model: nn.Module,
+    method: str | Method,
+    rank: RankLike | None,
+    exclude: Choices = (),
+    include: Choices | None = None,
+    *,
+    use: Use,
+) -> Plan:
     """Return the plan of a compression, its method with the defaults that suit what the factors start from.
 
     Raises:
         UserError: as `compress`.
     """
     resolved = resolve(method).with_defaults_for(use)
-    exclude = [exclude] if isinstance(exclude, str) else exclude
-    targets, kept = targets_of(model, exclude, form_of(resolved))
+    matrices = find(model, form_of(resolved), exclude=exclude, include=include)
+    kept = {matrix.name: matrix.kept for matrix in matrices if matrix.kept}
+    found = [candidate for matrix in matrices for candidate in matrix.candidates]
+    assigned = assign_ranks(found, resolved, rank, grow=use == "adapter") if found else Assigned({}, {}, {})
+    whole = [matrix for matrix in matrices if not any(each.name in assigned.kept for each in matrix.candidates)]
+    targets = [candidate for matrix in whole for candidate in matrix.candidates]
+    for matrix in matrices:
+        for candidate in matrix.candidates if matrix not in whole else ():
+            kept[candidate.name] = assigned.kept.get(candidate.name, "another block of its parameter stays dense")
     if not targets:
         done = any(named_factored_layers(model))
-        nothing = "its layers are factored already" if done else f"it has no {' or '.join(_TYPES)}"
+        nothing = "its layers are factored already" if done else "it has no parameter of two dimensions"
         reasons = "; ".join(f"{name}: {reason}" for name, reason in kept.items()) or nothing
         raise UserError(f"no layer of the network can be factored ({reasons})")
-    resolved.check(len(targets), kernels=sum(kind_of(layer) == "conv" for _, layer in targets))
-    return Plan(resolved, targets, assign_ranks(targets, resolved, rank), kept)
+    resolved.check(len(targets), kernels=sum(kind_of(candidate.layer) == "conv" for candidate in targets))
+    names = {candidate.name for candidate in targets}
+    chosen = {name: ranks for name, ranks in assigned.ranks.items() if name in names}
+    clipped = {name: rank for name, rank in assigned.clipped.items() if name in names}
+    return Plan(resolved, matrices, targets, chosen, kept, clipped)
 
 
-def install(model: nn.Module, name: str, layer: nn.Module) -> None:
+def install(model: nn.Module, targets: list[Candidate], built: Mapping[str, FactoredLayer]) -> None:
+    """Put factored layers in the places of candidates, by their names."""
+    for candidate in targets:
+        layer = built[candidate.name]
+        if isinstance(layer, ChainLayer):
+            for name in candidate.names:
+                parent = model.get_submodule(name.rpartition(".")[0])
+                layer.read = layer.read or isinstance(parent, READERS)
+                put(model, name, layer)
+    for block, layers in by_parameter(targets, built):
+        install_merged(block.places, layers)
+
+
+def by_parameter(targets: list[Candidate], built: Mapping[str, FactoredLayer]) -> Iterator[tuple[Block, dict[str, MergedLayer]]]:
+    """Yield for each parameter that is merged its first block, and the layers of all its blocks by their labels."""
+    parameters: dict[tuple[int, str], tuple[Block, dict[str, MergedLayer]]] = {}
+    for candidate in targets:
+        layer = built[candidate.name]
+        if isinstance(candidate.layer, Block) and isinstance(layer, MergedLayer):
+            place = candidate.layer.places[0]
+            entry = parameters.setdefault((id(place.module), place.parameter), (candidate.layer, {}))
+            entry[1][place.block] = layer
+    yield from parameters.values()
+
+
+def put(model: nn.Module, name: str, layer: nn.Module) -> None:
     """Put a layer in the place of the one of that name."""
     parent, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent), attribute, layer)
-
-
-def candidates(model: nn.Module) -> Iterator[tuple[str, Dense]]:
-    """Yield the names and modules of the linear layers and convolutions."""
-    return ((name, module) for name, module in model.named_modules() if is_dense(module))
-
-
-def targets_of(model: nn.Module, exclude: Sequence[str], form: Form) -> tuple[list[Candidate], dict[str, str]]:
-    """Return the layers to factor, and the reasons why others stay dense."""
-    patterns = [pattern(text, "exclude") for text in exclude]
-    unused = set(exclude)
-    shared = _shared_parameters(model)
-    frozen = {f"{name}.base" for name, module in model.named_modules() if isinstance(module, Adapter)}
-    targets: list[Candidate] = []
-    kept: dict[str, str] = {}
-    for name, layer in candidates(model):
-        hits = [p.pattern for p in patterns if p.fullmatch(name)]
-        unused.difference_update(hits)
-        if not name:
-            kept[name] = "it is the whole network: wrap it in nn.Sequential"
-        elif hits:
-            kept[name] = f"excluded by '{hits[0]}'"
-        elif reason := form.refusal(layer):
-            kept[name] = reason
-        elif id(layer.weight) in shared:
-            kept[name] = "its weight is shared with another layer"
-        elif name in frozen:
-            kept[name] = "it is the frozen base of an adapter"
-        elif layer._forward_hooks or layer._forward_pre_hooks:
-            kept[name] = "it has hooks, which a factored layer would not have"
-        else:
-            targets.append(Candidate(name, layer))
-    if unused:
-        names = ", ".join(name for name, _ in candidates(model))
-        raise UserError(f"exclude {sorted(unused)} matches no layer; there are: {names}")
-    for name, module in model.named_modules():
-        if isinstance(module, _WITH_WEIGHTS) and not is_dense(module):
-            kept[name] = f"it is a {type(module).__name__}, not a plain {' or '.join(f'nn.{each}' for each in _TYPES)}"
-        if isinstance(module, nn.MultiheadAttention):
-            kept[name] = "nn.MultiheadAttention holds its projections in one fused weight: give the network separate nn.Linear ones"
-    return targets, kept
 
 
 def count_parameters(model: nn.Module) -> Parameters:
@@ -215,10 +255,3 @@ def count_parameters(model: nn.Module) -> Parameters:
         removed=1 - stored / dense if layers else 0.0,
         rank_fraction=sum(fractions) / len(fractions) if layers else 1.0,
     )
-
-
-def _shared_parameters(model: nn.Module) -> set[int]:
-    seen: dict[int, int] = {}
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        seen[id(parameter)] = seen.get(id(parameter), 0) + 1
-    return {key for key, count in seen.items() if count > 1}

@@ -6,9 +6,10 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from robust_lowrank.compression import install
+from robust_lowrank.compression import put
 from robust_lowrank.errors import unknown_name
-from robust_lowrank.layers import Adapter, named_factored_layers
+from robust_lowrank.layers import Adapter, ChainLayer
+from robust_lowrank.layers.merged import merged_parameters, uninstall_merged
 
 Form = Literal["dense", "factors", "auto"]
 
@@ -20,7 +21,10 @@ def export(model: nn.Module, *, to: Form = "auto") -> nn.Module:
     Args:
         model: the network, which stays as it is.
         to: `dense` merges the factors, `factors` makes a chain of thin layers of each, `auto` takes for each layer the form with
-            fewer parameters. An adapter is always merged into its base, which has full rank.
+            fewer parameters. What is no layer of its own, such as a recurrent weight, or is read by somebody who computes
+            with it, such as an attention, is always merged, and an adapter into its base, which has full rank.
+
+    The layers are of the network's precision and of the classes that they had before `compress`.
 
     Example:
         >>> export(nn.Sequential(nn.Linear(2, 2)), to="dense")
@@ -31,16 +35,26 @@ def export(model: nn.Module, *, to: Form = "auto") -> nn.Module:
     if to not in get_args(Form):
         raise unknown_name("form", to, get_args(Form))
     plain = copy.deepcopy(model)
-    for name, module in list(plain.named_modules()):
-        if isinstance(module, Adapter):
-            merged = module.dense_layer().train(module.training)
+    replaced: dict[nn.Module, nn.Module] = {}
+    inside: set[nn.Module] = set()
+    for name, module in list(plain.named_modules(remove_duplicate=False)):
+        if module in inside:
+            continue
+        if isinstance(module, Adapter | ChainLayer):
+            inside.update(set(module.modules()) - {module})
+            layer = replaced.setdefault(module, _plain(module, to))
             if not name:
-                return merged
-            install(plain, name, merged)
-    for name, layer in list(named_factored_layers(plain)):
-        dense = to == "dense" or (to == "auto" and layer.inference_parameters() >= layer.dense_parameters())
-        replacement = layer.dense_layer() if dense else layer.factored_layers()
-        if not name:
-            return replacement.train(layer.training)
-        install(plain, name, replacement.train(layer.training))
+                return layer
+            put(plain, name, layer)
+        elif module not in replaced:
+            for parameter in merged_parameters(module):
+                uninstall_merged(module, parameter)
     return plain
+
+
+def _plain(layer: Adapter | ChainLayer, to: Form) -> nn.Module:
+    """Return ordinary layers that compute the same, in the mode of the layer."""
+    if isinstance(layer, Adapter):
+        return layer.dense_layer().train(layer.training)
+    dense = to == "dense" or layer.read or (to == "auto" and layer.inference_parameters() >= layer.dense_parameters())
+    return (layer.dense_layer() if dense else layer.factored_layers()).train(layer.training)

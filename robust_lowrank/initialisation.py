@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
-from robust_lowrank.layers import FactoredLayer
-from robust_lowrank.layers.forms import Dense, build, form_of
+from robust_lowrank.layers import ChainLayer, FactoredLayer
+from robust_lowrank.layers.forms import Source, build, form_of
+from robust_lowrank.layers.merged import Block
 from robust_lowrank.linalg import Factors, Ranks
 from robust_lowrank.methods import Method
 
@@ -63,13 +64,14 @@ def zero_factors(tensor: Tensor, ranks: Ranks) -> Factors:
 
 
 @torch.no_grad()
-def factor(layer: Dense, ranks: Ranks, method: Method, init: Init, gain: float = RELU_GAIN) -> tuple[FactoredLayer, float]:
+def factor(layer: Source, ranks: Ranks, method: Method, init: Init, gain: float = RELU_GAIN) -> tuple[FactoredLayer, float]:
     """Return the factored layer for a dense one, and ||W_factored - W|| / ||W||, NaN when the start is drawn anew."""
-    built = build(layer, initial_factors(form_of(method).weight(layer), ranks, method, init, gain), method)
+    weight = form_of(method).weight(layer)
+    built = build(layer, initial_factors(weight, ranks, method, init, gain), method)
+    trains = layer.trains if isinstance(layer, Block) else layer.weight.requires_grad
     for parameter in built.all_factors():
-        parameter.requires_grad_(layer.weight.requires_grad)
-    if built.bias is not None and layer.bias is not None:
+        parameter.requires_grad_(trains)
+    if isinstance(built, ChainLayer) and built.bias is not None and layer.bias is not None:
         built.bias.requires_grad_(layer.bias.requires_grad)
-    weight = linalg.at_least_float32(layer.weight.detach())
-    error = (linalg.at_least_float32(built.dense_weight()) - weight).norm() / weight.norm()
+    error = (linalg.at_least_float32(built.merged()).reshape(weight.shape) - weight).norm() / weight.norm()
     return built, float(error) if init == "weights" else math.nan

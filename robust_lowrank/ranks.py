@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from robust_lowrank import linalg
+from robust_lowrank.candidates import Candidate, pattern
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers.forms import Dense, Form, form_of
+from robust_lowrank.layers.forms import Form, Source, form_of
 from robust_lowrank.linalg import Ranks
 from robust_lowrank.methods import Method
 
@@ -73,45 +74,66 @@ class Budget:
 RankLike = int | float | Rank | Budget
 
 
-class Candidate(NamedTuple):
-    """A layer that can be factored, under its name in the network."""
+class Assigned(NamedTuple):
+    """The ranks of what is factored, why some stays dense after all, and the ranks that were larger than a layer's."""
 
-    name: str
-    layer: Dense
+    ranks: dict[str, Ranks]
+    kept: dict[str, str]
+    clipped: dict[str, int]
 
 
-def assign_ranks(candidates: Sequence[Candidate], method: Method, rank: RankLike | None) -> dict[str, Ranks]:
+def assign_ranks(candidates: Sequence[Candidate], method: Method, rank: RankLike | None, *, grow: bool = False) -> Assigned:
     """Return the ranks of each layer's factors: (r, r), those of a Tucker kernel, or () for a weight that stays whole.
 
+    Layers that would grow, as at a fixed rank their thin layers hold more numbers than their weight, stay dense, unless `grow` is
+    set, the rank is 1.0 or an exception of `Rank` names the layer. Whole numbers above the full rank of a layer become that.
+
     Raises:
-        UserError: a rank is below 1, above the full rank or a fraction outside (0, 1], a pattern matches nothing, the budget is too
-            small, or the method has no rank to choose.
+        UserError: a rank is below 1 or a fraction outside (0, 1], a pattern matches nothing, the budget is too small, or the method
+            has no rank to choose.
     """
     if not method.ranked:
         if rank is not None:
             raise UserError(f"{method.name} keeps weights whole, at full rank: leave rank out")
-        return {name: () for name, _ in candidates}
+        return Assigned({candidate.name: () for candidate in candidates}, {}, {})
     form = form_of(method)
     if isinstance(rank, Budget):
-        return share_out(candidates, form, rank.params)
+        return Assigned(share_out(candidates, form, rank.params), {}, {})
     wanted = rank if isinstance(rank, Rank) else Rank(default=DEFAULT_RANK if rank is None else rank)
     for text in wanted.overrides:
-        if not any(re.fullmatch(text, name) for name, _ in candidates):
+        if not any(re.fullmatch(text, candidate.name) for candidate in candidates):
             raise UserError(
                 f"overrides {text!r} matches no layer that is factored; there are: {', '.join(c.name for c in candidates)}"
             )
-    return {name: ranks_of(name, layer, form, wanted.for_layer(name)) for name, layer in candidates}
+    grow = grow or _is_full(wanted.default) or getattr(method, "adaptive", False)
+    assigned = Assigned({}, {}, {})
+    for candidate in candidates:
+        name, layer = candidate.name, candidate.layer
+        chosen = wanted.for_layer(name)
+        ranks = ranks_of(name, layer, form, chosen)
+        shipped, size = form.shipped(layer, ranks), layer.weight.numel()
+        named = any(re.fullmatch(text, name) for text in wanted.overrides)
+        if shipped > size and not grow and not named:
+            assigned.kept[name] = f"at rank {ranks[0]} its thin layers would hold {shipped:,} numbers, its weight holds {size:,}"
+            continue
+        assigned.ranks[name] = ranks
+        if not isinstance(chosen, float) and chosen > max(ranks):
+            assigned.clipped[name] = max(ranks)
+    return assigned
 
 
-def ranks_of(name: str, layer: Dense, form: Form, rank: int | float) -> Ranks:
-    """Return the ranks of one layer.
+def _is_full(rank: int | float) -> bool:
+    return isinstance(rank, float) and rank == 1
+
+
+def ranks_of(name: str, layer: Source, form: Form, rank: int | float) -> Ranks:
+    """Return the ranks of one layer, none above its full rank.
 
     Raises:
-        UserError: the rank is below 1, above the full rank, or a fraction outside (0, 1].
+        UserError: the rank is below 1, or a fraction outside (0, 1].
     """
     tensor = form.weight(layer)
-    n, m = tensor.flatten(1).shape
-    full = min(n, m)
+    full = min(tensor.flatten(1).shape)
     sizes = tuple(tensor.shape[: form.modes_of(tensor)]) if tensor.ndim == 4 else (full, full)
     if isinstance(rank, bool) or not isinstance(rank, (int, float)):
         raise UserError(f"rank = {rank!r} is neither a whole number nor a fraction")
@@ -124,9 +146,8 @@ def ranks_of(name: str, layer: Dense, form: Form, rank: int | float) -> Ranks:
         if tensor.ndim == 4:
             ranks = [max(part, min(size, LEAST_OF_A_MODE)) for part, size in zip(ranks, sizes, strict=True)]
         return _clipped(tensor, tuple(ranks))
-    if not 1 <= rank <= full:
-        where = "below 1" if rank < 1 else f"above the full rank {full} of its {n} x {m} weight"
-        raise UserError(f"rank = {rank} of layer {name!r} is {where}: take 1..{full}, a fraction, or exclude the layer")
+    if rank < 1:
+        raise UserError(f"rank = {rank} of layer {name!r} is below 1: take 1..{full}, a fraction, or exclude the layer")
     return _clipped(tensor, tuple(min(rank, size) for size in sizes))
 
 
@@ -140,23 +161,24 @@ def share_out(candidates: Sequence[Candidate], form: Form, share: float) -> dict
     Raises:
         UserError: rank 1 everywhere takes more.
     """
-    tensors = {name: form.weight(layer) for name, layer in candidates}
+    pairs = [(candidate.name, candidate.layer) for candidate in candidates]
+    tensors = {name: form.weight(layer) for name, layer in pairs}
     gains = {name: _gains(tensor, form.modes_of(tensor)) for name, tensor in tensors.items()}
 
     def at(level: float) -> dict[str, Ranks]:
         counts = {name: tuple(max(1, int((mode > level).sum())) for mode in modes) for name, modes in gains.items()}
-        return {name: no_larger(layer, _clipped(tensors[name], counts[name])) for name, layer in candidates}
+        return {name: no_larger(layer, _clipped(tensors[name], counts[name])) for name, layer in pairs}
 
-    def no_larger(layer: Dense, ranks: Ranks) -> Ranks:
+    def no_larger(layer: Source, ranks: Ranks) -> Ranks:
         while max(ranks) > 1 and form.count(layer, ranks) > layer.weight.numel():
             largest = max(ranks)
             ranks = tuple(largest - 1 if rank == largest else rank for rank in ranks)
         return ranks
 
     def size(ranks: dict[str, Ranks]) -> int:
-        return sum(form.count(layer, ranks[name]) for name, layer in candidates)
+        return sum(form.count(layer, ranks[name]) for name, layer in pairs)
 
-    dense = sum(layer.weight.numel() for _, layer in candidates)
+    dense = sum(layer.weight.numel() for _, layer in pairs)
     allowed = share * dense
     levels = torch.cat([mode for modes in gains.values() for mode in modes]).unique().tolist()
     if size(at(levels[-1])) > allowed:
@@ -181,15 +203,3 @@ def _gains(tensor: Tensor, modes: int) -> tuple[Tensor, ...]:
         columns = tensor.shape[mode] if tensor.ndim == 4 else sum(tensor.shape)
         gains.append(energy / energy.sum().clamp(min=torch.finfo(energy.dtype).tiny) / columns)
     return tuple(gains) if tensor.ndim == 4 else (gains[0], gains[0])
-
-
-def pattern(text: str, kind: str) -> re.Pattern[str]:
-    """Return a compiled regular expression.
-
-    Raises:
-        UserError: it is none.
-    """
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise UserError(f"{kind} {text!r} is not a regular expression: {error}") from error

@@ -140,7 +140,7 @@ def test_lora_is_scaled_by_its_rank() -> None:
         ({"alpha": 0.0}, "alpha"),
         ({"trainable": ["nothing"]}, "matches no parameter"),
         ({"exclude": ["nothing"]}, "matches no layer"),
-        ({"rank": 99}, "above the full rank"),
+        ({"rank": 0}, "below 1"),
     ],
 )
 def test_wrong_use_leaves_the_network_alone(options: dict, message: str) -> None:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from robust_lowrank import CondLR, UserError, compress, export, plan
+from robust_lowrank import DLRT, CondLR, Rank, UserError, compress, export, plan
 from robust_lowrank.compression import count_parameters
-from robust_lowrank.layers import FactoredLayer, LowRankConv2d, LowRankLinear, TuckerConv2d, named_factored_layers
+from robust_lowrank.layers import FactoredLayer, LowRankConv, LowRankLinear, TuckerConv2d, named_factored_layers
 from tests.methods.catalogue import NAMES
 
 
@@ -27,11 +27,11 @@ def net() -> nn.Sequential:
 @pytest.mark.parametrize("method", NAMES)
 def test_compress_replaces_what_it_can_and_says_why_not_the_rest(method: str) -> None:
     model = net()
-    outside = {key for key in model.state_dict() if key.split(".")[0] in "1238"}
+    outside = {key for key in model.state_dict() if key.split(".")[0] in "18" or key in ("2.bias", "3.bias")}
     report = compress(model, method=method, rank=0.5, exclude=["8"])
-    assert set(report.ranks) == {"0", "4", "7"}
-    assert set(report.kept_dense) == {"2", "3", "8"}
-    assert "grouped" in report.kept_dense["2"] and "reflect" in report.kept_dense["3"] and "excluded" in report.kept_dense["8"]
+    assert set(report.ranks) == {"0", "2.weight.0", "2.weight.1", "3.weight", "4", "7"}
+    assert set(report.kept_dense) == {"8"} and "excluded" in report.kept_dense["8"]
+    assert "grouped" in report.merged["2.weight.0"] and "reflect" in report.merged["3.weight"] and len(report.merged) == 3
     assert outside <= set(model.state_dict())
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 4)
     expected = TuckerConv2d if method == "tdlrt" else FactoredLayer
@@ -112,7 +112,7 @@ def test_ranks() -> None:
     [
         ({"rank": 0}, "below 1"),
         ({"rank": -2}, "below 1"),
-        ({"rank": 5}, "above the full rank 4"),
+        ({"rank": 5}, "at rank 4 its thin layers would hold 40 numbers, its weight holds 24"),
         ({"rank": 0.0}, "fraction"),
         ({"rank": 1.5}, "fraction"),
         ({"rank": True}, "neither"),
@@ -132,6 +132,23 @@ def test_wrong_use_is_refused_and_leaves_the_network_alone(options: dict, messag
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_ranks_above_a_small_layer_are_clipped_and_said() -> None:
+    model = nn.Sequential(nn.Linear(60, 60), nn.Linear(60, 2))
+    report = compress(model, method="dlrt", rank=Rank(default=20, overrides={"1": 20}))
+    assert report.ranks == {"0": 20, "1": 2} and report.clipped == {"1": 2}
+
+
+@pytest.mark.parametrize("rank", [0.6, 40])
+def test_layers_that_would_grow_stay_dense_unless_asked(rank: float) -> None:
+    model = nn.Sequential(nn.Linear(60, 60), nn.Linear(60, 200))
+    report = compress(model, method="condlr", rank=rank)
+    assert set(report.ranks) == {"1"}
+    assert "its thin layers would hold" in report.kept_dense["0"]
+    for asked in (1.0, Rank(overrides={"0": 0.6})):
+        assert "0" in compress(nn.Sequential(nn.Linear(60, 60), nn.Linear(60, 200)), rank=asked).ranks
+    assert "0" in compress(nn.Sequential(nn.Linear(60, 60)), method=DLRT(tol=0.1), rank=0.9).ranks
+
+
 @pytest.mark.parametrize("tau", [-0.1, math.nan])
 def test_condlr_refuses_a_tau_that_is_none(tau: float) -> None:
     with pytest.raises(UserError, match="tau"):
@@ -143,12 +160,25 @@ def test_condlr_refuses_unknown_choices() -> None:
         CondLR(retraction="pola")
 
 
-def test_shared_weights_and_lone_layers_stay_dense() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
-    model[1].weight = model[0].weight
-    assert set(compress(model, rank=0.5).ranks) == {"2"}
-    with pytest.raises(UserError, match="whole network"):
-        compress(nn.Linear(4, 4), rank=0.5)
+def test_shared_weights_stay_dense_unless_they_are_included() -> None:
+    def shared() -> nn.Sequential:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+        model[1].weight = model[0].weight
+        return model
+
+    assert set(compress(shared(), rank=0.5).ranks) == {"2"}
+    model, x = shared(), torch.randn(3, 4)
+    before = model(x)
+    assert set(compress(model, method="dlrt", rank=1.0, include=["0", "2"]).ranks) == {"0.weight", "2"}
+    assert torch.allclose(model(x), before, atol=1e-5)
+    assert model[0].parametrizations.weight[0] is model[1].parametrizations.weight[0]
+
+
+def test_a_lone_layer_is_merged() -> None:
+    lone, x = nn.Linear(4, 6), torch.randn(3, 4)
+    before = lone(x)
+    assert compress(lone, method="dlrt", rank=1.0).merged == {"weight": "it is the whole network"}
+    assert torch.allclose(lone(x), before, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", NAMES)
@@ -160,7 +190,8 @@ def test_plan_foretells_the_parameters_and_touches_nothing(method: str) -> None:
     for name, layer in named_factored_layers(model):
         assert table.loc[name, "params"] == layer.weight_parameters()
         assert table.loc[name, "params_dense"] == layer.dense_parameters()
-    assert table.loc["2", "kept_dense"].startswith("grouped")
+    assert table.loc["2.weight.0", "why"].startswith("grouped") and table.loc["2.weight.0", "form"] == "merged"
+    assert table.loc["0", "form"] == "chain" and table.loc["8", "form"] == "dense"
 
 
 @pytest.mark.parametrize("method", [*NAMES, "usv"])
@@ -207,5 +238,5 @@ def test_export_of_an_unknown_form() -> None:
 def test_layers_print_what_they_are() -> None:
     model = nn.Sequential(nn.Conv2d(3, 12, 3))
     compress(model, method="dlrt", rank=4)
-    assert isinstance(model[0], LowRankConv2d)
+    assert isinstance(model[0], LowRankConv)
     assert "12x27, core=4x4, bias=True" in repr(model)

@@ -61,7 +61,7 @@ def test_frozen_bases_stay_and_the_core_descends(method: str, step: str, frozen:
 def test_layers_that_are_frozen_stay_so() -> None:
     model = net()
     model[0].requires_grad_(False)
-    rlr.compress(model, method="condlr", rank=12, exclude=["4"])
+    rlr.compress(model, method="condlr", rank=1.0, exclude=["4"])
     before = model[0].dense_weight().clone()
     trained(model, rlr.LowRankOptimizer(model, torch.optim.SGD, lr=0.1))
     assert not any(parameter.requires_grad for parameter in model[0].parameters())
@@ -139,13 +139,17 @@ def test_a_network_in_bf16_keeps_its_factors_in_float32(method: str) -> None:
 
 def test_what_cannot_be_factored_is_named() -> None:
     class Mine(nn.Linear):
-        pass
+        def forward(self, x):
+            return 2 * super().forward(x)
 
-    model = nn.Sequential(nn.Conv1d(2, 2, 3), Mine(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
-    model[2].register_forward_hook(lambda *_: None)
-    kept = rlr.compress(model, method="condlr", rank=2).kept_dense
-    assert set(kept) == {"0", "1", "2"}
-    assert "Conv1d" in kept["0"] and "Mine" in kept["1"] and "hooks" in kept["2"]
+    model = nn.Sequential(Mine(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.LayerNorm((2, 4)), nn.Embedding(5, 4), nn.Linear(4, 4))
+    model[1].register_forward_hook(lambda *_: None)
+    model[2].weight.register_hook(lambda grad: grad * torch.eye(4))
+    report = rlr.compress(model, method="condlr", rank=2)
+    assert "Mine has a forward of its own" in report.merged["0.weight"] and "hooks" in report.merged["1.weight"]
+    kept = report.kept_dense
+    assert set(kept) == {"2", "3", "4"}
+    assert "its gradient has hooks" in kept["2"] and "elementwise" in kept["3"] and "table of vectors: include it" in kept["4"]
 
 
 def test_adafactor_follows_a_rank_that_falls() -> None:

@@ -55,7 +55,7 @@ def test_a_full_budget_keeps_everything_that_pays() -> None:
     ("method", "rank", "message"),
     [
         ("dlrt", Rank(overrides={"9": 2}), "matches no layer that is factored"),
-        ("dlrt", Rank(overrides={"2": 99}), "above the full rank 32"),
+        ("dlrt", Rank(overrides={"2": 0}), "below 1"),
         ("dlrt", Rank(default=0.0), "fraction"),
         ("dlrt", Budget(params=0.01), "rank 1 everywhere takes"),
         (TDLRT(modes="all"), 0.5, "no convolution"),

@@ -76,7 +76,7 @@ def lightning(monitor: Monitor) -> "Callback":
         except ImportError as error:
             raise UserError("Lightning is not installed: pip install lightning") from error
 
-    class MonitorCallback(Callback):
+    class MonitorCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             if trainer.is_global_zero:
                 monitor.rewind(trainer.global_step)

@@ -19,7 +19,7 @@ from robust_lowrank.conditioning.rules import EXACT_TYPES, LINEAR, NORMALISATION
 from robust_lowrank.conditioning.rules.call import Call, call_of, product
 from robust_lowrank.conditioning.rules.linear import image_size, linear_map, scale_of
 from robust_lowrank.errors import UserError, first_line
-from robust_lowrank.layers import Adapter, FactoredLayer
+from robust_lowrank.layers import Adapter, ChainLayer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -246,4 +246,4 @@ class _Walk(fx.Interpreter):
 
 def _weight(layer: nn.Module) -> Tensor:
     plain = layer.dense_layer() if isinstance(layer, Adapter) else layer
-    return plain.dense_weight() if isinstance(plain, FactoredLayer) else plain.get_parameter("weight")
+    return plain.dense_weight() if isinstance(plain, ChainLayer) else plain.get_parameter("weight")

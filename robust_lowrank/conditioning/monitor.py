@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from robust_lowrank import linalg
 from robust_lowrank.conditioning.alerts import LIMITS, Alert, Watch, log
 from robust_lowrank.conditioning.rotation import Overlap, largest_angle, overlap
-from robust_lowrank.conditioning.spectra import Layer, defect, row
+from robust_lowrank.conditioning.spectra import Layer, defect, layers_of, row
 from robust_lowrank.conditioning.writers import ParquetWriter, Row, Writer
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, FactoredLayer
@@ -194,10 +194,10 @@ class Monitor:
     def _layers(self) -> dict[str, Layer]:
         dense = self.dense_every is not None and self.steps % self.dense_every < self.every
         layers: dict[str, Layer] = {}
-        for name, layer in self.model.named_modules():
-            if isinstance(layer, Layer):
+        for name, layer in layers_of(self.model):
+            if not isinstance(layer, Adapter):
                 layers[name] = layer
-            elif isinstance(layer, Adapter) and dense:
+            elif dense:
                 layers[name] = layer.dense_layer()
         return {name: layer for name, layer in layers.items() if dense or isinstance(layer, FactoredLayer)}
 

@@ -1,7 +1,7 @@
 """Spectra hold all layers' singular values, and figures of them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, FactoredLayer
+from robust_lowrank.layers.base import shown_name
 from robust_lowrank.layers.forms import Dense, kind_of, matrix_of
+from robust_lowrank.layers.merged import merged_parameters
 from robust_lowrank.records import SPECTRA, applied
 
 if TYPE_CHECKING:
@@ -22,9 +24,10 @@ COLUMNS = tuple(column for column in SPECTRA if column != "epoch")
 
 @torch.no_grad()
 def spectra(model: nn.Module) -> "pd.DataFrame":
-    """Return the spectrum of every factored layer and of every `nn.Linear` and `nn.Conv2d` that stayed dense, a row a layer.
+    """Return the spectrum of every factored layer, and of every linear layer and convolution that stayed dense, a row a layer.
 
-    An adapter has three rows: the merged weight under its own name, and its base and its update under theirs.
+    What is merged has a row for each block of the parameter, under its name. An adapter has three rows: the merged weight under its
+    own name, and its base and its update under theirs.
 
     Example:
         >>> spectra(nn.Sequential(nn.Linear(4, 3)))[["layer", "rows", "columns", "rank"]].values.tolist()
@@ -43,12 +46,21 @@ def spectra(model: nn.Module) -> "pd.DataFrame":
     import pandas as pd
 
     rows = []
-    for name, layer in model.named_modules():
-        if isinstance(layer, Layer):
-            rows.append(_measured(name, layer))
-        elif isinstance(layer, Adapter):
-            rows.append(_measured(name, layer.dense_layer()))
+    for name, layer in layers_of(model):
+        rows.append(_measured(name, layer.dense_layer() if isinstance(layer, Adapter) else layer))
     return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+
+
+def layers_of(model: nn.Module) -> Iterator[tuple[str, Layer | Adapter]]:
+    """Yield the layers whose weights have spectra, under their names for people: factored ones, dense ones, and adapters.
+
+    A dense layer whose weight is merged of blocks is left out: its blocks stand for it.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, FactoredLayer | Adapter):
+            yield shown_name(path), module
+        elif isinstance(module, Dense) and not any(not each.adapter for each in merged_parameters(module).values()):
+            yield path, module
 
 
 def certificate_product(frame: "pd.DataFrame") -> float:

@@ -16,11 +16,11 @@ from robust_lowrank.conditioning.constants import Unbounded
 from robust_lowrank.conditioning.copies import own_copy, wide_copy
 from robust_lowrank.conditioning.faithfulness import EQUAL, Watched, compare, compare_precision
 from robust_lowrank.errors import first_line
-from robust_lowrank.layers import Adapter, FactoredLayer
+from robust_lowrank.layers import Adapter, ChainLayer
 from robust_lowrank.layers.forms import FORMS, is_dense
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-KNOWN = tuple({layer for form in FORMS.values() for layer in form.layers})
+KNOWN = tuple({layer for form in FORMS.values() for layer in form.layers if issubclass(layer, ChainLayer)})
 
 _whole: list[tuple[Any, dict[torch.Size, tuple[torch.Size, torch.dtype]]]] = []  # what they are now, and what came out before
 
@@ -177,11 +177,11 @@ def _is_whole(module: nn.Module) -> bool:
     return is_known(module) or callable(getattr(module, "lipschitz_constant", None))
 
 
-def is_known(module: nn.Module) -> TypeGuard[FactoredLayer | Adapter]:
+def is_known(module: nn.Module) -> TypeGuard[ChainLayer | Adapter]:
     """Return whether a module is a layer of the library and nothing derived from one."""
     if isinstance(module, Adapter):
-        return type(module) is Adapter and module.updated and is_dense(module.base) and type(module.update) in KNOWN
-    return type(module) in KNOWN
+        return type(module) is Adapter and module.updated and is_dense(module.base) and is_known(module.update)
+    return isinstance(module, ChainLayer) and type(module) in KNOWN and module.slides <= 2
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -193,7 +193,7 @@ def _refuse_global_hooks() -> None:
         raise Unbounded("there are hooks on all modules, which may change what the network computes")
 
 
-def is_its_factors(layer: FactoredLayer | Adapter, x: Tensor) -> bool:
+def is_its_factors(layer: ChainLayer | Adapter, x: Tensor) -> bool:
     """Return whether a layer does on random inputs what it is bounded by: its factors in turn, or an adapter's merged layer."""
     chain = layer.dense_layer() if isinstance(layer, Adapter) else layer.factored_layers()
     generator = torch.Generator().manual_seed(3)

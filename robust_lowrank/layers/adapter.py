@@ -3,12 +3,14 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.layers.base import FactoredLayer
+from robust_lowrank.layers.chain import ChainLayer
 from robust_lowrank.layers.forms import Dense
+from robust_lowrank.layers.merged import MergedParameter
 
 
 class Adapter(nn.Module):
@@ -26,7 +28,7 @@ class Adapter(nn.Module):
 
     updated: bool = True
 
-    def __init__(self, base: Dense, update: FactoredLayer, *, alpha: float) -> None:
+    def __init__(self, base: Dense, update: ChainLayer, *, alpha: float) -> None:
         super().__init__()
         self.base: Dense = base.requires_grad_(False)
         self.update = update
@@ -37,6 +39,21 @@ class Adapter(nn.Module):
         if not self.updated:
             return self.base(x)
         return self.base(x) + self.alpha * self.update(x)
+
+    @property
+    def weight(self) -> Tensor:
+        """The merged weight."""
+        return self.base.weight + self.alpha * self.update.weight if self.updated else self.base.weight
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            base = self._modules.get("base")
+            shown = {} if base is None or name.startswith("_") else vars(base) | base._parameters
+            if name not in shown:
+                raise
+            return shown[name]
 
     @torch.no_grad()
     def dense_layer(self) -> Dense:
@@ -58,7 +75,7 @@ def without_updates(model: nn.Module) -> Iterator[None]:
         >>> with without_updates(model):
         ...     base_logits = model(x)
     """
-    adapters = [module for module in model.modules() if isinstance(module, Adapter) and module.updated]
+    adapters = [module for module in model.modules() if isinstance(module, Adapter | MergedParameter) and module.updated]
     try:
         for adapter in adapters:
             adapter.updated = False

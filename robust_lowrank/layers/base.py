@@ -1,59 +1,69 @@
 """A factored layer has a core and orthonormal bases, and answers what reports want to know."""
 
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
+from robust_lowrank.layers.merging import merge
 from robust_lowrank.linalg import Factors, Ranks
 
-Kind = Literal["linear", "conv", "tucker"]
+Kind = Literal["linear", "conv", "tucker", "merged"]
+PARAMETRIZED = re.compile(r"(^|\.)parametrizations\.(\w+)\.0\.")  # where torch keeps what stands for a parameter
+WHOLE = "whole"  # the one block of a parameter that is a single matrix
+UPDATE = "update"  # of an adapter
 
 
 class FactoredLayer(nn.Module, ABC):
-    """A linear map or convolution whose weight is stored as factors.
+    """A weight that is stored as factors: of a layer that computes with them (`ChainLayer`), or of a merged one (`MergedLayer`).
+
+    Factors are in float32 or better, whatever the network is cast to.
 
     Attributes:
-        replaces: the torch layer whose place it takes.
-        weight_dims: of that layer's weight.
         method: what trains the factors.
         weight_shape: (n, m) of the weight as a matrix; for a kernel n = F filters and m = Cin * kh * kw.
+        weight_dtype: of the weight as others see it.
         idle: for each basis, how many of its last columns the core gives no weight; from them a rank may grow. () for none.
+        loads: how often factors have been loaded from a state dict.
     """
 
     kind: ClassVar[Kind]
-    replaces: ClassVar[type[nn.Module]]
-    weight_dims: ClassVar[int]
     core_name: ClassVar[str]
     basis_names: tuple[str, ...] = ()
     method: Any = None
     idle: tuple[int, ...] = ()
-    bias: nn.Parameter | None
+    loads: int = 0
     weight_shape: tuple[int, int]
 
-    def __init__(self, factors: Factors, bias: Tensor | None = None) -> None:
+    def __init__(self, factors: Factors) -> None:
         super().__init__()
         self.weight_shape = self._adopt(factors)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.weight_dtype: torch.dtype = self.core.dtype
 
     @classmethod
-    def in_place_of(cls, layer: Any, factors: Factors, bias: Tensor | None) -> Self:
-        """Return the layer of these factors that computes on what a torch layer computes on."""
-        return cls(factors, bias)
+    @abstractmethod
+    def takes(cls, layer: Any) -> bool:
+        """Return whether it can take the place of such a layer, or block of a parameter, if not of any (`refusal`)."""
+
+    @classmethod
+    @abstractmethod
+    def in_place_of(cls, layer: Any, factors: Factors, bias: Tensor | None) -> Any:
+        """Return the layer of these factors that takes the place of `layer`."""
+
+    @classmethod
+    def weight_of(cls, layer: Any) -> Tensor:
+        """Return the weight of what it replaces, with the outputs first."""
+        return layer.weight
 
     @classmethod
     def refusal(cls, layer: Any) -> str | None:
-        """Return the reason why a torch layer cannot be factored; None if it can."""
+        """Return the reason why a layer cannot be factored so; None if it can."""
         return None
-
-    @staticmethod
-    @abstractmethod
-    def torch_layer(weight: Tensor, bias: Tensor | None) -> nn.Module:
-        """Return the torch layer that owns copies of a weight and a bias."""
 
     @classmethod
     @abstractmethod
@@ -77,9 +87,13 @@ class FactoredLayer(nn.Module, ABC):
         """Return the factors of which a method wants orthonormal columns that nothing keeps so."""
         return ()
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all factors."""
+        return self.core_name, *self.basis_names
+
     def all_factors(self) -> tuple[nn.Parameter, ...]:
         """Return all parameters of the weight."""
-        return self.core, *self.bases()
+        return tuple(getattr(self, name) for name in self.names())
 
     def wake(self) -> None:
         """Draw anew what in a weight of zero has no gradient; it stays zero."""
@@ -102,9 +116,42 @@ class FactoredLayer(nn.Module, ABC):
         kept = tuple(basis.shape[1] - idle for basis, idle in zip(bases, self.idle or (0,) * len(bases), strict=True))
         return Factors(core[tuple(map(slice, kept))], tuple(basis[:, :rank] for basis, rank in zip(bases, kept, strict=True)))
 
-    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
-        super()._load_from_state_dict(*args, **options)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any) -> None:
+        """Take up factors of any ranks that they can have."""
+        new = {name: state_dict.get(prefix + name) for name in self.names()}
+        loaded = {name: value for name, value in new.items() if isinstance(value, Tensor)}
+        if loaded.keys() == new.keys() and self._fits(loaded):
+            for name, value in loaded.items():
+                parameter = self.get_parameter(name)
+                if parameter.shape != value.shape:
+                    blank = parameter.data.new_empty(value.shape)
+                    parameter.grad = None
+                    _forget_accumulator(parameter)
+                    parameter.data = blank
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
         self.idle = idle_columns(self.factors())
+        self.loads += 1
+
+    def _fits(self, loaded: Mapping[str, Tensor]) -> bool:
+        """Return whether factors multiply to a weight of this layer's shape."""
+        core, bases = loaded[self.core_name], [loaded[name] for name in self.basis_names]
+        ranks = [basis.shape[-1] for basis in bases]
+        whole = [*ranks, *self.core.shape[len(bases) :]] == list(core.shape)
+        return whole and all(
+            new.dim() == 2 and len(new) == len(old) and new.shape[1] <= len(new)
+            for new, old in zip(bases, self.bases(), strict=True)
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        kept = {id(tensor) for factor in self.all_factors() for tensor in (factor, factor.grad) if tensor is not None}
+        self.weight_dtype = fn(torch.empty(0, dtype=self.weight_dtype, device=self.core.device)).dtype
+
+        def precise(tensor: Tensor) -> Tensor:
+            out = fn(tensor)
+            short = id(tensor) in kept and linalg.at_least_float32(out).dtype != out.dtype
+            return tensor.to(out.device, torch.float32) if short else out
+
+        return super()._apply(precise, recurse)
 
     def ranks(self) -> Ranks:
         """Return the ranks of the factors as they are stored."""
@@ -117,16 +164,12 @@ class FactoredLayer(nn.Module, ABC):
         return min(shape[0], math.prod(shape[1:]))
 
     @abstractmethod
+    def merged(self) -> Tensor:
+        """Return the weight as a matrix (n, m), or a Tucker kernel, whose gradients arrive at the factors as the projected ones."""
+
+    @abstractmethod
     def dense_weight(self) -> Tensor:
-        """Return the weight in the shape of the layer that this one replaces."""
-
-    @abstractmethod
-    def dense_layer(self) -> nn.Module:
-        """Return an ordinary torch layer that computes the same."""
-
-    @abstractmethod
-    def factored_layers(self) -> nn.Sequential:
-        """Return a chain of ordinary torch layers that computes the same without forming the weight."""
+        """Return the weight in the shape in which its layer has it."""
 
     @torch.no_grad()
     def compact(self) -> Tensor:
@@ -168,7 +211,7 @@ class FactoredLayer(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Return what `print(model)` shows."""
         n, m = self.weight_shape
-        return f"{n}x{m}, core={'x'.join(map(str, self.core.shape))}, bias={self.bias is not None}"
+        return f"{n}x{m}, core={'x'.join(map(str, self.core.shape))}"
 
 
 class MatrixFactors(FactoredLayer):
@@ -189,6 +232,10 @@ class MatrixFactors(FactoredLayer):
         """Return (n, m)."""
         return [factors["U"].shape[0], factors["V"].shape[0]]
 
+    def merged(self) -> Tensor:
+        """Return the matrix W (n, m), whose gradients arrive at the factors as the projected ones."""
+        return merge(Factors(self.S, (self.U, self.V)))
+
 
 def idle_columns(factors: Factors) -> tuple[int, ...]:
     """Return for each basis how many of its last columns the core gives no weight; () for none, and for a weight of zero."""
@@ -201,10 +248,26 @@ def idle_columns(factors: Factors) -> tuple[int, ...]:
 
 
 def named_factored_layers(model: nn.Module) -> Iterator[tuple[str, FactoredLayer]]:
-    """Yield the names and modules of the factored layers, in the order of definition."""
+    """Yield the names and modules of the factored layers, in the order of definition.
+
+    What stands for a parameter has its name, such as `lstm.weight_hh_l0`, and of several blocks each that of the block after it,
+    such as `attention.in_proj_weight.q`.
+    """
     for name, module in model.named_modules():
         if isinstance(module, FactoredLayer):
-            yield name, module
+            yield shown_name(name), module
+
+
+def shown_name(path: str) -> str:
+    """Return the name of a layer for people, from its path in the network.
+
+    Example:
+        >>> shown_name("lstm.parametrizations.weight_hh_l0.0.whole"), shown_name("fc")
+        ('lstm.weight_hh_l0', 'fc')
+    """
+    if "parametrizations." not in path:
+        return path
+    return re.sub(rf"\.{WHOLE}(?=$|\.{UPDATE}$)", "", PARAMETRIZED.sub(r"\1\2.", path))
 
 
 def parameters_of(tensors: Sequence[Tensor]) -> list[nn.Parameter]:

@@ -2,130 +2,141 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
 
-from robust_lowrank import linalg
-from robust_lowrank.layers.base import FactoredLayer, Kind, MatrixFactors, parameters_of
-from robust_lowrank.layers.functional import POINT, ConvGeometry, low_rank_conv2d, spatial_core, tucker_conv2d
+from robust_lowrank.layers.base import Kind, MatrixFactors, parameters_of
+from robust_lowrank.layers.chain import ChainLayer
+from robust_lowrank.layers.functional import ConvGeometry, low_rank_conv, point, spatial_core, tucker_conv2d
+from robust_lowrank.layers.merging import merge
 from robust_lowrank.linalg import Factors
 
 TUCKER_BASES = ("U1", "U2", "U3", "U4")  # of filters, channels, height, width
+CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by directions
 
 
 class ConvShape(NamedTuple):
     """The input channels, kernel size and geometry of a convolution, which its factors do not tell."""
 
     channels: int
-    kernel: tuple[int, int]
+    kernel: tuple[int, ...]
     geometry: ConvGeometry
 
 
-def conv_shape(conv: nn.Conv2d) -> ConvShape | str:
-    """Return the shape of a convolution, or the reason why its kernel cannot be factored here."""
+def conv_shape(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> ConvShape | str:
+    """Return the shape of a convolution, or the reason why it is no chain of convolutions with zero padding."""
     if conv.groups != 1:
         return f"grouped convolution ({conv.groups} groups)"
     if conv.padding_mode != "zeros":
         return f"padding mode {conv.padding_mode!r}"
-    kernel, stride, dilation = _pair(conv.kernel_size), _pair(conv.stride), _pair(conv.dilation)
+    slides = conv.weight.dim() - 2
+    kernel, stride, dilation = (_each(value, slides) for value in (conv.kernel_size, conv.stride, conv.dilation))
     if not isinstance(conv.padding, str):
-        padding = _pair(conv.padding)
+        padding = _each(conv.padding, slides)
     elif conv.padding == "valid":
-        padding = (0, 0)
+        padding = (0,) * slides
     else:
         total = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
         if any(size % 2 for size in total):
             return "padding 'same' that is not symmetric"
-        padding = (total[0] // 2, total[1] // 2)
+        padding = tuple(size // 2 for size in total)
     return ConvShape(conv.in_channels, kernel, ConvGeometry(stride, padding, dilation))
 
 
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (value, value) if isinstance(value, int) else value
-    return height, width
+def _each(value: int | Sequence[int], slides: int) -> tuple[int, ...]:
+    return (value,) * slides if isinstance(value, int) else tuple(value)
 
 
-def conv_layer(weight: Tensor, bias: Tensor | None, geometry: ConvGeometry = POINT) -> nn.Conv2d:
-    """Return an `nn.Conv2d` that owns copies of the kernel (F, Cin, kh, kw) and bias, pointwise unless it has a geometry."""
-    stride, padding, dilation = geometry
+def conv_layer(weight: Tensor, bias: Tensor | None, geometry: ConvGeometry | None = None) -> nn.Module:
+    """Return a torch convolution that owns copies of the kernel (F, Cin, ...) and bias, pointwise unless it has a geometry."""
+    slides = weight.dim() - 2
+    stride, padding, dilation = geometry or point(slides)
     filters, channels, *kernel = weight.shape
-    layer = nn.Conv2d(channels, filters, _pair(tuple(kernel)), stride, padding, dilation, bias=bias is not None, device="meta")
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "bias": bias is not None, "device": "meta"}
+    layer = CONVS[slides](channels, filters, tuple(kernel), **options)  # pyright: ignore[reportArgumentType]
     (layer.weight,) = parameters_of([weight])
     if bias is not None:
         (layer.bias,) = parameters_of([bias])
     return layer
 
 
-def pointwise(matrix: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+def pointwise(matrix: Tensor, bias: Tensor | None = None, *, slides: int = 2) -> nn.Module:
     """Return the 1 x 1 convolution with a matrix (out, in)."""
-    return conv_layer(matrix[:, :, None, None], bias)
+    return conv_layer(matrix[(..., *[None] * slides)], bias)
 
 
-class FactoredConv2d(FactoredLayer):
-    """A convolution that owns copies of factors and bias."""
+class FactoredConv(ChainLayer):
+    """A convolution of signals, images or volumes that owns copies of factors and bias."""
 
     kind: ClassVar[Kind] = "conv"
-    replaces: ClassVar[type[nn.Module]] = nn.Conv2d
-    weight_dims: ClassVar[int] = 4
+
+    @classmethod
+    def takes(cls, layer: Any) -> bool:
+        """Return whether a layer is a convolution of signals, images or volumes."""
+        return isinstance(layer, tuple(CONVS.values()))
 
     @classmethod
     def in_place_of(cls, layer: nn.Conv2d, factors: Factors, bias: Tensor | None) -> Self:
         """Return the convolution of these factors with the geometry of `layer`."""
         shape = conv_shape(layer)
         assert isinstance(shape, ConvShape)
-        return cls(factors, shape, bias)
+        return cls(factors, shape, bias, like=layer)
 
     @classmethod
     def refusal(cls, layer: nn.Conv2d) -> str | None:
-        """Return the reason why a kernel cannot be factored; None if it can."""
+        """Return the reason why a convolution is no such chain; None if it is."""
         shape = conv_shape(layer)
         return shape if isinstance(shape, str) else None
 
     @staticmethod
-    def torch_layer(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-        """Return the `nn.Conv2d`, at stride 1 without padding."""
+    def torch_layer(weight: Tensor, bias: Tensor | None) -> nn.Module:
+        """Return the convolution, at stride 1 without padding."""
         return conv_layer(weight, bias)
 
-    def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None) -> None:
+    def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None, *, like: nn.Module | None = None) -> None:
         self.shape = shape
-        super().__init__(factors, bias)
-
-    def _with_bias(self, y: Tensor) -> Tensor:
-        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
-
-    def dense_layer(self) -> nn.Conv2d:
-        """Return the `nn.Conv2d` with the merged kernel."""
-        return conv_layer(self.dense_weight(), self.bias, self.shape.geometry)
-
-    def extra_repr(self) -> str:
-        """Return what `print(model)` shows."""
-        stride, padding, dilation = self.shape.geometry
-        return f"{super().extra_repr()}, kernel={self.shape.kernel}, {stride=}, {padding=}, {dilation=}"
-
-
-class LowRankConv2d(MatrixFactors, FactoredConv2d):
-    """A convolution whose matricised kernel (F, Cin kh kw) is U S V^T: r spatial filters from V, then 1 x 1 with U S."""
+        self.slides: int = len(shape.kernel)
+        meta = factors.core.new_empty((1, shape.channels, *shape.kernel), device="meta")
+        super().__init__(factors, bias, like=like or conv_layer(meta, None, shape.geometry))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution of x (B, Cin, H, W)."""
-        return self._with_bias(low_rank_conv2d(x, self.U, self.S, self.V, self.shape.kernel, self.shape.geometry))
+        """Return the convolution of x (B, Cin, ...), or of one without a batch."""
+        y = self._convolve(x) if x.dim() == self.slides + 2 else self._convolve(x[None])[0]
+        return y if self.bias is None else y + self.bias.to(y.dtype)[(..., *[None] * self.slides)]
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def dense_weight(self) -> Tensor:
+        """Return the kernel (F, Cin, ...)."""
+        return self._kernel(self.merged())
 
     def _kernel(self, matrix: Tensor) -> Tensor:
         return matrix.reshape(-1, self.shape.channels, *self.shape.kernel)
 
-    def dense_weight(self) -> Tensor:
-        """Return the kernel (F, Cin, kh, kw)."""
-        return self._kernel(self.U @ self.S @ self.V.T)
+    def _plain(self, weight: Tensor, geometry: ConvGeometry | None = None, bias: Tensor | None = None) -> nn.Module:
+        """Return a torch convolution with this layer's precision."""
+        return conv_layer(weight.to(self.weight_dtype), bias, geometry)
+
+    def _plain_pointwise(self, matrix: Tensor, bias: Tensor | None = None) -> nn.Module:
+        return self._plain(matrix[(..., *[None] * self.slides)], None, bias)
+
+
+class LowRankConv(MatrixFactors, FactoredConv):
+    """A convolution whose matricised kernel (F, Cin * prod(kernel)) is U S V^T: r spatial filters from V, then 1 x 1 with U S."""
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        return low_rank_conv(x, self.U, self.S, self.V, self.shape.kernel, self.shape.geometry)
 
     def factored_layers(self) -> nn.Sequential:
         """Return the spatial convolution with V^T, then the 1 x 1 convolution with U S."""
         core, (u, v) = self.used_factors()
-        return nn.Sequential(conv_layer(self._kernel(v.T), None, self.shape.geometry), pointwise(u @ core, self.bias))
+        return nn.Sequential(self._plain(self._kernel(v.T), self.shape.geometry), self._plain_pointwise(u @ core, self.bias))
 
 
-class TuckerConv2d(FactoredConv2d):
-    """A convolution whose kernel is C x_1 U1 x_2 U2, or with bases U3, U4 of height and width too.
+class TuckerConv2d(FactoredConv):
+    """A convolution of images whose kernel is C x_1 U1 x_2 U2, or with bases U3, U4 of height and width too.
 
     It is a chain: 1 x 1 with U2^T, spatial with the core, 1 x 1 with U1. After `loss.backward()` the gradients of the bases are
     dL/dK_i = Mat_i(G x_{j != i} U_j^T) Q_i, that of C is G x_i U_i^T.
@@ -133,6 +144,11 @@ class TuckerConv2d(FactoredConv2d):
 
     kind: ClassVar[Kind] = "tucker"
     core_name: ClassVar[str] = "C"
+
+    @classmethod
+    def takes(cls, layer: Any) -> bool:
+        """Return whether a layer is a convolution of images."""
+        return isinstance(layer, nn.Conv2d)
 
     def _adopt(self, factors: Factors) -> tuple[int, int]:
         self.C, *bases = parameters_of((factors.core, *factors.bases))
@@ -147,13 +163,12 @@ class TuckerConv2d(FactoredConv2d):
         names = zip(TUCKER_BASES, factors["C"].shape, strict=True)
         return [factors[name].shape[0] if name in factors else size for name, size in names]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution of x (B, Cin, H, W)."""
-        return self._with_bias(tucker_conv2d(x, self.C, self.bases(), self.shape.geometry))
+    def _convolve(self, x: Tensor) -> Tensor:
+        return tucker_conv2d(x, self.C, self.bases(), self.shape.geometry)
 
-    def dense_weight(self) -> Tensor:
+    def merged(self) -> Tensor:
         """Return the kernel (F, Cin, kh, kw)."""
-        return linalg.multi_product(self.C, self.bases())
+        return merge(Factors(self.C, self.bases()))
 
     def inference_parameters(self) -> int:
         """Return the least of the chain, its core with whole kernel modes, and the dense kernel."""
@@ -163,5 +178,5 @@ class TuckerConv2d(FactoredConv2d):
     def factored_layers(self) -> nn.Sequential:
         """Return the 1 x 1, spatial and 1 x 1 convolutions."""
         core, bases = self.used_factors()
-        spatial = conv_layer(spatial_core(core, bases), None, self.shape.geometry)
-        return nn.Sequential(pointwise(bases[1].T), spatial, pointwise(bases[0], self.bias))
+        spatial = self._plain(spatial_core(core, bases), self.shape.geometry)
+        return nn.Sequential(self._plain_pointwise(bases[1].T), spatial, self._plain_pointwise(bases[0], self.bias))

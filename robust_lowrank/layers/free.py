@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from robust_lowrank import linalg
 from robust_lowrank.layers.base import FactoredLayer, parameters_of
-from robust_lowrank.layers.conv import FactoredConv2d, conv_layer, pointwise
-from robust_lowrank.layers.functional import POINT, convolve
+from robust_lowrank.layers.conv import FactoredConv
+from robust_lowrank.layers.functional import convolve, point
 from robust_lowrank.layers.linear import FactoredLinear, linear_layer
+from robust_lowrank.layers.merged import MergedLayer
 from robust_lowrank.linalg import Factors, Ranks
 
 
@@ -49,9 +50,20 @@ class _Free(FactoredLayer):
         """The number of columns of both halves."""
         return self.right().shape[1]
 
-    def all_factors(self) -> tuple[nn.Parameter, ...]:
-        """Return the factors in the order of their product."""
-        return tuple(getattr(self, name) for name in self.factor_names)
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the factors in the order of their product."""
+        return self.factor_names
+
+    def _fits(self, loaded: Mapping[str, Tensor]) -> bool:
+        rank = loaded[self.factor_names[0]].shape[-1]
+        old = dict(zip(self.names(), self.all_factors(), strict=True))
+        small = self.core_name in self.factor_names[1:]
+        shapes = {name: [rank] * old[name].dim() if small and name == self.core_name else [len(old[name]), rank] for name in old}
+        return rank > 0 and all(list(value.shape) == shapes[name] for name, value in loaded.items())
+
+    def merged(self) -> Tensor:
+        """Return the matrix W (n, m)."""
+        return self.left() @ self.right().T
 
     @torch.no_grad()
     def compact(self) -> Tensor:
@@ -139,38 +151,28 @@ class _FreeLinear(_Free, FactoredLinear):
         """Return the map of x (..., m) as (..., n)."""
         return F.linear(F.linear(x, self.right().T.to(x.dtype)), self.left().to(x.dtype), self.bias)
 
-    def dense_weight(self) -> Tensor:
-        """Return W (n, m)."""
-        return self.left() @ self.right().T
-
     def factored_layers(self) -> nn.Sequential:
         """Return `nn.Linear(m, r)`, then `nn.Linear(r, n)`."""
-        return nn.Sequential(linear_layer(self.right().T, None), linear_layer(self.left(), self.bias))
+        first, second = (each.to(self.weight_dtype) for each in (self.right().T, self.left()))
+        return nn.Sequential(linear_layer(first, None), linear_layer(second, self.bias))
 
 
-class _FreeConv2d(_Free, FactoredConv2d):
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution of x (B, Cin, H, W)."""
-        a = convolve(x, self._filters().to(x.dtype), self.shape.geometry)
-        return convolve(a, self.left()[:, :, None, None].to(a.dtype), POINT, self.bias)
-
-    def _filters(self) -> Tensor:
-        return self.right().T.reshape(-1, self.shape.channels, *self.shape.kernel)
-
-    def dense_weight(self) -> Tensor:
-        """Return the kernel (F, Cin, kh, kw)."""
-        return (self.left() @ self.right().T).reshape(-1, self.shape.channels, *self.shape.kernel)
+class _FreeConv(_Free, FactoredConv):
+    def _convolve(self, x: Tensor) -> Tensor:
+        a = convolve(x, self._kernel(self.right().T).to(x.dtype), self.shape.geometry)
+        return convolve(a, self.left()[(..., *[None] * self.slides)].to(a.dtype), point(self.slides))
 
     def factored_layers(self) -> nn.Sequential:
         """Return the spatial convolution to r channels, then the 1 x 1 convolution."""
-        return nn.Sequential(conv_layer(self._filters(), None, self.shape.geometry), pointwise(self.left(), self.bias))
+        spatial = self._plain(self._kernel(self.right().T), self.shape.geometry)
+        return nn.Sequential(spatial, self._plain_pointwise(self.left(), self.bias))
 
 
 class VanillaLinear(_Pair, _FreeLinear):
     """A linear layer with W = A B^T, A (n, r) and B (m, r) without constraint."""
 
 
-class VanillaConv2d(_Pair, _FreeConv2d):
+class VanillaConv(_Pair, _FreeConv):
     """A convolution whose matricised kernel is A B^T: r spatial filters, then 1 x 1."""
 
 
@@ -178,7 +180,7 @@ class TripleLinear(_Triple, _FreeLinear):
     """A linear layer with W = U S V^T, all three without constraint, with their ordinary gradients."""
 
 
-class TripleConv2d(_Triple, _FreeConv2d):
+class TripleConv(_Triple, _FreeConv):
     """A convolution whose matricised kernel is U S V^T, all three without constraint, with their ordinary gradients."""
 
 
@@ -186,5 +188,17 @@ class DiagonalLinear(_Diagonal, _FreeLinear):
     """A linear layer with W = P diag(values) Q^T without constraint."""
 
 
-class DiagonalConv2d(_Diagonal, _FreeConv2d):
+class DiagonalConv(_Diagonal, _FreeConv):
     """A convolution whose matricised kernel is P diag(values) Q^T without constraint."""
+
+
+class MergedPair(_Pair, MergedLayer):
+    """A block W = A B^T without constraint."""
+
+
+class MergedTriple(_Triple, MergedLayer):
+    """A block W = U S V^T, all three without constraint, with their ordinary gradients."""
+
+
+class MergedDiagonal(_Diagonal, MergedLayer):
+    """A block W = P diag(values) Q^T without constraint."""

@@ -1,32 +1,36 @@
-"""Factored layers have one backward pass for all projected gradients.
+"""Factored layers have one backward pass for all projected gradients, and never form their weight.
 
-For `y = x V S^T U^T` the slots of (U, S, V) receive (dK, dS, dL) = (G V, U^T G V, G^T U), G being the gradient with respect to
-the weight W = U S V^T, which is never formed (methods (2b)). Where the core is not square, one basis is complete and what its slot
-lacks follows from dS (`fitted`). For a Tucker kernel `W = C x_1 U1 x_2 U2` the slots of the bases
-receive dL/dK_i, where K_i = U_i S_i and Mat_i(C) = S_i Q_i^T. No inverse of the core is taken anywhere.
+What the slots of the factors receive is said in `merging`. Derivatives of second order, and those that `torch.func` takes, are
+those of the dense layer with the merged weight.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from robust_lowrank import linalg
+from robust_lowrank.layers.merging import fit_to_slot, frame, merge
+from robust_lowrank.linalg import Factors
 
 
 class ConvGeometry(NamedTuple):
-    """Stride, zero padding and dilation of a convolution, each (height, width)."""
+    """Stride, zero padding and dilation of a convolution, each one number a direction in which its kernel slides."""
 
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
 
 
-POINT = ConvGeometry((1, 1), (0, 0), (1, 1))
+def point(slides: int) -> ConvGeometry:
+    """Return the geometry of a pointwise convolution of signals with so many directions."""
+    return ConvGeometry((1,) * slides, (0,) * slides, (1,) * slides)
+
+
+CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
@@ -34,9 +38,9 @@ def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
     return _apply(_LowRankLinear, x, u, s, v)
 
 
-def low_rank_conv2d(x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, int], geometry: ConvGeometry) -> Tensor:
-    """Return the convolution of x (B, Cin, H, W) with the kernel U S V^T, V (Cin kh kw, r') holding spatial filters."""
-    return _apply(_LowRankConv2d, x, u, s, v, kernel, geometry)
+def low_rank_conv(x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
+    """Return the convolution of x (B, Cin, ...) with the kernel U S V^T, V (Cin * prod(kernel), r') holding spatial filters."""
+    return _apply(_LowRankConv, x, u, s, v, kernel, geometry)
 
 
 def tucker_conv2d(x: Tensor, c: Tensor, bases: Sequence[Tensor], geometry: ConvGeometry) -> Tensor:
@@ -47,18 +51,20 @@ def tucker_conv2d(x: Tensor, c: Tensor, bases: Sequence[Tensor], geometry: ConvG
     return _apply(_TuckerConv2d, x, geometry, c, *bases)
 
 
-def _apply(function: type[Function], x: Tensor, *arguments: Any) -> Tensor:
+def _apply(function: type["_Chain"], x: Tensor, *arguments: Any) -> Tensor:
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
     with torch.autocast(kind, enabled=False):
+        if torch._C._are_functorch_transforms_active():  # they want rules for every function, and get those of the dense layer
+            return function.dense(x, *arguments)
         return function.apply(x, *arguments)  # pyright: ignore[reportReturnType]
 
 
 def convolve(x: Tensor, kernel: Tensor, geometry: ConvGeometry, bias: Tensor | None = None) -> Tensor:
-    """Return the convolution of x (B, Cin, H, W) with a kernel (F, Cin, kh, kw) of any strides in memory."""
+    """Return the convolution of x (B, Cin, ...) with a kernel (F, Cin, ...) of any strides in memory."""
     x, kernel = _laid_out(x, kernel, geometry)
-    return F.conv2d(x, kernel, bias, *geometry)
+    return CONVOLUTIONS[kernel.dim() - 2](x, kernel, bias, *geometry)
 
 
 def _laid_out(x: Tensor, kernel: Tensor, geometry: ConvGeometry) -> tuple[Tensor, Tensor]:
@@ -68,12 +74,13 @@ def _laid_out(x: Tensor, kernel: Tensor, geometry: ConvGeometry) -> tuple[Tensor
     images too; and oneDNN's channels-last weight gradient of a strided 1 x 1 kernel writes out of bounds (seen with torch 2.14).
     """
     kernel = kernel.clone(memory_format=torch.contiguous_format)
-    strided_pointwise = kernel.shape[2:] == (1, 1) and geometry.stride != (1, 1)
+    strided_pointwise = kernel.shape[2:].numel() == 1 and set(geometry.stride) != {1}
     return x.contiguous() if strided_pointwise else x, kernel
 
 
 def _pointwise(x: Tensor, matrix: Tensor) -> Tensor:
-    return convolve(x, matrix[:, :, None, None], POINT)
+    slides = x.dim() - 2
+    return convolve(x, matrix[(..., *[None] * slides)], point(slides))
 
 
 def _pointwise_weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
@@ -83,7 +90,7 @@ def _pointwise_weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
 def _conv_backward(delta: Tensor, x: Tensor, kernel: Tensor, geometry: ConvGeometry, *, wanted: tuple[bool, bool]) -> Any:
     x, kernel = _laid_out(x, kernel, geometry)
     gradients = torch.ops.aten.convolution_backward(
-        delta.contiguous(), x, kernel, None, *geometry, False, (0, 0), 1, (*wanted, False)
+        delta.contiguous(), x, kernel, None, *geometry, False, [0] * len(geometry.stride), 1, (*wanted, False)
     )
     return gradients[:2]
 
@@ -96,22 +103,29 @@ def _weight_gradient(delta: Tensor, x: Tensor, weight: Tensor, geometry: ConvGeo
     return _conv_backward(delta, x, weight, geometry, wanted=(False, True))[1]
 
 
-def fit_to_slot(side: Tensor | None, basis: Tensor) -> Tensor | None:
-    """Return dK or dL with as many columns as its basis has: zeros are added, or what dS tells of a complete basis is left out."""
-    if side is None or side.shape == basis.shape:
-        return side
-    return F.pad(side, (0, basis.shape[1] - side.shape[1]))
+class _Chain(Function):
+    """A function of an input and factors that is taken for the dense layer's where gradients are themselves differentiated."""
+
+    @staticmethod
+    def dense(*arguments: Any) -> Tensor:
+        """Return the same by way of the merged weight."""
+        raise NotImplementedError
 
 
-def sides_of_slots(sides: Sequence[Tensor], core: Tensor, bases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return dK (n, r') and dL (m, r) from their slots and dS (r, r'): U dS where U is complete, V dS^T where V is."""
-    (u, v), (k, side), (rows, columns) = bases, sides, core.shape
-    if rows == columns:
-        return k, side
-    return (u @ core, side[:, :rows]) if rows < columns else (k[:, :columns], v @ core.T)
+def _gradients_of_dense(ctx: Any, dense: Callable[..., Tensor], arguments: Sequence[Any], delta: Tensor) -> tuple[Any, ...]:
+    """Return the gradients of the dense layer's arguments, with a graph of their own."""
+    wanted = [each for each, need in zip(arguments, ctx.needs_input_grad, strict=True) if need]
+    with torch.autocast(delta.device.type, enabled=False):
+        found = iter(torch.autograd.grad(dense(*arguments), wanted, delta, create_graph=True))
+    return tuple(next(found) if need else None for need in ctx.needs_input_grad)
 
 
-class _LowRankLinear(Function):
+class _LowRankLinear(_Chain):
+    @staticmethod
+    def dense(*arguments: Tensor) -> Tensor:
+        x, u, s, v = arguments
+        return F.linear(x, merge(Factors(s, (u, v))).to(x.dtype))
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
         a = x @ v.to(x.dtype)
@@ -119,10 +133,11 @@ class _LowRankLinear(Function):
         return a @ s.to(x.dtype).T @ u.to(x.dtype).T
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, delta: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, a, u, s, v = ctx.saved_tensors
-        delta, kind = grad_outputs[0], grad_outputs[0].dtype
+        if torch.is_grad_enabled():
+            return _gradients_of_dense(ctx, _LowRankLinear.dense, (x, u, s, v), delta)
+        kind = delta.dtype
         need_x, need_u, need_s, need_v = ctx.needs_input_grad
         e = delta @ u.to(kind)
         dx = e @ s.to(kind) @ v.to(kind).T if need_x else None
@@ -133,9 +148,14 @@ class _LowRankLinear(Function):
         return dx, fit_to_slot(dk, u), ds, fit_to_slot(dl, v)
 
 
-class _LowRankConv2d(Function):
+class _LowRankConv(_Chain):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, int], geometry: ConvGeometry) -> Tensor:
+    def dense(*arguments: Any) -> Tensor:
+        x, u, s, v, kernel, geometry = arguments
+        return convolve(x, merge(Factors(s, (u, v))).reshape(len(u), x.shape[1], *kernel).to(x.dtype), geometry)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
         filters = v.to(x.dtype).T.reshape(v.shape[1], x.shape[1], *kernel)
         a = convolve(x, filters, geometry)
         ctx.save_for_backward(x, a, u, s, v)
@@ -143,10 +163,11 @@ class _LowRankConv2d(Function):
         return _pointwise(a, (u @ s).to(x.dtype))
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, delta: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, a, u, s, v = ctx.saved_tensors
-        delta, kind = grad_outputs[0], grad_outputs[0].dtype
+        if torch.is_grad_enabled():
+            return _gradients_of_dense(ctx, _LowRankConv.dense, (x, u, s, v, ctx.kernel, ctx.geometry), delta)
+        kind = delta.dtype
         need_x, need_u, need_s, need_v = ctx.needs_input_grad[:4]
         e = _pointwise(delta, u.to(kind).T)
         inner = (v @ s.T).to(kind).T.reshape(u.shape[1], x.shape[1], *ctx.kernel)  # S V^T, with gradient dL
@@ -162,7 +183,12 @@ class _LowRankConv2d(Function):
         return dx, fit_to_slot(dk, u), ds, fit_to_slot(dl, v), None, None
 
 
-class _TuckerConv2d(Function):
+class _TuckerConv2d(_Chain):
+    @staticmethod
+    def dense(*arguments: Any) -> Tensor:
+        x, geometry, c, *bases = arguments
+        return convolve(x, merge(Factors(c, tuple(bases))).to(x.dtype), geometry)
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, geometry: ConvGeometry, c: Tensor, *bases: Tensor) -> Tensor:
         u1, u2 = bases[:2]
@@ -172,10 +198,11 @@ class _TuckerConv2d(Function):
         return _pointwise(convolve(a, spatial_core(c, bases).to(x.dtype), geometry), u1.to(x.dtype))
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, delta: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, a, c, *bases = ctx.saved_tensors
-        delta, kind = grad_outputs[0], grad_outputs[0].dtype
+        if torch.is_grad_enabled():
+            return _gradients_of_dense(ctx, _TuckerConv2d.dense, (x, ctx.geometry, c, *bases), delta)
+        kind = delta.dtype
         need_x, _, need_c, *need_bases = ctx.needs_input_grad
         u1, u2, *kernel_bases = bases
         geometry = ctx.geometry
@@ -185,10 +212,10 @@ class _TuckerConv2d(Function):
             dx = _pointwise(_input_gradient(e, a, spatial_core(c, bases).to(kind), geometry), u2.to(kind))
         dk: list[Tensor | None] = [None] * len(bases)
         if need_bases[0]:
-            z = convolve(a, spatial_core(_orthogonalised(c, 0), bases).to(kind), geometry)
+            z = convolve(a, spatial_core(frame(c, 0), bases).to(kind), geometry)
             dk[0] = _pointwise_weight_gradient(delta, z).to(u1.dtype)
         if need_bases[1]:
-            z = _input_gradient(e, a, spatial_core(_orthogonalised(c, 1), bases).to(kind), geometry)
+            z = _input_gradient(e, a, spatial_core(frame(c, 1), bases).to(kind), geometry)
             dk[1] = _pointwise_weight_gradient(x, z).to(u2.dtype)
         if need_c or any(need_bases[2:]):
             g = _weight_gradient(e, a, spatial_core(c, bases).to(kind), geometry).to(c.dtype)
@@ -197,7 +224,7 @@ class _TuckerConv2d(Function):
             for mode in maps:
                 if need_bases[mode]:
                     others = _mode_products(g, {j: map_ for j, map_ in maps.items() if j != mode})
-                    dk[mode] = linalg.unfold(others, mode) @ linalg.unfold(_orthogonalised(c, mode), mode).T
+                    dk[mode] = linalg.unfold(others, mode) @ linalg.unfold(frame(c, mode), mode).T
         return dx, None, dc, *dk
 
 
@@ -210,8 +237,3 @@ def _mode_products(tensor: Tensor, matrices: Mapping[int, Tensor]) -> Tensor:
     for mode, matrix in matrices.items():
         tensor = linalg.mode_product(tensor, matrix, mode)
     return tensor
-
-
-def _orthogonalised(c: Tensor, mode: int) -> Tensor:
-    """Return the core whose mode-i unfolding is Q_i^T, where Mat_i(C) = S_i Q_i^T."""
-    return linalg.fold(linalg.row_basis(c, mode).T, mode, c.shape)

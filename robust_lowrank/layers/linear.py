@@ -1,28 +1,50 @@
 """A layer maps `y = x V S^T U^T + b`."""
 
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from robust_lowrank.layers.base import FactoredLayer, Kind, MatrixFactors, parameters_of
+from robust_lowrank.layers.base import Kind, MatrixFactors, parameters_of
+from robust_lowrank.layers.chain import ChainLayer
 from robust_lowrank.layers.functional import low_rank_linear
+from robust_lowrank.linalg import Factors
 
 
-class FactoredLinear(FactoredLayer):
-    """A linear layer that owns copies of factors and bias."""
+class FactoredLinear(ChainLayer):
+    """A linear layer that owns copies of factors and bias.
+
+    Attributes:
+        transposed: whether the layer whose place it takes has its weight as (m, n).
+    """
 
     kind: ClassVar[Kind] = "linear"
-    replaces: ClassVar[type[nn.Module]] = nn.Linear
-    weight_dims: ClassVar[int] = 2
+    transposed: bool = False
+
+    @classmethod
+    def takes(cls, layer: Any) -> bool:
+        """Return whether a layer is an `nn.Linear`, or the Conv1D of Hugging Face's transformers."""
+        return isinstance(layer, nn.Linear) or is_transposed(layer)
+
+    @classmethod
+    def in_place_of(cls, layer: Any, factors: Factors, bias: Tensor | None) -> Self:
+        """Return the layer of these factors that computes on what `layer` computes on."""
+        built = super().in_place_of(layer, factors, bias)
+        built.transposed = is_transposed(layer)
+        return built
+
+    @classmethod
+    def weight_of(cls, layer: Any) -> Tensor:
+        """Return W (n, m)."""
+        return layer.weight.T if is_transposed(layer) else layer.weight
+
+    def dense_weight(self) -> Tensor:
+        """Return W (n, m), or its transpose if that is how the weight is stored."""
+        return self.merged().T if self.transposed else self.merged()
 
     @staticmethod
     def torch_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
         """Return the `nn.Linear`."""
         return linear_layer(weight, bias)
-
-    def dense_layer(self) -> nn.Linear:
-        """Return the `nn.Linear` with the merged weight."""
-        return linear_layer(self.dense_weight(), self.bias)
 
 
 class LowRankLinear(MatrixFactors, FactoredLinear):
@@ -30,8 +52,8 @@ class LowRankLinear(MatrixFactors, FactoredLinear):
 
     Example:
         >>> layer = LowRankLinear(Factors(torch.eye(2), (torch.eye(4, 2), torch.eye(3, 2))))
-        >>> layer(torch.ones(5, 3)).shape
-        torch.Size([5, 4])
+        >>> layer(torch.ones(5, 3)).shape, layer.in_features
+        (torch.Size([5, 4]), 3)
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,14 +61,16 @@ class LowRankLinear(MatrixFactors, FactoredLinear):
         y = low_rank_linear(x, self.U, self.S, self.V)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def dense_weight(self) -> Tensor:
-        """Return W (n, m)."""
-        return self.U @ self.S @ self.V.T
-
     def factored_layers(self) -> nn.Sequential:
         """Return `nn.Linear(m, r)` with V^T, then `nn.Linear(r, n)` with U S."""
         core, (u, v) = self.used_factors()
-        return nn.Sequential(linear_layer(v.T, None), linear_layer(u @ core, self.bias))
+        first, second = (each.to(self.weight_dtype) for each in (v.T, u @ core))
+        return nn.Sequential(linear_layer(first, None), linear_layer(second, self.bias))
+
+
+def is_transposed(layer: Any) -> bool:
+    """Return whether a layer is the Conv1D of Hugging Face's transformers, a linear layer with the weight (m, n)."""
+    return type(layer).__qualname__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils"
 
 
 def linear_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:

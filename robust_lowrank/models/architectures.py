@@ -61,7 +61,7 @@ def _timm(name: str, classes: dict[str, int]) -> nn.Module:
         raise UserError(f"timm:{name} needs timm: pip install 'robust-lowrank[timm]'") from error
     if not timm.is_model(name):
         raise _unknown_model(f"timm:{name}", [f"timm:{other}" for other in timm.list_models()])
-    return timm.create_model(name, pretrained=False, **classes)
+    return timm.create_model(name, pretrained=False, **classes)  # pyright: ignore[reportArgumentType]
 
 
 def _call(module: str, name: str, offered: dict[str, Any]) -> nn.Module:

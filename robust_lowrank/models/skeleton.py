@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import checkpoint
-from robust_lowrank.compression import install
+from robust_lowrank.compression import put
 from robust_lowrank.errors import UserError
+from robust_lowrank.layers import ChainLayer, LowRankConv, LowRankLinear
+from robust_lowrank.layers.base import UPDATE
 from robust_lowrank.layers.forms import FORMS, Dense
 from robust_lowrank.models.weights import PREFIXES, read_weights
 
-FACTORED = {layer.core_name: layer for form in FORMS.values() for layer in form.layers}
-DENSE = {layer.weight_dims: layer for layer in FORMS["matrix"].layers}
+FACTORED = {layer.core_name: layer for form in FORMS.values() for layer in form.layers if issubclass(layer, ChainLayer)}
+DENSE = {2: LowRankLinear, 3: LowRankConv, 4: LowRankConv, 5: LowRankConv}  # by dimensions of the weight
 
 
 def skeleton(path: Path) -> nn.Module:
@@ -68,7 +70,7 @@ def _factored(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> di
     """Return dense layers of the shapes that the factors of a file multiply to, by name; `checkpoint.load` replaces them."""
     layers = {}
     for name, entry in described.items():
-        place = name.removesuffix(checkpoint.UPDATE) if "alpha" in entry else name
+        place = name.removesuffix(f".{UPDATE}") if "alpha" in entry else name
         if "alpha" in entry:
             layers[place] = _layer(tensors[f"{place}.base.weight"], tensors.get(f"{place}.base.bias"))
         else:
@@ -90,7 +92,7 @@ def _layer(weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 def _place(root: nn.Module, name: str, layer: nn.Module) -> None:
     _reach(root, name.rpartition(".")[0])
-    install(root, name, layer)
+    put(root, name, layer)
 
 
 def _reach(root: nn.Module, path: str) -> nn.Module:

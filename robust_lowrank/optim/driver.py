@@ -41,6 +41,7 @@ class LayerDriver:
         self._elementwise = ElementwiseMoments(inner)
         self._tangent = None if rule is None else TangentMoments(inner, rule)
         self._truncation = Truncation(self._install)
+        self._loads: dict[str, int] | None = self._count_loads()  # of the factors that the state belongs to
 
     @property
     def galerkin(self) -> dict[str, FactoredLayer]:
@@ -69,7 +70,28 @@ class LayerDriver:
         self._truncation.load_state_dict(state["beside"], self._layers)
         if self._tangent is not None:
             self._tangent.forget_journeys()
+        self._loads = None
         self.require_bases_grad(False)
+
+    def _count_loads(self) -> dict[str, int]:
+        return {name: layer.loads for name, layer in self._layers.items()}
+
+    def follow_loads(self) -> None:
+        """Forget what belongs to factors in whose place others have been loaded, unless the optimizer was loaded too."""
+        before, self._loads = self._loads, self._count_loads()
+        if before is None or before == self._loads:
+            return
+        for name, layer in self._layers.items():
+            if layer.loads == before[name]:
+                continue
+            for parameter in (layer.core, *layer.bases()):
+                self._inner.state.pop(parameter, None)
+            if self._open.pop(name, None) is not None:
+                require_grad(layer.bases(), True)
+            self._truncation.drop(name)
+            self._mover(layer).forget(layer)
+        if not self._open:
+            self.position = 0
 
     def turn(self, layers: Mapping[str, FactoredLayer]) -> None:
         """Turn the bases of layers that have gradients, whose cores will move by later ones."""

@@ -57,6 +57,9 @@ class ElementwiseMoments(Moments):
         increments = Factors(layer.core.detach() - old.core, tuple(basis.detach().clone() for basis in layer.bases()))
         layer.set_factors(keep_frozen(layer, old, layer.method.retract(old, increments)))
 
+    def forget(self, layer: FactoredLayer) -> None:
+        """Do nothing: between steps nothing is kept."""
+
     def carry(self, layer: FactoredLayer, old: Factors, new: Factors) -> None:
         """Turn the state of the core."""
         if state := self.optimizer.state.get(layer.core):

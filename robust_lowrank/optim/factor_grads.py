@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.layers.base import FactoredLayer
-from robust_lowrank.layers.functional import sides_of_slots
+from robust_lowrank.layers.merging import sides_of_slots
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import tangent
 

@@ -10,7 +10,7 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.layers.forms import Dense
-from robust_lowrank.layers.functional import fit_to_slot
+from robust_lowrank.layers.merging import fit_to_slot
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import tangent
 from robust_lowrank.optim.factor_grads import join

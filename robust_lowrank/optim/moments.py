@@ -42,6 +42,10 @@ class Moments(ABC):
     def carry(self, layer: FactoredLayer, old: Factors, new: Factors) -> None:
         """Take a layer's state along when its factors change."""
 
+    @abstractmethod
+    def forget(self, layer: FactoredLayer) -> None:
+        """Drop what is kept of a layer beside the torch optimizer's state."""
+
     def group(self, layer: FactoredLayer) -> dict[str, Any]:
         """Return the parameter group of a layer's core."""
         return self.group_of(layer.core)

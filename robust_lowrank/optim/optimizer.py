@@ -167,6 +167,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         """
         if self.steps == 0:
             self._require_the_same_network()
+        self._driver.follow_loads()
         if closure is None and self.evaluations_per_step > 1:
             raise self._needs_closure()
         try:

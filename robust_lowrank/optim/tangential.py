@@ -55,6 +55,10 @@ class TangentMoments(Moments):
         """Remember where the layer's moment belongs, to project it on the tangent space in which it is next needed."""
         self._left.setdefault(layer, old)
 
+    def forget(self, layer: FactoredLayer) -> None:
+        """Drop where the layer's moment belongs."""
+        self._left.pop(layer, None)
+
     def forget_journeys(self) -> None:
         """Treat loaded moments as belonging to the current factors."""
         self._left = {}

@@ -72,6 +72,10 @@ class Truncation:
         """Return what a layer keeps beside its weight in new bases."""
         return linalg.multi_product(self._beside[name], basis_overlaps(old, new)) if name in self._beside else 0.0
 
+    def drop(self, name: str) -> None:
+        """Drop what a layer keeps beside its weight."""
+        self._beside.pop(name, None)
+
     def forget(self, layers: Mapping[str, FactoredLayer]) -> None:
         """Drop idle directions, and all that is kept beside the weights, which stay as they are."""
         self._beside = {}

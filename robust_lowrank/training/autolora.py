@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robust_lowrank.compression import install
+from robust_lowrank.compression import put
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.network.inputs import check_examples
 from robust_lowrank.layers import Adapter, without_updates
@@ -174,7 +174,7 @@ class AutoLoRa:
         """Drop the updates, in place: every adapter becomes its base, an ordinary layer."""
         for name, module in list(self.model.named_modules()):
             if isinstance(module, Adapter):
-                install(self.model, name, module.base)
+                put(self.model, name, module.base)
 
 
 def _weights(accuracy: Tensor | float, beta: float) -> Weights:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank import TDLRT, linalg
+from robust_lowrank import TDLRT, Rank, linalg
 from robust_lowrank.compression import compress
 from robust_lowrank.layers import FactoredLayer, LowRankLinear, TuckerConv2d
 from robust_lowrank.linalg import Factors
@@ -28,7 +28,7 @@ each_kernel_method = pytest.mark.parametrize("method", KERNEL_METHODS.values(), 
 
 def factored(layer: nn.Module, method: str | Method, rank: float = 0.6) -> FactoredLayer:
     net = nn.Sequential(layer)
-    compress(net, method=method, rank=rank)
+    compress(net, method=method, rank=Rank(overrides={"0": rank}))  # asked for by name, also where factors grow
     assert isinstance(net[0], FactoredLayer)
     return net[0]
 

@@ -9,16 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import Adapter, FactoredLayer
+from robust_lowrank.layers import Adapter, ChainLayer
 from robust_lowrank.layers.forms import Dense
 
-LinearLayer = Dense | FactoredLayer | Adapter
+LinearLayer = Dense | ChainLayer | Adapter
 
 
 def is_linear(layer: nn.Module) -> TypeGuard[LinearLayer]:
     """Return whether a module computes what its weight says, unlike a subclass of `nn.Linear` with a forward of its own."""
-    if isinstance(layer, FactoredLayer | Adapter):
-        return True
+    if isinstance(layer, Adapter):
+        return is_linear(layer.base)
+    if isinstance(layer, ChainLayer | nn.Conv3d):
+        return isinstance(layer, ChainLayer) and layer.slides <= 2
     kind = next((each for each in get_args(Dense) if isinstance(layer, each)), None)
     inherited = (getattr(type(layer), name, None) is getattr(kind, name, None) for name in ("forward", "_conv_forward"))
     return kind is not None and all(inherited)
@@ -62,7 +64,7 @@ def convolution(layer: LinearLayer | Convolution, *, scale: Tensor | None = None
     if not all(bool(torch.isfinite(parameter).all()) for parameter in layer.parameters()):
         raise UserError("a layer that holds NaN or infinity has no norm")
     wide = copy.deepcopy(layer).double().cpu()
-    if isinstance(wide, FactoredLayer):
+    if isinstance(wide, ChainLayer):
         before, middle, after = _chain(wide)
     else:
         before, middle, after = None, wide.dense_layer() if isinstance(wide, Adapter) else wide, None
@@ -118,7 +120,7 @@ def apply_adjoint(conv: Convolution, y: Tensor, size: tuple[int, int]) -> Tensor
     return x[..., top : top + height, left : left + width]
 
 
-def _chain(layer: FactoredLayer) -> tuple[nn.Module | None, nn.Module, nn.Module | None]:
+def _chain(layer: ChainLayer) -> tuple[nn.Module | None, nn.Module, nn.Module | None]:
     """Return what comes before, at and after the layer that slides."""
     chain = list(layer.factored_layers())
     if len(chain) == 1:

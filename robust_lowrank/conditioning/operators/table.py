@@ -12,7 +12,7 @@ from robust_lowrank.conditioning.operators.convolution import LinearLayer, convo
 from robust_lowrank.conditioning.operators.lanczos import Estimate, conv_norm
 from robust_lowrank.conditioning.operators.symbol import circular_singular_values, conv_bound
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import Adapter, FactoredLayer
+from robust_lowrank.layers import Adapter, ChainLayer
 from robust_lowrank.records import OPERATORS
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def size_of(layer: LinearLayer, shape: Sequence[int]) -> tuple[int, int]:
 def dims_of(layer: LinearLayer) -> int:
     """Return the dimensions of a layer's weight: 2 of a matrix, 4 of a convolution's kernel."""
     base = layer.base if isinstance(layer, Adapter) else layer
-    return base.weight_dims if isinstance(base, FactoredLayer) else base.weight.dim()
+    return base.slides + 2 if isinstance(base, ChainLayer) else base.weight.dim()
 
 
 @torch.no_grad()
@@ -136,7 +136,7 @@ def _row(call: Call) -> dict[str, Any]:
     estimate = Estimate(largest, 0.0, 0) if matrix else conv_norm(conv, call.size, tolerance=TOLERANCE)
     return {
         "layer": call.name,
-        "kind": "linear" if matrix else call.layer.kind if isinstance(call.layer, FactoredLayer) else "conv",
+        "kind": "linear" if matrix else call.layer.kind if isinstance(call.layer, ChainLayer) else "conv",
         "height": call.size[0],
         "width": call.size[1],
         "sigma_max": float(torch.linalg.matrix_norm(conv.kernel.flatten(1), 2)),

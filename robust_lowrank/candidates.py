@@ -1,0 +1,286 @@
+"""Candidates are the matrices of a network that can be factored; of every other one there is a reason."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import UninitializedTensorMixin  # pyright: ignore[reportAttributeAccessIssue]
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import ParametrizationList
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.layers import Adapter, FactoredLayer
+from robust_lowrank.layers.base import WHOLE
+from robust_lowrank.layers.forms import Dense, Form, Source
+from robust_lowrank.layers.linear import is_transposed
+from robust_lowrank.layers.merged import Block, MergedParameter, Place
+
+Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]  # a regular expression, a type, or a predicate
+Choices = Choice | Sequence[Choice]
+
+TABLES = (nn.Embedding, nn.EmbeddingBag)
+SCALES = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+MULTIPLIED = (
+    *(nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase),
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)  # torch's modules whose parameters of two or more dimensions are linear maps
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Candidate(NamedTuple):
+    """What can be factored, under its name in the network.
+
+    Attributes:
+        why: why its weight is merged in every forward pass; empty if it is a chain.
+        names: of the layer whose place a chain takes, as it may have several.
+    """
+
+    name: str
+    layer: Source
+    why: str = ""
+    names: tuple[str, ...] = ()
+
+
+@dataclass
+class Matrix:
+    """A parameter of two or more dimensions.
+
+    Attributes:
+        name: of its layer if that is factored as a whole, else its own.
+        places: the modules that have it, by name, with its name there.
+        candidates: what of it can be factored: itself, or its blocks.
+        kept: why it stays dense; empty if it does not.
+    """
+
+    name: str
+    places: list[tuple[str, nn.Module, str]]
+    tensor: Tensor
+    candidates: list[Candidate] = field(default_factory=list)
+    kept: str = ""
+
+
+def find(model: nn.Module, form: Form, *, exclude: Choices = (), include: Choices | None = None) -> list[Matrix]:
+    """Return the matrices of a network that are not factored yet, each with what can be factored of it, or why it stays dense.
+
+    Raises:
+        UserError: an entry of `exclude` or `include` is no regular expression, or matches nothing.
+    """
+    excluded, included = _Chosen(exclude, "exclude"), None if include is None else _Chosen(include, "include")
+    matrices = list(_matrices(model))
+    for matrix in matrices:
+        _judge(matrix, form, excluded, included)
+    names = sorted({matrix.name for matrix in matrices})
+    for chosen in (excluded, included):
+        if chosen is not None:
+            chosen.require_use(names)
+    return matrices
+
+
+def _judge(matrix: Matrix, form: Form, excluded: "_Chosen", included: "_Chosen | None") -> None:
+    name, module, parameter = matrix.places[0]
+    tensor = matrix.tensor
+    hit = excluded.hit(matrix)
+    wanted = included is not None and included.hit(matrix) is not None
+    if matrix.kept:
+        pass
+    elif hit is not None:
+        matrix.kept = f"excluded by {hit!r}"
+    elif included is not None and not wanted:
+        matrix.kept = "it is not included"
+    elif reason := _no_matrix(module, parameter, tensor):
+        matrix.kept = reason
+    elif (others := sorted({each for each, owner, _ in matrix.places if owner is not module})) and not wanted:
+        matrix.kept = f"its weight is shared with {', '.join(others)}: include it to factor both"
+    elif reason := None if wanted else _by_choice(module, parameter, tensor):
+        matrix.kept = f"{reason}: include it to factor it"
+    elif why := "it is shared" if others else _no_chain(module, parameter, form) if name else "it is the whole network":
+        matrix.candidates = _blocks(matrix, why)
+    else:
+        names = tuple(each for each, _, _ in matrix.places)
+        matrix.candidates = [Candidate(name, module, names=names)]  # pyright: ignore[reportArgumentType]
+    merged = bool(matrix.candidates) and bool(matrix.candidates[0].why)
+    matrix.name = name if name and parameter == "weight" and not merged else _joined(name, parameter)
+
+
+def _no_matrix(module: nn.Module, parameter: str, tensor: Tensor) -> str:
+    """Return why nothing can factor a parameter."""
+    if isinstance(tensor, UninitializedTensorMixin):
+        return "it has no shape yet: run the network once first"
+    if not tensor.is_floating_point():
+        return f"it is {str(tensor.dtype).removeprefix('torch.')}: only real matrices are factored"
+    if sum(size > 1 for size in tensor.shape) < 2:
+        return f"it is a vector, of the shape {tuple(tensor.shape)}"
+    if isinstance(module, ParametrizationList):
+        return "it has another parametrization"
+    if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+        return "its gradient has hooks, a mask perhaps, which factors would not have"
+    return ""
+
+
+def _by_choice(module: nn.Module, parameter: str, tensor: Tensor) -> str:
+    """Return why a parameter stays dense unless it is asked for."""
+    kind = type(module).__name__
+    if isinstance(module, TABLES) or "Embedding" in kind:
+        return "it is a table of vectors"
+    if isinstance(module, SCALES) or "Norm" in kind:
+        return "it scales elementwise"
+    if isinstance(module, MULTIPLIED) or is_transposed(module) or parameter == "weight":
+        return ""
+    if tensor.dim() > 2 and all(size > 1 for size in tensor.shape):
+        return ""
+    return f"a parameter of a {kind}, it may be no matrix of a linear map"
+
+
+def _no_chain(module: nn.Module, parameter: str, form: Form) -> str:
+    """Return why a layer cannot be computed as a chain of thin ones; empty if it can."""
+    if not isinstance(module, Dense) and not is_transposed(module):
+        return f"{type(module).__name__}.{parameter}"
+    kind = next((each for each in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, each)), type(module))
+    if parametrize.is_parametrized(module):
+        return "another parameter of its layer is parametrized"
+    inherited = (getattr(type(module), name, None) is getattr(kind, name, None) for name in ("forward", "_conv_forward"))
+    if not all(inherited) or "forward" in vars(module):
+        return f"{type(module).__name__} has a forward of its own"
+    if parameter != "weight" or set(module._parameters) - {"weight", "bias"} or module._buffers or module._modules:
+        return "its layer has other tensors"
+    if any(getattr(module, hooks) for hooks in HOOKS):
+        return "its layer has hooks"
+    return form.refusal(module) or ""
+
+
+def _blocks(matrix: Matrix, why: str) -> list[Candidate]:
+    """Return the blocks of a parameter, each a candidate."""
+    name, _, parameter = matrix.places[0]
+    places = [Place(owner, attribute) for _, owner, attribute in matrix.places]
+    return [
+        Candidate(
+            _joined(name, parameter) if label == WHOLE else f"{_joined(name, parameter)}.{label}",
+            block,
+            why,
+        )
+        for label, block in blocks_of(places, matrix.tensor).items()
+    ]
+
+
+def blocks_of(places: list[Place], tensor: Tensor) -> dict[str, Block]:
+    """Return the matrices that a parameter consists of, one above the other, by their labels.
+
+    The fused projection of an attention has one for q, k and v each, a grouped convolution one a group, and a stack of matrices,
+    such as those of experts, one each. A single one has the label `whole`.
+    """
+    module, parameter, _ = places[0]
+    tensor = tensor.detach()
+    labels = [WHOLE]
+    if isinstance(module, nn.MultiheadAttention) and parameter == "in_proj_weight":
+        matrix, labels = tensor, list("qkv")
+    elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)):
+        matrix, groups = tensor.flatten(1), module.groups
+        if groups > 1 and min(len(tensor) // groups, tensor.shape[1]) > 1:
+            labels = [str(index) for index in range(groups)]
+    else:
+        sizes = [size for size in tensor.shape if size > 1]
+        stack = len(sizes) > 2 and not isinstance(module, nn.Bilinear)
+        matrix = tensor.reshape(-1, sizes[-1]) if stack or len(sizes) == 2 else tensor.flatten(1)
+        if stack:
+            labels = [str(index) for index in range(math.prod(sizes[:-2]))]
+    rows = len(matrix) // len(labels)
+    return {
+        label: Block([place._replace(block=label) for place in places], block, index * rows)
+        for index, (label, block) in enumerate(zip(labels, matrix.split(rows), strict=True))
+    }
+
+
+def places_of(model: nn.Module, tensor: Tensor) -> list[Place]:
+    """Return the modules that have a parameter, with its name in each."""
+    return [
+        Place(module, name) for module in model.modules() for name, parameter in module._parameters.items() if parameter is tensor
+    ]
+
+
+def _matrices(model: nn.Module) -> Iterator[Matrix]:
+    """Yield the parameters of two or more dimensions outside factored layers, each once."""
+    found: dict[int, Matrix] = {}
+    inside: set[int] = set()
+    frozen: set[int] = set()
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, FactoredLayer | MergedParameter):
+            inside.update(id(part) for part in module.modules())
+        if isinstance(module, Adapter):
+            frozen.update(id(part) for part in module.base.modules())
+        if id(module) in inside:
+            continue
+        for parameter, tensor in module._parameters.items():
+            if tensor is None or not (isinstance(tensor, UninitializedTensorMixin) or tensor.dim() > 1):
+                continue
+            matrix = found.setdefault(id(tensor), Matrix(_joined(name, parameter), [], tensor))
+            matrix.places.append((name, module, parameter))
+    for matrix in found.values():
+        _, module, _ = matrix.places[0]
+        if id(module) in frozen or _is_base(module):
+            matrix.kept = "it is the frozen base of an adapter"
+        yield matrix
+
+
+def _joined(name: str, parameter: str) -> str:
+    return f"{name}.{parameter}" if name else parameter
+
+
+def _is_base(module: nn.Module) -> bool:
+    return isinstance(module, ParametrizationList) and len(module) > 0 and isinstance(module[0], MergedParameter)
+
+
+class _Chosen:
+    """What `exclude` or `include` names, and which of its entries have matched."""
+
+    def __init__(self, choices: Choices, kind: str) -> None:
+        self.kind = kind
+        entries = list(choices) if isinstance(choices, Sequence) and not isinstance(choices, str) else [choices]
+        self.entries: list[Any] = [pattern(each, kind) if isinstance(each, str) else each for each in entries]
+        for each in self.entries:
+            if not isinstance(each, re.Pattern) and not callable(each):
+                raise UserError(f"{kind} {each!r} is no regular expression, type of module or function of a name and a module")
+        self.used: set[int] = set()
+
+    def hit(self, matrix: Matrix) -> str | None:
+        """Return the first entry that matches a matrix, by a name of its layer, or by its own."""
+        first = None
+        for index, entry in enumerate(self.entries):
+            if any(self._matches(entry, *place) for place in matrix.places):
+                self.used.add(index)
+                first = _written(entry) if first is None else first
+        return first
+
+    @staticmethod
+    def _matches(entry: Any, name: str, module: nn.Module, parameter: str) -> bool:
+        if isinstance(entry, re.Pattern):
+            return entry.fullmatch(name) is not None or entry.fullmatch(_joined(name, parameter)) is not None
+        if isinstance(entry, type):
+            return isinstance(module, entry)
+        return bool(entry(name, module))
+
+    def require_use(self, names: Sequence[str]) -> None:
+        """Raise a `UserError` if an entry has matched nothing."""
+        unused = [_written(entry) for index, entry in enumerate(self.entries) if index not in self.used]
+        if unused:
+            raise UserError(f"{self.kind} {unused} matches no layer; there are: {', '.join(names)}")
+
+
+def _written(entry: Any) -> str:
+    return entry.pattern if isinstance(entry, re.Pattern) else getattr(entry, "__name__", repr(entry))
+
+
+def pattern(text: str, kind: str) -> re.Pattern[str]:
+    """Return a compiled regular expression.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UserError(f"{kind} {text!r} is not a regular expression: {error}") from error

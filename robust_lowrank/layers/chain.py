@@ -1,0 +1,80 @@
+"""Chain layers compute with thin factors in turn, and show what the layers show whose places they take."""
+
+import copy
+from abc import abstractmethod
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank.layers.base import FactoredLayer, parameters_of
+from robust_lowrank.linalg import Factors
+
+
+class ChainLayer(FactoredLayer):
+    """A linear map or convolution that is computed factor by factor.
+
+    It has the attributes of the layer whose place it takes, such as `in_features` or `stride`, and its `weight`: the merged one,
+    formed when it is read, with the projected gradients for who differentiates through it.
+
+    Attributes:
+        read: whether somebody reads these, as attentions do that compute with their layers' weights themselves.
+        slides: in how many directions a kernel slides.
+    """
+
+    bias: nn.Parameter | None
+    weight: Any
+    read: bool = False
+    slides: int = 0
+
+    def __init__(self, factors: Factors, bias: Tensor | None = None, *, like: nn.Module | None = None) -> None:
+        super().__init__(factors)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        if like is None:
+            like = self.torch_layer(torch.empty(self.dense_weight().shape, device="meta"), bias)
+        object.__setattr__(self, "_shell", _shell_of(like))  # no submodule: it has no state
+        weight = getattr(like, "weight", self.core)
+        self.weight_dtype = self.core.dtype if weight.is_meta else weight.dtype
+
+    @classmethod
+    def in_place_of(cls, layer: Any, factors: Factors, bias: Tensor | None) -> Self:
+        """Return the layer of these factors that computes on what `layer` computes on."""
+        return cls(factors, bias, like=layer)
+
+    @staticmethod
+    @abstractmethod
+    def torch_layer(weight: Tensor, bias: Tensor | None) -> nn.Module:
+        """Return the torch layer that owns copies of a weight and a bias."""
+
+    @abstractmethod
+    def factored_layers(self) -> nn.Sequential:
+        """Return a chain of ordinary torch layers that computes the same without forming the weight."""
+
+    def dense_layer(self) -> nn.Module:
+        """Return an ordinary layer that computes the same, of the class whose place this one took."""
+        layer = copy.deepcopy(self.__dict__["_shell"])
+        (layer.weight,) = parameters_of([self.dense_weight().to(self.weight_dtype)])
+        if self.bias is not None:
+            (layer.bias,) = parameters_of([self.bias])
+        return layer.train(self.training)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            shell = self.__dict__.get("_shell")
+            if shell is None or name.startswith("_") or (name != "weight" and name not in vars(shell)):
+                raise
+            self.read = True
+            return self.dense_weight().to(self.weight_dtype) if name == "weight" else vars(shell)[name]
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows."""
+        return f"{super().extra_repr()}, bias={self.bias is not None}"
+
+
+def _shell_of(layer: nn.Module) -> nn.Module:
+    """Return a layer without its weight and bias."""
+    shell = copy.copy(layer)
+    shell._parameters = dict.fromkeys(layer._parameters)
+    return shell

@@ -1,0 +1,171 @@
+"""A merged layer stands for a block of a parameter, wherever that is used: its weight is formed in every forward pass."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from robust_lowrank.layers.base import UPDATE, WHOLE, FactoredLayer, Kind
+from robust_lowrank.linalg import Factors
+
+
+class Place(NamedTuple):
+    """A block of a parameter: the module that owns it, its name there, and where among the rows of the parameter's matrix."""
+
+    module: nn.Module
+    parameter: str
+    block: str = WHOLE
+
+
+class Block:
+    """A block of a parameter, as a layer to be factored: its weight is a matrix.
+
+    Attributes:
+        places: where it is; a parameter that several modules share has one a module.
+        weight: the block (n, m).
+        start: the first of its rows among those of the parameter.
+        trains: whether the parameter requires gradients.
+    """
+
+    bias: None = None
+
+    def __init__(self, places: list[Place], weight: Tensor, start: int) -> None:
+        self.places = places
+        self.weight: Tensor = weight
+        self.start = start
+        self.training: bool = places[0].module.training
+        self.trains: bool = self._parameter().requires_grad
+
+    def _parameter(self) -> Tensor:
+        return getattr(self.places[0].module, self.places[0].parameter)
+
+    @torch.no_grad()
+    def subtract(self, part: Tensor) -> None:
+        """Take a matrix from the block."""
+        parameter = self._parameter()
+        rows = parameter.reshape(-1, self.weight.shape[1])
+        rows[self.start : self.start + len(part)] -= part.to(rows.dtype)
+        parameter.copy_(rows.reshape(parameter.shape))
+
+
+class MergedLayer(FactoredLayer):
+    """A block of a parameter that is a product of factors.
+
+    Attributes:
+        alpha: its factor in the parameter.
+    """
+
+    alpha: float = 1.0
+    kind: ClassVar[Kind] = "merged"
+
+    @classmethod
+    def takes(cls, layer: Any) -> bool:
+        """Return whether a layer is a block of a parameter."""
+        return isinstance(layer, Block)
+
+    @classmethod
+    def in_place_of(cls, layer: Any, factors: Factors, bias: Tensor | None) -> "MergedLayer":
+        """Return the block of these factors."""
+        built = cls(factors)
+        built.weight_dtype = layer.weight.dtype
+        return built
+
+    def forward(self) -> Tensor:
+        """Return the block (n, m) times alpha, in the network's precision."""
+        weight = self.merged().to(self.weight_dtype)
+        return weight if self.alpha == 1 else self.alpha * weight
+
+    def dense_weight(self) -> Tensor:
+        """Return the block (n, m)."""
+        return self.merged()
+
+    def inference_parameters(self) -> int:
+        """Return the size of the block: ordinary layers have it whole."""
+        return self.dense_parameters()
+
+
+class MergedParameter(nn.Module):
+    """What `torch.nn.utils.parametrize` calls in place of a parameter: its blocks, one above the other.
+
+    In an adapter the parameter stays, frozen, and the blocks are added to it.
+
+    Attributes:
+        updated: whether an adapter's update takes part.
+    """
+
+    updated: bool = True
+
+    def __init__(self, blocks: Mapping[str, MergedLayer], shape: torch.Size, *, adapter: bool) -> None:
+        super().__init__()
+        self.shape = shape
+        self.adapter = adapter
+        self.labels: tuple[str, ...] = tuple(blocks)
+        for label, block in blocks.items():
+            self.add_module(label, _beside(block) if adapter else block)
+
+    def blocks(self) -> dict[str, MergedLayer]:
+        """Return the blocks by their labels."""
+        suffix = f".{UPDATE}" if self.adapter else ""
+        return {label: self.get_submodule(label + suffix) for label in self.labels}  # pyright: ignore[reportReturnType]
+
+    def forward(self, *frozen: Tensor) -> Tensor:
+        """Return the parameter."""
+        if frozen and not self.updated:
+            return frozen[0]
+        blocks = [block() for block in self.blocks().values()]
+        weight = (blocks[0] if len(blocks) == 1 else torch.cat(blocks)).reshape(self.shape)
+        return frozen[0] + weight if frozen else weight
+
+    def right_inverse(self, value: Tensor) -> Any:
+        """Return what torch is to keep beside the factors: an adapter's frozen parameter, or nothing."""
+        return value if self.adapter else ()
+
+
+def _beside(update: MergedLayer) -> nn.Module:
+    """Return a module that holds an adapter's update under its name."""
+    holder = nn.Module()
+    holder.add_module(UPDATE, update)
+    return holder
+
+
+def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, adapter: bool = False) -> None:
+    """Let blocks stand for a parameter in every module that has it, or in an adapter beside it."""
+    owner, name, _ = places[0]
+    stand_in = MergedParameter(blocks, getattr(owner, name).shape, adapter=adapter)
+    for module, parameter, _ in places:
+        parametrize.register_parametrization(module, parameter, stand_in)
+        if isinstance(module, nn.RNNBase):
+            type(module)._flat_weights = property(_flat_weights, _ignore)  # pyright: ignore[reportAttributeAccessIssue]
+            vars(module).pop("_flat_weights", None)
+
+
+def uninstall_merged(module: nn.Module, name: str) -> None:
+    """Put a parameter with the merged weight in the place of its factors."""
+    kind = type(module)
+    module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))  # pyright: ignore[reportAttributeAccessIssue] # copies share one, which removal would change
+    trains = any(parameter.requires_grad for parameter in merged_parameters(module)[name].parameters())
+    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    weight = getattr(module, name).detach()
+    module._buffers.pop(name, None)
+    module.register_parameter(name, nn.Parameter(weight, requires_grad=trains))
+    if isinstance(module, nn.RNNBase) and not parametrize.is_parametrized(module):
+        module._flat_weights = _flat_weights(module)
+
+
+def merged_parameters(module: nn.Module) -> dict[str, MergedParameter]:
+    """Return what stands for parameters of a module, by their names."""
+    if not parametrize.is_parametrized(module):
+        return {}
+    lists = vars(module)["_modules"]["parametrizations"]
+    return {name: each[0] for name, each in lists.items() if isinstance(each[0], MergedParameter)}
+
+
+def _flat_weights(module: Any) -> list[Tensor | None]:
+    """Return the weights of a recurrent layer, which otherwise keeps those that it had when it was made."""
+    return [getattr(module, name, None) for name in module._flat_weights_names]
+
+
+def _ignore(module: Any, value: Any) -> None:
+    """Do nothing: the weights are read anew each time."""
