@@ -32,6 +32,13 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+class Seen(NamedTuple):
+    """What a pass has shown: how often modules are called, and with which parameters is multiplied, by their identities."""
+
+    calls: dict[int, int]
+    multiplied: set[int]
+
+
 class Candidate(NamedTuple):
     """What can be factored, under its name in the network.
 
@@ -64,8 +71,13 @@ class Matrix:
     kept: str = ""
 
 
-def find(model: nn.Module, form: Form, *, exclude: Choices = (), include: Choices | None = None) -> list[Matrix]:
+def find(
+    model: nn.Module, form: Form, *, exclude: Choices = (), include: Choices | None = None, seen: Seen | None = None
+) -> list[Matrix]:
     """Return the matrices of a network that are not factored yet, each with what can be factored of it, or why it stays dense.
+
+    Args:
+        seen: what a pass of the network has shown.
 
     Raises:
         UserError: an entry of `exclude` or `include` is no regular expression, or matches nothing.
@@ -73,7 +85,7 @@ def find(model: nn.Module, form: Form, *, exclude: Choices = (), include: Choice
     excluded, included = _Chosen(exclude, "exclude"), None if include is None else _Chosen(include, "include")
     matrices = list(_matrices(model))
     for matrix in matrices:
-        _judge(matrix, form, excluded, included)
+        _judge(matrix, form, excluded, included, seen)
     names = sorted({matrix.name for matrix in matrices})
     for chosen in (excluded, included):
         if chosen is not None:
@@ -81,7 +93,7 @@ def find(model: nn.Module, form: Form, *, exclude: Choices = (), include: Choice
     return matrices
 
 
-def _judge(matrix: Matrix, form: Form, excluded: "_Chosen", included: "_Chosen | None") -> None:
+def _judge(matrix: Matrix, form: Form, excluded: "_Chosen", included: "_Chosen | None", seen: Seen | None) -> None:
     name, module, parameter = matrix.places[0]
     tensor = matrix.tensor
     hit = excluded.hit(matrix)
@@ -96,9 +108,9 @@ def _judge(matrix: Matrix, form: Form, excluded: "_Chosen", included: "_Chosen |
         matrix.kept = reason
     elif (others := sorted({each for each, owner, _ in matrix.places if owner is not module})) and not wanted:
         matrix.kept = f"its weight is shared with {', '.join(others)}: include it to factor both"
-    elif reason := None if wanted else _by_choice(module, parameter, tensor):
+    elif reason := None if wanted else _by_choice(matrix, seen):
         matrix.kept = f"{reason}: include it to factor it"
-    elif why := "it is shared" if others else _no_chain(module, parameter, form) if name else "it is the whole network":
+    elif why := _why_merged(matrix, form, seen):
         matrix.candidates = _blocks(matrix, why)
     else:
         names = tuple(each for each, _, _ in matrix.places)
@@ -122,18 +134,36 @@ def _no_matrix(module: nn.Module, parameter: str, tensor: Tensor) -> str:
     return ""
 
 
-def _by_choice(module: nn.Module, parameter: str, tensor: Tensor) -> str:
+def _by_choice(matrix: Matrix, seen: Seen | None) -> str:
     """Return why a parameter stays dense unless it is asked for."""
+    (_, module, parameter), tensor = matrix.places[0], matrix.tensor
     kind = type(module).__name__
+    multiplied = seen is not None and id(tensor) in seen.multiplied
+    if seen is not None and not multiplied and not any(seen.calls.get(id(owner)) for _, owner, _ in matrix.places):
+        return "it takes no part in the pass of example_input"
     if isinstance(module, TABLES) or "Embedding" in kind:
         return "it is a table of vectors"
     if isinstance(module, SCALES) or "Norm" in kind:
         return "it scales elementwise"
     if isinstance(module, MULTIPLIED) or is_transposed(module) or parameter == "weight":
         return ""
-    if tensor.dim() > 2 and all(size > 1 for size in tensor.shape):
+    if multiplied or (seen is None and tensor.dim() > 2 and all(size > 1 for size in tensor.shape)):
         return ""
-    return f"a parameter of a {kind}, it may be no matrix of a linear map"
+    if seen is not None:
+        return f"a parameter of a {kind}, it is multiplied with nothing as a matrix"
+    return f"a parameter of a {kind}, it may be no matrix of a linear map, which an example_input tells"
+
+
+def _why_merged(matrix: Matrix, form: Form, seen: Seen | None) -> str:
+    """Return why a weight is merged in every pass; empty if its layer is computed as a chain."""
+    name, module, parameter = matrix.places[0]
+    if any(owner is not module for _, owner, _ in matrix.places):
+        return "it is shared"
+    if not name:
+        return "it is the whole network"
+    if seen is not None and not seen.calls.get(id(module)):
+        return "its layer is never called: its weight is read by another one"
+    return _no_chain(module, parameter, form)
 
 
 def _no_chain(module: nn.Module, parameter: str, form: Form) -> str:

@@ -97,8 +97,11 @@ class FactoredConv(ChainLayer):
     def __init__(self, factors: Factors, shape: ConvShape, bias: Tensor | None = None, *, like: nn.Module | None = None) -> None:
         self.shape = shape
         self.slides: int = len(shape.kernel)
-        meta = factors.core.new_empty((1, shape.channels, *shape.kernel), device="meta")
-        super().__init__(factors, bias, like=like or conv_layer(meta, None, shape.geometry))
+        if like is None:
+            filters = len(factors.bases[0] if factors.bases else factors.core)
+            blank = factors.core.new_empty((filters, shape.channels, *shape.kernel), device="meta")
+            like = conv_layer(blank, bias, shape.geometry)
+        super().__init__(factors, bias, like=like)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, ...), or of one without a batch."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from robust_lowrank.errors import UserError
 from robust_lowrank.layers.base import UPDATE, WHOLE, FactoredLayer, Kind
 from robust_lowrank.linalg import Factors
 
@@ -93,9 +94,11 @@ class MergedParameter(nn.Module):
 
     Attributes:
         updated: whether an adapter's update takes part.
+        installed: whether it stands where it is to stand.
     """
 
     updated: bool = True
+    installed: bool = False
 
     def __init__(self, blocks: Mapping[str, MergedLayer], shape: torch.Size, *, adapter: bool) -> None:
         super().__init__()
@@ -119,7 +122,13 @@ class MergedParameter(nn.Module):
         return frozen[0] + weight if frozen else weight
 
     def right_inverse(self, value: Tensor) -> Any:
-        """Return what torch is to keep beside the factors: an adapter's frozen parameter, or nothing."""
+        """Return what torch is to keep beside the factors: an adapter's frozen parameter, or nothing.
+
+        Raises:
+            UserError: somebody assigns a value to the parameter.
+        """
+        if self.installed:
+            raise UserError("a parameter that is assigned to is factored: export the network first, or load factors into it")
         return value if self.adapter else ()
 
 
@@ -139,6 +148,7 @@ def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, ad
         if isinstance(module, nn.RNNBase):
             type(module)._flat_weights = property(_flat_weights, _ignore)  # pyright: ignore[reportAttributeAccessIssue]
             vars(module).pop("_flat_weights", None)
+    stand_in.installed = True
 
 
 def uninstall_merged(module: nn.Module, name: str) -> None:

@@ -11,6 +11,7 @@ others, forward and of higher order: the bases count as constants.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
@@ -29,7 +30,8 @@ def merge(factors: Factors) -> Tensor:
         tensor([[1., 1.],
                 [1., 1.]])
     """
-    return _Merge.apply(factors.core, *factors.bases)  # pyright: ignore[reportReturnType]
+    with torch.autocast(factors.core.device.type, enabled=False):
+        return _Merge.apply(factors.core, *factors.bases)  # pyright: ignore[reportReturnType]
 
 
 def fit_to_slot(side: Tensor | None, basis: Tensor) -> Tensor | None:
@@ -68,20 +70,8 @@ class _Merge(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         core, *bases = (factor.detach() for factor in ctx.saved_tensors)
-        wanted = ctx.needs_input_grad
-        if core.dim() == 2:
-            u, v = bases
-            k = g @ v if wanted[0] or wanted[1] else None
-            ds = u.T @ k if wanted[0] and k is not None else None
-            return ds, fit_to_slot(k, u) if wanted[1] else None, fit_to_slot(g.T @ u if wanted[2] else None, v)
-        slots: list[Tensor | None] = [linalg.multi_product(g, [basis.T for basis in bases]) if wanted[0] else None]
-        for mode in range(len(bases)):
-            if not wanted[mode + 1]:
-                slots.append(None)
-                continue
-            others = _but_one(g, [basis.T for basis in bases], mode)
-            slots.append(linalg.unfold(others, mode) @ linalg.unfold(frame(core, mode), mode).T)
-        return tuple(slots)
+        with torch.autocast(g.device.type, enabled=False):
+            return _slots(g, core, bases, ctx.needs_input_grad)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -107,3 +97,20 @@ def _but_one(tensor: Tensor, matrices: Sequence[Tensor], left_out: int) -> Tenso
     for mode, matrix in enumerate(matrices):
         tensor = tensor if mode == left_out else linalg.mode_product(tensor, matrix, mode)
     return tensor
+
+
+def _slots(g: Tensor, core: Tensor, bases: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    """Return the projected gradients of core and bases that are wanted."""
+    if core.dim() == 2:
+        u, v = bases
+        k = g @ v if wanted[0] or wanted[1] else None
+        ds = u.T @ k if wanted[0] and k is not None else None
+        return ds, fit_to_slot(k, u) if wanted[1] else None, fit_to_slot(g.T @ u if wanted[2] else None, v)
+    slots: list[Tensor | None] = [linalg.multi_product(g, [basis.T for basis in bases]) if wanted[0] else None]
+    for mode in range(len(bases)):
+        if not wanted[mode + 1]:
+            slots.append(None)
+            continue
+        others = _but_one(g, [basis.T for basis in bases], mode)
+        slots.append(linalg.unfold(others, mode) @ linalg.unfold(frame(core, mode), mode).T)
+    return tuple(slots)

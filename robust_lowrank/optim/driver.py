@@ -1,7 +1,7 @@
 """The driver turns, moves and truncates factored layers as their methods say, around the step of one torch optimizer."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -41,7 +41,6 @@ class LayerDriver:
         self._elementwise = ElementwiseMoments(inner)
         self._tangent = None if rule is None else TangentMoments(inner, rule)
         self._truncation = Truncation(self._install)
-        self._loads: dict[str, int] | None = self._count_loads()  # of the factors that the state belongs to
 
     @property
     def galerkin(self) -> dict[str, FactoredLayer]:
@@ -70,22 +69,13 @@ class LayerDriver:
         self._truncation.load_state_dict(state["beside"], self._layers)
         if self._tangent is not None:
             self._tangent.forget_journeys()
-        self._loads = None
         self.require_bases_grad(False)
 
-    def _count_loads(self) -> dict[str, int]:
-        return {name: layer.loads for name, layer in self._layers.items()}
-
-    def follow_loads(self) -> None:
-        """Forget what belongs to factors in whose place others have been loaded, unless the optimizer was loaded too."""
-        before, self._loads = self._loads, self._count_loads()
-        if before is None or before == self._loads:
-            return
-        for name, layer in self._layers.items():
-            if layer.loads == before[name]:
+    def drop(self, names: Iterable[str]) -> None:
+        """Drop what is kept of layers whose factors are not those of before."""
+        for name in names:
+            if (layer := self._layers.get(name)) is None:
                 continue
-            for parameter in (layer.core, *layer.bases()):
-                self._inner.state.pop(parameter, None)
             if self._open.pop(name, None) is not None:
                 require_grad(layer.bases(), True)
             self._truncation.drop(name)

@@ -14,6 +14,7 @@ from robust_lowrank.methods.galerkin import off_diagonal_factor
 from robust_lowrank.optim.driver import LayerDriver
 from robust_lowrank.optim.free_layers import FreeLayers
 from robust_lowrank.optim.groups import parameter_groups, window_of
+from robust_lowrank.optim.loads import Loads
 from robust_lowrank.optim.loss_terms import add_penalty, penalty_targets
 from robust_lowrank.optim.rules import make_inner, rule_of
 from robust_lowrank.optim.steps import amortised_step, exact_step
@@ -90,6 +91,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             (penalty, penalty_targets(model, self.layers.values(), penalty)) for penalty in penalties
         ]
         self._free = FreeLayers(model)
+        self._loads = Loads(dict(named_factored_layers(model)))
         self.steps: int = 0
         factored = any(layer.bases() for layer in self.layers.values())
         groups = parameter_groups(model, self.layers)
@@ -149,6 +151,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self.inner.load_state_dict(state)
         self._share()
         self.steps = window["steps"]
+        self._loads.trust()
         self._driver.load_state_dict(window)
 
     @torch.no_grad()
@@ -167,7 +170,10 @@ class LowRankOptimizer(torch.optim.Optimizer):
         """
         if self.steps == 0:
             self._require_the_same_network()
-        self._driver.follow_loads()
+        if loaded := self._loads.new():
+            for parameter in (factor for layer in loaded.values() for factor in layer.all_factors()):
+                self.state.pop(parameter, None)
+            self._driver.drop(loaded)
         if closure is None and self.evaluations_per_step > 1:
             raise self._needs_closure()
         try:

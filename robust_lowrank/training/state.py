@@ -18,7 +18,7 @@ from robust_lowrank.methods import SVD
 from robust_lowrank.models import classifier
 from robust_lowrank.provenance import machine, versions
 from robust_lowrank.records import RunFiles
-from robust_lowrank.training.config import DENSE, MethodConfig, TrainConfig, TrainingConfig
+from robust_lowrank.training.config import DENSE, TrainConfig, TrainingConfig
 from robust_lowrank.training.loop import Examples, Loop
 from robust_lowrank.training.naming import describe
 from robust_lowrank.training.rank_config import BudgetTable, RankTable
@@ -104,7 +104,7 @@ class TrainState:
         config = job.config
         torch.manual_seed(config.seed)
         model = build_network(config)
-        kept_dense = {} if config.method.name == SVD.name else factorise(model, config.method)
+        kept_dense = {} if config.method.name == SVD.name else factorise(model, config)
         model.to(job.device)
         phase = job.phase(1)
         loop = job.loop(model, phase)
@@ -180,13 +180,14 @@ class TrainState:
         save_state(self.job.out, SavedState(self.writer.record, self.model, values))
 
 
-def factorise(model: nn.Module, method: MethodConfig) -> dict[str, str]:
+def factorise(model: nn.Module, config: TrainConfig) -> dict[str, str]:
     """Compress a network in place as a configuration says; return which layers stayed dense and why."""
+    method = config.method
     if method.name == DENSE:
         return {}
     assert method.init is not None
     init = "weights" if method.name == SVD.name else method.init
-    return compress(model, method=method.method(), init=init, **_layers_and_ranks(model, method)).kept_dense
+    return compress(model, method=method.method(), init=init, **_layers_and_ranks(model, config)).kept_dense
 
 
 def plan_layers(config: TrainConfig) -> "pd.DataFrame":
@@ -198,13 +199,15 @@ def plan_layers(config: TrainConfig) -> "pd.DataFrame":
     if config.method.name == DENSE:
         raise UserError("a dense network is not compressed: name a method, such as condlr")
     model = build_network(config)
-    return plan(model, method=config.method.method(), **_layers_and_ranks(model, config.method))
+    return plan(model, method=config.method.method(), **_layers_and_ranks(model, config))
 
 
-def _layers_and_ranks(model: nn.Module, method: MethodConfig) -> dict[str, Any]:
+def _layers_and_ranks(model: nn.Module, config: TrainConfig) -> dict[str, Any]:
+    method, shape = config.method, DATASETS[config.data.name].input_shape
     exclude = (re.escape(classifier(model)),) if method.exclude is None else method.exclude
     rank = method.rank.to_rank() if isinstance(method.rank, RankTable | BudgetTable) else method.rank
-    return {"rank": rank, "exclude": exclude}
+    example = torch.zeros(2, *shape, device=next(model.parameters()).device)
+    return {"rank": rank, "exclude": exclude, "example_input": example}
 
 
 def _fits(record: records.RunRecord, job: TrainJob) -> bool:

@@ -124,7 +124,7 @@ def _run(
             state.loop.finish()
         changes: dict[str, object] = {"seconds": writer.record.seconds + outcome.seconds}
         if epoch == last_dense:
-            changes["kept_dense"] = factorise(model, config.method)
+            changes["kept_dense"] = factorise(model, config)
         changes["parameters"] = count_parameters(model)
         metrics = {
             "epoch": epoch,

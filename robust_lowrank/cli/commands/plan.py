@@ -21,6 +21,7 @@ def plan(
 ) -> None:
     """Say what compression would do to a network: which layers it factors, at which rank, with how many parameters.
 
+    Times and operations are those of the dense layers in one pass on two inputs, then is the number of operations at that rank.
     Nothing is trained or written.
     """
     from robust_lowrank.training.state import plan_layers
@@ -31,10 +32,16 @@ def plan(
     if json:
         console.print_json(console.rows(layers))
         return
-    table = Table("layer", "kind", "shape", "rank", "parameters", "of dense", "kept dense because", box=None, pad_edge=False)
+    table = Table("layer", "form", "shape", "rank", "parameters", "of dense", "ms", "MFLOP", "then", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
     for row in layers.to_dict("records"):
         shape, share = f"{row['rows']} x {row['columns']}", f"{row['params'] / row['params_dense']:.0%}"
-        table.add_row(escape(row["layer"]), row["kind"], shape, str(row["rank"]), f"{row['params']:,}", share, row["kept_dense"])
+        costs = [f"{row[column]:.2f}" for column in ("milliseconds", "mflops", "mflops_factored")]
+        table.add_row(escape(row["layer"]), row["form"], shape, str(row["rank"]), f"{row['params']:,}", share, *costs)
     console.print_table(table)
+    for reason, kind in (("kept_dense", "stays dense"), ("why", "is merged")):
+        for row in layers[layers[reason] != ""].to_dict("records"):
+            console.say(f"{row['layer']} {kind}: {row[reason]}")
     total, dense = int(layers["params"].sum()), int(layers["params_dense"].sum())
     console.say(f"Together {total:,} of {dense:,} parameters, {total / dense:.1%}")

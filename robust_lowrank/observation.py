@@ -1,0 +1,163 @@
+"""A network is observed in a pass: which layers are called, whose weights are read, how long it takes, how much is computed."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from robust_lowrank.candidates import Seen
+from robust_lowrank.errors import UserError, first_line
+from robust_lowrank.optim.replay import repeatable
+
+MULTIPLY = (
+    *("linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm", "baddbmm", "addbmm", "einsum"),
+    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "_grouped_mm", "grouped_mm"),
+    *("multi_head_attention_forward", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "tensordot", "chain_matmul"),
+)
+VIEWS = (
+    *("__getitem__", "__get__", "t", "transpose", "permute", "movedim", "reshape", "view", "flatten", "unflatten", "squeeze"),
+    *("unsqueeze", "chunk", "split", "unbind", "narrow", "select", "index_select", "expand", "contiguous", "to", "type_as", "float"),
+    *("half", "bfloat16", "double", "detach", "clone", "swapaxes"),
+)
+PASSES = 3  # whose median time counts
+
+
+@dataclass
+class Observation:
+    """What passes of a network in both modes have shown.
+
+    Attributes:
+        seen: which modules were called, and which parameters multiplied with.
+        seconds: of each module's calls in one pass in evaluation mode.
+        flops: likewise its floating-point operations.
+    """
+
+    seen: Seen
+    seconds: dict[str, float] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def observe(model: nn.Module, example_input: Any) -> Observation:
+    """Run a network on an example in training and in evaluation mode, and leave it as it was.
+
+    Args:
+        example_input: a tensor, a tuple of positional arguments, or a mapping of named ones.
+
+    Raises:
+        UserError: the network does not run on it.
+    """
+    modes = {module: module.training for module in model.modules()}
+    seen = Seen(defaultdict(int), set())
+    observation = Observation(seen)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    try:
+        with repeatable(model):
+            model.train()
+            with _counting(model, seen), _Uses(model, seen):
+                _run(model, example_input)
+            in_training = dict(seen.calls)
+            seen.calls.clear()
+            model.eval()
+            with _counting(model, seen), _Uses(model, seen):
+                _run(model, example_input)
+            for module, calls in in_training.items():
+                seen.calls[module] = max(calls, seen.calls[module])
+            with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # inference may take fused ways that have no count
+                _run(model, example_input)
+            for _ in range(PASSES):
+                with _timing(model) as found:
+                    _run(model, example_input)
+                for name, each in found.items():
+                    seconds[name].append(each)
+    except Exception as error:  # of whatever the network does
+        raise UserError(f"the network does not run on example_input: {first_line(error)}") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    root = type(model).__name__
+    for name, flops in counter.get_flop_counts().items():
+        observation.flops[name.removeprefix(root).removeprefix(".")] = sum(flops.values())
+    observation.seconds = {name: median(each) for name, each in seconds.items()}
+    return observation
+
+
+def _run(model: nn.Module, example: Any) -> Any:
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(*example) if isinstance(example, tuple) else model(example)
+
+
+@contextmanager
+def _counting(model: nn.Module, seen: Seen) -> Iterator[None]:
+    """Count the calls of every module."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            hook = module.register_forward_pre_hook(lambda module, _: seen.calls.update({id(module): seen.calls[id(module)] + 1}))
+            stack.callback(hook.remove)
+        yield
+
+
+@contextmanager
+def _timing(model: nn.Module) -> Iterator[dict[str, float]]:
+    """Yield what becomes the seconds that the modules without children of their own have taken."""
+    found: dict[str, float] = defaultdict(float)
+    begun: dict[str, float] = {}
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+
+    def now() -> float:
+        for device in devices:
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def begin(name: str) -> Any:
+        return lambda *_: begun.update({name: now()})
+
+    def end(name: str) -> Any:
+        return lambda *_: found.update({name: found[name] + now() - begun[name]})
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if module._parameters:
+                stack.callback(module.register_forward_pre_hook(begin(name)).remove)
+                stack.callback(module.register_forward_hook(end(name)).remove)
+        yield found
+
+
+class _Uses(TorchFunctionMode):
+    """Follows parameters through views of them to the functions that multiply with them."""
+
+    def __init__(self, model: nn.Module, seen: Seen) -> None:
+        super().__init__()
+        self._seen = seen
+        self._sources = {id(parameter): id(parameter) for parameter in model.parameters()}
+        self._kept: list[Tensor] = []  # so that no other tensor takes the identity of one that is followed
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in MULTIPLY or name in VIEWS:
+            sources = {self._sources[id(each)] for each in _tensors([args, kwargs or {}]) if id(each) in self._sources}
+            if name in MULTIPLY:
+                self._seen.multiplied.update(sources)
+            elif sources:
+                for each in _tensors([out]):
+                    self._kept.append(each)
+                    self._sources.setdefault(id(each), next(iter(sources)))
+        return out
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values.values() if isinstance(values, Mapping) else values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple, dict)):
+            yield from _tensors(value)
