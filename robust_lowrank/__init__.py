@@ -45,6 +45,8 @@ from robust_lowrank.methods import Vanilla as Vanilla
 from robust_lowrank.optim import LowRankOptimizer as LowRankOptimizer
 from robust_lowrank.optim import clip_grad_norm_ as clip_grad_norm_
 from robust_lowrank.penalties import Penalty as Penalty
+from robust_lowrank.pretrained import from_pretrained as from_pretrained
+from robust_lowrank.pretrained import save_pretrained as save_pretrained
 from robust_lowrank.ranks import Budget as Budget
 from robust_lowrank.ranks import Rank as Rank
 from robust_lowrank.training.autolora import AutoLoRa as AutoLoRa

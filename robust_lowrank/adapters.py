@@ -102,7 +102,7 @@ class _Update(NamedTuple):
 def _update(layer: Source, ranks: Ranks, method: Method, alpha: float) -> _Update:
     tensor = form_of(method).weight(layer)
     scale = alpha / ranks[0] if method.adapter else alpha
-    if math.isinf(method.cond_bound) and not method.inverts:
+    if not method.needs_start:
         update = build(layer, zero_factors(tensor, ranks), method, bias=False)
         update.wake()
         return _Update(update, scale, None)

@@ -27,16 +27,23 @@ from robust_lowrank.records import replacing
 HEADER = "robust_lowrank"
 
 
-def save(model: nn.Module, path: str | Path) -> None:
+def save(model: nn.Module, path: str | Path, *, frozen: bool = True) -> None:
     """Write a network's weights, its factored layers at their present ranks.
+
+    Args:
+        frozen: whether to write frozen parameters too. Without them the file of an adapted network holds its adapters alone, and is
+            loaded into the network that they were made for. Adapters that took a part of the frozen weight, as those of CondLR do,
+            keep it in their file.
 
     Example:
         >>> save(nn.Linear(2, 2), "/tmp/net.safetensors")
     """
     layers = describe(model)
-    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()}
+    left_out = set() if frozen else _frozen(model)
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items() if key not in left_out}
+    header = {"version": 1, "layers": layers} | ({} if frozen else {"without": sorted(left_out)})
     with replacing(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata={HEADER: json.dumps({"version": 1, "layers": layers})})
+        save_file(tensors, temporary, metadata={HEADER: json.dumps(header)})
 
 
 def load(model: nn.Module, path: str | Path, *, rank: int | float | None = None) -> nn.Module:
@@ -54,7 +61,9 @@ def load(model: nn.Module, path: str | Path, *, rank: int | float | None = None)
     header, tensors = _read(path)
     try:
         admit(model, header["layers"])
-        if wrong := sorted(model.state_dict().keys() ^ tensors.keys()):
+        expected = model.state_dict()
+        tensors |= {key: expected[key] for key in header.get("without", ()) if key in expected}
+        if wrong := sorted(expected.keys() ^ tensors.keys()):
             raise UserError(f"{', '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}")
         model.load_state_dict(tensors)
     except (UserError, RuntimeError) as error:
@@ -80,6 +89,26 @@ def cut(name: str, layer: FactoredLayer, rank: int | float) -> None:
         return
     ranks = tuple(min(each, math.ceil(rank * each) if fraction else int(rank)) for each in layer.ranks())
     layer.set_factors(truncate(factors, decompose(factors), ranks))
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that an adapted network has from elsewhere."""
+    changed = {
+        f"{path.removesuffix(f'.{UPDATE}')}.base.weight" if isinstance(layer, ChainLayer) else _original(path)
+        for path, layer in model.named_modules()
+        if isinstance(layer, FactoredLayer) and layer.method is not None and layer.method.needs_start
+    }
+    factors = {id(factor) for _, layer in named_factored_layers(model) for factor in layer.all_factors()}
+    names = {
+        name for name, each in model.named_parameters(remove_duplicate=False) if not each.requires_grad and id(each) not in factors
+    }
+    return names - changed
+
+
+def _original(path: str) -> str:
+    """Return the name of the frozen parameter beside which a merged update stands."""
+    stem, _, rest = path.rpartition("parametrizations.")
+    return f"{stem}parametrizations.{rest.partition('.')[0]}.original"
 
 
 def describe(model: nn.Module) -> dict[str, Any]:

@@ -137,8 +137,8 @@ def plan(
     """Return a table of what `compress` would do, a row a matrix of the network, which is not touched.
 
     Columns: layer, kind (`linear`, `conv` or `merged`), form (`chain`, `merged` or `dense`), rows, columns, rank, params,
-    params_dense, why (it is merged), kept_dense (the reason, or empty). With `example_input` also what its module does in one pass in
-    evaluation mode: calls, milliseconds, mflops, and mflops_factored of it at that rank.
+    params_dense, why (it is merged), kept_dense (the reason, or empty). With `example_input` also what its module does in one pass
+    in evaluation mode: calls, milliseconds, mflops, and mflops_factored of it at that rank.
 
     Example:
         >>> plan(nn.Sequential(nn.Linear(40, 30), nn.ReLU()), rank=0.2)[["layer", "form", "rank", "params"]].values.tolist()

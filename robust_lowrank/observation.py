@@ -24,7 +24,20 @@ MULTIPLY = (
 )
 VIEWS = (
     *("__getitem__", "__get__", "t", "transpose", "permute", "movedim", "reshape", "view", "flatten", "unflatten", "squeeze"),
-    *("unsqueeze", "chunk", "split", "unbind", "narrow", "select", "index_select", "expand", "contiguous", "to", "type_as", "float"),
+    *(
+        "unsqueeze",
+        "chunk",
+        "split",
+        "unbind",
+        "narrow",
+        "select",
+        "index_select",
+        "expand",
+        "contiguous",
+        "to",
+        "type_as",
+        "float",
+    ),
     *("half", "bfloat16", "double", "detach", "clone", "swapaxes"),
 )
 PASSES = 3  # whose median time counts

@@ -16,7 +16,9 @@ each_method = pytest.mark.parametrize("method", METHODS, ids=[method.name for me
 
 
 def net() -> nn.Sequential:
-    return nn.Sequential(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 20), nn.GRU(20, 16))
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 20), nn.GRU(20, 16)
+    )
 
 
 class Training:

@@ -56,6 +56,11 @@ class Method:
         return math.inf
 
     @property
+    def needs_start(self) -> bool:
+        """Whether an adapter's update cannot start at zero, and takes a part of the frozen weight."""
+        return self.inverts or not math.isinf(self.cond_bound)
+
+    @property
     def form(self) -> str:
         """The form of a weight."""
         return "matrix"

@@ -1,7 +1,7 @@
 """One optimizer drives every method around any of torch's."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -39,10 +39,13 @@ class LowRankOptimizer(torch.optim.Optimizer):
             columns, whatever its bases; a learning rate means what it means for a dense weight. `elementwise` keeps those of the
             core's entries and turns them with the bases, as the papers' codes do.
         penalties: terms added to the loss; `step` returns the loss without them.
+        groups: parameters with options of their own, as torch's optimizers take them, such as
+            `{"params": norms, "weight_decay": 0.0}`; what they leave out goes by `options`. Factors are parameters like others:
+            that of its core decides for a layer's weight, those of its bases for the rate at which they turn.
         **options: arguments of the torch optimizer, such as `lr`, `momentum`, `weight_decay`. Weight decay never touches the bases.
 
-    The bases, cores and other parameters are three of the `param_groups`, which learning-rate schedulers see and change. A layer
-    whose bases do not require gradients keeps them, and its rank: only its core moves.
+    The bases, cores and other parameters are three of the `param_groups`, or three of each of `groups`, which learning-rate
+    schedulers see and change. A layer whose bases do not require gradients keeps them, and its rank: only its core moves.
 
     Example:
         >>> opt = LowRankOptimizer(nn.Linear(3, 2), torch.optim.SGD, lr=0.1)
@@ -64,6 +67,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         window: int | None = None,
         moments: MomentsName = "tangent",
         penalties: Sequence[Penalty] = (),
+        groups: Sequence[Mapping[str, Any]] = (),
         **options: Any,
     ) -> None:
         if not isinstance(model, nn.Module) or not isinstance(optimizer, type):
@@ -94,9 +98,9 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self._loads = Loads(dict(named_factored_layers(model)))
         self.steps: int = 0
         factored = any(layer.bases() for layer in self.layers.values())
-        groups = parameter_groups(model, self.layers)
+        split = parameter_groups(model, self.layers, groups)
         by_rule = factored and moments == "tangent"
-        self.inner: torch.optim.Optimizer = make_inner(optimizer, groups, options) if by_rule else optimizer(groups, **options)
+        self.inner: torch.optim.Optimizer = make_inner(optimizer, split, options) if by_rule else optimizer(split, **options)
         super().__init__(self.inner.param_groups, self.inner.defaults)
         self._share()
         outside = off_diagonal_factor(self.window if self.amortised else 0)

@@ -14,8 +14,9 @@ from robust_lowrank.layers.merging import merge
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method
 
-
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own, of its decompositions
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script` is deprecated:FutureWarning"
+)  # torch's own, of its decompositions
 
 
 class Recurrent(nn.Module):
@@ -29,7 +30,9 @@ class Recurrent(nn.Module):
         h = x.new_zeros(len(x), 8)
         steps = [h := self.cell(each, h) for each in x.unbind(1)]
         together = torch.stack(steps, 1)
-        return self.attention(together, together, together, need_weights=True)[0].mean(1)  # weights: the fused kernel has no second derivative
+        return self.attention(together, together, together, need_weights=True)[0].mean(
+            1
+        )  # weights: the fused kernel has no second derivative
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -135,7 +138,7 @@ def test_gradients_of_single_examples_are_the_projected_ones(network: str) -> No
 
 @pytest.mark.parametrize("shape", [(5, 4), (4, 3, 2, 2)], ids=str)
 def test_a_merged_weight_is_an_affine_chart(shape: tuple[int, ...]) -> None:
-    """Its derivatives forward and backward are adjoint, and its second derivatives are zero: factors count as a chart of the weight."""
+    """Its derivatives forward and backward are adjoint, and its second derivatives are zero."""
     bases = tuple(linalg.orth(torch.randn(n, 2, dtype=torch.float64)).requires_grad_() for n in shape[:2])
     core = torch.randn(2, 2, *shape[2:], dtype=torch.float64, requires_grad=True)
     factors = Factors(core, bases)
