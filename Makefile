@@ -9,7 +9,7 @@ DOCS_STAMP := $(DOCS_VENV)/.installed
 # Parallel test workers bring their own parallelism; a thread pool in each only makes them wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
-.PHONY: demo test test-slow test-all check format bench evaluation conformance mutations reports-index docs clean
+.PHONY: demo test test-slow test-all check format bench evaluation conformance networks mutations reports-index docs clean
 
 # torchattacks and robustbench are pure Python; pip would pin requests, timm and others back to please them, so they
 # come last, alone, and in this order: both bring a top-level package `robustbench`, and the one installed last wins.
@@ -46,6 +46,10 @@ format: $(STAMP)
 
 conformance: $(STAMP)
 	$(BIN)/python -m tests.conformance
+
+# What becomes of the matrices of known networks: the table of docs/networks.md.
+networks: $(STAMP)
+	$(BIN)/python -m tests.networks
 
 # One by name: make bench NAME=training; those with MNIST and CIFAR-10 look for them in RLR_DATA_DIR.
 bench: $(STAMP)

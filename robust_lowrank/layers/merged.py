@@ -95,14 +95,18 @@ class MergedParameter(nn.Module):
     Attributes:
         updated: whether an adapter's update takes part.
         installed: whether it stands where it is to stand.
+        behind: the names of the module's parameters that come after it.
     """
 
     updated: bool = True
     installed: bool = False
 
-    def __init__(self, blocks: Mapping[str, MergedLayer], shape: torch.Size, *, adapter: bool) -> None:
+    def __init__(
+        self, blocks: Mapping[str, MergedLayer], shape: torch.Size, *, adapter: bool, behind: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
         self.shape = shape
+        self.behind = behind
         self.adapter = adapter
         self.labels: tuple[str, ...] = tuple(blocks)
         for label, block in blocks.items():
@@ -142,7 +146,9 @@ def _beside(update: MergedLayer) -> nn.Module:
 def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, adapter: bool = False) -> None:
     """Let blocks stand for a parameter in every module that has it, or in an adapter beside it."""
     owner, name, _ = places[0]
-    stand_in = MergedParameter(blocks, getattr(owner, name).shape, adapter=adapter)
+    names = list(owner._parameters)
+    behind = tuple(names[names.index(name) + 1 :])
+    stand_in = MergedParameter(blocks, getattr(owner, name).shape, adapter=adapter, behind=behind)
     for module, parameter, _ in places:
         parametrize.register_parametrization(module, parameter, stand_in)
         if isinstance(module, nn.RNNBase):
@@ -155,11 +161,15 @@ def uninstall_merged(module: nn.Module, name: str) -> None:
     """Put a parameter with the merged weight in the place of its factors."""
     kind = type(module)
     module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))  # pyright: ignore[reportAttributeAccessIssue] # copies share one, which removal would change
-    trains = any(parameter.requires_grad for parameter in merged_parameters(module)[name].parameters())
+    stand_in = merged_parameters(module)[name]
+    trains = any(parameter.requires_grad for parameter in stand_in.parameters())
     parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     weight = getattr(module, name).detach()
     module._buffers.pop(name, None)
     module.register_parameter(name, nn.Parameter(weight, requires_grad=trains))
+    for each in stand_in.behind:
+        if each in module._parameters:
+            module._parameters[each] = module._parameters.pop(each)
     if isinstance(module, nn.RNNBase) and not parametrize.is_parametrized(module):
         module._flat_weights = _flat_weights(module)
 

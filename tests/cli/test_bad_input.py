@@ -15,7 +15,7 @@ CASES = [
     (("train", "--data", "digts"), "did you mean 'digits'"),
     (("train", "--model", "lenet"), "did you mean 'lenet5'"),
     (("train", "--method", "condrl"), "did you mean 'condlr'"),
-    (("train", "--method", "condlr", "--rank", "100"), "rank = 100"),
+    (("train", "--method", "condlr", "--rank", "9999"), "no layer of the network can be factored"),
     (("train", "--method", "condlr", "--rank", "0"), "rank = 0"),
     (("train", "--method", "condlr", "--rank", "1.5"), "rank = 1.5"),
     (("train", "--method", "condlr", "--rank", "-3"), "rank = -3"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robust_lowrank import DLRT, RGD, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, RobustDLRT, linalg
-from robust_lowrank.layers import FactoredLayer, LowRankConv2d, LowRankLinear, TuckerConv2d
+from robust_lowrank.layers import FactoredLayer, LowRankConv, LowRankLinear, TuckerConv2d
 from robust_lowrank.layers.conv import ConvShape
 from robust_lowrank.layers.functional import ConvGeometry
 from robust_lowrank.linalg import Factors
@@ -106,7 +106,7 @@ def conv_layers(method: Method, dtype: torch.dtype) -> FactoredLayer:
         layer = TuckerConv2d(method.project(factors), shape)
     else:
         factors = Factors(torch.randn(4, 4, dtype=dtype), (orthonormal(7, 4, dtype), orthonormal(45, 4, dtype)))
-        layer = LowRankConv2d(method.project(factors), shape)
+        layer = LowRankConv(method.project(factors), shape)
     layer.method = method
     return layer
 
@@ -436,7 +436,7 @@ def test_T23_tucker_of_a_pointwise_kernel_equals_the_matrix_method() -> None:
     shape = ConvShape(7, (1, 1), ConvGeometry((1, 1), (0, 0), (1, 1)))
     s, (u, v) = torch.randn(3, 3, dtype=F64), (orthonormal(9, 3), orthonormal(7, 3))
     tucker = TuckerConv2d(Factors(s[:, :, None, None], (u, v)), shape)
-    matrix = LowRankConv2d(Factors(s, (u, v)), shape)
+    matrix = LowRankConv(Factors(s, (u, v)), shape)
     tucker.method, matrix.method = TDLRT(tol=0.1), DLRT(tol=0.1)
     x, target = torch.randn(4, 7, 3, 3, dtype=F64), torch.randn(4, 9, 3, 3, dtype=F64)
     for layer in (tucker, matrix):
