@@ -142,7 +142,9 @@ def test_what_cannot_be_factored_is_named() -> None:
         def forward(self, x):
             return 2 * super().forward(x)
 
-    model = nn.Sequential(Mine(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.LayerNorm((2, 4), bias=False), nn.Embedding(5, 4), nn.Linear(4, 4))
+    model = nn.Sequential(
+        Mine(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.LayerNorm((2, 4), bias=False), nn.Embedding(5, 4), nn.Linear(4, 4)
+    )
     model[1].register_forward_hook(lambda *_: None)
     model[2].weight.register_hook(lambda grad: grad * torch.eye(4))
     report = rlr.compress(model, method="condlr", rank=2)

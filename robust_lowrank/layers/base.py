@@ -232,9 +232,13 @@ class MatrixFactors(FactoredLayer):
         """Return (n, m)."""
         return [factors["U"].shape[0], factors["V"].shape[0]]
 
+    def parameters_as_factors(self) -> Factors:
+        """Return the factors as the parameters that they are."""
+        return Factors(self.S, (self.U, self.V))
+
     def merged(self) -> Tensor:
         """Return the matrix W (n, m), whose gradients arrive at the factors as the projected ones."""
-        return merge(Factors(self.S, (self.U, self.V)))
+        return merge(self.parameters_as_factors())
 
 
 def idle_columns(factors: Factors) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """A merged layer stands for a block of a parameter, wherever that is used: its weight is formed in every forward pass."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers.base import UPDATE, WHOLE, FactoredLayer, Kind
+from robust_lowrank.layers.base import UPDATE, WHOLE, FactoredLayer, Kind, MatrixFactors
+from robust_lowrank.layers.merging import merge_stack
 from robust_lowrank.linalg import Factors
 
 
@@ -121,9 +123,18 @@ class MergedParameter(nn.Module):
         """Return the parameter."""
         if frozen and not self.updated:
             return frozen[0]
-        blocks = [block() for block in self.blocks().values()]
-        weight = (blocks[0] if len(blocks) == 1 else torch.cat(blocks)).reshape(self.shape)
+        weight = self._weight().reshape(self.shape)
         return frozen[0] + weight if frozen else weight
+
+    def _weight(self) -> Tensor:
+        blocks = list(self.blocks().values())
+        if len(blocks) == 1:
+            return blocks[0]()
+        factors = [block.parameters_as_factors() for block in blocks if isinstance(block, MatrixFactors) and block.alpha == 1]
+        alike = len({(each.core.shape, *(basis.shape for basis in each.bases)) for each in factors}) == 1
+        if len(factors) == len(blocks) and alike:
+            return merge_stack(factors).to(blocks[0].weight_dtype)
+        return torch.cat([block() for block in blocks])
 
     def right_inverse(self, value: Tensor) -> Any:
         """Return what torch is to keep beside the factors: an adapter's frozen parameter, or nothing.
@@ -151,8 +162,11 @@ def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, ad
     stand_in = MergedParameter(blocks, getattr(owner, name).shape, adapter=adapter, behind=behind)
     for module, parameter, _ in places:
         parametrize.register_parametrization(module, parameter, stand_in)
+        kind: Any = type(module)
+        if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+            kind.forward = _reading_once(kind.__base__.forward)
         if isinstance(module, nn.RNNBase):
-            type(module)._flat_weights = property(_flat_weights, _ignore)  # pyright: ignore[reportAttributeAccessIssue]
+            kind._flat_weights = property(_flat_weights, _ignore)
             vars(module).pop("_flat_weights", None)
     stand_in.installed = True
 
@@ -180,6 +194,19 @@ def merged_parameters(module: nn.Module) -> dict[str, MergedParameter]:
         return {}
     lists = vars(module)["_modules"]["parametrizations"]
     return {name: each[0] for name, each in lists.items() if isinstance(each[0], MergedParameter)}
+
+
+def _reading_once(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a pass of a module that reads its weights several times, in which each is formed once."""
+
+    @functools.wraps(forward)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return forward(*args, **kwargs)
+        with parametrize.cached():
+            return forward(*args, **kwargs)
+
+    return wrapped
 
 
 def _flat_weights(module: Any) -> list[Tensor | None]:

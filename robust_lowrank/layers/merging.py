@@ -21,7 +21,7 @@ from robust_lowrank.linalg import Factors
 
 
 def merge(factors: Factors) -> Tensor:
-    """Return the weight of factors: U S V^T, or C x_i U_i.
+    """Return the weight of factors: U S V^T, also of stacks of three dimensions, or C x_i U_i.
 
     Example:
         >>> u, s, v = (torch.eye(2, requires_grad=True) for _ in range(3))
@@ -30,15 +30,23 @@ def merge(factors: Factors) -> Tensor:
         tensor([[1., 1.],
                 [1., 1.]])
     """
+    function = _Merge if torch.compiler.is_compiling() else _ForwardMerge  # compilers take no forward derivatives
     with torch.autocast(factors.core.device.type, enabled=False):
-        return _Merge.apply(factors.core, *factors.bases)  # pyright: ignore[reportReturnType]
+        return function.apply(factors.core, *factors.bases)  # pyright: ignore[reportReturnType]
+
+
+def merge_stack(stack: Sequence[Factors]) -> Tensor:
+    """Return the weights (k, n, m) of k matrices whose factors have the same shapes, formed together."""
+    core = torch.stack([factors.core for factors in stack])
+    u, v = (torch.stack([factors.bases[side] for factors in stack]) for side in (0, 1))
+    return merge(Factors(core, (u, v)))
 
 
 def fit_to_slot(side: Tensor | None, basis: Tensor) -> Tensor | None:
     """Return dK or dL with as many columns as its basis has: zeros are added, or what dS tells of a complete basis is left out."""
-    if side is None or side.shape == basis.shape:
+    if side is None or side.shape[-1] == basis.shape[-1]:
         return side
-    return F.pad(side, (0, basis.shape[1] - side.shape[1]))
+    return F.pad(side, (0, basis.shape[-1] - side.shape[-1]))
 
 
 def sides_of_slots(sides: Sequence[Tensor], core: Tensor, bases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -60,12 +68,11 @@ class _Merge(Function):
     @staticmethod
     def forward(*factors: Tensor) -> Tensor:
         core, *bases = factors
-        return bases[0] @ core @ bases[1].T if core.dim() == 2 else linalg.multi_product(core, bases)
+        return linalg.multi_product(core, bases) if _is_tucker(core) else bases[0] @ core @ bases[1].mT
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -73,23 +80,34 @@ class _Merge(Function):
         with torch.autocast(g.device.type, enabled=False):
             return _slots(g, core, bases, ctx.needs_input_grad)
 
+
+class _ForwardMerge(_Merge):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         core, *bases = (factor.detach() for factor in ctx.saved_tensors)
         total: Tensor | float = 0.0
         if tangents[0] is not None:
-            total = total + linalg.multi_product(tangents[0], bases)
+            total = total + _Merge.forward(tangents[0], *bases)
         for mode, side in enumerate(tangents[1:]):
             if side is None:
                 continue
-            if core.dim() == 2:
+            if not _is_tucker(core):
                 fitted = fit_to_slot(side, bases[1 - mode])
                 assert fitted is not None
-                total = total + (fitted @ bases[1].T if mode == 0 else bases[0] @ fitted.T)
+                total = total + (fitted @ bases[1].mT if mode == 0 else bases[0] @ fitted.mT)
             else:
                 total = total + _but_one(linalg.mode_product(frame(core, mode), side, mode), bases, mode)
         assert isinstance(total, Tensor)
         return total
+
+
+def _is_tucker(core: Tensor) -> bool:
+    return core.dim() == 4
 
 
 def _but_one(tensor: Tensor, matrices: Sequence[Tensor], left_out: int) -> Tensor:
@@ -101,11 +119,11 @@ def _but_one(tensor: Tensor, matrices: Sequence[Tensor], left_out: int) -> Tenso
 
 def _slots(g: Tensor, core: Tensor, bases: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """Return the projected gradients of core and bases that are wanted."""
-    if core.dim() == 2:
+    if not _is_tucker(core):
         u, v = bases
         k = g @ v if wanted[0] or wanted[1] else None
-        ds = u.T @ k if wanted[0] and k is not None else None
-        return ds, fit_to_slot(k, u) if wanted[1] else None, fit_to_slot(g.T @ u if wanted[2] else None, v)
+        ds = u.mT @ k if wanted[0] and k is not None else None
+        return ds, fit_to_slot(k, u) if wanted[1] else None, fit_to_slot(g.mT @ u if wanted[2] else None, v)
     slots: list[Tensor | None] = [linalg.multi_product(g, [basis.T for basis in bases]) if wanted[0] else None]
     for mode in range(len(bases)):
         if not wanted[mode + 1]:

@@ -189,7 +189,10 @@ def test_anything_else_in_the_way_is_left_alone(kind: str, small: Small, tmp_pat
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"method": {"name": "condlr", "rank": 999}}, "conv1: at rank 9 its thin layers would hold 225 numbers, its weight holds 144"),
+        (
+            {"method": {"name": "condlr", "rank": 999}},
+            "conv1: at rank 9 its thin layers would hold 225 numbers, its weight holds 144",
+        ),
         ({"method": {"name": "condlr", "exclude": ["nothing"]}}, "exclude .* matches no layer"),
         ({"data": {"train_examples": 1298}}, "too few for train_examples = 1298"),
         ({"data": {"validation_examples": 1297, "train_examples": None}}, "too few for .* validation_examples = 1297"),
