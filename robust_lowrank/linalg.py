@@ -169,6 +169,11 @@ def extend(basis: Tensor, x: Tensor) -> Tensor:
     return torch.cat([basis, q @ _inverse_root(q.T @ q, "qr")], 1)
 
 
+def gram_defect(basis: Tensor) -> Tensor:
+    """Return ||U^T U - I||, a scalar on the basis' device."""
+    return (basis.T @ basis - torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)).norm()
+
+
 def polish(basis: Tensor) -> Tensor:
     """Return U (3 I - U^T U) / 2: columns that are orthonormal but for rounding, without the rounding that has added up in them."""
     return 1.5 * basis - 0.5 * basis @ (basis.T @ basis)

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from robust_lowrank import linalg
 from robust_lowrank.conditioning.alerts import LIMITS, Alert, Watch, log
 from robust_lowrank.conditioning.rotation import Overlap, largest_angle, overlap
-from robust_lowrank.conditioning.spectra import Layer, defect, layers_of, row
+from robust_lowrank.conditioning.spectra import Layer, layers_of, row
 from robust_lowrank.conditioning.writers import ParquetWriter, Row, Writer
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, FactoredLayer
@@ -208,7 +208,7 @@ class Monitor:
         before = self._bases.get(name, ())
         comparable = [len(basis) for basis in before] == [len(basis) for basis in bases]
         turned = [overlap(old.to(new.device), new) for old, new in zip(before, bases, strict=True)] if comparable else []
-        return Sample(layer.compact(), [defect(linalg.at_least_float32(basis)) for basis in bases], turned)
+        return Sample(layer.compact(), [linalg.gram_defect(linalg.at_least_float32(basis)) for basis in bases], turned)
 
 
 def to_cpu(samples: Sequence[Sample]) -> list[Sample]:

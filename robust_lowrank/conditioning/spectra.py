@@ -103,15 +103,10 @@ def row(name: str, layer: Layer, sigma: Tensor, defects: Iterable[float]) -> dic
     }
 
 
-def defect(basis: Tensor) -> Tensor:
-    """Return `||U^T U - I||_F`, a scalar on the basis' device."""
-    return (basis.T @ basis - torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)).norm()
-
-
 def _measured(name: str, layer: Layer) -> dict[str, Any]:
     if not all(bool(torch.isfinite(parameter).all()) for parameter in layer.parameters()):
         raise UserError(f"layer {name!r} holds NaN or infinity: it has no spectrum")
     if isinstance(layer, FactoredLayer):
         bases = layer.factors().bases
-        return row(name, layer, layer.singular_values().cpu(), [float(defect(basis.double().cpu())) for basis in bases])
+        return row(name, layer, layer.singular_values().cpu(), [float(linalg.gram_defect(basis.double().cpu())) for basis in bases])
     return row(name, layer, linalg.svd(matrix_of(layer).double().cpu()).sigma, [])

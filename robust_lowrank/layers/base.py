@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -17,6 +18,7 @@ Kind = Literal["linear", "conv", "tucker", "merged"]
 PARAMETRIZED = re.compile(r"(^|\.)parametrizations\.(\w+)\.0\.")  # where torch keeps what stands for a parameter
 WHOLE = "whole"  # the one block of a parameter that is a single matrix
 UPDATE = "update"  # of an adapter
+LOOSE = 1e-2  # norms of U^T U - I from which bases are no orthonormal ones that have been rounded
 
 
 class FactoredLayer(nn.Module, ABC):
@@ -38,6 +40,7 @@ class FactoredLayer(nn.Module, ABC):
     method: Any = None
     idle: tuple[int, ...] = ()
     loads: int = 0
+    _looked_at: Any = None
     weight_shape: tuple[int, int]
 
     def __init__(self, factors: Factors) -> None:
@@ -188,6 +191,22 @@ class FactoredLayer(nn.Module, ABC):
     def singular_values(self) -> Tensor:
         """Return the singular values of the weight matrix, descending, in float64, at the cost of small matrices."""
         return linalg.svd(self.compact()).sigma
+
+    def look_at_bases(self) -> None:
+        """Warn in evaluation mode if something has changed the bases in place that does not keep them orthonormal."""
+        if self.training or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return
+        bases = self.bases()
+        versions = [None if basis.is_inference() else basis._version for basis in bases]
+        if versions == self._looked_at:
+            return
+        self._looked_at = versions
+        if any(not basis.is_meta and float(linalg.gram_defect(basis.detach())) > LOOSE for basis in bases):
+            warnings.warn(
+                "the bases of a factored layer are not orthonormal: something else than LowRankOptimizer has moved them, such as an "
+                "average of factors, which is none of weights: take rlr.AveragedModel in place of torch's",
+                stacklevel=3,
+            )
 
     def weight_parameters(self) -> int:
         """Return the number of stored weight parameters."""

@@ -105,6 +105,7 @@ class FactoredConv(ChainLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, ...), or of one without a batch."""
+        self.look_at_bases()
         y = self._convolve(x) if x.dim() == self.slides + 2 else self._convolve(x[None])[0]
         return y if self.bias is None else y + self.bias.to(y.dtype)[(..., *[None] * self.slides)]
 

@@ -77,6 +77,7 @@ class MergedLayer(FactoredLayer):
 
     def forward(self) -> Tensor:
         """Return the block (n, m) times alpha, in the network's precision."""
+        self.look_at_bases()
         weight = self.merged().to(self.weight_dtype)
         return weight if self.alpha == 1 else self.alpha * weight
 
@@ -133,6 +134,8 @@ class MergedParameter(nn.Module):
         factors = [block.parameters_as_factors() for block in blocks if isinstance(block, MatrixFactors) and block.alpha == 1]
         alike = len({(each.core.shape, *(basis.shape for basis in each.bases)) for each in factors}) == 1
         if len(factors) == len(blocks) and alike:
+            for block in blocks:
+                block.look_at_bases()
             return merge_stack(factors).to(blocks[0].weight_dtype)
         return torch.cat([block() for block in blocks])
 
@@ -201,7 +204,7 @@ def _reading_once(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(forward)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return forward(*args, **kwargs)
         with parametrize.cached():
             return forward(*args, **kwargs)
