@@ -203,8 +203,8 @@ class FactoredLayer(nn.Module, ABC):
         self._looked_at = versions
         if any(not basis.is_meta and float(linalg.gram_defect(basis.detach())) > LOOSE for basis in bases):
             warnings.warn(
-                "the bases of a factored layer are not orthonormal: something else than LowRankOptimizer has moved them, such as an "
-                "average of factors, which is none of weights: take rlr.AveragedModel in place of torch's",
+                "the bases of a factored layer are not orthonormal: something else than LowRankOptimizer has moved them, such as "
+                "an average of factors, which is none of weights: take rlr.AveragedModel in place of torch's",
                 stacklevel=3,
             )
 

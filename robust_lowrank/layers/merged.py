@@ -164,7 +164,7 @@ def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, ad
     behind = tuple(names[names.index(name) + 1 :])
     stand_in = MergedParameter(blocks, getattr(owner, name).shape, adapter=adapter, behind=behind)
     for module, parameter, _ in places:
-        parametrize.register_parametrization(module, parameter, stand_in)
+        parametrize.register_parametrization(module, parameter, stand_in, unsafe=True)  # shape and type are known to fit
         kind: Any = type(module)
         if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
             kind.forward = _reading_once(kind.__base__.forward)

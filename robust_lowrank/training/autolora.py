@@ -13,7 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from robust_lowrank.compression import put
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.network.inputs import check_examples
-from robust_lowrank.layers import Adapter, without_updates
+from robust_lowrank.layers import Adapter, named_factored_layers, without_updates
+from robust_lowrank.layers.base import UPDATE
+from robust_lowrank.layers.merged import merged_parameters, uninstall_merged
 from robust_lowrank.ranks import pattern
 from robust_lowrank.threat import KeyedNoise, frozen_eval, radius, threat
 from robust_lowrank.training.adversarial import divergence, pgd
@@ -172,9 +174,12 @@ class AutoLoRa:
 
     def finish(self) -> None:
         """Drop the updates, in place: every adapter becomes its base, an ordinary layer."""
-        for name, module in list(self.model.named_modules()):
+        for name, module in list(self.model.named_modules(remove_duplicate=False)):
             if isinstance(module, Adapter):
                 put(self.model, name, module.base)
+            for parameter, stand_in in merged_parameters(module).items():
+                stand_in.updated = False
+                uninstall_merged(module, parameter)
 
 
 def _weights(accuracy: Tensor | float, beta: float) -> Weights:
@@ -183,17 +188,16 @@ def _weights(accuracy: Tensor | float, beta: float) -> Weights:
 
 def _base_parameters(model: nn.Module, head: Sequence[str]) -> list[nn.Parameter]:
     """Return the parameters that natural inputs do not train, all but those of updates and head, after making all trainable."""
-    adapters = {name: module for name, module in model.named_modules() if isinstance(module, Adapter)}
-    if not adapters:
+    layers = {name: layer for name, layer in named_factored_layers(model) if name.endswith(f".{UPDATE}")}
+    if not layers:
         raise UserError("the network has no adapters for the natural inputs: call adapt first")
-    for name, adapter in adapters.items():
-        method = adapter.update.method
-        if method.inverts or math.isfinite(method.cond_bound):
+    for name, layer in layers.items():
+        if layer.method.needs_start:
             raise UserError(
-                f"the update of {name!r} by {method.name} took a part of the weight, which would be dropped with it: "
-                "adapt by a method without a bound, such as lora or geolora"
+                f"the update of {name.removesuffix(f'.{UPDATE}')!r} by {layer.method.name} took a part of the weight, which would "
+                "be dropped with it: adapt by a method without a bound, such as lora or geolora"
             )
-    updates = {id(parameter) for adapter in adapters.values() for parameter in adapter.update.parameters()}
+    updates = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
     others = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in updates}
     patterns = [pattern(text, "head") for text in head]
     for each in patterns:
