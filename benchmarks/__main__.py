@@ -4,12 +4,13 @@ import argparse
 
 import torch
 
-from benchmarks import adapters, attacks, audit, layers, monitor, precision, steps, training
+from benchmarks import adapters, attacks, audit, layers, merged, monitor, precision, steps, training
 from robust_lowrank import UserError
 from robust_lowrank.provenance import machine
 
 BENCHMARKS = {
     "layers": layers,
+    "merged": merged,
     "steps": steps,
     "precision": precision,
     "monitor": monitor,

@@ -67,6 +67,8 @@ def zero_factors(tensor: Tensor, ranks: Ranks) -> Factors:
 def factor(layer: Source, ranks: Ranks, method: Method, init: Init, gain: float = RELU_GAIN) -> tuple[FactoredLayer, float]:
     """Return the factored layer for a dense one, and ||W_factored - W|| / ||W||, NaN when the start is drawn anew."""
     weight = form_of(method).weight(layer)
+    if weight.is_meta:
+        raise linalg.FactorisationError("its weight is on the meta device and has no values: call to_empty and load them first")
     built = build(layer, initial_factors(weight, ranks, method, init, gain), method)
     trains = layer.trains if isinstance(layer, Block) else layer.weight.requires_grad
     for parameter in built.all_factors():

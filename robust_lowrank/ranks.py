@@ -163,6 +163,8 @@ def share_out(candidates: Sequence[Candidate], form: Form, share: float) -> dict
     """
     pairs = [(candidate.name, candidate.layer) for candidate in candidates]
     tensors = {name: form.weight(layer) for name, layer in pairs}
+    if meta := [name for name, tensor in tensors.items() if tensor.is_meta]:
+        raise UserError(f"a budget goes by singular values, and {meta[0]} is on the meta device without values: give a rank")
     gains = {name: _gains(tensor, form.modes_of(tensor)) for name, tensor in tensors.items()}
 
     def at(level: float) -> dict[str, Ranks]:
