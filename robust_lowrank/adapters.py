@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.candidates import Choices, pattern
-from robust_lowrank.compression import CompressionReport, by_parameter, make_plan, put, report_of
+from robust_lowrank.compression import CompressionReport, by_parameter, make_plan, report_of, undoing
 from robust_lowrank.errors import UserError
 from robust_lowrank.initialisation import leading_factors, zero_factors
 from robust_lowrank.layers import Adapter, ChainLayer, FactoredLayer, MergedLayer, named_factored_layers
+from robust_lowrank.layers.base import put, uncompiled
 from robust_lowrank.layers.forms import Source, build, form_of
 from robust_lowrank.layers.merged import Block, install_merged
 from robust_lowrank.linalg import FactorisationError, Ranks
@@ -41,7 +42,8 @@ def adapt(
         alpha: the factor of every update, whatever becomes of its rank; `lora` divides it by the rank.
         exclude: as in `compress`: what gets no update and stays frozen.
         include: likewise the only ones that get an update.
-        trainable: regular expressions of parameters that train beside the updates, such as `head\\..*`.
+        trainable: regular expressions of parameters that train beside the updates, such as `head\\..*`, but for weights that
+            are adapted.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -54,11 +56,14 @@ def adapt(
 
     Source: Hu et al. 2021, arXiv 2106.09685 (LoRA); Schotthöfer et al., ICLR 2025, arXiv 2410.18720 (GeoLoRA).
     """
+    model = uncompiled(model)
     plan = make_plan(model, method, rank, exclude, include, use="adapter")
     if not plan.method.ranked:
         raise UserError(f"{plan.method.name} has no low-rank update to add: take compress, or another method")
-    if not 0 < alpha < math.inf:
-        raise UserError(f"alpha = {alpha} must be a positive number")
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+        raise UserError(f"alpha = {alpha!r} must be a positive number")
+    if isinstance(trainable, str) or not isinstance(trainable, Sequence):
+        raise UserError(f"trainable = {trainable!r} must be a list of regular expressions")
     patterns = [pattern(text, "trainable") for text in trainable]
     names = [name for name, _ in model.named_parameters()]
     for each in patterns:
@@ -73,20 +78,28 @@ def adapt(
             raise UserError(
                 f"layer {name!r} cannot be adapted by {plan.method.name}: {error}. Exclude it, or take a method without a bound"
             ) from error
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(each.fullmatch(name) for each in patterns))
-    for candidate in plan.targets:
-        update, scale, taken = updates[candidate.name]
-        if taken is not None:
-            _take(candidate.layer, taken)
-        if isinstance(update, ChainLayer):
-            adapter = Adapter(candidate.layer, update, alpha=scale)  # pyright: ignore[reportArgumentType]
-            for name in candidate.names:
-                put(model, name, adapter)
-        elif isinstance(update, MergedLayer):
-            update.alpha = scale
-    for block, layers in by_parameter(plan.targets, {name: each.layer for name, each in updates.items()}):
-        install_merged(block.places, layers, adapter=True)
+    trained = {id(each) for name, each in model.named_parameters() if any(entry.fullmatch(name) for entry in patterns)}
+    adapted = {id(candidate.layer.weight) for candidate in plan.targets if not isinstance(candidate.layer, Block)}
+    with undoing() as undo:
+        for parameter in model.parameters():
+            undo.callback(parameter.requires_grad_, parameter.requires_grad)
+            parameter.requires_grad_(id(parameter) in trained - adapted)
+        for candidate in plan.targets:
+            update, scale, taken = updates[candidate.name]
+            if taken is not None:
+                _take(candidate.layer, taken)
+                undo.callback(_take, candidate.layer, -taken)
+            if isinstance(update, ChainLayer):
+                adapter = Adapter(candidate.layer, update, alpha=scale)  # pyright: ignore[reportArgumentType]
+                for name in candidate.names:
+                    undo.callback(put, model, name, adapter.base)
+                    put(model, name, adapter)
+            elif isinstance(update, MergedLayer):
+                update.alpha = scale
+        for block, layers in by_parameter(plan.targets, {name: each.layer for name, each in updates.items()}):
+            for module, parameter, _ in block.places:
+                getattr(module, parameter).requires_grad_(False)
+            install_merged(block.places, layers, adapter=True)
     return report_of(model, plan, dict.fromkeys(dict(named_factored_layers(model)), 0.0))
 
 

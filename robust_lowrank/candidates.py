@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import UninitializedTensorMixin  # pyright: ignore[reportAttributeAccessIssue]
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.layers import Adapter, FactoredLayer
 from robust_lowrank.layers.base import WHOLE
 from robust_lowrank.layers.forms import Dense, Form, Source
@@ -29,7 +30,15 @@ MULTIPLIED = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )  # torch's modules whose parameters of two or more dimensions are linear maps
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+PLAIN = {  # what a class may add to torch's and still compute the same
+    *("__module__", "__qualname__", "__doc__", "__annotations__", "__init__", "__constants__", "__parameters__", "__orig_bases__"),
+    *("__firstlineno__", "__static_attributes__", "reset_parameters", "extra_repr", "__repr__"),
+}
+REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class Seen(NamedTuple):
@@ -69,6 +78,10 @@ class Matrix:
     tensor: Tensor
     candidates: list[Candidate] = field(default_factory=list)
     kept: str = ""
+
+    def owners(self) -> list[Place]:
+        """Return the modules that have it, each once, with its name there."""
+        return list({(id(owner), name): Place(owner, name) for _, owner, name in self.places}.values())
 
 
 def find(
@@ -123,8 +136,15 @@ def _no_matrix(module: nn.Module, parameter: str, tensor: Tensor) -> str:
     """Return why nothing can factor a parameter."""
     if isinstance(tensor, UninitializedTensorMixin):
         return "it has no shape yet: run the network once first"
-    if not tensor.is_floating_point():
-        return f"it is {str(tensor.dtype).removeprefix('torch.')}: only real matrices are factored"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "its module is compiled by TorchScript"
+    if tensor.dtype not in REAL or tensor.layout != torch.strided:
+        kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout).removeprefix("torch.")
+        return f"it is {kind}: only dense real matrices are factored"
+    if isinstance(module, TABLES) and module.sparse:
+        return "its gradients are sparse"
+    if tensor.numel() == 0:
+        return f"it is empty, of the shape {tuple(tensor.shape)}"
     if sum(size > 1 for size in tensor.shape) < 2:
         return f"it is a vector, of the shape {tuple(tensor.shape)}"
     if isinstance(module, ParametrizationList):
@@ -141,13 +161,14 @@ def _by_choice(matrix: Matrix, seen: Seen | None) -> str:
     multiplied = seen is not None and id(tensor) in seen.multiplied
     if seen is not None and not multiplied and not any(seen.calls.get(id(owner)) for _, owner, _ in matrix.places):
         return "it takes no part in the pass of example_input"
+    if isinstance(module, MULTIPLIED) or is_transposed(module):
+        return ""
     if isinstance(module, TABLES) or "Embedding" in kind:
         return "it is a table of vectors"
     if isinstance(module, SCALES) or "Norm" in kind:
         return "it scales elementwise"
-    if isinstance(module, MULTIPLIED) or is_transposed(module) or parameter == "weight":
-        return ""
-    if multiplied or (seen is None and tensor.dim() > 2 and all(size > 1 for size in tensor.shape)):
+    stack = tensor.dim() > 2 and all(size > 1 for size in tensor.shape)
+    if multiplied or (seen is None and (parameter == "weight" or stack)):
         return ""
     if seen is not None:
         return f"a parameter of a {kind}, it is multiplied with nothing as a matrix"
@@ -173,9 +194,11 @@ def _no_chain(module: nn.Module, parameter: str, form: Form) -> str:
     kind = next((each for each in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, each)), type(module))
     if parametrize.is_parametrized(module):
         return "another parameter of its layer is parametrized"
-    inherited = (getattr(type(module), name, None) is getattr(kind, name, None) for name in ("forward", "_conv_forward"))
-    if not all(inherited) or "forward" in vars(module):
-        return f"{type(module).__name__} has a forward of its own"
+    between = type(module).__mro__[: type(module).__mro__.index(kind)]
+    if added := sorted(name for each in between for name in vars(each).keys() - PLAIN):
+        return f"{type(module).__name__} has a {added[0]} of its own"
+    if "forward" in vars(module):
+        return "its layer has a forward of its own"
     if parameter != "weight" or set(module._parameters) - {"weight", "bias"} or module._buffers or module._modules:
         return "its layer has other tensors"
     if any(getattr(module, hooks) for hooks in HOOKS):
@@ -186,7 +209,7 @@ def _no_chain(module: nn.Module, parameter: str, form: Form) -> str:
 def _blocks(matrix: Matrix, why: str) -> list[Candidate]:
     """Return the blocks of a parameter, each a candidate."""
     name, _, parameter = matrix.places[0]
-    places = [Place(owner, attribute) for _, owner, attribute in matrix.places]
+    places = matrix.owners()
     return [
         Candidate(
             _joined(name, parameter) if label == WHOLE else f"{_joined(name, parameter)}.{label}",
@@ -280,7 +303,7 @@ class _Chosen:
         """Return the first entry that matches a matrix, by a name of its layer, or by its own."""
         first = None
         for index, entry in enumerate(self.entries):
-            if any(self._matches(entry, *place) for place in matrix.places):
+            if any(self._matches(entry, *place) for place in matrix.places) or self._matches_block(entry, matrix):
                 self.used.add(index)
                 first = _written(entry) if first is None else first
         return first
@@ -291,7 +314,18 @@ class _Chosen:
             return entry.fullmatch(name) is not None or entry.fullmatch(_joined(name, parameter)) is not None
         if isinstance(entry, type):
             return isinstance(module, entry)
-        return bool(entry(name, module))
+        try:
+            return bool(entry(name, module))
+        except Exception as error:  # of whatever it does
+            raise UserError(f"a function of include or exclude failed at {name!r}: {first_line(error)}") from error
+
+    @staticmethod
+    def _matches_block(entry: Any, matrix: Matrix) -> bool:
+        """Return whether a regular expression names a block of a parameter, as reports do."""
+        if not isinstance(entry, re.Pattern) or isinstance(matrix.tensor, UninitializedTensorMixin) or matrix.kept:
+            return False
+        name, _, parameter = matrix.places[0]
+        return any(entry.fullmatch(f"{_joined(name, parameter)}.{label}") for label in blocks_of(matrix.owners(), matrix.tensor))
 
     def require_use(self, names: Sequence[str]) -> None:
         """Raise a `UserError` if an entry has matched nothing."""
@@ -312,5 +346,5 @@ def pattern(text: str, kind: str) -> re.Pattern[str]:
     """
     try:
         return re.compile(text)
-    except re.error as error:
+    except (re.error, TypeError) as error:
         raise UserError(f"{kind} {text!r} is not a regular expression: {error}") from error

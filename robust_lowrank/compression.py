@@ -1,21 +1,26 @@
 """Compression puts factors in the place of a network's matrices, and counts the saving."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
+import torch
 from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin  # pyright: ignore[reportAttributeAccessIssue]
 
 from robust_lowrank.candidates import Candidate, Choices, Matrix, Seen, find
-from robust_lowrank.errors import UserError, renamed, unknown_name
+from robust_lowrank.errors import UserError, first_line, renamed, unknown_name
+from robust_lowrank.exporting import export
 from robust_lowrank.initialisation import Init, factor, gain_of
 from robust_lowrank.layers import ChainLayer, FactoredLayer, MergedLayer, named_factored_layers
+from robust_lowrank.layers.base import put, uncompiled
 from robust_lowrank.layers.forms import form_of, kind_of
-from robust_lowrank.layers.merged import Block, install_merged
+from robust_lowrank.layers.merged import Block, install_merged, put_back
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
 from robust_lowrank.methods.base import Use
-from robust_lowrank.observation import Observation, observe
+from robust_lowrank.observation import Observation, answers_of, observe
 from robust_lowrank.ranks import Assigned, RankLike, assign_ranks
 from robust_lowrank.records import Parameters
 
@@ -94,12 +99,11 @@ def compress(
         UserError: an unknown method or init, a weight that cannot be factored, a rank below 1, a pattern that is no regular
             expression or matches nothing, or a network in which nothing is left to factor. The network is then as it was.
     """
+    model = uncompiled(model)
     if init not in get_args(Init):
         raise unknown_name("init", str(init), get_args(Init))
     seen = None if example_input is None else observe(model, example_input).seen
     plan = make_plan(model, method, rank, exclude, include, use="weights" if init == "weights" else "drawn", seen=seen)
-    if plan.method.adapter:
-        raise UserError(f"{plan.method.name} updates a frozen weight: take adapt, or from scratch a method such as vanilla")
     errors, built, gain = {}, {}, gain_of(model)
     for candidate in plan.targets:
         name = candidate.name
@@ -109,8 +113,34 @@ def compress(
             raise UserError(
                 f"layer {name!r} cannot be factored: {error}. Exclude it, or take init='kaiming', which needs no weight"
             ) from error
-    install(model, plan.targets, built)
+    with undoing() as undo:
+        try:
+            install(model, plan.targets, built, undo)
+        except (TypeError, KeyError, AttributeError, RuntimeError) as error:  # of classes that let nothing be put in
+            raise UserError(f"the factors cannot be put into the network: {first_line(error)}") from error
+        if example_input is not None:
+            _compare(model, example_input, built)
     return report_of(model, plan, errors)
+
+
+def _compare(model: nn.Module, example_input: Any, built: Mapping[str, FactoredLayer]) -> None:
+    """Run a factored network once more in both modes, and require that it computes with its factors what their weights say.
+
+    Raises:
+        UserError: it does not run, leaves a layer out, or does something else than the network with merged weights.
+    """
+    seen = observe(model, example_input).seen
+    for name, layer in built.items():
+        if isinstance(layer, ChainLayer) and not seen.calls.get(id(layer)) and not layer.read:
+            raise UserError(f"layer {name!r} is used, but what took its place is not, as if something else kept it: exclude it")
+    answers = answers_of(model, example_input), answers_of(export(model, to="dense"), example_input)
+    for found, due in zip(*answers, strict=True):
+        near = CLOSE.get(found.dtype, 0.0)
+        if found.shape != due.shape or not bool((found - due).abs().max() <= near * due.abs().max()):
+            raise UserError(
+                "the factored network computes something else than with its weights merged, as if it looked at the types of its "
+                "layers: exclude those that it looks at"
+            )
 
 
 def report_of(model: nn.Module, plan: "Plan", errors: dict[str, float]) -> CompressionReport:
@@ -146,6 +176,7 @@ def plan(
     """
     import pandas as pd
 
+    model = uncompiled(model)
     observation = None if example_input is None else observe(model, example_input)
     seen = None if observation is None else observation.seen
     planned = make_plan(model, method, rank, exclude, include, use="weights", seen=seen)
@@ -161,7 +192,7 @@ def _row(matrix: Matrix, candidate: Candidate | None, plan: "Plan") -> dict[str,
     name = matrix.name if candidate is None else candidate.name
     form = form_of(plan.method)
     tensor = matrix.tensor if candidate is None else form.weight(candidate.layer)
-    n, m = len(tensor), tensor.numel() // max(len(tensor), 1)
+    n, m = (0, 0) if isinstance(tensor, UninitializedTensorMixin) else (len(tensor), tensor.numel() // max(len(tensor), 1))
     chosen = None if candidate is None else plan.ranks.get(name)
     return {
         "layer": name,
@@ -203,6 +234,9 @@ class Plan:
     clipped: dict[str, int]
 
 
+CLOSE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.2, torch.float16: 0.05}  # relative to the largest answer
+
+
 def make_plan(
     model: nn.Module,
     method: str | Method,
@@ -218,7 +252,11 @@ def make_plan(
     Raises:
         UserError: as `compress`.
     """
+    if torch.is_inference_mode_enabled():
+        raise UserError("factors made in inference mode cannot be trained: leave torch.inference_mode first")
     resolved = resolve(method).with_defaults_for(use)
+    if resolved.adapter and use != "adapter":
+        raise UserError(f"{resolved.name} updates a frozen weight: take adapt, or from scratch a method such as vanilla")
     matrices = find(model, form_of(resolved), exclude=exclude, include=include, seen=seen)
     kept = {matrix.name: matrix.kept for matrix in matrices if matrix.kept}
     found = [candidate for matrix in matrices for candidate in matrix.candidates]
@@ -240,17 +278,28 @@ def make_plan(
     return Plan(resolved, matrices, targets, chosen, kept, clipped)
 
 
-def install(model: nn.Module, targets: list[Candidate], built: Mapping[str, FactoredLayer]) -> None:
-    """Put factored layers in the places of candidates, by their names."""
+def install(model: nn.Module, targets: list[Candidate], built: Mapping[str, FactoredLayer], undo: ExitStack) -> None:
+    """Put factored layers in the places of candidates, by their names, and tell `undo` how to take them out again."""
     for candidate in targets:
         layer = built[candidate.name]
         if isinstance(layer, ChainLayer):
             for name in candidate.names:
                 parent = model.get_submodule(name.rpartition(".")[0])
                 layer.read = layer.read or isinstance(parent, READERS)
+                undo.callback(put, model, name, model.get_submodule(name))
                 put(model, name, layer)
     for block, layers in by_parameter(targets, built):
+        for module, parameter, _ in block.places:
+            undo.callback(put_back, module, parameter, getattr(module, parameter), list(module._parameters), type(module))
         install_merged(block.places, layers)
+
+
+@contextmanager
+def undoing() -> Iterator[ExitStack]:
+    """Yield a stack of what is to be undone if the block fails."""
+    with ExitStack() as stack:
+        yield stack
+        stack.pop_all()
 
 
 def by_parameter(targets: list[Candidate], built: Mapping[str, FactoredLayer]) -> Iterator[tuple[Block, dict[str, MergedLayer]]]:
@@ -265,16 +314,10 @@ def by_parameter(targets: list[Candidate], built: Mapping[str, FactoredLayer]) -
     yield from parameters.values()
 
 
-def put(model: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer in the place of the one of that name."""
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, layer)
-
-
 def count_parameters(model: nn.Module) -> Parameters:
     """Return the parameter counts of a network, those of its factored layers set against the dense ones."""
     layers = [layer for _, layer in named_factored_layers(model)]
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = sum(each.numel() for each in model.parameters() if not isinstance(each, UninitializedTensorMixin))
     stored = sum(layer.weight_parameters() for layer in layers)
     dense = sum(layer.dense_parameters() for layer in layers)
     fractions = [layer.rank / min(layer.weight_shape) for layer in layers]

@@ -6,10 +6,10 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from robust_lowrank.compression import put
 from robust_lowrank.errors import unknown_name
 from robust_lowrank.layers import Adapter, ChainLayer
-from robust_lowrank.layers.merged import merged_parameters, uninstall_merged
+from robust_lowrank.layers.base import put, uncompiled
+from robust_lowrank.layers.merged import uninstall_all
 
 Form = Literal["dense", "factors", "auto"]
 
@@ -34,7 +34,7 @@ def export(model: nn.Module, *, to: Form = "auto") -> nn.Module:
     """
     if to not in get_args(Form):
         raise unknown_name("form", to, get_args(Form))
-    plain = copy.deepcopy(model)
+    plain = copy.deepcopy(uncompiled(model))
     replaced: dict[nn.Module, nn.Module] = {}
     inside: set[nn.Module] = set()
     for name, module in list(plain.named_modules(remove_duplicate=False)):
@@ -46,9 +46,7 @@ def export(model: nn.Module, *, to: Form = "auto") -> nn.Module:
             if not name:
                 return layer
             put(plain, name, layer)
-        elif module not in replaced:
-            for parameter in merged_parameters(module):
-                uninstall_merged(module, parameter)
+    uninstall_all(plain)
     return plain
 
 

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -40,6 +40,7 @@ VIEWS = (
     ),
     *("half", "bfloat16", "double", "detach", "clone", "swapaxes"),
 )
+SCALE = ("mul", "__mul__", "__rmul__", "multiply", "div", "__truediv__")  # by other parameters or buffers, such as masks
 PASSES = 3  # whose median time counts
 
 
@@ -84,7 +85,8 @@ def observe(model: nn.Module, example_input: Any) -> Observation:
                 _run(model, example_input)
             for module, calls in in_training.items():
                 seen.calls[module] = max(calls, seen.calls[module])
-            with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # inference may take fused ways that have no count
+            counter = FlopCounterMode(display=False)
+            with suppress(Exception), torch.enable_grad(), counter:  # inference may take fused ways that have no count
                 _run(model, example_input)
             for _ in range(PASSES):
                 with _timing(model) as found:
@@ -94,6 +96,7 @@ def observe(model: nn.Module, example_input: Any) -> Observation:
     except Exception as error:  # of whatever the network does
         raise UserError(f"the network does not run on example_input: {first_line(error)}") from error
     finally:
+        model.train(modes[model])
         for module, mode in modes.items():
             module.training = mode
     root = type(model).__name__
@@ -101,6 +104,32 @@ def observe(model: nn.Module, example_input: Any) -> Observation:
         observation.flops[name.removeprefix(root).removeprefix(".")] = sum(flops.values())
     observation.seconds = {name: median(each) for name, each in seconds.items()}
     return observation
+
+
+@torch.no_grad()
+def answers_of(model: nn.Module, example: Any) -> list[Tensor]:
+    """Return the tensors of real numbers that a network answers with in evaluation mode, and leave the network as it was."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with repeatable(model):
+            found = _leaves(_run(model.eval(), example))
+            return [each for each in found if each.is_floating_point() and each.numel() and bool(torch.isfinite(each).all())]
+    except Exception as error:  # of whatever the network does
+        raise UserError(f"the network does not run on example_input any more: {first_line(error)}") from error
+    finally:
+        model.train(modes[model])
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _leaves(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _leaves(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _leaves(each)
 
 
 def _run(model: nn.Module, example: Any) -> Any:
@@ -152,12 +181,15 @@ class _Uses(TorchFunctionMode):
         super().__init__()
         self._seen = seen
         self._sources = {id(parameter): id(parameter) for parameter in model.parameters()}
+        self._fixed = {id(each) for each in (*model.parameters(), *model.buffers())}
         self._kept: list[Tensor] = []  # so that no other tensor takes the identity of one that is followed
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        if name in MULTIPLY or name in VIEWS:
+        if name in SCALE and not all(self._is_fixed(each) for each in _tensors([args])):
+            return out
+        if name in MULTIPLY or name in VIEWS or name in SCALE:
             sources = {self._sources[id(each)] for each in _tensors([args, kwargs or {}]) if id(each) in self._sources}
             if name in MULTIPLY:
                 self._seen.multiplied.update(sources)
@@ -166,6 +198,9 @@ class _Uses(TorchFunctionMode):
                     self._kept.append(each)
                     self._sources.setdefault(id(each), next(iter(sources)))
         return out
+
+    def _is_fixed(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._fixed or id(tensor) in self._sources
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

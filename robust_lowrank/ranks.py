@@ -40,6 +40,8 @@ class Rank:
     overrides: Mapping[str, int | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.overrides, Mapping):
+            raise UserError(f"overrides = {self.overrides!r} must map regular expressions to ranks")
         for text in self.overrides:
             pattern(text, "overrides")
 
@@ -67,7 +69,7 @@ class Budget:
     params: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.params <= 1:
+        if not isinstance(self.params, (int, float)) or not 0 < self.params <= 1:
             raise UserError(f"params = {self.params} must be a fraction of the dense weights' parameters, in (0, 1]")
 
 

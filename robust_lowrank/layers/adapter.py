@@ -30,7 +30,8 @@ class Adapter(nn.Module):
 
     def __init__(self, base: Dense, update: ChainLayer, *, alpha: float) -> None:
         super().__init__()
-        self.base: Dense = base.requires_grad_(False)
+        self.base: Dense = base
+        base.weight.requires_grad_(False)
         self.update = update
         self.alpha = alpha
 

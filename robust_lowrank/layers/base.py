@@ -109,9 +109,14 @@ class FactoredLayer(nn.Module, ABC):
         """Install factors, of any ranks; the parameters stay the same objects."""
         self.idle = idle
         for parameter, value in zip((self.core, *self.bases()), (factors.core, *factors.bases), strict=True):
-            if parameter.shape != value.shape:
-                _forget_accumulator(parameter)
-            parameter.data = value.detach().clone(memory_format=torch.contiguous_format)
+            self.take_value(parameter, value)
+
+    @staticmethod
+    def take_value(parameter: nn.Parameter, value: Tensor) -> None:
+        """Give a parameter another value, of any shape."""
+        if parameter.shape != value.shape:
+            _forget_accumulator(parameter)
+        parameter.data = value.detach().clone(memory_format=torch.contiguous_format)
 
     def used_factors(self) -> Factors:
         """Return the factors without idle columns: the same weight."""
@@ -123,7 +128,7 @@ class FactoredLayer(nn.Module, ABC):
         """Take up factors of any ranks that they can have."""
         new = {name: state_dict.get(prefix + name) for name in self.names()}
         loaded = {name: value for name, value in new.items() if isinstance(value, Tensor)}
-        if loaded.keys() == new.keys() and self._fits(loaded):
+        if loaded.keys() == new.keys() and self.fits(loaded):
             for name, value in loaded.items():
                 parameter = self.get_parameter(name)
                 if parameter.shape != value.shape:
@@ -132,14 +137,20 @@ class FactoredLayer(nn.Module, ABC):
                     _forget_accumulator(parameter)
                     parameter.data = blank
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
-        self.idle = idle_columns(self.factors())
-        self.loads += 1
+        for parameter in self.all_factors():
+            parameter.data = linalg.at_least_float32(parameter.data)
+        if loaded:
+            self.idle = idle_columns(self.factors())
+            self.loads += 1
 
-    def _fits(self, loaded: Mapping[str, Tensor]) -> bool:
+    def fits(self, loaded: Mapping[str, Tensor]) -> bool:
         """Return whether factors multiply to a weight of this layer's shape."""
         core, bases = loaded[self.core_name], [loaded[name] for name in self.basis_names]
         ranks = [basis.shape[-1] for basis in bases]
-        whole = [*ranks, *self.core.shape[len(bases) :]] == list(core.shape)
+        whole = [*ranks, *self.core.shape[len(bases) :]] == list(core.shape) and min(core.shape, default=1) > 0
+        if len(ranks) == core.dim() == 2 and ranks[0] != ranks[1]:  # only beside a complete basis has the other more columns
+            narrow = ranks.index(min(ranks))
+            whole = whole and len(bases[narrow]) == ranks[narrow]
         return whole and all(
             new.dim() == 2 and len(new) == len(old) and new.shape[1] <= len(new)
             for new, old in zip(bases, self.bases(), strict=True)
@@ -165,6 +176,9 @@ class FactoredLayer(nn.Module, ABC):
         """The number of singular values that the weight matrix can have."""
         shape = self.used_factors().core.shape
         return min(shape[0], math.prod(shape[1:]))
+
+    def keep_leading(self, rank: int) -> None:
+        """Leave the leading directions of a weight without orthonormal bases; a whole one stays whole."""
 
     @abstractmethod
     def merged(self) -> Tensor:
@@ -260,6 +274,17 @@ class MatrixFactors(FactoredLayer):
         return merge(self.parameters_as_factors())
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the network that `torch.compile` has wrapped, or the network itself."""
+    return getattr(model, "_orig_mod", model)
+
+
+def put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer in the place of the one of that name."""
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, layer)
+
+
 def idle_columns(factors: Factors) -> tuple[int, ...]:
     """Return for each basis how many of its last columns the core gives no weight; () for none, and for a weight of zero."""
     core = factors.core
@@ -296,6 +321,11 @@ def shown_name(path: str) -> str:
 def parameters_of(tensors: Sequence[Tensor]) -> list[nn.Parameter]:
     """Return parameters that own contiguous copies of the tensors."""
     return [nn.Parameter(tensor.detach().clone(memory_format=torch.contiguous_format)) for tensor in tensors]
+
+
+def own_or_same(tensor: Tensor | None) -> nn.Parameter | None:
+    """Return a parameter itself, which others may share, and of another tensor a parameter that owns a copy."""
+    return tensor if tensor is None or isinstance(tensor, nn.Parameter) else parameters_of([tensor])[0]
 
 
 def _forget_accumulator(parameter: nn.Parameter) -> None:

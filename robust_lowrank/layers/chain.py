@@ -1,13 +1,15 @@
 """Chain layers compute with thin factors in turn, and show what the layers show whose places they take."""
 
 import copy
+import sys
 from abc import abstractmethod
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.layers.base import FactoredLayer, parameters_of
+from robust_lowrank.errors import UserError
+from robust_lowrank.layers.base import FactoredLayer, own_or_same, parameters_of
 from robust_lowrank.linalg import Factors
 
 
@@ -18,7 +20,7 @@ class ChainLayer(FactoredLayer):
     formed when it is read, with the projected gradients for who differentiates through it.
 
     Attributes:
-        read: whether somebody reads these, as attentions do that compute with their layers' weights themselves.
+        read: whether somebody reads these in a pass, as attentions do that compute with their layers' weights themselves.
         slides: in how many directions a kernel slides.
     """
 
@@ -29,7 +31,7 @@ class ChainLayer(FactoredLayer):
 
     def __init__(self, factors: Factors, bias: Tensor | None = None, *, like: nn.Module | None = None) -> None:
         super().__init__(factors)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.bias = own_or_same(bias)
         if like is None:
             like = self.torch_layer(torch.empty(self.dense_weight().shape, device="meta"), bias)
         object.__setattr__(self, "_shell", _shell_of(like))  # no submodule: it has no state
@@ -55,7 +57,7 @@ class ChainLayer(FactoredLayer):
         layer = copy.deepcopy(self.__dict__["_shell"])
         (layer.weight,) = parameters_of([self.dense_weight().to(self.weight_dtype)])
         if self.bias is not None:
-            (layer.bias,) = parameters_of([self.bias])
+            layer.bias = self.bias
         return layer.train(self.training)
 
     def __getattr__(self, name: str) -> Any:
@@ -65,12 +67,28 @@ class ChainLayer(FactoredLayer):
             shell = self.__dict__.get("_shell")
             if shell is None or name.startswith("_") or (name != "weight" and name not in vars(shell)):
                 raise
-            self.read = True
+            self.read = self.read or _in_a_pass()
             return self.dense_weight().to(self.weight_dtype) if name == "weight" else vars(shell)[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        shell = self.__dict__.get("_shell")
+        if shell is not None and (name == "weight" or name in getattr(shell, "__constants__", ())) and name not in self._parameters:
+            raise UserError(f"the {name} of a factored layer cannot be changed: export the network first, or load factors into it")
+        super().__setattr__(name, value)
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows."""
         return f"{super().extra_repr()}, bias={self.bias is not None}"
+
+
+def _in_a_pass() -> bool:
+    """Return whether this runs within the forward pass of a module."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code is nn.Module._call_impl.__code__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _shell_of(layer: nn.Module) -> nn.Module:

@@ -54,7 +54,27 @@ class _Free(FactoredLayer):
         """Return the names of the factors in the order of their product."""
         return self.factor_names
 
-    def _fits(self, loaded: Mapping[str, Tensor]) -> bool:
+    @staticmethod
+    @abstractmethod
+    def stored(factors: Factors) -> dict[str, Tensor]:
+        """Return what is stored of U S V^T, by name."""
+
+    def _adopt(self, factors: Factors) -> tuple[int, int]:
+        for name, value in self.stored(factors).items():
+            self.register_parameter(name, parameters_of([value])[0])
+        return self.left().shape[0], self.right().shape[0]
+
+    @torch.no_grad()
+    def keep_leading(self, rank: int) -> None:
+        """Leave the leading singular triplets of the weight."""
+        (u, left), (v, right) = torch.linalg.qr(self.left()), torch.linalg.qr(self.right())
+        p, sigma, qh = linalg.svd(left @ right.T)
+        leading = Factors(sigma[:rank].diag(), (u @ p[:, :rank], v @ qh[:rank].T))
+        for name, value in self.stored(leading).items():
+            self.take_value(self.get_parameter(name), value)
+
+    def fits(self, loaded: Mapping[str, Tensor]) -> bool:
+        """Return whether factors multiply to a weight of this layer's shape."""
         rank = loaded[self.factor_names[0]].shape[-1]
         old = dict(zip(self.names(), self.all_factors(), strict=True))
         small = self.core_name in self.factor_names[1:]
@@ -77,9 +97,10 @@ class _Pair(_Free):
     A: nn.Parameter
     B: nn.Parameter
 
-    def _adopt(self, factors: Factors) -> tuple[int, int]:
-        self.A, self.B = parameters_of(balance(factors))
-        return self.A.shape[0], self.B.shape[0]
+    @staticmethod
+    def stored(factors: Factors) -> dict[str, Tensor]:
+        """Return A and B."""
+        return dict(zip("AB", balance(factors), strict=True))
 
     @classmethod
     def count(cls, shape: Sequence[int], ranks: Ranks) -> int:
@@ -104,9 +125,10 @@ class _Triple(_Free):
     S: nn.Parameter
     V: nn.Parameter
 
-    def _adopt(self, factors: Factors) -> tuple[int, int]:
-        self.S, self.U, self.V = parameters_of((factors.core, *factors.bases))
-        return self.U.shape[0], self.V.shape[0]
+    @staticmethod
+    def stored(factors: Factors) -> dict[str, Tensor]:
+        """Return U, S and V."""
+        return {"S": factors.core, "U": factors.bases[0], "V": factors.bases[1]}
 
     def left(self) -> Tensor:
         return self.U @ self.S
@@ -126,9 +148,10 @@ class _Diagonal(_Free):
     values: nn.Parameter
     Q: nn.Parameter
 
-    def _adopt(self, factors: Factors) -> tuple[int, int]:
-        self.values, self.P, self.Q = parameters_of((factors.core.diagonal(), *factors.bases))
-        return self.P.shape[0], self.Q.shape[0]
+    @staticmethod
+    def stored(factors: Factors) -> dict[str, Tensor]:
+        """Return the values, P and Q."""
+        return {"values": factors.core.diagonal(), "P": factors.bases[0], "Q": factors.bases[1]}
 
     @classmethod
     def count(cls, shape: Sequence[int], ranks: Ranks) -> int:

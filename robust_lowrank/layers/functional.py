@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from robust_lowrank import linalg
 from robust_lowrank.layers.merging import fit_to_slot, frame, merge
@@ -56,7 +56,7 @@ def _apply(function: type["_Chain"], x: Tensor, *arguments: Any) -> Tensor:
     if torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
     with torch.autocast(kind, enabled=False):
-        if torch._C._are_functorch_transforms_active():  # they want rules for every function, and get those of the dense layer
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # they get the rules of the dense layer
             return function.dense(x, *arguments)
         return function.apply(x, *arguments)  # pyright: ignore[reportReturnType]
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,6 +13,10 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.layers.base import UPDATE, WHOLE, FactoredLayer, Kind, MatrixFactors
 from robust_lowrank.layers.merging import merge_stack
 from robust_lowrank.linalg import Factors
+
+_HELD: ContextVar[dict[tuple[int, bool], Tensor] | None] = ContextVar(
+    "held", default=None
+)  # weights formed in one pass, by one thread
 
 
 class Place(NamedTuple):
@@ -124,8 +129,15 @@ class MergedParameter(nn.Module):
         """Return the parameter."""
         if frozen and not self.updated:
             return frozen[0]
-        weight = self._weight().reshape(self.shape)
-        return frozen[0] + weight if frozen else weight
+        held = None if torch.compiler.is_compiling() else _HELD.get()
+        key = (id(self), torch.is_grad_enabled())
+        if held is None or key not in held:
+            weight = self._weight().reshape(self.shape)
+            weight = frozen[0] + weight if frozen else weight
+            if held is None:
+                return weight
+            held[key] = weight
+        return held[key]
 
     def _weight(self) -> Tensor:
         blocks = list(self.blocks().values())
@@ -164,6 +176,8 @@ def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, ad
     behind = tuple(names[names.index(name) + 1 :])
     stand_in = MergedParameter(blocks, getattr(owner, name).shape, adapter=adapter, behind=behind)
     for module, parameter, _ in places:
+        if parametrize.is_parametrized(module):
+            _own_class(module)
         parametrize.register_parametrization(module, parameter, stand_in, unsafe=True)  # shape and type are known to fit
         kind: Any = type(module)
         if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
@@ -174,16 +188,45 @@ def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, ad
     stand_in.installed = True
 
 
-def uninstall_merged(module: nn.Module, name: str) -> None:
-    """Put a parameter with the merged weight in the place of its factors."""
+def put_back(module: nn.Module, name: str, parameter: nn.Parameter, order: list[str], kind: type[nn.Module]) -> None:
+    """Put a parameter back that a module had, whatever stands for it now, and the class that the module had."""
+    if parametrize.is_parametrized(module, name):
+        _uninstall(module, name, {})
+    module._parameters.pop(name, None)
+    if not parametrize.is_parametrized(module):
+        module.__class__ = kind
+    module.register_parameter(name, parameter)
+    for each in order:
+        if each in module._parameters:
+            module._parameters[each] = module._parameters.pop(each)
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own, which it shares with its copies."""
     kind = type(module)
-    module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))  # pyright: ignore[reportAttributeAccessIssue] # copies share one, which removal would change
+    module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def uninstall_all(model: nn.Module, *, updated: bool = True) -> None:
+    """Put parameters in the place of all that is merged in a network, or without `updated` the frozen ones of adapters."""
+    parameters: dict[MergedParameter, nn.Parameter] = {}
+    for module in list(model.modules()):
+        for name, stand_in in merged_parameters(module).items():
+            stand_in.updated = updated and stand_in not in parameters  # what others share has been merged once
+            _uninstall(module, name, parameters)
+
+
+def _uninstall(module: nn.Module, name: str, parameters: dict[MergedParameter, nn.Parameter]) -> None:
+    """Put a parameter with the merged weight in the place of its factors, or the one that another module got for them."""
+    _own_class(module)
     stand_in = merged_parameters(module)[name]
     trains = any(parameter.requires_grad for parameter in stand_in.parameters())
     parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     weight = getattr(module, name).detach()
-    module._buffers.pop(name, None)
-    module.register_parameter(name, nn.Parameter(weight, requires_grad=trains))
+    for kind in (module._buffers, module._parameters):
+        kind.pop(name, None)
+    parameter = parameters.setdefault(stand_in, nn.Parameter(weight, requires_grad=trains))
+    module.register_parameter(name, parameter)
     for each in stand_in.behind:
         if each in module._parameters:
             module._parameters[each] = module._parameters.pop(each)
@@ -204,10 +247,13 @@ def _reading_once(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(forward)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        if torch.compiler.is_compiling():
             return forward(*args, **kwargs)
-        with parametrize.cached():
+        token = _HELD.set({})
+        try:
             return forward(*args, **kwargs)
+        finally:
+            _HELD.reset(token)
 
     return wrapped
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import checkpoint
-from robust_lowrank.compression import put
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import ChainLayer, LowRankConv, LowRankLinear
-from robust_lowrank.layers.base import UPDATE
+from robust_lowrank.layers.base import UPDATE, put
 from robust_lowrank.layers.forms import FORMS, Dense
 from robust_lowrank.models.weights import PREFIXES, read_weights
 

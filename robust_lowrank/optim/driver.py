@@ -72,14 +72,16 @@ class LayerDriver:
         self.require_bases_grad(False)
 
     def drop(self, names: Iterable[str]) -> None:
-        """Drop what is kept of layers whose factors are not those of before."""
+        """Drop what is kept of layers whose factors are not those of before, and the directions that an open window had added."""
         for name in names:
             if (layer := self._layers.get(name)) is None:
                 continue
-            if self._open.pop(name, None) is not None:
-                require_grad(layer.bases(), True)
             self._truncation.drop(name)
             self._mover(layer).forget(layer)
+            if (kept := self._open.pop(name, None)) is not None:
+                require_grad(layer.bases(), True)
+                if any(now > before for now, before in zip(layer.ranks(), kept.ranks, strict=True)):
+                    self._truncation.contract(self._layers, {name: kept})
         if not self._open:
             self.position = 0
 

@@ -30,8 +30,15 @@ def parameter_groups(
         listed: list[Any] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         parameters: list[nn.Parameter] = [each[1] if isinstance(each, tuple) else each for each in listed]  # named ones too
         for parameter in parameters:
+            if not isinstance(parameter, nn.Parameter):
+                raise UserError("groups holds a tensor that is no parameter: of a factored layer give layer.all_factors()")
             if left.pop(id(parameter), None) is None:
-                raise UserError("groups holds a parameter twice, or one that is not the network's: compress before making groups")
+                known = any(parameter is each for each in model.parameters())
+                raise UserError(
+                    "groups holds a parameter twice"
+                    if known
+                    else "groups holds a parameter that is not the network's: compress before making groups"
+                )
         groups += _split(parameters, cores, bases, {key: value for key, value in group.items() if key != "params"})
     groups += _split(list(left.values()), cores, bases, {})
     if not groups:

@@ -1,5 +1,6 @@
 """One optimizer drives every method around any of torch's."""
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -72,6 +73,13 @@ class LowRankOptimizer(torch.optim.Optimizer):
     ) -> None:
         if not isinstance(model, nn.Module) or not isinstance(optimizer, type):
             raise UserError("LowRankOptimizer takes the network and a class: LowRankOptimizer(model, torch.optim.SGD, lr=0.1)")
+        if isinstance(model, nn.parallel.DistributedDataParallel) or _several_processes():
+            for name, layer in named_factored_layers(model):
+                if getattr(layer.method, "adaptive", False):
+                    raise UserError(
+                        f"the rank of layer {name!r} adapts, which several processes cannot do together yet: their gradients are "
+                        "gathered in buffers of fixed shapes. Take a method of fixed rank, such as condlr or DLRT()"
+                    )
         if optimizer is torch.optim.LBFGS:
             raise UserError("LBFGS evaluates the loss as it likes and cannot drive factors: take SGD, Adam or AdamW")
         for option in ("maximize", "centered"):
@@ -97,8 +105,12 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self._free = FreeLayers(model)
         self._loads = Loads(dict(named_factored_layers(model)))
         self.steps: int = 0
+        self._ranks: dict[str, tuple[int, ...]] | None = None  # that a state which was loaded belongs to, until the next step
         factored = any(layer.bases() for layer in self.layers.values())
         split = parameter_groups(model, self.layers, groups)
+        for key in {key for group in groups for key in group} - {"params", "name"}:
+            if key not in inspect.signature(optimizer).parameters:
+                raise unknown_name("option of groups", key, tuple(inspect.signature(optimizer).parameters)[1:])
         by_rule = factored and moments == "tangent"
         self.inner: torch.optim.Optimizer = make_inner(optimizer, split, options) if by_rule else optimizer(split, **options)
         super().__init__(self.inner.param_groups, self.inner.defaults)
@@ -134,7 +146,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the torch optimizer's state, the place in the window, and what layers keep beside their weights."""
-        window = {"moments": self.moments, "steps": self.steps, **self._driver.state_dict()}
+        known = {"optimizer": type(self.inner).__name__, "layers": {name: layer.ranks() for name, layer in self.layers.items()}}
+        window = {"moments": self.moments, "steps": self.steps, **known, **self._driver.state_dict()}
         methods = self._free.state_dict()
         return {**self.inner.state_dict(), "window": window} | ({"methods": methods} if methods else {})
 
@@ -151,6 +164,12 @@ class LowRankOptimizer(torch.optim.Optimizer):
         older = any("mean_squares" in each for each in state["state"].values())  # of rows and columns, as before covariances
         if window.get("moments") != self.moments or older:
             raise UserError(f"this state has moments of another kind or version, and the optimizer {self.moments!r} ones")
+        if (theirs := window.get("optimizer", type(self.inner).__name__)) != type(self.inner).__name__:
+            raise UserError(f"this state is one of {theirs}, and the optimizer a {type(self.inner).__name__}")
+        if (names := window.get("layers", dict.fromkeys(self.layers))).keys() != self.layers.keys():
+            odd = sorted(names.keys() ^ self.layers.keys())
+            raise UserError(f"this state is one of other layers: {', '.join(odd[:4])}")
+        self._ranks = window.get("layers")
         self._free.load_state_dict(state.pop("methods", {}))
         self.inner.load_state_dict(state)
         self._share()
@@ -167,13 +186,14 @@ class LowRankOptimizer(torch.optim.Optimizer):
         all with amortised steps, also take a step without a closure, after a `backward` of the caller's.
 
         Raises:
-            UserError: a method needs more than one evaluation and there is no closure; nothing has a gradient; or at the first step
-                the network has other parameters than when the optimizer was made.
+            UserError: a method needs more than one evaluation and there is no closure; the network has other parameters than when
+                the optimizer was made; or at the first step nothing has a gradient.
             FactorisationError: a core is not finite when it is decomposed, which names the layer; in a window of amortised
                 steps that is at its end.
         """
         if self.steps == 0:
             self._require_the_same_network()
+        self._require_the_ranks_of_the_state()
         if loaded := self._loads.new():
             for parameter in (factor for layer in loaded.values() for factor in layer.all_factors()):
                 self.state.pop(parameter, None)
@@ -222,14 +242,33 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 for layer in layers:
                     add_penalty(layer, penalty, weight)
         self._free.adjust_gradients()
-        if not any(parameter.grad is not None for group in self.param_groups for parameter in group["params"]):
+        if any(layer.core.grad is None and layer.core.requires_grad for layer in self.layers.values()):
+            self._require_the_same_network()
+        if self.steps == 0 and not any(parameter.grad is not None for group in self.param_groups for parameter in group["params"]):
             raise UserError(
                 "no parameter has a gradient: call backward on a loss of this network before the step, or in the closure"
             )
         return loss
 
+    def _require_the_ranks_of_the_state(self) -> None:
+        ranks, self._ranks = self._ranks or {}, None
+        for name, layer in self.layers.items():
+            if (due := tuple(ranks.get(name, layer.ranks()))) != layer.ranks():
+                raise UserError(
+                    f"the optimizer's state is one of ranks {due} of layer {name!r}, which has {layer.ranks()}: load the network's "
+                    "state of the same moment too"
+                )
+
     def _require_the_same_network(self) -> None:
         grouped = {id(parameter) for group in self.param_groups for parameter in group["params"]}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and id(parameter) not in grouped:
-                raise UserError(f"{name} is not among the optimizer's parameters: compress the network before making the optimizer")
+                raise UserError(
+                    f"{name} is not among the optimizer's parameters: compress the network before making the optimizer, and make "
+                    "another when layers have been replaced"
+                )
+
+
+def _several_processes() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -12,7 +12,9 @@ def repeatable(model: nn.Module) -> Iterator[None]:
     """Put back the random state and all running statistics after an evaluation that the next one repeats."""
     statistics = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)):
-        yield
-    for buffer, value in statistics:
-        buffer.copy_(value)
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        for buffer, value in statistics:
+            buffer.copy_(value)

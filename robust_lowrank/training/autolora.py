@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robust_lowrank.compression import put
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.network.inputs import check_examples
 from robust_lowrank.layers import Adapter, named_factored_layers, without_updates
-from robust_lowrank.layers.base import UPDATE
-from robust_lowrank.layers.merged import merged_parameters, uninstall_merged
+from robust_lowrank.layers.base import UPDATE, put
+from robust_lowrank.layers.merged import uninstall_all
 from robust_lowrank.ranks import pattern
 from robust_lowrank.threat import KeyedNoise, frozen_eval, radius, threat
 from robust_lowrank.training.adversarial import divergence, pgd
@@ -177,9 +176,7 @@ class AutoLoRa:
         for name, module in list(self.model.named_modules(remove_duplicate=False)):
             if isinstance(module, Adapter):
                 put(self.model, name, module.base)
-            for parameter, stand_in in merged_parameters(module).items():
-                stand_in.updated = False
-                uninstall_merged(module, parameter)
+        uninstall_all(self.model, updated=False)
 
 
 def _weights(accuracy: Tensor | float, beta: float) -> Weights:

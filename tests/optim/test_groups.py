@@ -65,6 +65,8 @@ def test_named_parameters_and_single_tensors_are_taken() -> None:
         (lambda model: [list(model.parameters())], "without params"),
         (lambda model: [{"params": model.parameters()}, {"params": [model[0].core]}], "a parameter twice"),
         (lambda model: [{"params": nn.Linear(2, 2).parameters()}], "not the network's"),
+        (lambda model: [{"params": [model[0].weight]}], "all_factors"),
+        (lambda model: [{"params": [model[0].core], "weight_dacay": 0.0}], "did you mean 'weight_decay'"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(groups, message: str) -> None:

@@ -143,6 +143,7 @@ def test_natural_inputs_train_updates_and_adversarial_ones_the_rest(method: str 
     assert moved(gradients(0.0, [])) == natural - head
 
 
+@pytest.mark.filterwarnings("ignore:the bases of a factored layer are not orthonormal:UserWarning")
 @each_method
 def test_without_updates_a_network_is_its_base(method: str | Method) -> None:
     net, (x, _) = Net().double(), batch()
