@@ -208,7 +208,8 @@ class FactoredLayer(nn.Module, ABC):
 
     def look_at_bases(self) -> None:
         """Warn in evaluation mode if something has changed the bases in place that does not keep them orthonormal."""
-        if self.training or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        watched = torch._C._are_functorch_transforms_active() or torch._C._len_torch_function_stack()  # or traced
+        if self.training or torch.compiler.is_compiling() or watched or torch._C._len_torch_dispatch_stack():
             return
         bases = self.bases()
         versions = [None if basis.is_inference() else basis._version for basis in bases]
