@@ -24,6 +24,8 @@ def export(model: nn.Module, *, to: Form = "auto") -> nn.Module:
             fewer parameters. What is no layer of its own, such as a recurrent weight, or is read by somebody who computes
             with it, such as an attention, is always merged, and an adapter into its base, which has full rank.
 
+    Keys of the state dict are the network's with `dense` alone: that is the form which transformers reads again.
+
     The layers are of the network's precision and of the classes that they had before `compress`.
 
     Example:
