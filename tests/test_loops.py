@@ -17,6 +17,7 @@ def code(text: str) -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
 
 
+@pytest.mark.slow
 def test_torchs_own_loops(tmp_path: Path) -> None:
     shared = code(PAGE.read_text().split("\n## ")[0])
     examples = [code(text) for section, text in SECTIONS.items() if section not in LIBRARIES]

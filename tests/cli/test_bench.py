@@ -126,6 +126,7 @@ def test_a_run_that_diverges_does_not_take_the_others_with_it(
     assert (here / "reports/tiny/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_when_every_run_diverges_there_is_no_report(rlr_eval: Command, here: Path, experiment: Path) -> None:
     text = experiment.read_text()
     assert "[training]\n" in text

@@ -293,7 +293,13 @@ def test_an_attack_under_the_name_of_autoattack_is_found(subject, result):
 
 
 @pytest.mark.parametrize(
-    "kind", [AutoAttack(), AANative(), Torchattack(algorithm="MIFGSM", parameters={"steps": 2}), RandomNoise(draws=2)]
+    "kind",
+    [
+        pytest.param(AutoAttack(), marks=pytest.mark.slow),
+        pytest.param(AANative(), marks=pytest.mark.slow),
+        Torchattack(algorithm="MIFGSM", parameters={"steps": 2}),
+        RandomNoise(draws=2),
+    ],
 )
 def test_every_kind_of_attack_is_verified_and_put_again(subject, kind):
     """Attacks of other packages draw other noise, which refutes nothing by itself; names of one's own are allowed."""

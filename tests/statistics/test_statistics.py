@@ -231,6 +231,7 @@ def test_every_pair_is_compared_and_corrected_together():
     assert pairwise({"a": right < 80}) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.lists(st.tuples(*[st.booleans()] * 4), min_size=1, max_size=9))
 def test_undecided_examples_count_against_a_difference(examples):
