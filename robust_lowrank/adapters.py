@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from robust_lowrank.candidates import Choices, pattern
 from robust_lowrank.compression import CompressionReport, by_parameter, make_plan, report_of, undoing
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.initialisation import leading_factors, zero_factors
 from robust_lowrank.layers import Adapter, ChainLayer, FactoredLayer, MergedLayer, named_factored_layers
 from robust_lowrank.layers.base import put, uncompiled
 from robust_lowrank.layers.forms import Source, build, form_of
-from robust_lowrank.layers.merged import Block, install_merged
+from robust_lowrank.layers.merged import Block, install_merged, put_back
 from robust_lowrank.linalg import FactorisationError, Ranks
 from robust_lowrank.methods import Method
 from robust_lowrank.ranks import RankLike
@@ -87,8 +87,8 @@ def adapt(
         for candidate in plan.targets:
             update, scale, taken = updates[candidate.name]
             if taken is not None:
+                undo.callback(_give_back, candidate.layer, candidate.layer.weight.detach().clone(), taken)
                 _take(candidate.layer, taken)
-                undo.callback(_take, candidate.layer, -taken)
             if isinstance(update, ChainLayer):
                 adapter = Adapter(candidate.layer, update, alpha=scale)  # pyright: ignore[reportArgumentType]
                 for name in candidate.names:
@@ -98,8 +98,13 @@ def adapt(
                 update.alpha = scale
         for block, layers in by_parameter(plan.targets, {name: each.layer for name, each in updates.items()}):
             for module, parameter, _ in block.places:
-                getattr(module, parameter).requires_grad_(False)
-            install_merged(block.places, layers, adapter=True)
+                original = getattr(module, parameter)
+                undo.callback(put_back, module, parameter, original, list(module._parameters), type(module))
+                original.requires_grad_(False)
+            try:
+                install_merged(block.places, layers, adapter=True)
+            except (TypeError, KeyError, AttributeError, RuntimeError) as error:  # of classes that let nothing be put in
+                raise UserError(f"the updates cannot be put into the network: {first_line(error)}") from error
     return report_of(model, plan, dict.fromkeys(dict(named_factored_layers(model)), 0.0))
 
 
@@ -121,6 +126,15 @@ def _update(layer: Source, ranks: Ranks, method: Method, alpha: float) -> _Updat
         return _Update(update, scale, None)
     update = build(layer, method.project(leading_factors(tensor / scale, ranks)), method, bias=False)
     return _Update(update, scale, scale * update.dense_weight())
+
+
+@torch.no_grad()
+def _give_back(layer: Source, weight: Tensor, taken: Tensor) -> None:
+    """Undo what `_take` did."""
+    if isinstance(layer, Block):
+        layer.subtract(-taken)
+    else:
+        layer.weight.copy_(weight)
 
 
 @torch.no_grad()

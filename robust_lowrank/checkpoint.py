@@ -89,8 +89,7 @@ def load(model: nn.Module, path: str | Path, *, rank: int | float | None = None)
     except (UserError, RuntimeError, TypeError) as error:
         raise UserError(f"{path} does not fit this network: {first_line(error)}") from error
     if rank is not None:
-        for _, layer in named_factored_layers(model):
-            cut(layer, rank)
+        _cut(model, rank, path)
     return given
 
 
@@ -98,7 +97,7 @@ def _misfits(model: nn.Module, expected: dict[str, Tensor], tensors: dict[str, T
     """Return the names of tensors that a network cannot take up; factors may have other ranks."""
     wrong = []
     factors: set[str] = set()
-    for path, layer in model.named_modules():
+    for path, layer in model.named_modules(remove_duplicate=False):
         if isinstance(layer, FactoredLayer):
             names = [f"{path}.{name}" for name in layer.names()]
             factors.update(names)
@@ -108,17 +107,23 @@ def _misfits(model: nn.Module, expected: dict[str, Tensor], tensors: dict[str, T
 
 
 @torch.no_grad()
-def cut(layer: FactoredLayer, rank: int | float) -> None:
-    """Leave a layer its leading directions: so many, or a fraction of those that it has."""
+def _cut(model: nn.Module, rank: int | float, path: Path) -> None:
+    """Leave all layers their leading directions: so many, or a fraction of those that each has."""
 
     def kept(size: int) -> int:
         return min(size, math.ceil(rank * size) if isinstance(rank, float) else rank)
 
-    if layer.bases():
-        factors = layer.used_factors()
-        layer.set_factors(truncate(factors, decompose(factors), tuple(map(kept, layer.ranks()))))
-    else:
-        layer.keep_leading(kept(layer.rank))
+    actions: list[Callable[[], None]] = []
+    for name, layer in named_factored_layers(model):
+        if not all(bool(torch.isfinite(factor).all()) for factor in layer.all_factors()):
+            raise UserError(f"{path}: layer {name!r} holds NaN or infinity, and has no leading directions")
+        if layer.bases():
+            factors = layer.used_factors()
+            actions.append(partial(layer.set_factors, truncate(factors, decompose(factors), tuple(map(kept, layer.ranks())))))
+        else:
+            actions.append(partial(layer.keep_leading, kept(layer.rank)))
+    for act in actions:
+        act()
 
 
 def _digest_of(model: nn.Module, names: Iterable[str]) -> str:
@@ -243,6 +248,8 @@ def _admit_chain(model: nn.Module, name: str, entry: dict[str, Any]) -> Callable
     if type(present) is type(built):
         return partial(_retain, [(present, built)], [] if not adapter else [(old, alpha)])
     new = Adapter(layer, built, alpha=alpha) if adapter else built  # pyright: ignore[reportArgumentType]
+    if isinstance(old, Adapter) and not adapter and layer.bias is not None:
+        layer.bias.requires_grad_(True)  # the file's network is none whose weights are frozen
 
     def replace(undo: ExitStack) -> None:
         for each in names:

@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from statistics import median
 from typing import Any
 
@@ -42,6 +42,9 @@ VIEWS = (
 )
 SCALE = ("mul", "__mul__", "__rmul__", "multiply", "div", "__truediv__")  # by other parameters or buffers, such as masks
 PASSES = 3  # whose median time counts
+
+
+CLOSE, TINY = 1e-5, 1e-4  # relative to each answer in float64, and beside it to the largest
 
 
 @dataclass
@@ -107,29 +110,68 @@ def observe(model: nn.Module, example_input: Any) -> Observation:
 
 
 @torch.no_grad()
-def answers_of(model: nn.Module, example: Any) -> list[Tensor]:
-    """Return the tensors of real numbers that a network answers with in evaluation mode, and leave the network as it was."""
+def passes(model: nn.Module, example: Any) -> list[Tensor]:
+    """Return what a network answers in training and in evaluation mode, and leave it as it was.
+
+    Raises:
+        UserError: it does not run.
+    """
     modes = {module: module.training for module in model.modules()}
+    answers: list[Tensor] = []
     try:
-        with repeatable(model):
-            found = _leaves(_run(model.eval(), example))
-            return [each for each in found if each.is_floating_point() and each.numel() and bool(torch.isfinite(each).all())]
+        for mode in (True, False):
+            with repeatable(model):
+                answers += _leaves(_run(model.train(mode), example))
     except Exception as error:  # of whatever the network does
         raise UserError(f"the network does not run on example_input any more: {first_line(error)}") from error
     finally:
         model.train(modes[model])
         for module, mode in modes.items():
             module.training = mode
+    return answers
+
+
+def alike(found: list[Tensor], due: list[Tensor], moved: list[Tensor]) -> bool:
+    """Return whether answers are equal but for rounding, where a move of the weights by rounding leaves them so."""
+    if [each.shape for each in due] != [each.shape for each in moved]:
+        return True  # the network's own answers differ from pass to pass
+    if [each.shape for each in found] != [each.shape for each in due]:
+        return False
+    for ours, theirs, again in zip(found, due, moved, strict=True):
+        ours, theirs, again = (each.to(torch.complex128 if each.is_complex() else torch.float64) for each in (ours, theirs, again))
+        finite = torch.isfinite(theirs) & torch.isfinite(again)
+        if not bool((torch.isfinite(ours) | ~finite).all()):
+            return False
+        noise = (again - theirs)[finite].abs().sum()
+        size = theirs[finite].abs()
+        allowed = CLOSE * size + CLOSE * TINY * (1 + size.max() if size.numel() else 1) + 1e6 * noise
+        if not bool(((ours - theirs)[finite].abs() <= allowed).all()):
+            return False
+    return True
+
+
+def in_float64(value: Any) -> Any:
+    """Return an example whose real tensors are in float64."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {key: in_float64(each) for key, each in value.items()}
+    return type(value)(in_float64(each) for each in value) if type(value) in (list, tuple) else value
 
 
 def _leaves(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of an answer that can be compared."""
     if isinstance(value, Tensor):
-        yield value
+        if value.layout == torch.strided and value.dtype != torch.bool:
+            yield value
     elif isinstance(value, Mapping):
-        yield from _leaves(list(value.values()))
+        for each in value.values():
+            yield from _leaves(each)
     elif isinstance(value, (list, tuple)):
         for each in value:
             yield from _leaves(each)
+    elif is_dataclass(value):
+        yield from _leaves(vars(value))
 
 
 def _run(model: nn.Module, example: Any) -> Any:

@@ -191,6 +191,7 @@ def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, ad
 def put_back(module: nn.Module, name: str, parameter: nn.Parameter, order: list[str], kind: type[nn.Module]) -> None:
     """Put a parameter back that a module had, whatever stands for it now, and the class that the module had."""
     if parametrize.is_parametrized(module, name):
+        merged_parameters(module)[name].updated = False  # an adapter's parameter is to be as it was
         _uninstall(module, name, {})
     module._parameters.pop(name, None)
     if not parametrize.is_parametrized(module):
@@ -199,6 +200,13 @@ def put_back(module: nn.Module, name: str, parameter: nn.Parameter, order: list[
     for each in order:
         if each in module._parameters:
             module._parameters[each] = module._parameters.pop(each)
+    _refresh(module)
+
+
+def _refresh(module: nn.Module) -> None:
+    """Have a recurrent layer whose weights are all its own again look for them anew."""
+    if isinstance(module, nn.RNNBase) and not parametrize.is_parametrized(module):
+        module._init_flat_weights()
 
 
 def _own_class(module: nn.Module) -> None:
@@ -230,8 +238,7 @@ def _uninstall(module: nn.Module, name: str, parameters: dict[MergedParameter, n
     for each in stand_in.behind:
         if each in module._parameters:
             module._parameters[each] = module._parameters.pop(each)
-    if isinstance(module, nn.RNNBase) and not parametrize.is_parametrized(module):
-        module._flat_weights = _flat_weights(module)
+    _refresh(module)
 
 
 def merged_parameters(module: nn.Module) -> dict[str, MergedParameter]:

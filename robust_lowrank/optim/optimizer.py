@@ -104,6 +104,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         ]
         self._free = FreeLayers(model)
         self._loads = Loads(dict(named_factored_layers(model)))
+        self._known: set[FactoredLayer] = {layer for _, layer in named_factored_layers(model)}
         self.steps: int = 0
         self._ranks: dict[str, tuple[int, ...]] | None = None  # that a state which was loaded belongs to, until the next step
         factored = any(layer.bases() for layer in self.layers.values())
@@ -191,7 +192,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             FactorisationError: a core is not finite when it is decomposed, which names the layer; in a window of amortised
                 steps that is at its end.
         """
-        if self.steps == 0:
+        if self.steps == 0 or any(layer not in self._known for _, layer in named_factored_layers(self.model)):
             self._require_the_same_network()
         self._require_the_ranks_of_the_state()
         if loaded := self._loads.new():
@@ -214,6 +215,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def truncate(self) -> None:
         """Truncate now if a window of amortised steps is open: to look at ranks, or to save a network on its way."""
+        self._require_the_ranks_of_the_state()
         self._driver.truncate()
         self._driver.arrive()
 
@@ -242,8 +244,6 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 for layer in layers:
                     add_penalty(layer, penalty, weight)
         self._free.adjust_gradients()
-        if any(layer.core.grad is None and layer.core.requires_grad for layer in self.layers.values()):
-            self._require_the_same_network()
         if self.steps == 0 and not any(parameter.grad is not None for group in self.param_groups for parameter in group["params"]):
             raise UserError(
                 "no parameter has a gradient: call backward on a loss of this network before the step, or in the closure"
@@ -251,13 +251,14 @@ class LowRankOptimizer(torch.optim.Optimizer):
         return loss
 
     def _require_the_ranks_of_the_state(self) -> None:
-        ranks, self._ranks = self._ranks or {}, None
+        ranks = self._ranks or {}
         for name, layer in self.layers.items():
             if (due := tuple(ranks.get(name, layer.ranks()))) != layer.ranks():
                 raise UserError(
                     f"the optimizer's state is one of ranks {due} of layer {name!r}, which has {layer.ranks()}: load the network's "
                     "state of the same moment too"
                 )
+        self._ranks = None
 
     def _require_the_same_network(self) -> None:
         grouped = {id(parameter) for group in self.param_groups for parameter in group["params"]}
