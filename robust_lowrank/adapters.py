@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.candidates import Choices, pattern
-from robust_lowrank.compression import CompressionReport, by_parameter, make_plan, report_of, undoing
+from robust_lowrank.choices import Choices, pattern
+from robust_lowrank.compression import CompressionReport, make_plan, report_of
 from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.initialisation import leading_factors, zero_factors
+from robust_lowrank.installation import by_parameter, undoing
 from robust_lowrank.layers import Adapter, ChainLayer, FactoredLayer, MergedLayer, named_factored_layers
 from robust_lowrank.layers.base import put, uncompiled
 from robust_lowrank.layers.forms import Source, build, form_of

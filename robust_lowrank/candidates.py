@@ -1,10 +1,9 @@
 """Candidates are the matrices of a network that can be factored; of every other one there is a reason."""
 
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +12,12 @@ from torch.nn.parameter import UninitializedTensorMixin  # pyright: ignore[repor
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
-from robust_lowrank.errors import UserError, first_line
+from robust_lowrank.choices import Choices, Chosen, joined
 from robust_lowrank.layers import Adapter, FactoredLayer
 from robust_lowrank.layers.base import WHOLE
 from robust_lowrank.layers.forms import Dense, Form, Source
 from robust_lowrank.layers.linear import is_transposed
 from robust_lowrank.layers.merged import Block, MergedParameter, Place
-
-Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]  # a regular expression, a type, or a predicate
-Choices = Choice | Sequence[Choice]
 
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 SCALES = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -95,7 +91,7 @@ def find(
     Raises:
         UserError: an entry of `exclude` or `include` is no regular expression, or matches nothing.
     """
-    excluded, included = _Chosen(exclude, "exclude"), None if include is None else _Chosen(include, "include")
+    excluded, included = Chosen(exclude, "exclude"), None if include is None else Chosen(include, "include")
     matrices = list(_matrices(model))
     for matrix in matrices:
         _judge(matrix, form, excluded, included, seen)
@@ -106,11 +102,11 @@ def find(
     return matrices
 
 
-def _judge(matrix: Matrix, form: Form, excluded: "_Chosen", included: "_Chosen | None", seen: Seen | None) -> None:
+def _judge(matrix: Matrix, form: Form, excluded: Chosen, included: Chosen | None, seen: Seen | None) -> None:
     name, module, parameter = matrix.places[0]
     tensor = matrix.tensor
-    hit = excluded.hit(matrix)
-    wanted = included is not None and included.hit(matrix) is not None
+    hit = excluded.hit(matrix.places, _block_names(matrix))
+    wanted = included is not None and included.hit(matrix.places, _block_names(matrix)) is not None
     if matrix.kept:
         pass
     elif hit is not None:
@@ -129,7 +125,7 @@ def _judge(matrix: Matrix, form: Form, excluded: "_Chosen", included: "_Chosen |
         names = tuple(each for each, _, _ in matrix.places)
         matrix.candidates = [Candidate(name, module, names=names)]  # pyright: ignore[reportArgumentType]
     merged = bool(matrix.candidates) and bool(matrix.candidates[0].why)
-    matrix.name = name if name and parameter == "weight" and not merged else _joined(name, parameter)
+    matrix.name = name if name and parameter == "weight" and not merged else joined(name, parameter)
 
 
 def _no_matrix(module: nn.Module, parameter: str, tensor: Tensor) -> str:
@@ -212,7 +208,7 @@ def _blocks(matrix: Matrix, why: str) -> list[Candidate]:
     places = matrix.owners()
     return [
         Candidate(
-            _joined(name, parameter) if label == WHOLE else f"{_joined(name, parameter)}.{label}",
+            joined(name, parameter) if label == WHOLE else f"{joined(name, parameter)}.{label}",
             block,
             why,
         )
@@ -270,7 +266,7 @@ def _matrices(model: nn.Module) -> Iterator[Matrix]:
         for parameter, tensor in module._parameters.items():
             if tensor is None or not (isinstance(tensor, UninitializedTensorMixin) or tensor.dim() > 1):
                 continue
-            matrix = found.setdefault(id(tensor), Matrix(_joined(name, parameter), [], tensor))
+            matrix = found.setdefault(id(tensor), Matrix(joined(name, parameter), [], tensor))
             matrix.places.append((name, module, parameter))
     for matrix in found.values():
         _, module, _ = matrix.places[0]
@@ -279,72 +275,13 @@ def _matrices(model: nn.Module) -> Iterator[Matrix]:
         yield matrix
 
 
-def _joined(name: str, parameter: str) -> str:
-    return f"{name}.{parameter}" if name else parameter
+def _block_names(matrix: Matrix) -> list[str]:
+    """Return the names of the blocks of a parameter, as reports have them."""
+    name, module, parameter = matrix.places[0]
+    if matrix.kept or _no_matrix(module, parameter, matrix.tensor):
+        return []
+    return [f"{joined(name, parameter)}.{label}" for label in blocks_of(matrix.owners(), matrix.tensor)]
 
 
 def _is_base(module: nn.Module) -> bool:
     return isinstance(module, ParametrizationList) and len(module) > 0 and isinstance(module[0], MergedParameter)
-
-
-class _Chosen:
-    """What `exclude` or `include` names, and which of its entries have matched."""
-
-    def __init__(self, choices: Choices, kind: str) -> None:
-        self.kind = kind
-        entries = list(choices) if isinstance(choices, Sequence) and not isinstance(choices, str) else [choices]
-        self.entries: list[Any] = [pattern(each, kind) if isinstance(each, str) else each for each in entries]
-        for each in self.entries:
-            if not isinstance(each, re.Pattern) and not callable(each):
-                raise UserError(f"{kind} {each!r} is no regular expression, type of module or function of a name and a module")
-        self.used: set[int] = set()
-
-    def hit(self, matrix: Matrix) -> str | None:
-        """Return the first entry that matches a matrix, by a name of its layer, or by its own."""
-        first = None
-        for index, entry in enumerate(self.entries):
-            if any(self._matches(entry, *place) for place in matrix.places) or self._matches_block(entry, matrix):
-                self.used.add(index)
-                first = _written(entry) if first is None else first
-        return first
-
-    @staticmethod
-    def _matches(entry: Any, name: str, module: nn.Module, parameter: str) -> bool:
-        if isinstance(entry, re.Pattern):
-            return entry.fullmatch(name) is not None or entry.fullmatch(_joined(name, parameter)) is not None
-        if isinstance(entry, type):
-            return isinstance(module, entry)
-        try:
-            return bool(entry(name, module))
-        except Exception as error:  # of whatever it does
-            raise UserError(f"a function of include or exclude failed at {name!r}: {first_line(error)}") from error
-
-    @staticmethod
-    def _matches_block(entry: Any, matrix: Matrix) -> bool:
-        """Return whether a regular expression names a block of a parameter, as reports do."""
-        if not isinstance(entry, re.Pattern) or isinstance(matrix.tensor, UninitializedTensorMixin) or matrix.kept:
-            return False
-        name, _, parameter = matrix.places[0]
-        return any(entry.fullmatch(f"{_joined(name, parameter)}.{label}") for label in blocks_of(matrix.owners(), matrix.tensor))
-
-    def require_use(self, names: Sequence[str]) -> None:
-        """Raise a `UserError` if an entry has matched nothing."""
-        unused = [_written(entry) for index, entry in enumerate(self.entries) if index not in self.used]
-        if unused:
-            raise UserError(f"{self.kind} {unused} matches no layer; there are: {', '.join(names)}")
-
-
-def _written(entry: Any) -> str:
-    return entry.pattern if isinstance(entry, re.Pattern) else getattr(entry, "__name__", repr(entry))
-
-
-def pattern(text: str, kind: str) -> re.Pattern[str]:
-    """Return a compiled regular expression.
-
-    Raises:
-        UserError: it is none.
-    """
-    try:
-        return re.compile(text)
-    except (re.error, TypeError) as error:
-        raise UserError(f"{kind} {text!r} is not a regular expression: {error}") from error

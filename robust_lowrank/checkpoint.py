@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robust_lowrank.candidates import blocks_of, places_of
-from robust_lowrank.compression import undoing
 from robust_lowrank.errors import UserError, first_line
+from robust_lowrank.installation import undoing
 from robust_lowrank.layers import Adapter, ChainLayer, MergedLayer, named_factored_layers
 from robust_lowrank.layers.base import UPDATE, FactoredLayer, put, shown_name, uncompiled
 from robust_lowrank.layers.forms import Dense, Source, build, form_of

@@ -1,8 +1,5 @@
 """Compression puts factors in the place of a network's matrices, and counts the saving."""
 
-import copy
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -10,26 +7,23 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedTensorMixin  # pyright: ignore[reportAttributeAccessIssue]
 
-from robust_lowrank.candidates import Candidate, Choices, Matrix, Seen, find
-from robust_lowrank.errors import UserError, first_line, renamed, unknown_name
-from robust_lowrank.exporting import export
+from robust_lowrank.candidates import Candidate, Matrix, Seen, find
+from robust_lowrank.choices import Choices
+from robust_lowrank.errors import UserError, renamed, unknown_name
 from robust_lowrank.initialisation import Init, factor, gain_of
-from robust_lowrank.layers import ChainLayer, FactoredLayer, MergedLayer, named_factored_layers
-from robust_lowrank.layers.base import put, uncompiled
+from robust_lowrank.installation import install, require_in_use, require_the_same, undoing
+from robust_lowrank.layers import named_factored_layers
+from robust_lowrank.layers.base import uncompiled
 from robust_lowrank.layers.forms import form_of, kind_of
-from robust_lowrank.layers.merged import Block, install_merged, put_back
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
 from robust_lowrank.methods.base import Use
-from robust_lowrank.observation import Observation, alike, in_float64, observe, passes
+from robust_lowrank.observation import Observation, observe
 from robust_lowrank.ranks import Assigned, RankLike, assign_ranks
 from robust_lowrank.records import Parameters
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # torch's modules that compute with the weights of their layers
 
 
 @dataclass(frozen=True)
@@ -115,55 +109,11 @@ def compress(
                 f"layer {name!r} cannot be factored: {error}. Exclude it, or take init='kaiming', which needs no weight"
             ) from error
     with undoing() as undo:
-        try:
-            install(model, plan.targets, built, undo)
-        except (TypeError, KeyError, AttributeError, RuntimeError) as error:  # of classes that let nothing be put in
-            raise UserError(f"the factors cannot be put into the network: {first_line(error)}") from error
+        install(model, plan.targets, built, undo)
         if example_input is not None:
-            _require_in_use(model, example_input, plan.targets)
-            _compare(model, example_input)
+            require_in_use(model, example_input, plan.targets)
+            require_the_same(model, example_input)
     return report_of(model, plan, errors)
-
-
-def _require_in_use(model: nn.Module, example_input: Any, targets: list[Candidate]) -> None:
-    """Raise a `UserError` if something in a network still calls a layer whose place another one has taken."""
-    called: list[str] = []
-    with ExitStack() as stack:
-        for candidate in targets:
-            if isinstance(candidate.layer, nn.Module):
-                hook = candidate.layer.register_forward_pre_hook(lambda *_, name=candidate.name: called.append(name))
-                stack.callback(hook.remove)
-        observe(model, example_input)
-    if called:
-        raise UserError(
-            f"layer {called[0]!r} is called still, as if something else kept it, and not what took its place: exclude it"
-        )
-
-
-def _compare(model: nn.Module, example_input: Any) -> None:
-    """Run a factored network once more in both modes, and require that it does what the network with merged weights does.
-
-    Both run in float64, where factors and weights differ by little, and the merged network once more with its weights moved by
-    rounding: what that changes, as chance and unstable networks do, tells nothing.
-
-    Raises:
-        UserError: it does not run, or computes something else.
-    """
-    try:
-        factored = copy.deepcopy(model).double()
-        example = in_float64(example_input)
-        merged = export(factored, to="dense")
-        due = passes(merged, example)
-        for parameter in merged.parameters():
-            parameter.data *= 1 + 8 * torch.finfo(torch.float64).eps
-        moved = passes(merged, example)
-    except Exception:  # of networks that cannot be copied, or do not run in float64: there is nothing to compare with
-        return
-    if not alike(passes(factored, example), due, moved):
-        raise UserError(
-            "the factored network computes something else than with its weights merged, as if it looked at the types of its "
-            "layers: exclude those that it looks at"
-        )
 
 
 def report_of(model: nn.Module, plan: "Plan", errors: dict[str, float]) -> CompressionReport:
@@ -296,42 +246,6 @@ def make_plan(
     chosen = {name: ranks for name, ranks in assigned.ranks.items() if name in names}
     clipped = {name: rank for name, rank in assigned.clipped.items() if name in names}
     return Plan(resolved, matrices, targets, chosen, kept, clipped)
-
-
-def install(model: nn.Module, targets: list[Candidate], built: Mapping[str, FactoredLayer], undo: ExitStack) -> None:
-    """Put factored layers in the places of candidates, by their names, and tell `undo` how to take them out again."""
-    for candidate in targets:
-        layer = built[candidate.name]
-        if isinstance(layer, ChainLayer):
-            for name in candidate.names:
-                parent = model.get_submodule(name.rpartition(".")[0])
-                layer.read = layer.read or isinstance(parent, READERS)
-                undo.callback(put, model, name, model.get_submodule(name))
-                put(model, name, layer)
-    for block, layers in by_parameter(targets, built):
-        for module, parameter, _ in block.places:
-            undo.callback(put_back, module, parameter, getattr(module, parameter), list(module._parameters), type(module))
-        install_merged(block.places, layers)
-
-
-@contextmanager
-def undoing() -> Iterator[ExitStack]:
-    """Yield a stack of what is to be undone if the block fails."""
-    with ExitStack() as stack:
-        yield stack
-        stack.pop_all()
-
-
-def by_parameter(targets: list[Candidate], built: Mapping[str, FactoredLayer]) -> Iterator[tuple[Block, dict[str, MergedLayer]]]:
-    """Yield for each parameter that is merged its first block, and the layers of all its blocks by their labels."""
-    parameters: dict[tuple[int, str], tuple[Block, dict[str, MergedLayer]]] = {}
-    for candidate in targets:
-        layer = built[candidate.name]
-        if isinstance(candidate.layer, Block) and isinstance(layer, MergedLayer):
-            place = candidate.layer.places[0]
-            entry = parameters.setdefault((id(place.module), place.parameter), (candidate.layer, {}))
-            entry[1][place.block] = layer
-    yield from parameters.values()
 
 
 def count_parameters(model: nn.Module) -> Parameters:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from robust_lowrank import linalg
-from robust_lowrank.candidates import Candidate, pattern
+from robust_lowrank.candidates import Candidate
+from robust_lowrank.choices import pattern
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers.forms import Form, Source, form_of
 from robust_lowrank.linalg import Ranks
