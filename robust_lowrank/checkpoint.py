@@ -41,9 +41,14 @@ def save(model: nn.Module, path: str | Path, *, frozen: bool = True) -> None:
 
     Example:
         >>> save(nn.Linear(2, 2), "/tmp/net.safetensors")
+
+    Raises:
+        UserError: the network's state holds something else than tensors.
     """
     model = uncompiled(model)
     layers = describe(model)
+    if odd := [key for key, value in model.state_dict().items() if not isinstance(value, Tensor)]:
+        raise UserError(f"{odd[0]} of the network's state is no tensor, and a file of safetensors holds nothing else")
     left_out = set() if frozen else _frozen(model)
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items() if key not in left_out}
     header: dict[str, Any] = {"version": 1, "layers": layers}
@@ -71,7 +76,7 @@ def load(model: nn.Module, path: str | Path, *, rank: int | float | None = None)
     header, tensors = _read(path)
     given, model = model, uncompiled(model)
     try:
-        if meta := [key for key, tensor in model.state_dict().items() if tensor.is_meta]:
+        if meta := [key for key, tensor in model.state_dict().items() if isinstance(tensor, Tensor) and tensor.is_meta]:
             raise UserError(f"{meta[0]} is on the meta device: call to_empty first")
         with undoing() as undo:
             admit(model, header["layers"], undo)

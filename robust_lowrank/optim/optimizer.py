@@ -104,7 +104,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         ]
         self._free = FreeLayers(model)
         self._loads = Loads(dict(named_factored_layers(model)))
-        self._known: set[FactoredLayer] = {layer for _, layer in named_factored_layers(model)}
+        self._known: dict[FactoredLayer, int] = {layer: id(layer.all_factors()[0]) for _, layer in named_factored_layers(model)}
         self.steps: int = 0
         self._ranks: dict[str, tuple[int, ...]] | None = None  # that a state which was loaded belongs to, until the next step
         factored = any(layer.bases() for layer in self.layers.values())
@@ -192,7 +192,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
             FactorisationError: a core is not finite when it is decomposed, which names the layer; in a window of amortised
                 steps that is at its end.
         """
-        if self.steps == 0 or any(layer not in self._known for _, layer in named_factored_layers(self.model)):
+        present = named_factored_layers(self.model)
+        if self.steps == 0 or any(self._known.get(layer) != id(layer.all_factors()[0]) for _, layer in present):
             self._require_the_same_network()
         self._require_the_ranks_of_the_state()
         if loaded := self._loads.new():
