@@ -98,6 +98,26 @@ def test_an_optimizer_whose_layers_were_replaced_says_so() -> None:
         step(net, opt, x)
 
 
+def test_parameters_that_were_assigned_are_new_to_the_optimizer() -> None:
+    net, x = nn.Sequential(nn.Linear(16, 16)), torch.randn(8, 16)
+    rlr.compress(net, method="geolora", rank=3)
+    opt = rlr.LowRankOptimizer(net, torch.optim.SGD, lr=0.1)
+    step(net, opt, x)
+    net.load_state_dict({key: value.half() for key, value in net.state_dict().items()}, assign=True)
+    assert net[0].S.dtype == torch.float32
+    with pytest.raises(UserError, match="make another"):
+        step(net, opt, x)
+
+
+def test_a_state_of_something_else_than_tensors_is_not_written(tmp_path) -> None:
+    class Noted(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"note": 1}
+
+    with pytest.raises(UserError, match="is no tensor"):
+        rlr.save(nn.Sequential(Noted(2, 2)), tmp_path / "net.safetensors")
+
+
 @pytest.mark.parametrize(
     "build", [lambda: nn.Conv2d(6, 6, 3, padding=1, groups=2), lambda: nn.Linear(5, 5)], ids=["merged", "chain"]
 )
