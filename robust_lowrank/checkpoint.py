@@ -246,6 +246,8 @@ def _admit_chain(model: nn.Module, name: str, entry: dict[str, Any]) -> Callable
     old: Any = dict(model.named_modules()).get(place)
     names = [each for each, module in model.named_modules(remove_duplicate=False) if module is old]
     layer = old.base if isinstance(old, Adapter) else old.dense_layer() if isinstance(old, ChainLayer) else old
+    if isinstance(old, ChainLayer) and old.bias is not None:
+        layer.bias = old.bias
     if not isinstance(layer, Dense) and not is_transposed(layer):
         raise UserError(f"it has no linear layer or convolution {place!r}")
     built, alpha = _blank(name, layer, entry, bias=not adapter)  # pyright: ignore[reportArgumentType]

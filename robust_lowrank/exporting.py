@@ -53,8 +53,17 @@ def export(model: nn.Module, *, to: Form = "auto") -> nn.Module:
 
 
 def _plain(layer: Adapter | ChainLayer, to: Form) -> nn.Module:
-    """Return ordinary layers that compute the same, in the mode of the layer."""
-    if isinstance(layer, Adapter):
-        return layer.dense_layer().train(layer.training)
-    dense = to == "dense" or layer.read or (to == "auto" and layer.inference_parameters() >= layer.dense_parameters())
-    return (layer.dense_layer() if dense else layer.factored_layers()).train(layer.training)
+    """Return ordinary layers that compute the same, in the mode of the layer; they have its bias, which others may share."""
+    if (
+        isinstance(layer, Adapter)
+        or to == "dense"
+        or layer.read
+        or (to == "auto" and layer.inference_parameters() >= layer.dense_parameters())
+    ):
+        plain = last = layer.dense_layer()
+    else:
+        plain = layer.factored_layers()
+        last = plain[-1]
+    if layer.bias is not None:
+        last.bias = layer.bias.requires_grad_(layer.bias.requires_grad or isinstance(layer, Adapter))
+    return plain.train(layer.training)

@@ -57,7 +57,7 @@ class ChainLayer(FactoredLayer):
         layer = copy.deepcopy(self.__dict__["_shell"])
         (layer.weight,) = parameters_of([self.dense_weight().to(self.weight_dtype)])
         if self.bias is not None:
-            layer.bias = self.bias
+            (layer.bias,) = parameters_of([self.bias])
         return layer.train(self.training)
 
     def __getattr__(self, name: str) -> Any:

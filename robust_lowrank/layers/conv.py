@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
 
-from robust_lowrank.layers.base import Kind, MatrixFactors, own_or_same, parameters_of
+from robust_lowrank.layers.base import Kind, MatrixFactors, parameters_of
 from robust_lowrank.layers.chain import ChainLayer
 from robust_lowrank.layers.functional import ConvGeometry, low_rank_conv, point, spatial_core, tucker_conv2d
 from robust_lowrank.layers.merging import merge
@@ -49,7 +49,7 @@ def _each(value: int | Sequence[int], slides: int) -> tuple[int, ...]:
 
 
 def conv_layer(weight: Tensor, bias: Tensor | None, geometry: ConvGeometry | None = None) -> nn.Module:
-    """Return a torch convolution with a copy of the kernel (F, Cin, ...) and the bias, pointwise unless it has a geometry."""
+    """Return a torch convolution that owns copies of the kernel (F, Cin, ...) and bias, pointwise unless it has a geometry."""
     slides = weight.dim() - 2
     stride, padding, dilation = geometry or point(slides)
     filters, channels, *kernel = weight.shape
@@ -57,7 +57,7 @@ def conv_layer(weight: Tensor, bias: Tensor | None, geometry: ConvGeometry | Non
     layer = CONVS[slides](channels, filters, tuple(kernel), **options)  # pyright: ignore[reportArgumentType]
     (layer.weight,) = parameters_of([weight])
     if bias is not None:
-        layer.register_parameter("bias", own_or_same(bias))
+        (layer.bias,) = parameters_of([bias])
     return layer
 
 

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from robust_lowrank.layers.base import Kind, MatrixFactors, own_or_same, parameters_of
+from robust_lowrank.layers.base import Kind, MatrixFactors, parameters_of
 from robust_lowrank.layers.chain import ChainLayer
 from robust_lowrank.layers.functional import low_rank_linear
 from robust_lowrank.linalg import Factors
@@ -75,9 +75,9 @@ def is_transposed(layer: Any) -> bool:
 
 
 def linear_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """Return an `nn.Linear` that owns a copy of the weight, and has the bias itself if that is a parameter."""
+    """Return an `nn.Linear` that owns copies of the weight and bias."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     (layer.weight,) = parameters_of([weight])
     if bias is not None:
-        layer.register_parameter("bias", own_or_same(bias))
+        (layer.bias,) = parameters_of([bias])
     return layer
