@@ -65,5 +65,5 @@ def _plain(layer: Adapter | ChainLayer, to: Form) -> nn.Module:
         plain = layer.factored_layers()
         last = plain[-1]
     if layer.bias is not None:
-        last.bias = layer.bias.requires_grad_(layer.bias.requires_grad or isinstance(layer, Adapter))
+        last.register_parameter("bias", layer.bias.requires_grad_(layer.bias.requires_grad or isinstance(layer, Adapter)))
     return plain.train(layer.training)
