@@ -89,7 +89,7 @@ class AveragedModel(swa_utils.AveragedModel):
             self._mix(averaged)
             for own, current in copied:
                 own.copy_(current)
-            self.n_averaged += 1
+            self.n_averaged.add_(1)
         self.calls += 1
 
     def _average(self, name: str, own: FactoredLayer, current: FactoredLayer, kept: "_Kept") -> tuple[Factors, list[Tensor]]:

@@ -64,6 +64,7 @@ def _plain(layer: Adapter | ChainLayer, to: Form) -> nn.Module:
     else:
         plain = layer.factored_layers()
         last = plain[-1]
-    if layer.bias is not None:
-        last.register_parameter("bias", layer.bias.requires_grad_(layer.bias.requires_grad or isinstance(layer, Adapter)))
+    if isinstance(bias := layer.bias, nn.Parameter):
+        bias.requires_grad_(bias.requires_grad or isinstance(layer, Adapter))
+        last.register_parameter("bias", bias)
     return plain.train(layer.training)

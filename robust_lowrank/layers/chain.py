@@ -31,12 +31,12 @@ class ChainLayer(FactoredLayer):
 
     def __init__(self, factors: Factors, bias: Tensor | None = None, *, like: nn.Module | None = None) -> None:
         super().__init__(factors)
-        self.bias = own_or_same(bias)
+        self.bias: nn.Parameter | None = own_or_same(bias)
         if like is None:
             like = self.torch_layer(torch.empty(self.dense_weight().shape, device="meta"), bias)
         object.__setattr__(self, "_shell", _shell_of(like))  # no submodule: it has no state
         weight = getattr(like, "weight", self.core)
-        self.weight_dtype = self.core.dtype if weight.is_meta else weight.dtype
+        self.weight_dtype: torch.dtype = self.core.dtype if weight.is_meta else weight.dtype
 
     @classmethod
     def in_place_of(cls, layer: Any, factors: Factors, bias: Tensor | None) -> Self:

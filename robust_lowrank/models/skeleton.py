@@ -15,7 +15,12 @@ from robust_lowrank.layers.forms import FORMS, Dense
 from robust_lowrank.models.weights import PREFIXES, read_weights
 
 FACTORED = {layer.core_name: layer for form in FORMS.values() for layer in form.layers if issubclass(layer, ChainLayer)}
-DENSE = {2: LowRankLinear, 3: LowRankConv, 4: LowRankConv, 5: LowRankConv}  # by dimensions of the weight
+DENSE: dict[int, type[ChainLayer]] = {
+    2: LowRankLinear,
+    3: LowRankConv,
+    4: LowRankConv,
+    5: LowRankConv,
+}  # by dimensions of the weight
 
 
 def skeleton(path: Path) -> nn.Module:
