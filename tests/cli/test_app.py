@@ -36,9 +36,8 @@ def test_version(rlr_eval: Command) -> None:
     assert (result.exit_code, result.stdout) == (0, f"rlr-eval {metadata.version('robust-lowrank')}\n")
 
 
-@pytest.mark.parametrize(
-    "encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.slow), pytest.param("utf-8", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_console_that_lacks_letters_gets_their_numbers(tmp_path: Path, encoding: str) -> None:
     train = ("train", "--data", "digits", "--train-examples", "100", "--method", "condlr", "--rank", "0.5", "--epochs", "1")
     code = "from robust_lowrank.cli import main; main()"

@@ -160,6 +160,7 @@ def test_attack_refuses_a_run_whose_training_stopped(rlr_eval: Command, run: Pat
     assert not (run / "results").exists()
 
 
+@pytest.mark.slow
 def test_condition_and_report_write_their_pages(rlr_eval: Command, run: Path) -> None:
     assert rlr_eval(*TRAIN, "--out", "DENSE").exit_code == 0
     for path in (run, "DENSE"):

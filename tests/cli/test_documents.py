@@ -81,6 +81,7 @@ def test_the_toml_of_a_methods_page_is_a_configuration(page: Path) -> None:
             config.method.method()
 
 
+@pytest.mark.slow
 def test_the_python_of_the_evaluation_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "evaluation"}

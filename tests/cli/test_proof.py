@@ -58,6 +58,7 @@ def test_a_share_is_attacked_anew(rlr_eval: Command, attacked: Path) -> None:
     assert "share of 2" in rlr_eval("verify", "LOW", "--again", 2).stderr
 
 
+@pytest.mark.slow
 def test_any_edited_byte_of_a_run_is_found(rlr_eval: Command, attacked: Path) -> None:
     rlr_eval("certify", "LOW", "--n", 5)
     assert examine(Path("LOW"), None, None).sound

@@ -63,6 +63,7 @@ def test_a_goal_is_reached_where_the_closed_form_says_so() -> None:
     assert verify(goal, x, goal.labels(y), result.record, result.verdicts, result.adversarial, result.closest).sound
 
 
+@pytest.mark.slow
 def test_a_goal_is_harder_than_any_other_class(cnn: nn.Module, digits: Any) -> None:
     x, y = digits.x[:60], digits.y[:60]
     rows = y != 3
@@ -87,6 +88,7 @@ class Noisy(nn.Module):
         return self.network(x + self.size * torch.randn_like(x) + self.size * random.random())
 
 
+@pytest.mark.slow
 def test_a_randomised_network_is_judged_by_its_mean(cnn: nn.Module, digits: Any) -> None:
     x, y = digits.x[:24], digits.y[:24]
     mean = Expected(Noisy(cnn, 0.2), draws=8)
