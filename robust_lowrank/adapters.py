@@ -13,9 +13,9 @@ from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.initialisation import leading_factors, zero_factors
 from robust_lowrank.installation import by_parameter, undoing
 from robust_lowrank.layers import Adapter, ChainLayer, FactoredLayer, MergedLayer, named_factored_layers
-from robust_lowrank.layers.base import put, uncompiled
 from robust_lowrank.layers.forms import Source, build, form_of
 from robust_lowrank.layers.merged import Block, install_merged, put_back
+from robust_lowrank.layers.network import put, uncompiled
 from robust_lowrank.linalg import FactorisationError, Ranks
 from robust_lowrank.methods import Method
 from robust_lowrank.ranks import RankLike

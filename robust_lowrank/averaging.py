@@ -12,7 +12,7 @@ from torch.optim import swa_utils
 
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import FactoredLayer, named_factored_layers
+from robust_lowrank.layers import FactoredLayer, FreeLayer, named_factored_layers
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods.bases import decompose, truncate
 from robust_lowrank.optim.truncation import naming_layer
@@ -175,46 +175,37 @@ def weighted_sum(a: Tensor | float, first: Factors, b: Tensor | float, second: F
     return Factors((a + b) * x + b * (y - x), tuple(bases))
 
 
-def _is_free(layer: FactoredLayer) -> bool:
-    """Return whether a weight is a product of factors that nothing keeps orthonormal."""
-    return not layer.bases() and len(layer.all_factors()) > 1
-
-
 def _stored(layer: FactoredLayer) -> list[Tensor]:
     """Return what a layer stores of its weight, without idle columns."""
     core, bases = layer.used_factors()
-    return [factor.detach() for factor in layer.all_factors()] if _is_free(layer) else [core, *bases]
+    return [factor.detach() for factor in layer.all_factors()] if isinstance(layer, FreeLayer) else [core, *bases]
 
 
 def _weight(layer: FactoredLayer) -> Factors:
     """Return the factors of a weight without idle columns; of free ones the outer two are the bases."""
     core, *bases = _stored(layer)
-    if _is_free(layer):
+    if isinstance(layer, FreeLayer):
         left, *middle, right = core, *bases
         core, bases = middle[0] if middle else torch.ones_like(left[0]), [left, right]
     return Factors(core.diag() if core.ndim == 1 else core, tuple(bases))
 
 
 def _as_stored(factors: Factors, layer: FactoredLayer) -> list[Tensor]:
-    """Return what a layer stores of a weight; two free factors share its singular values."""
-    core, bases = factors
-    stored = layer.all_factors()
-    if not _is_free(layer):
-        return [core, *bases]
-    (u, v), sigma = bases, core.diagonal()
-    if len(stored) == 2:
-        return [u * sigma.sqrt(), v * sigma.sqrt()]
-    return [u, sigma if stored[1].ndim == 1 else core, v]
+    """Return what a layer stores of a weight, in the order of its factors."""
+    if isinstance(layer, FreeLayer):
+        stored = layer.stored(factors)
+        return [stored[name] for name in layer.names()]
+    return [factors.core, *factors.bases]
 
 
 def _install(layer: FactoredLayer, stored: Sequence[Tensor]) -> None:
     """Have a layer store other values, of any ranks."""
     core, *bases = (value.to(layer.core) for value in stored)
-    if not _is_free(layer):
+    if not isinstance(layer, FreeLayer):
         layer.set_factors(Factors(core, tuple(bases)))
         return
     for factor, value in zip(layer.all_factors(), (core, *bases), strict=True):
-        factor.data = value.clone(memory_format=torch.contiguous_format)
+        layer.take_value(factor, value)
 
 
 def _in_float64(factors: Factors, device: torch.device) -> Factors:

@@ -14,10 +14,10 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from robust_lowrank.choices import Choices, Chosen, joined
 from robust_lowrank.layers import Adapter, FactoredLayer
-from robust_lowrank.layers.base import WHOLE
 from robust_lowrank.layers.forms import Dense, Form, Source
 from robust_lowrank.layers.linear import is_transposed
 from robust_lowrank.layers.merged import Block, MergedParameter, Place
+from robust_lowrank.layers.network import WHOLE
 
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 SCALES = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

@@ -13,8 +13,8 @@ from robust_lowrank.errors import UserError, renamed, unknown_name
 from robust_lowrank.initialisation import Init, factor, gain_of
 from robust_lowrank.installation import install, require_in_use, require_the_same, undoing
 from robust_lowrank.layers import named_factored_layers
-from robust_lowrank.layers.base import uncompiled
 from robust_lowrank.layers.forms import form_of, kind_of
+from robust_lowrank.layers.network import uncompiled
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
 from robust_lowrank.methods.base import Use

@@ -8,8 +8,8 @@ from torch import nn
 
 from robust_lowrank.errors import unknown_name
 from robust_lowrank.layers import Adapter, ChainLayer
-from robust_lowrank.layers.base import put, uncompiled
 from robust_lowrank.layers.merged import uninstall_all
+from robust_lowrank.layers.network import put, uncompiled
 
 Form = Literal["dense", "factors", "auto"]
 

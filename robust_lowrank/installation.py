@@ -12,8 +12,8 @@ from robust_lowrank.candidates import Candidate
 from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.exporting import export
 from robust_lowrank.layers import ChainLayer, FactoredLayer, MergedLayer
-from robust_lowrank.layers.base import put
 from robust_lowrank.layers.merged import Block, install_merged, put_back
+from robust_lowrank.layers.network import put
 from robust_lowrank.observation import alike, in_float64, observe, passes
 
 READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # torch's modules that compute with the weights of their layers

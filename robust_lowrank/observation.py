@@ -72,12 +72,11 @@ def observe(model: nn.Module, example_input: Any) -> Observation:
     Raises:
         UserError: the network does not run on it.
     """
-    modes = {module: module.training for module in model.modules()}
     seen = Seen(defaultdict(int), set())
     observation = Observation(seen)
     seconds: dict[str, list[float]] = defaultdict(list)
     try:
-        with repeatable(model):
+        with _left_as_it_was(model):
             model.train()
             with _counting(model, seen), _Uses(model, seen):
                 _run(model, example_input)
@@ -98,10 +97,6 @@ def observe(model: nn.Module, example_input: Any) -> Observation:
                     seconds[name].append(each)
     except Exception as error:  # of whatever the network does
         raise UserError(f"the network does not run on example_input: {first_line(error)}") from error
-    finally:
-        model.train(modes[model])
-        for module, mode in modes.items():
-            module.training = mode
     root = type(model).__name__
     for name, flops in counter.get_flop_counts().items():
         observation.flops[name.removeprefix(root).removeprefix(".")] = sum(flops.values())
@@ -116,18 +111,13 @@ def passes(model: nn.Module, example: Any) -> list[Tensor]:
     Raises:
         UserError: it does not run.
     """
-    modes = {module: module.training for module in model.modules()}
     answers: list[Tensor] = []
     try:
         for mode in (True, False):
-            with repeatable(model):
+            with _left_as_it_was(model):
                 answers += _leaves(_run(model.train(mode), example))
     except Exception as error:  # of whatever the network does
         raise UserError(f"the network does not run on example_input any more: {first_line(error)}") from error
-    finally:
-        model.train(modes[model])
-        for module, mode in modes.items():
-            module.training = mode
     return answers
 
 
@@ -172,6 +162,19 @@ def _leaves(value: Any) -> Iterator[Tensor]:
             yield from _leaves(each)
     elif is_dataclass(value):
         yield from _leaves(vars(value))
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put back the mode of every module, the random state and all running statistics, whatever happens."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with repeatable(model):
+            yield
+    finally:
+        model.train(modes[model])  # what a network does when its mode changes, it is to undo
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _run(model: nn.Module, example: Any) -> Any:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from robust_lowrank import linalg
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, FactoredLayer
-from robust_lowrank.layers.base import shown_name
 from robust_lowrank.layers.forms import Dense, kind_of, matrix_of
 from robust_lowrank.layers.merged import merged_parameters
+from robust_lowrank.layers.network import shown_name
 from robust_lowrank.records import SPECTRA, applied
 
 if TYPE_CHECKING:

@@ -1,10 +1,9 @@
 """A factored layer has a core and orthonormal bases, and answers what reports want to know."""
 
 import math
-import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,9 +14,6 @@ from robust_lowrank.layers.merging import merge
 from robust_lowrank.linalg import Factors, Ranks
 
 Kind = Literal["linear", "conv", "tucker", "merged"]
-PARAMETRIZED = re.compile(r"(^|\.)parametrizations\.(\w+)\.0\.")  # where torch keeps what stands for a parameter
-WHOLE = "whole"  # the one block of a parameter that is a single matrix
-UPDATE = "update"  # of an adapter
 LOOSE = 1e-2  # norms of U^T U - I from which bases are no orthonormal ones that have been rounded
 
 
@@ -275,17 +271,6 @@ class MatrixFactors(FactoredLayer):
         return merge(self.parameters_as_factors())
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """Return the network that `torch.compile` has wrapped, or the network itself."""
-    return getattr(model, "_orig_mod", model)
-
-
-def put(model: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer in the place of the one of that name."""
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, layer)
-
-
 def idle_columns(factors: Factors) -> tuple[int, ...]:
     """Return for each basis how many of its last columns the core gives no weight; () for none, and for a weight of zero."""
     core = factors.core
@@ -294,29 +279,6 @@ def idle_columns(factors: Factors) -> tuple[int, ...]:
     used = [int(linalg.unfold(core, mode).any(1).nonzero().max()) + 1 for mode in range(len(factors.bases))]
     idle = tuple(size - each for size, each in zip(core.shape, used, strict=False))
     return idle if any(idle) else ()
-
-
-def named_factored_layers(model: nn.Module) -> Iterator[tuple[str, FactoredLayer]]:
-    """Yield the names and modules of the factored layers, in the order of definition.
-
-    What stands for a parameter has its name, such as `lstm.weight_hh_l0`, and of several blocks each that of the block after it,
-    such as `attention.in_proj_weight.q`.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, FactoredLayer):
-            yield shown_name(name), module
-
-
-def shown_name(path: str) -> str:
-    """Return the name of a layer for people, from its path in the network.
-
-    Example:
-        >>> shown_name("lstm.parametrizations.weight_hh_l0.0.whole"), shown_name("fc")
-        ('lstm.weight_hh_l0', 'fc')
-    """
-    if "parametrizations." not in path:
-        return path
-    return re.sub(rf"\.{WHOLE}(?=$|\.{UPDATE}$)", "", PARAMETRIZED.sub(r"\1\2.", path))
 
 
 def parameters_of(tensors: Sequence[Tensor]) -> list[nn.Parameter]:

@@ -25,7 +25,7 @@ def balance(factors: Factors) -> tuple[Tensor, Tensor]:
     return u @ p * sigma.sqrt(), v @ qh.T * sigma.sqrt()
 
 
-class _Free(FactoredLayer):
+class FreeLayer(FactoredLayer):
     """W = left right^T, where left (n, r) and right (m, r) come of free factors."""
 
     factor_names: ClassVar[tuple[str, ...]]
@@ -36,10 +36,12 @@ class _Free(FactoredLayer):
         return [factors[name].shape[0] for name in (cls.factor_names[0], cls.factor_names[-1])]
 
     @abstractmethod
-    def left(self) -> Tensor: ...
+    def left(self) -> Tensor:
+        """Return the left half (n, r)."""
 
     @abstractmethod
-    def right(self) -> Tensor: ...
+    def right(self) -> Tensor:
+        """Return the right half (m, r)."""
 
     def ranks(self) -> Ranks:
         """Return the number of columns of both halves."""
@@ -91,7 +93,7 @@ class _Free(FactoredLayer):
         return linalg.triangle(self.left()) @ linalg.triangle(self.right()).T
 
 
-class _Pair(_Free):
+class _Pair(FreeLayer):
     core_name: ClassVar[str] = "A"
     factor_names: ClassVar[tuple[str, ...]] = ("A", "B")
     A: nn.Parameter
@@ -118,7 +120,7 @@ class _Pair(_Free):
         return self.B
 
 
-class _Triple(_Free):
+class _Triple(FreeLayer):
     core_name: ClassVar[str] = "S"
     factor_names: ClassVar[tuple[str, ...]] = ("U", "S", "V")
     U: nn.Parameter
@@ -141,7 +143,7 @@ class _Triple(_Free):
         return self.U, self.V
 
 
-class _Diagonal(_Free):
+class _Diagonal(FreeLayer):
     core_name: ClassVar[str] = "values"
     factor_names: ClassVar[tuple[str, ...]] = ("P", "values", "Q")
     P: nn.Parameter
@@ -169,7 +171,7 @@ class _Diagonal(_Free):
         return self.P, self.Q
 
 
-class _FreeLinear(_Free, FactoredLinear):
+class _FreeLinear(FreeLayer, FactoredLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Return the map of x (..., m) as (..., n)."""
         return F.linear(F.linear(x, self.right().T.to(x.dtype)), self.left().to(x.dtype), self.bias)
@@ -180,7 +182,7 @@ class _FreeLinear(_Free, FactoredLinear):
         return nn.Sequential(linear_layer(first, None), linear_layer(second, self.bias))
 
 
-class _FreeConv(_Free, FactoredConv):
+class _FreeConv(FreeLayer, FactoredConv):
     def _convolve(self, x: Tensor) -> Tensor:
         a = convolve(x, self._kernel(self.right().T).to(x.dtype), self.shape.geometry)
         return convolve(a, self.left()[(..., *[None] * self.slides)].to(a.dtype), point(self.slides))

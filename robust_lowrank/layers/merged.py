@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers.base import UPDATE, WHOLE, FactoredLayer, Kind, MatrixFactors
+from robust_lowrank.layers.base import FactoredLayer, Kind, MatrixFactors
 from robust_lowrank.layers.merging import merge_stack
+from robust_lowrank.layers.network import UPDATE, WHOLE
 from robust_lowrank.linalg import Factors
 
 _HELD: ContextVar[dict[tuple[int, bool], Tensor] | None] = ContextVar(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from robust_lowrank import checkpoint
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import ChainLayer, LowRankConv, LowRankLinear
-from robust_lowrank.layers.base import UPDATE, put
 from robust_lowrank.layers.forms import FORMS, Dense
+from robust_lowrank.layers.network import UPDATE, put
 from robust_lowrank.models.weights import PREFIXES, read_weights
 
 FACTORED = {layer.core_name: layer for form in FORMS.values() for layer in form.layers if issubclass(layer, ChainLayer)}

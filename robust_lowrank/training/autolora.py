@@ -14,8 +14,8 @@ from robust_lowrank.choices import pattern
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.network.inputs import check_examples
 from robust_lowrank.layers import Adapter, named_factored_layers, without_updates
-from robust_lowrank.layers.base import UPDATE, put
 from robust_lowrank.layers.merged import uninstall_all
+from robust_lowrank.layers.network import UPDATE, put
 from robust_lowrank.threat import KeyedNoise, frozen_eval, radius, threat
 from robust_lowrank.training.adversarial import divergence, pgd
 from robust_lowrank.training.adversarial_config import DEFAULT_BETA, DEFAULT_STEPS, PGD_PATH
