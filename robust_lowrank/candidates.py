@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from robust_lowrank.choices import Choices, Chosen, joined
 from robust_lowrank.layers import Adapter, FactoredLayer
+from robust_lowrank.layers.chain import STATIC
 from robust_lowrank.layers.forms import Dense, Form, Source
 from robust_lowrank.layers.linear import is_transposed
 from robust_lowrank.layers.merged import Block, MergedParameter, Place
@@ -191,7 +192,7 @@ def _no_chain(module: nn.Module, parameter: str, form: Form) -> str:
     if parametrize.is_parametrized(module):
         return "another parameter of its layer is parametrized"
     between = type(module).__mro__[: type(module).__mro__.index(kind)]
-    if added := sorted(name for each in between for name in vars(each).keys() - PLAIN):
+    if added := sorted(name for each in between for name, value in vars(each).items() if not _is_plain(name, value, kind)):
         return f"{type(module).__name__} has a {added[0]} of its own"
     if "forward" in vars(module):
         return "its layer has a forward of its own"
@@ -200,6 +201,11 @@ def _no_chain(module: nn.Module, parameter: str, form: Form) -> str:
     if any(getattr(module, hooks) for hooks in HOOKS):
         return "its layer has hooks"
     return form.refusal(module) or ""
+
+
+def _is_plain(name: str, value: object, kind: type) -> bool:
+    """Return whether what a class adds to torch's changes nothing: static methods and constants, which chains show as well."""
+    return name in PLAIN or (isinstance(value, STATIC) and not hasattr(kind, name))
 
 
 def _blocks(matrix: Matrix, why: str) -> list[Candidate]:

@@ -1,6 +1,7 @@
 """Chain layers compute with thin factors in turn, and show what the layers show whose places they take."""
 
 import copy
+import inspect
 import sys
 from abc import abstractmethod
 from typing import Any, Self
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers.base import FactoredLayer, own_or_same, parameters_of
 from robust_lowrank.linalg import Factors
+
+STATIC = (staticmethod, str, int, float, tuple)  # of what a class adds to torch's, what a chain has too
 
 
 class ChainLayer(FactoredLayer):
@@ -65,10 +68,14 @@ class ChainLayer(FactoredLayer):
             return super().__getattr__(name)
         except AttributeError:
             shell = self.__dict__.get("_shell")
-            if shell is None or name.startswith("_") or (name != "weight" and name not in vars(shell)):
+            if shell is None or name.startswith("_"):
                 raise
-            self.read = self.read or _in_a_pass()
-            return self.dense_weight().to(self.weight_dtype) if name == "weight" else vars(shell)[name]
+            if name == "weight" or name in vars(shell):
+                self.read = self.read or _in_a_pass()
+                return self.dense_weight().to(self.weight_dtype) if name == "weight" else vars(shell)[name]
+            if not isinstance(inspect.getattr_static(shell, name, None), STATIC):
+                raise
+            return getattr(shell, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         shell = self.__dict__.get("_shell")

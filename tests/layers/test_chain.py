@@ -65,11 +65,16 @@ def test_inputs_without_a_batch(layer: nn.Module, shape: tuple[int, ...]) -> Non
 
 def test_a_subclass_with_its_parents_forward_is_a_chain_and_comes_back() -> None:
     class Mine(nn.Linear):
-        pass
+        SIZE = 3
+
+        @staticmethod
+        def stride_of(stride: int) -> int:
+            return stride
 
     net = nn.Sequential(Mine(12, 8))
     assert not compress(net, method="dlrt", rank=0.5).merged
     assert isinstance(net[0], LowRankLinear)
+    assert (net[0].stride_of(2), net[0].SIZE) == (2, 3)
     assert type(export(net, to="dense")[0]) is Mine
 
 

@@ -11,21 +11,17 @@ from tests.networks.count import count
 from tests.networks.zoo import FULL
 
 OUT = Path("docs/networks.md")
-HEAD = "| network | matrices | chains | merged | kept by choice | left dense | parameters | at rank 0.25 |"
+HEAD = "| network | chains | merged | by choice | left dense | parameters, at rank 0.25 |"
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "robust-lowrank")
-
-
-def millions(number: int) -> str:
-    return f"{number / 1e6:,.1f} M"
 
 
 def rows() -> Iterable[str]:
     yield HEAD
-    yield "| --- |" + " ---: |" * 7
+    yield "| --- |" + " ---: |" * 5
     for name, network in track(FULL.items(), "networks", transient=True):
         found = count(network)
-        numbers = (found.matrices, found.chains, found.merged, found.chosen, f"{found.left:.1%}")
-        yield f"| {' | '.join(map(str, (name, *numbers, millions(found.before), millions(found.after))))} |"
+        sizes = f"{found.before / 1e6:,.1f} → {found.after / 1e6:,.1f} M"
+        yield f"| {' | '.join(map(str, (name, found.chains, found.merged, found.chosen, f'{found.left:.1%}', sizes)))} |"
 
 
 def main() -> None:
