@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robust_lowrank.admission import admit, describe
 from robust_lowrank.errors import UserError, first_line
+from robust_lowrank.exporting.thin import take_thin
 from robust_lowrank.installation import undoing
 from robust_lowrank.layers import ChainLayer, named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer
@@ -24,6 +25,7 @@ from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.records import replacing
 
 HEADER = "robust_lowrank"
+PLAIN = json.dumps({"version": 1, "layers": {}})  # what the header of a file without one would say
 
 
 def save(model: nn.Module, path: str | Path, *, frozen: bool = True) -> None:
@@ -56,13 +58,14 @@ def save(model: nn.Module, path: str | Path, *, frozen: bool = True) -> None:
 def load(model: nn.Module, path: str | Path, *, rank: int | float | None = None) -> nn.Module:
     """Read weights into a network of the same architecture, dense or factored, and return it.
 
-    Layers that the file holds as factors are put in; those that are there already keep their parameters, and their optimizer.
+    Layers that the file holds as factors are put in; those that are there already keep their parameters, and their optimizer. A
+    file that `export` wrote makes a network of ordinary layers, some of them chains of thin ones.
 
     Args:
         rank: cut the factors at fewer leading directions, an int or a fraction of the rank that each layer has in the file.
 
     Raises:
-        UserError: there is no such file, it is not one that `save` wrote, it does not fit the network, or the rank is below 1.
+        UserError: there is no such file, it does not fit the network, another version wrote it, or the rank is below 1.
     """
     path = Path(path)
     number = isinstance(rank, (int, float)) and not isinstance(rank, bool)
@@ -75,6 +78,7 @@ def load(model: nn.Module, path: str | Path, *, rank: int | float | None = None)
             raise UserError(f"{meta[0]} is on the meta device: call to_empty first")
         with undoing() as undo:
             admit(model, header["layers"], undo)
+            take_thin(model, tensors, undo)
             expected = model.state_dict()
             tensors = {key: expected[key] for key in header["without"] if key in expected} | tensors
             wrong = sorted(expected.keys() ^ tensors.keys()) or _misfits(model, expected, tensors)
@@ -171,12 +175,12 @@ def _original(path: str) -> str:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
+            header = json.loads((file.metadata() or {}).get(HEADER, PLAIN))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: there are no weights to load") from error
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a file of weights that robust-lowrank wrote ({type(error).__name__})") from error
+        raise UserError(f"{path} is not a sound file of weights in safetensors ({type(error).__name__})") from error
     header = {"without": [], **header} if isinstance(header, dict) else {}
     sound = isinstance(header.get("layers"), dict) and isinstance(header["without"], list)
     if header.get("version") != 1 or not sound or not all(isinstance(key, str) for key in header["without"]):

@@ -13,6 +13,7 @@ from robust_lowrank.cli.commands.bench import bench, demo
 from robust_lowrank.cli.commands.catalogue import list_names
 from robust_lowrank.cli.commands.certify import certify
 from robust_lowrank.cli.commands.doctor import doctor
+from robust_lowrank.cli.commands.export import export
 from robust_lowrank.cli.commands.plan import plan
 from robust_lowrank.cli.commands.proof import forecast, verify
 from robust_lowrank.cli.commands.reports import condition, report
@@ -37,6 +38,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "forecast": (forecast, "rlr-eval forecast RUN --suite standard --n 500"),
     "condition": (condition, "rlr-eval condition RUN --out reports/condition"),
     "report": (report, "rlr-eval report RUN1 RUN2 --out reports/comparison"),
+    "export": (export, "rlr-eval export RUN --to onnx"),
     "bench": (bench, "rlr-eval bench experiments/fashion-mnist-quick.toml --download"),
     "list": (list_names, "rlr-eval list methods"),
     "doctor": (doctor, "rlr-eval doctor"),

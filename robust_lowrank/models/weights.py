@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from robust_lowrank import checkpoint
 from robust_lowrank.errors import UserError, first_line
+from robust_lowrank.exporting.thin import take_thin
+from robust_lowrank.installation import undoing
 from robust_lowrank.models.files import contents, require_file
 
 TORCH_SUFFIXES = (".pt", ".pth", ".th", ".model", ".bin", ".ckpt", ".tar")
@@ -23,7 +25,7 @@ SHOWN = 4  # names in an error
 def load_weights(model: nn.Module, path: Path, *, kept: Collection[str] = ()) -> None:
     """Read weights into a network whose keys and shapes they must match one by one, except for those `kept` as they are.
 
-    Files that this package wrote may hold factored layers, which then replace those of the network.
+    Files that this package wrote may hold factored layers, or chains of thin ones, which then replace those of the network.
 
     Example:
         >>> torch.save({"state_dict": nn.DataParallel(nn.Linear(2, 2)).state_dict()}, "/tmp/net.pth")
@@ -92,10 +94,20 @@ def _state(value: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _fit(model: nn.Module, tensors: dict[str, Tensor], path: Path, kept: Collection[str]) -> None:
-    expected = {key: tensor for key, tensor in model.state_dict().items() if key not in kept}
+    names = model.state_dict().keys()
     for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in tensors) and not any(key.startswith(prefix) for key in expected):
+        if all(key.startswith(prefix) for key in tensors) and not any(key.startswith(prefix) for key in names):
             tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    with undoing() as undo:
+        try:
+            take_thin(model, tensors, undo)
+        except UserError as error:
+            raise UserError(f"{path} does not fit this network: {error}") from error
+        _fill(model, tensors, path, kept)
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor], path: Path, kept: Collection[str]) -> None:
+    expected = {key: tensor for key, tensor in model.state_dict().items() if key not in kept}
     shapes = [
         f"{key} {tuple(tensor.shape)} instead of {tuple(expected[key].shape)}"
         for key, tensor in tensors.items()

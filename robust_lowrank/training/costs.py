@@ -1,19 +1,14 @@
 """Inference costs are the operations and the time of a forward pass, measured beside those of the dense network."""
 
-import time
-from statistics import median
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from robust_lowrank.exporting import export
+from robust_lowrank.exporting.timing import time_passes
 from robust_lowrank.provenance import machine
 from robust_lowrank.records import Costs, Latency
 
 BATCHES = (1, 64)
-LEAST_PASSES, MOST_PASSES = 5, 50
-ENOUGH_SECONDS = 0.05  # more passes than the least are taken for so long
 
 
 def measure_costs(model: nn.Module, input_shape: tuple[int, ...]) -> Costs:
@@ -37,7 +32,7 @@ def measure_costs(model: nn.Module, input_shape: tuple[int, ...]) -> Costs:
     latencies = []
     for batch in BATCHES:
         x = one.expand(batch, *input_shape).contiguous()
-        (ours, passes), (theirs, dense_passes) = _time(lean, x), _time(dense, x)
+        (ours, passes), (theirs, dense_passes) = time_passes(lean, x), time_passes(dense, x)
         passes = min(passes, dense_passes)
         latencies.append(Latency(batch=batch, milliseconds=1000 * ours, dense_milliseconds=1000 * theirs, passes=passes))
     return Costs(
@@ -57,24 +52,3 @@ def count_flops(model: nn.Module, x: Tensor) -> int:
     with FlopCounterMode(display=False) as counter:
         model(x)
     return counter.get_total_flops()
-
-
-class _Timing(NamedTuple):
-    seconds: float  # median
-    passes: int
-
-
-@torch.no_grad()
-def _time(model: nn.Module, x: Tensor) -> _Timing:
-    def once() -> float:
-        started = time.perf_counter()
-        model(x)
-        if x.device.type == "cuda":
-            torch.cuda.synchronize(x.device)
-        return time.perf_counter() - started
-
-    once()
-    taken: list[float] = []
-    while len(taken) < LEAST_PASSES or (len(taken) < MOST_PASSES and sum(taken) < ENOUGH_SECONDS):
-        taken.append(once())
-    return _Timing(median(taken), len(taken))

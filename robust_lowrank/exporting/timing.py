@@ -1,0 +1,101 @@
+"""Forward passes are timed: of networks, and of the two forms of each factored layer on the input that it has in the network."""
+
+import copy
+import time
+from contextlib import ExitStack
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank.exporting.plain import Choice, fewer_parameters
+from robust_lowrank.exporting.tracing import run
+from robust_lowrank.layers import ChainLayer
+from robust_lowrank.layers.network import uncompiled
+
+LEAST_PASSES, MOST_PASSES = 5, 50
+ENOUGH_SECONDS = 0.05  # more passes than the least are taken for so long
+ROUNDS = 3  # of both forms of a layer in turn
+SAME = 0.05  # relative: within it the form with fewer parameters is taken
+
+
+class Timing(NamedTuple):
+    """The median time of a forward pass."""
+
+    seconds: float
+    passes: int
+
+
+@torch.no_grad()
+def time_passes(module: nn.Module, x: Tensor) -> Timing:
+    """Time forward passes, after one that does not count.
+
+    Example:
+        >>> time_passes(nn.Linear(2, 2), torch.ones(1, 2)).passes
+        50
+    """
+
+    def once() -> float:
+        started = time.perf_counter()
+        module(x)
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        return time.perf_counter() - started
+
+    once()
+    taken: list[float] = []
+    while len(taken) < LEAST_PASSES or (len(taken) < MOST_PASSES and sum(taken) < ENOUGH_SECONDS):
+        taken.append(once())
+    return Timing(median(taken), len(taken))
+
+
+class LayerTimes(NamedTuple):
+    """Median seconds of a layer's forward pass in both forms, and whether the chain of thin layers is the better one."""
+
+    dense: float
+    factors: float
+    chain: bool
+
+
+@torch.no_grad()
+def time_layers(model: nn.Module, example_input: Any) -> dict[str, LayerTimes]:
+    """Return by name the times of all layers that may become chains, on this device and for inputs of these shapes.
+
+    Layers that do not take part in a pass in evaluation mode, or are merged in any case, are left out.
+
+    Args:
+        example_input: a tensor, a tuple of positional arguments, or a mapping of named ones.
+
+    Example:
+        >>> time_layers(model, torch.rand(1, 1, 28, 28))["fc"].chain  # doctest: +SKIP
+        True
+
+    Raises:
+        UserError: the network does not run on it.
+    """
+    network = copy.deepcopy(uncompiled(model)).eval()
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, ChainLayer)}
+    inputs: dict[nn.Module, Tensor] = {}
+
+    def keep(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        inputs[layer] = given[0].clone()
+
+    with ExitStack() as stack:
+        for layer in layers.values():
+            stack.callback(layer.register_forward_pre_hook(keep).remove)
+        run(network, example_input)
+    return {name: _times(layer, inputs[layer]) for name, layer in layers.items() if layer in inputs and not layer.read}
+
+
+def faster(times: dict[str, LayerTimes]) -> Choice:
+    """Return the choice of the form that was faster, and of fewer parameters for layers that were not timed."""
+    return lambda name, layer: times[name].chain if name in times else fewer_parameters(name, layer)
+
+
+def _times(layer: ChainLayer, x: Tensor) -> LayerTimes:
+    forms = (layer.dense_layer().eval(), layer.factored_layers().eval())
+    rounds = [[time_passes(form, x).seconds for form in forms] for _ in range(ROUNDS)]
+    dense, factors = (median(each) for each in zip(*rounds, strict=True))
+    same = abs(dense - factors) <= SAME * dense
+    return LayerTimes(dense, factors, fewer_parameters("", layer) if same else factors < dense)

@@ -1,0 +1,70 @@
+"""The network of a run is taken away in another form, and what is written is held against the run."""
+
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from robust_lowrank import checkpoint
+from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.exporting import SUFFIXES, FileForm, Form, plain, take_away
+from robust_lowrank.exporting.plain import never
+from robust_lowrank.exporting.timing import LayerTimes
+from robust_lowrank.jobs.chain import stored_job, with_data
+from robust_lowrank.jobs.subjects import trained
+from robust_lowrank.models.programs import load_exported, load_onnx
+
+EXAMPLES = 64  # inputs that layers are timed on, and programs traced with
+CALIBRATION = 256  # inputs that show the ranges of eight bits
+
+
+class Exported(NamedTuple):
+    """A file, what has chosen the form of its layers, and how its answers differ from the run's on test examples."""
+
+    path: Path
+    times: dict[str, LayerTimes]
+    examples: int
+    difference: float  # the largest of a logit
+    flipped: int  # predictions that are others
+
+
+def export_run(run_dir: Path, to: str, *, out: Path | None = None, data_dir: Path | None = None) -> Exported:
+    """Write the network of a run directory in another form, and read it again to compare it with the run.
+
+    Args:
+        to: a form of `rlr.export`.
+        out: the file, RUN/exports/FORM with the suffix of its kind if not given; nothing there is replaced.
+        data_dir: where the data set's files lie.
+
+    Raises:
+        UserError: it is not a complete run directory, its data are not there, there is no such form, or the network cannot take it.
+    """
+    forms = (*get_args(Form), *get_args(FileForm))
+    if to not in forms:
+        raise unknown_name("form", to, forms)
+    path = run_dir / "exports" / f"{to}{SUFFIXES[to]}" if out is None else out
+    if path.exists():
+        raise UserError(f"{path} is there already: give another file with --out, or move it away")
+    subject = trained(run_dir, with_data(stored_job(run_dir, []), data_dir, download=False).config.data)
+    device = next(subject.model.parameters()).device
+    x = subject.x[: CALIBRATION if to == "int8" else EXAMPLES].to(device)
+    taken = take_away(subject.model, to=to, path=path, example_input=x)
+    written = _read(path, subject.model, device)
+    ours, theirs = _logits(written, x), _logits(subject.model, x)
+    flipped = int((ours.argmax(dim=1) != theirs.argmax(dim=1)).sum())
+    return Exported(path, taken.times, len(x), float((ours - theirs).abs().max()), flipped)
+
+
+def _read(path: Path, model: nn.Module, device: torch.device) -> nn.Module:
+    """Return what a file holds: a program, or weights of the dense network."""
+    if path.suffix == ".onnx":
+        return load_onnx(path)
+    if path.suffix == ".pt2":
+        return load_exported(path, device)
+    return checkpoint.load(plain(model, never), path).eval()
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x).cpu().float()
