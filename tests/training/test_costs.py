@@ -5,7 +5,8 @@ from torch import nn
 import robust_lowrank as rlr
 from robust_lowrank import records
 from robust_lowrank.exporting import export
-from robust_lowrank.training.costs import BATCHES, LEAST_PASSES, count_flops, measure_costs
+from robust_lowrank.exporting.timing import LEAST_PASSES
+from robust_lowrank.training.costs import BATCHES, count_flops, measure_costs
 
 
 def network() -> nn.Sequential:
