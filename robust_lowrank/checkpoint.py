@@ -180,7 +180,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: there are no weights to load") from error
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a sound file of weights in safetensors ({type(error).__name__})") from error
+        raise UserError(f"{path} is not a file of weights in safetensors, or it is damaged ({type(error).__name__})") from error
     header = {"without": [], **header} if isinstance(header, dict) else {}
     sound = isinstance(header.get("layers"), dict) and isinstance(header["without"], list)
     if header.get("version") != 1 or not sound or not all(isinstance(key, str) for key in header["without"]):

@@ -64,7 +64,7 @@ def header(**changes: object) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({}, "not a file of weights"),
+        ({}, "does not fit this network: 0.bias, 0.weight"),
         ({"robust_lowrank": "{"}, "not a file of weights"),
         ({"robust_lowrank": '{"version": 9, "layers": {}}'}, "another version"),
         ({"robust_lowrank": "[]"}, "another version"),
