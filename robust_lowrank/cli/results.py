@@ -1,7 +1,7 @@
-"""Results of attacks are shown on the terminal: accuracies, transfer matrix, and the audit's remarks."""
+"""Results of attacks are shown on the terminal: accuracies, transfer matrix, deployed forms, and the audit's remarks."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -11,6 +11,10 @@ from robust_lowrank.records import ResultRecord
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from robust_lowrank.reporting.comparing.forms import Deployed
+
+FLIPS = 8  # numbers of examples that a line names
 
 
 def say_results(labels: Sequence[str], results: Sequence[ResultRecord]) -> None:
@@ -41,3 +45,40 @@ def say_matrix(transfer: "pd.DataFrame") -> None:
             shares = {row["target"]: f"{row['fooled']} of {row['tried']}" for row in rows.to_dict("records")}
             table.add_row(str(source), *(shares.get(target, "") for target in targets))
         console.print_table(table)
+
+
+def say_forms(deployed: Sequence[Sequence["Deployed"]]) -> None:
+    """Print for each form and eps its accuracy, and how many examples have another verdict than the trained network's."""
+    table = Table("form", "eps", "accuracy", "trained", "lost", "gained", "attacked", box=None, pad_edge=False)
+    rows = list_forms(deployed)
+    for row in rows:
+        accuracies = (f"{row['accuracy']:.1%}", f"{row['trained']:.1%}")
+        flips = (str(len(row["lost"])), str(len(row["gained"])))
+        table.add_row(escape(row["label"]), f"{row['eps']:.4g}", *accuracies, *flips, row["attacked"])
+    console.print_table(table)
+    for row in rows:
+        if flipped := [*row["lost"], *row["gained"]]:
+            shown = ", ".join(map(str, flipped[:FLIPS])) + (", ..." if len(flipped) > FLIPS else "")
+            console.say(f"{row['label']} at {row['eps']:.4g}: other verdicts on examples {shown}")
+    if rows:
+        console.say("'rlr-eval report RUN' shows the pictures of examples whose verdicts differ")
+
+
+def list_forms(deployed: Sequence[Sequence["Deployed"]]) -> list[dict[str, Any]]:
+    """Return a row a form and eps, clean images at eps 0: accuracies, and the examples that the form alone lost or gained."""
+    rows = []
+    for form in (each for forms in deployed for each in forms):
+        for eps in (0.0, *form.trained.record.eps):
+            held = form.held(eps)
+            rows.append(
+                {
+                    "label": form.run.record.label,
+                    "eps": eps,
+                    "accuracy": float(held["form"].mean()),
+                    "trained": float(held["trained"].mean()),
+                    "lost": form.lost(eps),
+                    "gained": form.gained(eps),
+                    "attacked": form.attacked,
+                }
+            )
+    return rows

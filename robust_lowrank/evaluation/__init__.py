@@ -55,6 +55,7 @@ from robust_lowrank.evaluation.verification import Proof as Proof
 from robust_lowrank.evaluation.verification import Transferred as Transferred
 from robust_lowrank.evaluation.verification import Verification as Verification
 from robust_lowrank.evaluation.verification import read_adversarial as read_adversarial
+from robust_lowrank.evaluation.verification import replay as replay
 from robust_lowrank.evaluation.verification import transferred as transferred
 from robust_lowrank.evaluation.verification import verify as verify
 from robust_lowrank.threat import L1 as L1

@@ -133,11 +133,28 @@ def verify(
 
 
 def transferred(model: nn.Module, x: Tensor, y: Tensor, adversarial: Mapping[str, Adversarial]) -> list[Transferred]:
-    """Try adversarial inputs of another network, which were made from the same examples.
+    """Count which adversarial inputs of another network, made from the same examples, break this one.
 
     Example:
         >>> transferred(dense, x, y, evaluate(low_rank, x, y, suite="quick").adversarial)
         [Transferred(attack='fgsm', eps=0.1, tried=90, fooled=31)]
+    """
+    return [Transferred(*key, len(each.tried), len(each.fooled)) for key, each in replay(model, x, y, adversarial).items()]
+
+
+class Replayed(NamedTuple):
+    """The examples that a network gets right of those that an attack broke on another one, and those that its inputs break here."""
+
+    tried: Tensor
+    fooled: Tensor
+
+
+def replay(model: nn.Module, x: Tensor, y: Tensor, adversarial: Mapping[str, Adversarial]) -> dict[tuple[str, float], Replayed]:
+    """Try adversarial inputs of another network, which were made from the same examples, by attack and eps.
+
+    Example:
+        >>> replay(dense, x, y, evaluate(low_rank, x, y, suite="quick").adversarial)["fgsm", 0.1].fooled
+        tensor([ 3, 17, 40])
     """
     with frozen_eval(model), torch.no_grad():
         network = FixedBatch(Target(model, x))
@@ -147,13 +164,13 @@ def transferred(model: nn.Module, x: Tensor, y: Tensor, adversarial: Mapping[str
             return ~logits.isfinite().all(dim=1) | (margins(logits, labels) < 0)
 
         right = ~wrong(x, y)
-        entries = []
+        found = {}
         for key, (inputs, examples) in adversarial.items():
             attack, _, eps = key.rpartition("/")
             tried = right[examples]
             fooled = wrong(inputs[tried], y[examples[tried]])
-            entries.append(Transferred(attack, float(eps), int(tried.sum()), int(fooled.sum())))
-        return entries
+            found[attack, float(eps)] = Replayed(examples[tried], examples[tried][fooled])
+        return found
 
 
 def _unit_faults(record: ResultRecord, verdicts: "pd.DataFrame", shape: tuple[int, ...], classes: int) -> list[str]:

@@ -2,13 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robust_lowrank import evaluation
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation import Suite
+from robust_lowrank.evaluation.attacks.pgd import Stepwise
+from robust_lowrank.evaluation.attacks.registry import AnyAttack
+from robust_lowrank.evaluation.attacks.square import Square
+from robust_lowrank.evaluation.attacks.transfer import Transfer
+from robust_lowrank.jobs.forms import FORMS
 from robust_lowrank.jobs.subjects import stored_config
+from robust_lowrank.records import BLACK_BOX
+
+QUERIES = 1000  # of Square on a form without gradients
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,7 @@ class Attack:
     sources: tuple[Path, ...] = ()  # runs on which inputs for attacks by transfer are made
     max_passes: int | None = None
     max_seconds: float | None = None
+    forms: tuple[str, ...] = ()  # of deployment, that are attacked as well
 
     @classmethod
     def settle(
@@ -37,12 +46,16 @@ class Attack:
         sources: Sequence[Path] = (),
         max_passes: int | None = None,
         max_seconds: float | None = None,
+        forms: Sequence[str] = (),
     ) -> "Attack":
         """Read a suite by name or file and give it other budgets or another norm, which then shows in the directory's name.
 
         Raises:
-            UserError: the suite, a budget, the norm, the number of examples or a source is not one.
+            UserError: the suite, a budget, the norm, the number of examples, a source or a form is not one.
         """
+        for form in forms:
+            if form not in FORMS:
+                raise unknown_name("form", form, FORMS)
         chosen = evaluation.load_suite(suite)
         evaluation.Meter(max_passes=max_passes, max_seconds=max_seconds)
         if examples is not None and examples < 1:
@@ -55,7 +68,27 @@ class Attack:
         for source in sources:
             stored_config(source)
         directory = chosen.name if norm in (None, chosen.norm) else f"{chosen.name}-{norm}"
-        return cls(config.suite, directory, examples, seed, batch_size, tuple(sources), max_passes, max_seconds)
+        chosen_forms = tuple(dict.fromkeys(forms))
+        return cls(config.suite, directory, examples, seed, batch_size, tuple(sources), max_passes, max_seconds, chosen_forms)
+
+    def without_gradients(self, source: Path) -> "Attack":
+        """Return the attack for a network without gradients that computes what a run does, which has some.
+
+        In the place of attacks that need gradients stands what PGD finds on the run, and Square on what that leaves.
+        """
+        blind = [attack for attack in self.suite.attacks if not attack.gradients]
+        lengths = [attack.steps for attack in self.suite.attacks if isinstance(attack, Stepwise)]
+        added: list[AnyAttack] = []
+        if not any(attack.transfers for attack in blind):
+            added.append(Transfer(steps=max([Transfer().steps, *lengths])))
+        if not any(isinstance(attack, Square) for attack in blind):
+            added.append(Square(queries=QUERIES, examples="survivors"))
+        name = f"{self.suite.name}{BLACK_BOX}"
+        radii = tuple(sorted({eps for attack in self.suite.attacks for eps in self.suite.radii(attack)}))
+        attacks = tuple(sorted((*blind, *added), key=lambda attack: attack.turn))
+        suite = Suite(name=name, norm=self.suite.norm, eps=radii, attacks=attacks)
+        directory = f"{self.directory}{BLACK_BOX}"
+        return replace(self, suite=suite, directory=directory, sources=(*self.sources, source), forms=())
 
     @property
     def limited(self) -> bool:

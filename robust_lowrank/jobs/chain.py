@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from torch import nn
 
 from robust_lowrank import data, evaluation, records, training
-from robust_lowrank.errors import TrainingError, UserError
+from robust_lowrank.errors import UserError
 from robust_lowrank.jobs.attack import Attack
 from robust_lowrank.jobs.events import Event, Report
 from robust_lowrank.jobs.experiment import Experiment
@@ -48,7 +47,12 @@ def experiment_jobs(experiment: Experiment, out: Path, *, command: str) -> list[
         attack.check_budgets(data.DATASETS[experiment.data.name].input_shape)
     if repeated := {a.directory for a in attacks if sum(b.directory == a.directory for b in attacks) > 1}:
         raise UserError(f"{experiment.name}: suite {repeated.pop()} stands there twice with one norm: give it several eps instead")
-    return [Job(name, out / "runs" / name, config, attacks, command) for name, config in experiment.runs()]
+    jobs = []
+    for name, config in experiment.runs():
+        deployed = [experiment.forms(entry.suite, config.method.name) for entry in experiment.attacks]
+        mine = tuple(replace(attack, forms=forms) for attack, forms in zip(attacks, deployed, strict=True))
+        jobs.append(Job(name, out / "runs" / name, config, mine, command))
+    return jobs
 
 
 def stored_job(run_dir: Path, attacks: Sequence[Attack]) -> Job:
@@ -142,24 +146,6 @@ def attack_run(job: Job, attack: Attack, report: Report) -> str:
 def teller(name: str, stage: str, report: Report) -> evaluation.Progress:
     """Return what turns an evaluation's progress into events."""
     return lambda fraction, what: report(Event(name, f"{stage}: {what}", round(fraction * SCALE), SCALE))
-
-
-class Outcome(NamedTuple):
-    """What became of a job."""
-
-    results: tuple[str, ...]  # the names of the directories of its attacks' results
-    failure: str | None = None  # why its training failed
-
-
-def perform(job: Job, report: Report) -> Outcome:
-    """Do one job: train unless it is to be attacked as it is, then attack."""
-    if job.train:
-        try:
-            train_run(job.config, job.out, job=job.name, command=job.command, report=report)
-        except TrainingError as error:
-            report(Event(job.name, "failed", 1, 1, note=str(error)))
-            return Outcome((), str(error))
-    return Outcome(tuple(attack_run(job, attack, report) for attack in job.attacks))
 
 
 def subject_of(job: Job, attack: Attack) -> Subject:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.jobs.chain import Job, Outcome, perform
+from robust_lowrank.jobs.chain import Job
 from robust_lowrank.jobs.events import Report
 from robust_lowrank.jobs.executors import find_executor
 from robust_lowrank.jobs.parts import parts, perform_part
+from robust_lowrank.jobs.performing import Outcome, perform
 
 
 def check_workers(workers: int | None) -> None:

@@ -77,6 +77,14 @@ class AttackConfig(Table):
         return eps
 
 
+class DeployConfig(Table):
+    """The forms of networks that are attacked as the networks are, by one of the suites: those of some methods, or of all."""
+
+    forms: tuple[Literal["merged", "factors", "bf16", "onnx", "int8"], ...] = Field(min_length=1, strict=False)
+    suite: str
+    methods: tuple[str, ...] | None = Field(default=None, min_length=1, strict=False)
+
+
 class Experiment(Table):
     """An experiment.
 
@@ -94,6 +102,7 @@ class Experiment(Table):
     monitor: MonitorConfig | None = None
     methods: tuple[ExperimentMethod, ...] = Field(strict=False)
     attacks: tuple[AttackConfig, ...] = Field(default=(), strict=False)
+    deploy: DeployConfig | None = None
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -102,6 +111,13 @@ class Experiment(Table):
         names = [name for name, _ in self.runs()]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise UserError(f"the run {repeated[0]} stands here more than once: its methods or seeds are the same")
+        if self.deploy is not None:
+            for kind, place, wanted, there in (
+                ("suite", "attacks", (self.deploy.suite,), [attack.suite for attack in self.attacks]),
+                ("method", "methods", self.deploy.methods or (), [method.name for method in self.methods]),
+            ):
+                if strange := [name for name in wanted if name not in there]:
+                    raise UserError(f"[deploy]: the {kind} {strange[0]!r} does not stand among [[{place}]]")
         return self
 
     def runs(self) -> list[tuple[str, TrainConfig]]:
@@ -117,6 +133,12 @@ class Experiment(Table):
             for method in entry.at_each_rank(self.training.adversarial)
             for seed in self.seeds
         ]
+
+    def forms(self, suite: str, method: str) -> tuple[str, ...]:
+        """Return the forms of a method's networks that a suite is put on."""
+        if self.deploy is None or suite != self.deploy.suite or method not in (self.deploy.methods or (method,)):
+            return ()
+        return self.deploy.forms
 
 
 def load_experiment(path: Path | str) -> Experiment:

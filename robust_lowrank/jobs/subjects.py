@@ -12,6 +12,7 @@ from robust_lowrank import checkpoint, conditioning, data, evaluation, models, p
 from robust_lowrank.compression import count_parameters
 from robust_lowrank.data.arrays import load_examples
 from robust_lowrank.errors import UserError
+from robust_lowrank.jobs.forms import PROGRAMS, form_network, origin
 
 FOREIGN = "foreign"  # the method of a run directory whose network was not trained here
 
@@ -35,6 +36,9 @@ def trained(run_dir: Path, place: training.DataConfig) -> Subject:
     Raises:
         UserError: the images in that place are others, or the network is not the one of the record.
     """
+    parent = origin(run_dir)
+    if parent is not None:
+        return _deployed(run_dir, trained(parent, place))
     dataset = data.load(place.name, data_dir=place.data_dir, download=place.download).first(test=place.test_examples)
     recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
     if data.digest(dataset.test_images, dataset.test_y) != recorded.hashes.get("test"):
@@ -48,6 +52,28 @@ def trained(run_dir: Path, place: training.DataConfig) -> Subject:
     return subject
 
 
+def _deployed(run_dir: Path, subject: Subject) -> Subject:
+    """Return a form of a run's network, with the run's examples.
+
+    Raises:
+        UserError: it is of other weights than the run has now, or answers otherwise than its record says.
+    """
+    files = records.RunFiles(run_dir)
+    record = records.read_record(files.record, records.RunRecord)
+    form = str(record.config[records.FORM])
+    if record.config.get("weights") != provenance.digest_tensors(subject.model.state_dict()):
+        raise UserError(f"{run_dir} is of other weights than its run has now: move it away, and attack the form again")
+    model = form_network(subject.model, form, files.onnx)
+    if provenance.digest_tensors(model.state_dict()) != record.hashes.get("weights"):
+        raise UserError(f"{run_dir} holds another network than its run.json names: move it away, and attack the form again")
+    if where := records.unlike(record.behaviour, evaluation.behaviour(model, subject.x)):
+        raise UserError(
+            f"{run_dir}: this form has other answers than when it was made, {where}: its libraries have changed since; "
+            "move it away, and attack the form again"
+        )
+    return Subject(model, subject.x, subject.y, gradients=form not in PROGRAMS)
+
+
 def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfig]:
     """Return the record of a trained run and its configuration.
 
@@ -55,6 +81,8 @@ def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfi
         UserError: it is not a complete run directory, or its network was not trained here.
     """
     record = records.read_run(run_dir, results=False).record
+    if (parent := origin(run_dir)) is not None:
+        return record, stored_config(parent)[1]
     if record.method == FOREIGN:
         raise UserError(f"{run_dir} holds the results of {record.model}, not the network: attack it with --model again")
     if record.status != "complete":
@@ -73,6 +101,9 @@ def network(run_dir: Path) -> nn.Module:
     Raises:
         UserError: its weights are not those of its record.
     """
+    if (parent := origin(run_dir)) is not None:
+        files = records.RunFiles(run_dir)
+        return form_network(network(parent), run_dir.absolute().name, files.onnx)
     model = training.load_network(run_dir)
     recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord).hashes.get("weights", "")
     if (found := checkpoint.digest(model)) != recorded:
@@ -118,7 +149,7 @@ class Foreign:
         _check_place(out, weights, behaviour)
         classes = list(data.DATASETS[self.data].classes) if self.data in data.DATASETS else []
         names = {"label": label or self.source, "model": self.source, "data": self.data, "command": command}
-        run = _untrained_run(out, subject.model, config=described, classes=classes, behaviour=behaviour, **names)
+        run = untrained_run(out, subject.model, config=described, classes=classes, behaviour=behaviour, **names)
         files = records.RunFiles(out)
         records.write_frame(files.metrics, run.metrics)
         records.write_frame(files.spectra, run.spectra)
@@ -153,28 +184,28 @@ def weights_run(path: Path) -> records.Run:
     model = models.skeleton(path)
     names = {"label": path.name, "model": path.name, "data": "–", "command": ""}
     try:
-        return _untrained_run(path, model, config={"weights": str(path)}, **names)
+        return untrained_run(path, model, config={"weights": str(path)}, **names)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def _untrained_run(path: Path, network: nn.Module, /, **fields: Any) -> records.Run:
+def untrained_run(path: Path, network: nn.Module, /, **fields: Any) -> records.Run:
     """Return a network that was not trained here as a run with its layers' spectra, and no training or results."""
     import pandas as pd
 
     frame = conditioning.spectra(network)
     frame.insert(0, "epoch", 0)
-    record = records.RunRecord(
-        method=FOREIGN,
-        seed=0,
-        status="complete",
-        created=records.now(),
-        versions=provenance.versions(),
-        machine=provenance.machine(_device()),
-        hashes={"weights": provenance.digest_tensors(network.state_dict())},
-        parameters=count_parameters(network),
-        **fields,
-    )
+    described: dict[str, Any] = {
+        "method": FOREIGN,
+        "seed": 0,
+        "status": "complete",
+        "created": records.now(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(_device()),
+        "hashes": {"weights": provenance.digest_tensors(network.state_dict())},
+        "parameters": count_parameters(network),
+    }
+    record = records.RunRecord(**described | fields)
     return records.Run(path, record, pd.DataFrame(columns=pd.Index(records.METRICS), dtype="float64"), frame, {})
 
 

@@ -15,6 +15,10 @@
     RUN/results/SUITE/closest.safetensors     the most harmful inputs found of those that nothing broke, keys as above
     RUN/results/SUITE/clean.safetensors       the first examples as they are, keys "inputs" and "examples"
     RUN/results/SUITE/transfer.parquet        TRANSFER, what broke other networks tried on this one: a row a network, attack and eps
+    RUN/forms/FORM/                           a run directory of the network as it is deployed, with results of its own
+    RUN/forms/FORM/network.onnx               the program, of a form that is one
+    RUN/forms/FORM/results/SUITE/replayed.parquet      REPLAYED, inputs of the run's network that break the form, and the reverse
+    RUN/forms/FORM/results/SUITE/flipped.safetensors   the clean examples whose verdicts are not those on the run's own network
 
 Further results of one suite lie in SUITE-2 and so on. Records are sealed with the files beside them (`records.seals`).
 Everything is written to a temporary name and renamed, so a reader never sees half a file.
@@ -41,6 +45,8 @@ from robust_lowrank.records.files import replacing as replacing
 from robust_lowrank.records.files import write_frame as write_frame
 from robust_lowrank.records.files import write_record as write_record
 from robust_lowrank.records.files import write_text as write_text
+from robust_lowrank.records.layout import BLACK_BOX as BLACK_BOX
+from robust_lowrank.records.layout import FORM as FORM
 from robust_lowrank.records.layout import ResultFiles as ResultFiles
 from robust_lowrank.records.layout import RunFiles as RunFiles
 from robust_lowrank.records.run import Certificate as Certificate
@@ -55,6 +61,7 @@ from robust_lowrank.records.tables import CURVE as CURVE
 from robust_lowrank.records.tables import METRICS as METRICS
 from robust_lowrank.records.tables import MONITOR as MONITOR
 from robust_lowrank.records.tables import OPERATORS as OPERATORS
+from robust_lowrank.records.tables import REPLAYED as REPLAYED
 from robust_lowrank.records.tables import SPECTRA as SPECTRA
 from robust_lowrank.records.tables import TRANSFER as TRANSFER
 from robust_lowrank.records.tables import VERDICT as VERDICT

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+FORM = "form"  # the key in the configuration of a network that is a form of another run's
+BLACK_BOX = "-black-box"  # ends the name of a suite where a form without gradients was attacked in its place
+
 
 class ResultFiles:
     """The files of one evaluation, in a directory such as RUN/results/SUITE.
@@ -22,12 +25,14 @@ class ResultFiles:
         self.closest: Path = root / "closest.safetensors"  # the most harmful inputs of those that nothing broke
         self.clean: Path = root / "clean.safetensors"  # the first examples as they are
         self.transfer: Path = root / "transfer.parquet"  # the table `TRANSFER`
+        self.replayed: Path = root / "replayed.parquet"  # of a form: the table `REPLAYED`
+        self.flipped: Path = root / "flipped.safetensors"  # of a form: clean examples with other verdicts than the network's
         self.units: Path = root / "units"  # the directory of finished units
 
     @property
     def beside(self) -> tuple[Path, ...]:
         """The files that the record is sealed with."""
-        return self.verdicts, self.adversarial, self.closest, self.clean, self.transfer
+        return self.verdicts, self.adversarial, self.closest, self.clean, self.transfer, self.replayed, self.flipped
 
 
 class RunFiles:
@@ -49,11 +54,13 @@ class RunFiles:
         self.resume: Path = root / "resume"  # the directory of states that an interrupted training goes on from
         self.results: Path = root / "results"  # the directory of evaluations
         self.certificates: Path = root / "certificates"  # the directory of certificates
+        self.forms: Path = root / "forms"  # the directory of the network's deployed forms, each a run directory
+        self.onnx: Path = root / "network.onnx"  # the program of such a form
 
     @property
     def beside(self) -> tuple[Path, ...]:
         """The files that a finished run's record is sealed with."""
-        return self.weights, self.metrics, self.spectra, self.monitor, self.operators
+        return self.weights, self.metrics, self.spectra, self.monitor, self.operators, self.onnx
 
     def result(self, name: str) -> ResultFiles:
         """Return the files of one evaluation, by its suite's name."""
@@ -70,6 +77,10 @@ class RunFiles:
         tails = {each: each.removeprefix(f"{name}-") for each in there}
         numbers = {each: 1 if each == name else int(tail) for each, tail in tails.items() if each == name or tail.isdecimal()}
         return sorted(numbers, key=lambda each: numbers[each])
+
+    def form(self, name: str) -> "RunFiles":
+        """Return the files of a deployed form."""
+        return RunFiles(self.forms / name)
 
     def certificate(self, name: str) -> Path:
         """Return the `CertificateRecord` of that name; its table `CERTIFICATE` lies beside it, as .parquet."""

@@ -8,7 +8,7 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.records.documents import CertificateRecord, ResultRecord, RunRecord
 from robust_lowrank.records.files import read_frame, read_record
 from robust_lowrank.records.layout import RunFiles
-from robust_lowrank.records.tables import CERTIFICATE, METRICS, OPERATORS, SPECTRA, TRANSFER, VERDICTS
+from robust_lowrank.records.tables import CERTIFICATE, METRICS, OPERATORS, REPLAYED, SPECTRA, TRANSFER, VERDICTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,11 +30,12 @@ class Result:
     verdicts: "pd.DataFrame"
     transfer: "pd.DataFrame | None" = None
     path: Path | None = None  # its directory
+    replayed: "pd.DataFrame | None" = None  # of a form
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory as read: its record, histories and evaluations by suite name, certificates by theirs."""
+    """A run directory as read: its record, histories and evaluations by suite name, certificates and deployed forms by theirs."""
 
     path: Path
     record: RunRecord
@@ -43,13 +44,14 @@ class Run:
     results: dict[str, Result]
     operators: "pd.DataFrame | None" = None
     certificates: dict[str, Certificate] = field(default_factory=dict)
+    forms: dict[str, "Run"] = field(default_factory=dict)
 
 
 def read_run(path: Path, *, results: bool = True) -> Run:
     """Read a run directory.
 
     Args:
-        results: False leaves out evaluations and certificates, of which files may be lost.
+        results: False leaves out evaluations, certificates and deployed forms, of which files may be lost.
 
     Raises:
         UserError: `path` is not a run directory, or a file in it cannot be read.
@@ -66,6 +68,7 @@ def read_run(path: Path, *, results: bool = True) -> Run:
             verdicts=read_frame(result.verdicts, VERDICTS),
             transfer=read_frame(result.transfer, TRANSFER) if result.transfer.is_file() else None,
             path=result.root,
+            replayed=read_frame(result.replayed, REPLAYED) if result.replayed.is_file() else None,
         )
         for result in directories
         if result.record.is_file()
@@ -75,6 +78,7 @@ def read_run(path: Path, *, results: bool = True) -> Run:
         for file in sorted(files.certificates.glob("*.json"))
         if results
     }
+    forms = [files.form(directory.name) for directory in sorted(files.forms.glob("*")) if results]
     return Run(
         path=path,
         record=read_record(files.record, RunRecord),
@@ -83,4 +87,5 @@ def read_run(path: Path, *, results: bool = True) -> Run:
         results=evaluations,
         operators=read_frame(files.operators, OPERATORS) if files.operators.is_file() else None,
         certificates=certificates,
+        forms={form.root.name: read_run(form.root) for form in forms if form.record.is_file()},
     )

@@ -86,6 +86,13 @@ VERDICTS = (
     "flags",  # comma-separated remarks, such as "nonfinite-gradient"
 )
 
+REPLAYED = (
+    "on",  # "form" or "trained": which of both the other one's input breaks
+    "example",
+    "attack",  # that found the input
+    "eps",
+)
+
 TRANSFER = (
     "source",  # label of the network on which the inputs were made
     "source_seed",

@@ -146,9 +146,9 @@ class RunWriter:
 
 
 def _drop_proofs(out: Path) -> None:
-    """Remove what was found out about other weights: results, certificates and norms."""
+    """Remove what was found out about other weights: results, certificates, forms and norms."""
     files = RunFiles(out)
-    for directory in (files.results, files.certificates):
+    for directory in (files.results, files.certificates, files.forms):
         shutil.rmtree(directory, ignore_errors=True)
     files.operators.unlink(missing_ok=True)
 

@@ -49,6 +49,12 @@ def attack(
         list[Path] | None, typer.Option(help="Run directory on which attacks by transfer make their inputs; may be repeated.")
     ] = None,
     matrix: Annotated[bool, typer.Option("--matrix", help="Try what breaks each network on the others.")] = False,
+    form: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Deployed forms to attack as well, such as merged,factors,bf16,onnx,int8; verdicts that differ are shown."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     model: ForeignModel = None,
     weights: ForeignWeights = None,
@@ -65,13 +71,16 @@ def attack(
     A stored result with the same weights, images and attack is kept, and an evaluation that was stopped goes on where it was.
     """
     from robust_lowrank.cli.progress import Board
-    from robust_lowrank.cli.results import say_matrix, say_results
+    from robust_lowrank.cli.results import list_forms, say_forms, say_matrix, say_results
+    from robust_lowrank.exporting.programs import require_onnx
     from robust_lowrank.jobs import transfer as transfers
     from robust_lowrank.jobs.attack import Attack
     from robust_lowrank.jobs.chain import foreign_job, stored_job, with_data
     from robust_lowrank.jobs.dispatch import check_workers, perform_all
     from robust_lowrank.jobs.executors import find_executor
+    from robust_lowrank.jobs.forms import PROGRAMS
     from robust_lowrank.records import ResultRecord, RunFiles, read_record, read_run
+    from robust_lowrank.reporting.comparing.forms import deployed_forms
 
     check_workers(workers)
     find_executor(executor)
@@ -91,7 +100,12 @@ def attack(
         sources=source or (),
         max_passes=max_passes,
         max_seconds=max_seconds,
+        forms=[name.strip() for text in form or () for name in text.split(",") if name.strip()],
     )
+    if model is not None and settled.forms:
+        raise UserError("--form is of a run's own network: a network from elsewhere has the form that it is given in")
+    if not set(PROGRAMS).isdisjoint(settled.forms):
+        require_onnx()
     foreign = foreign_network(model, weights, data, data_dir, classes=classes, mean=mean, std=std)
     if foreign is None:
         if lone := [name for name, value in {"--out": out, "--label": label}.items() if value is not None]:
@@ -107,15 +121,25 @@ def attack(
     with Board() as board:
         outcomes = perform_all(jobs, executor=executor, workers=workers, report=board)
     names = [outcome.results[0] for outcome in outcomes]
-    done = [read_run(job.out, results=False) for job in jobs]
+    done = [read_run(job.out, results=bool(settled.forms)) for job in jobs]
     files = [RunFiles(job.out).result(name) for job, name in zip(jobs, names, strict=True)]
     results = [read_record(result.record, ResultRecord) for result in files]
     transfer = transfers.matrix(jobs, settled, names) if matrix else None
+    deployed = (
+        [list(deployed_forms(run, run.results[name])) for run, name in zip(done, names, strict=True)] if settled.forms else []
+    )
+    left_out = {f"{run}, {name}": why for run, each in zip(runs, outcomes, strict=False) for name, why in each.left_out.items()}
     if json:
         rows = zip(jobs, done, results, strict=True)
         listed = [{"run": str(job.out), "label": run.record.label, "result": result.model_dump()} for job, run, result in rows]
-        console.print_json(listed if transfer is None else {"results": listed, "transfer": console.rows(transfer)})
-        return
-    say_results([run.record.label for run in done], results)
-    if transfer is not None:
-        say_matrix(transfer)
+        more = {} if transfer is None else {"transfer": console.rows(transfer)}
+        more |= {"forms": list_forms(deployed), "left_out": left_out} if settled.forms else {}
+        console.print_json({"results": listed, **more} if more else listed)
+    else:
+        say_results([run.record.label for run in done], results)
+        if transfer is not None:
+            say_matrix(transfer)
+        if settled.forms:
+            say_forms(deployed)
+    if left_out:
+        raise UserError("left out: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
