@@ -32,6 +32,7 @@ class Attack:
     max_passes: int | None = None
     max_seconds: float | None = None
     forms: tuple[str, ...] = ()  # of deployment, that are attacked as well
+    form_examples: int | None = None  # the first of the test set for these; None: as many as for the run
 
     @classmethod
     def settle(

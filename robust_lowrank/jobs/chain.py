@@ -50,7 +50,8 @@ def experiment_jobs(experiment: Experiment, out: Path, *, command: str) -> list[
     jobs = []
     for name, config in experiment.runs():
         deployed = [experiment.forms(entry.suite, config.method.name) for entry in experiment.attacks]
-        mine = tuple(replace(attack, forms=forms) for attack, forms in zip(attacks, deployed, strict=True))
+        count = experiment.deploy.examples if experiment.deploy else None
+        mine = tuple(replace(attack, forms=each, form_examples=count) for attack, each in zip(attacks, deployed, strict=True))
         jobs.append(Job(name, out / "runs" / name, config, mine, command))
     return jobs
 

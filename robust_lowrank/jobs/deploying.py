@@ -1,5 +1,6 @@
 """The forms of a run's network are made below the run, attacked as the run is, and held against it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,10 +38,11 @@ def attack_forms(job: Job, attack: Attack, result: str, report: Report) -> dict[
             left_out[form] = str(error)
             report(Event(name, "form", 1, 1, warning=f"left out: {error}"))
             continue
-        shape = attack.without_gradients(job.out) if form in PROGRAMS else attack
-        deployed = Job(name, out, job.config, (shape,), job.command, train=False)
-        files = records.RunFiles(out).result(attack_run(deployed, shape, report))
-        subject = subject_of(deployed, shape)
+        mine = replace(attack, examples=attack.form_examples or attack.examples)
+        mine = mine.without_gradients(job.out) if form in PROGRAMS else mine
+        deployed = Job(name, out, job.config, (mine,), job.command, train=False)
+        files = records.RunFiles(out).result(attack_run(deployed, mine, report))
+        subject = subject_of(deployed, mine)
         _hold_against(files, records.RunFiles(job.out).result(result), subject, network(job.out))
     return left_out
 
@@ -51,7 +53,10 @@ def _hold_against(form: records.ResultFiles, trained: records.ResultFiles, subje
 
     rows = []
     for on, model, files in (("form", subject.model, trained), ("trained", own, form)):
-        inputs = evaluation.read_adversarial(files.adversarial)
+        inputs = {
+            key: evaluation.Adversarial(*(tensor[each.examples < len(subject.y)] for tensor in each))
+            for key, each in evaluation.read_adversarial(files.adversarial).items()
+        }
         for (attack, eps), each in evaluation.replay(model, subject.x, subject.y, inputs).items():
             rows += [(on, example, attack, eps) for example in each.fooled.tolist()]
     replayed = pd.DataFrame(rows, columns=pd.Index(records.REPLAYED))

@@ -83,6 +83,7 @@ class DeployConfig(Table):
     forms: tuple[Literal["merged", "factors", "bf16", "onnx", "int8"], ...] = Field(min_length=1, strict=False)
     suite: str
     methods: tuple[str, ...] | None = Field(default=None, min_length=1, strict=False)
+    examples: int | None = Field(default=None, ge=1)  # None: as many as for the networks
 
 
 class Experiment(Table):

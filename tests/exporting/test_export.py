@@ -205,3 +205,13 @@ def test_exported_weights_are_attacked_by_their_files(tmp_path: Path) -> None:
         export(net, to=to, path=path)
         loaded = models.load_foreign("cnn", weights=path, input_shape=shape, num_classes=10, device=torch.device("cpu")).model
         torch.testing.assert_close(loaded(x), net.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_dense_weights_are_read_by_timm(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    options = {"img_size": 32, "patch_size": 16, "depth": 2, "num_classes": 5}
+    net, x = timm.create_model("vit_tiny_patch16_224", **options).eval(), torch.rand(2, 3, 32, 32)
+    compress(net, method="geolora", rank=0.3)
+    export(net, to="dense", path=tmp_path / "net.safetensors")
+    again = timm.create_model("vit_tiny_patch16_224", checkpoint_path=str(tmp_path / "net.safetensors"), **options).eval()
+    torch.testing.assert_close(again(x), net(x), rtol=1e-4, atol=1e-5)

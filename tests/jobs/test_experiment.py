@@ -137,3 +137,39 @@ def test_every_run_has_the_experiments_monitor() -> None:
         {"name": "trial", "methods": [{"name": "dense"}, {"name": "condlr"}], "monitor": {"every": 5}}
     )
     assert [config.monitor and config.monitor.every for _, config in experiment.runs()] == [5, 5]
+
+
+def deploying(**table: object) -> Experiment:
+    values = {
+        "name": "trial",
+        "methods": [{"name": "dense"}, {"name": "condlr"}],
+        "attacks": [{"suite": "quick"}, {"suite": "demo"}],
+    }
+    return Experiment.model_validate(values | {"deploy": {"forms": ["merged", "int8"], "suite": "demo"} | table})
+
+
+def test_forms_are_those_of_one_suite_and_of_some_methods() -> None:
+    jobs = experiment_jobs(deploying(methods=["condlr"], examples=7), Path("out"), command="")
+    found = [[(attack.suite.name, attack.forms, attack.form_examples) for attack in job.attacks] for job in jobs]
+    assert found == [
+        [("quick", (), 7), ("demo", (), 7)],
+        [("quick", (), 7), ("demo", ("merged", "int8"), 7)],
+    ]
+    assert [[bool(attack.forms) for attack in job.attacks] for job in experiment_jobs(deploying(), Path("out"), command="")] == [
+        [False, True],
+        [False, True],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"forms": ["fp4"]}, "fp4"),
+        ({"forms": []}, "forms"),
+        ({"suite": "standard"}, r"the suite 'standard' does not stand among \[\[attacks\]\]"),
+        ({"methods": ["dlrt"]}, r"the method 'dlrt' does not stand among \[\[methods\]\]"),
+    ],
+)
+def test_forms_of_what_does_not_take_part(table: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        deploying(**table)

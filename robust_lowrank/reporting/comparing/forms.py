@@ -10,13 +10,13 @@ from robust_lowrank.records import BLACK_BOX, Result, Run, strangers
 
 @dataclass(frozen=True)
 class Deployed:
-    """A form with its result, beside that of the run's own network on the same examples within the same budgets.
+    """A form with its result, beside that of the run's own network within the same budgets.
 
     Attributes:
         form: its name.
         run: its run directory.
         result: of the form.
-        trained: of the run's own network.
+        trained: of the run's own network, on as many examples or more.
     """
 
     form: str
@@ -55,7 +55,10 @@ def deployed_forms(run: Run, result: Result) -> Iterator[Deployed]:
             continue
         for theirs in form.results.values():
             other = theirs.record
-            same = (other.norm, other.seed, other.hashes["data"]) == (own.norm, own.seed, own.hashes["data"])
+            same = (other.norm, other.seed) == (own.norm, own.seed) and form.record.hashes.get("test") == run.record.hashes.get(
+                "test"
+            )
+            same &= other.accuracies[0].total <= own.accuracies[0].total  # both are of the first test examples
             alike = other.hashes["attack"] == own.hashes["attack"] or other.suite == f"{own.suite}{BLACK_BOX}"
             if same and alike and set(other.eps) >= set(own.eps):
                 yield Deployed(name, form, theirs, result)
@@ -72,7 +75,7 @@ def held_by_both(trained: pd.DataFrame, form: pd.DataFrame, replayed: pd.DataFra
         form: those on the other.
         replayed: which inputs of the one break the other (`records.REPLAYED`).
     """
-    held = pd.DataFrame({"trained": _held(trained, eps), "form": _held(form, eps)})
+    held = pd.concat({"trained": _held(trained, eps), "form": _held(form, eps)}, axis=1, join="inner")
     if eps and replayed is not None:
         for side in ("trained", "form"):
             fooled = replayed[(replayed["on"] == side) & (replayed["eps"] <= eps)]["example"]
