@@ -4,6 +4,7 @@ import pytest
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.jobs import AttackConfig, Experiment, load_experiment
+from robust_lowrank.jobs.chain import experiment_jobs
 from robust_lowrank.threat import THREATS
 from robust_lowrank.training import load_config
 
