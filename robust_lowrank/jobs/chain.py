@@ -59,7 +59,7 @@ def stored_job(run_dir: Path, attacks: Sequence[Attack]) -> Job:
     """
     record, config = stored_config(run_dir)
     for attack in attacks:
-        attack.check_budgets(data.DATASETS[config.data.name].input_shape)
+        attack.check_budgets(training.Task.of_run(record).input_shape)
     return Job(run_dir.name, run_dir, config, tuple(attacks), record.command, train=False)
 
 

@@ -145,6 +145,11 @@ def float_type(tensors: Iterable[Tensor]) -> torch.dtype:
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
 
+def float_type_of(model: nn.Module) -> torch.dtype:
+    """Return the type of a network's first parameter or buffer of floats, float32 if there is none."""
+    return float_type([*model.parameters(), *model.buffers()])
+
+
 def _freeze(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         parameter.requires_grad_(False)

@@ -32,6 +32,17 @@ def _require_name(kind: str, names: Collection[str], name: str) -> str:
     return name
 
 
+def _require_model(name: str) -> str:
+    if name in MODELS:
+        return name
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise UserError(f"{unknown_name('model', name, MODELS)}; one of your own is module:function")
+    if not module or not function:
+        raise UserError(f"model {name!r} is not of the form module:function, such as nets:small of nets.py")
+    return name
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
@@ -81,9 +92,17 @@ class DataConfig(Table):
 
 
 class ModelConfig(Table):
-    """The architecture."""
+    """The architecture: one of `MODELS`, `module:function`, `torchvision:NAME` or `timm:NAME`, as `models.make` takes them."""
 
-    name: Annotated[str, AfterValidator(partial(_require_name, "model", MODELS))] = "cnn"
+    name: Annotated[str, AfterValidator(_require_model)] = "cnn"
+    mean: tuple[float, ...] | None = Field(default=None, strict=False)  # None: the network normalises by itself
+    std: tuple[float, ...] | None = Field(default=None, strict=False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise UserError("mean and std go together: give both, or neither where the network normalises by itself")
+        return self
 
 
 class MethodConfig(Table, extra="allow"):
@@ -245,6 +264,8 @@ class TrainConfig(Table):
             record["method"] |= dataclasses.asdict(self.method.method().with_defaults_for("drawn"))  # pyright: ignore[reportArgumentType]
         if self.monitor is None:
             del record["monitor"]
+        if self.model.mean is None:
+            del record["model"]["mean"], record["model"]["std"]
         if self.training.temperature == 1:
             del record["training"]["temperature"]
         if self.training.adversarial is None:

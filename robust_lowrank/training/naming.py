@@ -8,6 +8,7 @@ from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import DENSE, MethodConfig, TrainConfig
 from robust_lowrank.training.rank_config import BudgetTable, RankTable
 
+UNSAFE = r"[^A-Za-z0-9._-]+"  # in the name of a directory
 TITLES: dict[type[Method], str] = {
     SVD: "SVD after training",
     Vanilla: "Vanilla low-rank",
@@ -82,7 +83,7 @@ def directory_name(method: MethodConfig, adversarial: AdversarialConfig | None =
     parts += _steps(method, "")
     if adversarial is not None:
         parts += [adversarial.attack, *(f"{key}{value}" for key, value in _changed_options(adversarial).items())]
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts))
+    return re.sub(UNSAFE, "_", "-".join(parts))
 
 
 def run_name(config: TrainConfig) -> str:
@@ -93,7 +94,7 @@ def run_name(config: TrainConfig) -> str:
         'digits-cnn-dense-seed0'
     """
     method = directory_name(config.method, config.training.adversarial)
-    return f"{config.data.name}-{config.model.name}-{method}-seed{config.seed}"
+    return re.sub(UNSAFE, "_", f"{config.data.name}-{config.model.name}-{method}-seed{config.seed}")
 
 
 def _changed_options(adversarial: AdversarialConfig) -> dict[str, Any]:

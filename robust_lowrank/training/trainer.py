@@ -14,12 +14,11 @@ from robust_lowrank.conditioning.alerts import log
 from robust_lowrank.data import Dataset, digest, load
 from robust_lowrank.errors import UserError
 from robust_lowrank.methods import SVD
-from robust_lowrank.threat import OBSERVED, frozen_eval, observe
 from robust_lowrank.training.config import TrainConfig
 from robust_lowrank.training.costs import measure_costs
 from robust_lowrank.training.loop import Examples, accuracy
 from robust_lowrank.training.resume import drop_states
-from robust_lowrank.training.rundir import finished_run, read_trained
+from robust_lowrank.training.rundir import behaviour_on, finished_run, read_trained
 from robust_lowrank.training.state import TrainJob, TrainState, factorise, phases
 
 
@@ -63,23 +62,23 @@ def train(
         command: the command line that `run.json` shall name.
 
     Raises:
-        UserError: data are missing, ranks or eps do not fit, or `out` holds something else; nothing has been written then.
+        UserError: data are missing, ranks, eps or the network do not fit, or `out` holds something else, such as a run of
+            a network whose code was another; nothing has been written then.
         TrainingError: the loss or the logits are no longer finite; `out` keeps the last sound epoch, status "running".
     """
     out = Path(out)
     dataset, validation = _data(config)
     hashes = {"train": digest(dataset.train_images, dataset.train_y), "test": digest(dataset.test_images, dataset.test_y)}
-    if (run := finished_run(out, config, hashes)) is not None:
+    if (run := finished_run(out, config, hashes, dataset)) is not None:
         return run
     name = config.training.device
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    examples = Examples(dataset.train_images, dataset.train_y)
-    job = TrainJob(config, out, examples, hashes, device, command)
+    job = TrainJob(config, out, dataset, hashes, device, command)
     alerts: list[Alert] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         on_alert = log if progress is None else alerts.append
         state = TrainState.resume(job, on_alert) or TrainState.begin(job, on_alert)
-        _run(state, dataset, validation, progress, alerts)
+        _run(state, validation, progress, alerts)
     return read_trained(out)
 
 
@@ -99,13 +98,12 @@ def _data(config: TrainConfig) -> tuple[Dataset, Examples | None]:
 
 def _run(
     state: TrainState,
-    dataset: Dataset,
     validation: Examples | None,
     progress: Callable[[Progress], None] | None,
     alerts: list[Alert],
 ) -> None:
     """Train to the end, and write every epoch as it is complete."""
-    config, model, writer = state.job.config, state.model, state.writer
+    config, dataset, model, writer = state.job.config, state.job.dataset, state.model, state.writer
     last_dense = config.training.epochs if config.method.name == SVD.name else None
     epochs = phases(config)[-1].last
 
@@ -124,7 +122,7 @@ def _run(
             state.loop.finish()
         changes: dict[str, object] = {"seconds": writer.record.seconds + outcome.seconds}
         if epoch == last_dense:
-            changes["kept_dense"] = factorise(model, config)
+            changes["kept_dense"] = factorise(model, config, state.job.task)
         changes["parameters"] = count_parameters(model)
         metrics = {
             "epoch": epoch,
@@ -139,8 +137,7 @@ def _run(
             tested = accuracy(model, Examples(dataset.test_images, dataset.test_y))
             costs = measure_costs(model, dataset.input_shape)
             changes |= {"status": "complete", "test_accuracy": tested, "costs": costs}
-            with frozen_eval(model):
-                changes["behaviour"] = observe(model, dataset.test_x[:OBSERVED].to(state.job.device))
+        changes["behaviour"] = behaviour_on(model, dataset)
         if state.history is not None:
             state.history.flush()
         writer.write(model, metrics, **changes)

@@ -51,11 +51,11 @@ def foreign_network(
         raise UserError("--model needs its examples: give --data, such as the name of a data set")
     from robust_lowrank.jobs.subjects import Foreign
 
-    shift, scale = _numbers(mean, "--mean"), _numbers(std, "--std")
+    shift, scale = numbers_of(mean, "--mean"), numbers_of(std, "--std")
     return Foreign(model, weights, data, data_dir, classes=classes, mean=shift, std=scale)
 
 
-def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+def numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:
     """Return the numbers of an option such as "0.49,0.48,0.45".
 
     Raises:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robust_lowrank.cli import console
+from robust_lowrank.cli.commands.elsewhere import numbers_of
 from robust_lowrank.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 Config = Annotated[Path | None, typer.Option(help="A TOML file; options given beside it take precedence.")]
 Data = Annotated[str | None, typer.Option(help="Data set: see 'rlr-eval list data'.")]
-Model = Annotated[str | None, typer.Option(help="Architecture: see 'rlr-eval list models'.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Architecture: see 'rlr-eval list models'; or module:function, torchvision:NAME or timm:NAME."),
+]
 Method = Annotated[str | None, typer.Option(help="'dense', or a method: see 'rlr-eval list methods'.")]
 Rank = Annotated[str | None, typer.Option(help="Rank of the factored layers: an integer, or a fraction such as 0.25.")]
 Params = Annotated[
@@ -34,6 +38,10 @@ def train(
     config: Config = None,
     data: Data = None,
     model: Model = None,
+    mean: Annotated[
+        str | None, typer.Option(help="What a network of your own expects subtracted, a channel each: 0.49,0.48,0.45")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="What it expects divided by, a channel each.")] = None,
     method: Method = None,
     rank: Rank = None,
     params: Params = None,
@@ -86,7 +94,7 @@ def train(
             "download": download or None,
             "train_examples": train_examples,
         },
-        "model": {"name": model},
+        "model": {"name": model, "mean": numbers_of(mean, "--mean"), "std": numbers_of(std, "--std")},
         "training": {
             "epochs": epochs,
             "batch_size": batch_size,
