@@ -9,10 +9,10 @@ from torch import nn
 
 from robust_lowrank import checkpoint, models, records
 from robust_lowrank.conditioning import operators, spectra
-from robust_lowrank.data import DATASETS
+from robust_lowrank.data import DATASETS, Description
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import METRICS, Run, RunFiles, RunRecord
-from robust_lowrank.training.config import TrainConfig
+from robust_lowrank.training.config import READING_KEYS, TrainConfig
 from robust_lowrank.training.resume import drop_states
 
 if TYPE_CHECKING:
@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 PLACE_KEYS = ("data_dir", "download")  # of [data]: where the images lie does not make another run
 
 
-def build_network(config: TrainConfig) -> nn.Module:
-    """Return the dense network of a configuration, with fresh weights."""
-    entry = DATASETS[config.data.name]
-    return models.build(config.model.name, input_shape=entry.input_shape, num_classes=entry.num_classes)
+def build_network(config: TrainConfig, data: Description) -> nn.Module:
+    """Return the dense network of a configuration for images and classes such as these, with fresh weights."""
+    return models.build(config.model.name, input_shape=data.input_shape, num_classes=len(data.classes))
+
+
+def described(record: RunRecord) -> Description:
+    """Return what a run's record says of its data; an older one leaves it to the catalogue, which then has them."""
+    if record.input_shape is None:
+        return DATASETS[record.data].description
+    return Description(record.input_shape, tuple(record.classes), tuple(record.remarks))
 
 
 def load_network(run_dir: Path | str) -> nn.Module:
@@ -45,7 +51,7 @@ def load_network(run_dir: Path | str) -> nn.Module:
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise UserError(f"{files.record} holds no configuration that this version can read: {reason}") from error
-    return checkpoint.load(build_network(config), files.weights).eval()
+    return checkpoint.load(build_network(config, described(record)), files.weights).eval()
 
 
 def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> records.Run | None:
@@ -63,9 +69,9 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> reco
     if not (files := RunFiles(out)).record.is_file():
         raise UserError(f"{out} is not empty and not a run directory: choose another one")
     record = records.read_record(files.record, RunRecord)
-    if other := difference(record.config, config.to_record()):
+    if other := difference(record, config, hashes):
         raise UserError(f"{out} holds another run: {other}\nChoose another directory, or delete this one")
-    if record.status != "complete" or any(record.hashes.get(key) != value for key, value in hashes.items()):
+    if record.status != "complete" or not same_images(record, hashes):
         return None
     network = load_network(out)
     return read_trained(out) if checkpoint.digest(network) == record.hashes.get("weights") else None
@@ -141,7 +147,7 @@ class RunWriter:
         records.write_frame(self.files.metrics, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
         records.write_frame(self.files.spectra, pd.concat(self.spectra, ignore_index=True))
         if self.record.status == "complete":
-            records.write_frame(self.files.operators, operators(model, DATASETS[self.record.data].input_shape))
+            records.write_frame(self.files.operators, operators(model, described(self.record).input_shape))
         self.record = records.write_sealed(self.files.record, self.record, self.files.beside)
 
 
@@ -153,12 +159,28 @@ def _drop_proofs(out: Path) -> None:
     files.operators.unlink(missing_ok=True)
 
 
-def difference(there: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str:
-    """Return the first difference of two configurations in words, or nothing."""
+def same_images(record: RunRecord, hashes: dict[str, str]) -> bool:
+    """Return whether a run was trained and tested on the images with these hashes."""
+    return all(record.hashes.get(key) == value for key, value in hashes.items())
+
+
+def difference(record: RunRecord, config: TrainConfig, hashes: dict[str, str]) -> str:
+    """Return in words what first sets a run's configuration apart from another, or nothing.
+
+    Where the images lie does not make another run, nor do the same images under another name.
+    """
+    wanted = config.to_record()
+    if same_images(record, hashes):
+        there = record.config.get("data", {})
+        wanted["data"] |= {key: there.get(key) for key in ("name", *READING_KEYS)}
+    return _difference(record.config, wanted)
+
+
+def _difference(there: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str:
     for key in sorted(there.keys() | wanted.keys()):
         old, new = there.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            if nested := difference(old, new, f"{path}{key}."):
+            if nested := _difference(old, new, f"{path}{key}."):
                 return nested
         elif old != new and key not in PLACE_KEYS:
             return f"its {path}{key} is {old!r}, not {new!r}"
