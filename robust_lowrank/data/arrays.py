@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from robust_lowrank.data.reading import require_memory, shown
-from robust_lowrank.errors import UserError
+from robust_lowrank.data.reading import require_memory
+from robust_lowrank.errors import UserError, shown
 
 SUFFIXES = (".npz", ".safetensors")
 HOW = "write it with numpy.savez(path, x=images, y=labels), or with train_x, train_y, test_x and test_y"

@@ -11,10 +11,10 @@ from robust_lowrank.data import sources
 from robust_lowrank.data.arrays import SUFFIXES
 from robust_lowrank.data.dataset import Dataset, Description, Examples
 from robust_lowrank.data.folder import folder_examples, load_folder
-from robust_lowrank.data.reading import Progress, Reading, quiet, shown
+from robust_lowrank.data.reading import Progress, Reading, quiet
 from robust_lowrank.data.sources import Entry
 from robust_lowrank.data.stored import load_stored, stored_examples
-from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.errors import UserError, shown, unknown_name
 
 DATA_DIR_VARIABLE = "RLR_DATA_DIR"
 
@@ -98,6 +98,8 @@ def describe(name: str, **options: Any) -> Description:
 
 def _own(name: str, data_dir: Path | str | None, download: bool) -> Path:
     """Return the directory or file that a name stands for."""
+    if name != name.encode("utf-8", "replace").decode():
+        raise UserError(f"{shown(name)} is not valid UTF-8, and records are: rename it")
     path = Path(name).expanduser().absolute()
     if not path.is_dir() and not path.is_file():
         if path.suffix in SUFFIXES or Path(name).name != name:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from robust_lowrank.data.layout import Picture
-from robust_lowrank.data.reading import Progress, Reading, counted, listed, require_memory, shown
-from robust_lowrank.errors import UserError, first_line
+from robust_lowrank.data.reading import Progress, Reading, counted, listed, require_memory
+from robust_lowrank.errors import UserError, first_line, shown
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,9 +7,9 @@ import torch
 from robust_lowrank.data.dataset import Dataset, Examples, unit_range
 from robust_lowrank.data.decoding import read_images
 from robust_lowrank.data.layout import Layout, Picture, read_layout
-from robust_lowrank.data.reading import Progress, Reading, listed, shown
+from robust_lowrank.data.reading import Progress, Reading, listed
 from robust_lowrank.data.splitting import divide, shuffled
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, shown
 
 
 def load_folder(name: str, root: Path, reading: Reading, progress: Progress) -> Dataset:

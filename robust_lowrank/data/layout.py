@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from robust_lowrank.data.reading import counted, listed, shown, sound
-from robust_lowrank.errors import UserError
+from robust_lowrank.data.reading import counted, listed
+from robust_lowrank.errors import UserError, shown
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TRAIN = ("train", "training")
@@ -60,9 +60,9 @@ def read_layout(root: Path) -> Layout:
     pictures, more = _pictures(first, names, names), _pictures(test or root, tested, names)
     if train and test:
         remarks = [f"the images in {shown(test.name)} are those to test on", *_untested(names, tested), *tree.remarks(train, test)]
-        return Layout(tuple(map(sound, names)), pictures, more, [], tuple(remarks))
+        return Layout(tuple(map(_text, names)), pictures, more, [], tuple(remarks))
     parts = ([], pictures, []) if test else ([], [], pictures)
-    return Layout(tuple(map(sound, names)), *parts, tuple(tree.remarks(first)))
+    return Layout(tuple(map(_text, names)), *parts, tuple(tree.remarks(first)))
 
 
 class _Listing(NamedTuple):
@@ -78,7 +78,7 @@ class _Tree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._real = root.resolve()
-        self._passed: Counter[str] = Counter()
+        self._passed: Counter[tuple[str, str]] = Counter()  # by their names, of one and of several
         self._listings: dict[Path, _Listing] = {}
 
     def classes(self, folder: Path) -> dict[str, list[Path]]:
@@ -114,8 +114,8 @@ class _Tree:
         deep = (listing for path, listing in self._listings.items() if not {path, path.parent} & flat)
         if deep := sum(len(listing.images) for listing in deep):
             yield f"{counted(deep, 'image')} in folders within a class's folder, counted as of that class"
-        for what, count in self._passed.items():
-            yield f"{counted(count, what)} ignored"
+        for (one, many), count in self._passed.items():
+            yield f"{count:,} {one if count == 1 else many} ignored"
 
     def _images(self, folder: Path) -> Iterator[Path]:
         listing = self.listing(folder)
@@ -133,7 +133,7 @@ class _Tree:
         for entry in entries:
             path = Path(entry.path)
             if entry.name.startswith(".") or entry.name in LITTER:
-                self._passed["hidden entry"] += 1
+                self._passed["hidden file or folder", "hidden files and folders"] += 1
             elif entry.is_symlink() and not (target := Path(os.path.realpath(path))).is_relative_to(self._real):
                 raise UserError(
                     f"{shown(path)} is a link out of {shown(self.root)}, to {shown(target)}: "
@@ -142,9 +142,9 @@ class _Tree:
             elif entry.is_dir(follow_symlinks=False):
                 listing.folders[entry.name] = path
             elif entry.is_dir():
-                self._passed["linked folder"] += 1
+                self._passed["link to a folder", "links to folders"] += 1
             elif path.suffix.lower() not in SUFFIXES or not (entry.is_file() or not path.exists()):  # a link to nothing is broken
-                self._passed["other file"] += 1
+                self._passed["file that is no image", "files that are no images"] += 1
             else:
                 listing.images[entry.name] = path
         return listing
@@ -169,6 +169,11 @@ def _parts(tree: _Tree) -> tuple[Path | None, Path | None]:
 def _pictures(folder: Path, images: Mapping[str, list[Path]], names: Mapping[str, object]) -> list[Picture]:
     numbers = {name: number for number, name in enumerate(names)}
     return [Picture(path, path.relative_to(folder).as_posix(), numbers[name]) for name, paths in images.items() for path in paths]
+
+
+def _text(name: str) -> str:
+    """Return a name of the file system as valid Unicode."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _untested(names: Mapping[str, object], tested: Mapping[str, list[Path]]) -> Iterator[str]:

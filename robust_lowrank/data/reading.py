@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from robust_lowrank.errors import UserError
 
@@ -51,22 +50,6 @@ class Reading:
 
 def quiet(done: int, total: int) -> None:
     """Show no progress."""
-
-
-def shown(name: str | Path) -> str:
-    r"""Return a name of the file system as it can be printed: what does not print is escaped.
-
-    Example:
-        >>> shown("two\nlines")
-        'two\\nlines'
-    """
-    text = sound(str(name))
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def sound(name: str) -> str:
-    """Return a name of the file system as valid Unicode, bytes that are none escaped."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def counted(number: int, noun: str) -> str:

@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from robust_lowrank.data.reading import TEST_FRACTION, Reading, counted, listed, shown
-from robust_lowrank.errors import UserError
+from robust_lowrank.data.reading import TEST_FRACTION, Reading, counted, listed
+from robust_lowrank.errors import UserError, shown
 
 
 class Split(NamedTuple):

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from robust_lowrank.data.arrays import Arrays, Part, read_arrays
 from robust_lowrank.data.dataset import Dataset, Examples, unit_range
-from robust_lowrank.data.reading import Reading, counted, listed, shown
+from robust_lowrank.data.reading import Reading, counted, listed
 from robust_lowrank.data.splitting import divide
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, shown
 
 CHANNELS = (1, 3)
 
