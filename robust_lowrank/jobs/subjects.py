@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from robust_lowrank import checkpoint, conditioning, data, evaluation, models, provenance, records, training
 from robust_lowrank.compression import count_parameters
-from robust_lowrank.data.arrays import load_examples
+from robust_lowrank.data import Examples, Progress
+from robust_lowrank.data.reading import quiet
 from robust_lowrank.errors import UserError
 
 FOREIGN = "foreign"  # the method of a run directory whose network was not trained here
@@ -29,16 +30,17 @@ class Subject(NamedTuple):
         return self._replace(x=self.x[:examples], y=self.y[:examples])
 
 
-def trained(run_dir: Path, place: training.DataConfig) -> Subject:
+def trained(run_dir: Path, place: training.DataConfig, progress: Progress = quiet) -> Subject:
     """Return a run's network with the test images of its record.
 
     Raises:
         UserError: the images in that place are others, or the network is not the one of the record.
     """
-    dataset = data.load(place.name, data_dir=place.data_dir, download=place.download).first(test=place.test_examples)
+    dataset = place.load(progress).first(test=place.test_examples)
     recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
     if data.digest(dataset.test_images, dataset.test_y) != recorded.hashes.get("test"):
-        raise UserError(f"the test images of {place.name} here are not those of {run_dir}: point --data-dir at the same files")
+        option = "--data-dir" if place.name in data.DATASETS else "--data"
+        raise UserError(f"the test images of {place.name} here are not those of {run_dir}: point {option} at the same files")
     subject = Subject(network(run_dir), dataset.test_x, dataset.test_y)
     if where := records.unlike(recorded.behaviour, evaluation.behaviour(subject.model, subject.x)):
         raise UserError(
@@ -89,55 +91,53 @@ class Foreign:
 
     source: str
     weights: Path | None
-    data: str
-    data_dir: Path | None = None
-    download: bool = False
+    data: training.DataConfig
     classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
-    def load(self) -> Subject:
+    def load(self, progress: Progress = quiet) -> Subject:
         """Return the network and its examples.
 
         Raises:
             UserError: one of them is not there or does not fit the other, or the network returns probabilities.
         """
-        return self._load()[0]
+        return self._load(progress)[0]
 
-    def record(self, out: Path, *, label: str | None, command: str) -> None:
+    def record(self, out: Path, *, label: str | None, command: str) -> records.RunRecord:
         """Write a run directory for the network: its record, its layers' spectra, and no training.
 
         Raises:
             UserError: as `load`, `out` holds something else, or the network is another one each time.
         """
-        subject, described = self._load()
+        subject, examples, described = self._load(quiet)
         weights = provenance.digest_tensors(subject.model.state_dict())
-        if weights != provenance.digest_tensors(self._network(subject.x).model.state_dict()):
+        if weights != provenance.digest_tensors(self._network(examples).model.state_dict()):
             raise UserError(f"{self.source} makes other weights each time: give a file of them with --weights, or set a seed in it")
         behaviour = evaluation.behaviour(subject.model, subject.x)
         _check_place(out, weights, behaviour)
-        classes = list(data.DATASETS[self.data].classes) if self.data in data.DATASETS else []
-        names = {"label": label or self.source, "model": self.source, "data": self.data, "command": command}
-        run = _untrained_run(out, subject.model, config=described, classes=classes, behaviour=behaviour, **names)
+        names = {"label": label or self.source, "model": self.source, "data": self.data.name, "command": command}
+        known = {"classes": list(examples.classes), "remarks": list(examples.remarks), "behaviour": behaviour}
+        run = _untrained_run(out, subject.model, config=described, **known, **names)
         files = records.RunFiles(out)
         records.write_frame(files.metrics, run.metrics)
         records.write_frame(files.spectra, run.spectra)
-        records.write_sealed(files.record, run.record, files.beside)
+        return records.write_sealed(files.record, run.record, files.beside)
 
-    def _load(self) -> tuple[Subject, dict[str, str]]:
-        x, y, note = load_examples(self.data, data_dir=self.data_dir, download=self.download)
-        foreign = self._network(x)
+    def _load(self, progress: Progress) -> tuple[Subject, Examples, dict[str, str]]:
+        examples = self.data.load_examples(progress)
+        x, y = examples.x, examples.y
+        foreign = self._network(examples)
         with torch.no_grad():
             evaluation.check_logits(foreign.model(x[: evaluation.BATCH].to(_device())))
-        return Subject(foreign.model, x, y, foreign.gradients), foreign.description | {"examples": note}
+        return Subject(foreign.model, x, y, foreign.gradients), examples, foreign.description | {"examples": examples.note}
 
-    def _network(self, x: Tensor) -> models.Foreign:
-        dataset = data.DATASETS.get(self.data)
+    def _network(self, examples: Examples) -> models.Foreign:
         return models.load_foreign(
             self.source,
             weights=self.weights,
-            input_shape=tuple(x.shape[1:]),
-            num_classes=self.classes or (dataset.num_classes if dataset else None),
+            input_shape=tuple(examples.x.shape[1:]),
+            num_classes=self.classes or len(examples.classes) or None,
             mean=self.mean,
             std=self.std,
             device=_device(),

@@ -69,9 +69,11 @@ class RunRecord(SealedRecord):
     behaviour: dict[str, str] = {}  # `threat.observe` on the test set; older runs and those under way have none
     parameters: Parameters
     costs: Costs | None = None  # None before training ends, and in runs older than the measurement
-    input_shape: list[int] = []  # of one input; older runs have the one of their data by name
-    num_classes: int = 0  # likewise
     classes: list[str] = []  # the classes' names; empty where they have none but their numbers
+    input_shape: tuple[int, ...] | None = (
+        None  # channels, height and width of images; None of networks from elsewhere and older runs
+    )
+    remarks: list[str] = []  # what was done to the images as they came
     kept_dense: dict[str, str] = {}  # layer name: reason
     seconds: float = 0.0  # training time
 

@@ -4,14 +4,14 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Collection, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import torch
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from robust_lowrank.data import DATASETS
+from robust_lowrank.data import Dataset, Description, Examples, Progress, Reading, describe, load, load_examples
+from robust_lowrank.data.reading import quiet
 from robust_lowrank.errors import UserError, first_line, unknown_name
 from robust_lowrank.methods import ADAPTERS, METHODS, GalerkinMethod, Method
 from robust_lowrank.models import MODELS
@@ -24,6 +24,7 @@ from robust_lowrank.training.rank_config import Rank, refuse_old_keys
 DENSE = "dense"  # not a method: the network is not compressed
 DEFAULT_INIT = "kaiming"
 DEFAULT_MOMENTUM = 0.3
+READING_KEYS = ("size", "channels", "test_fraction", "skip_broken")  # of [data]: how data of one's own are read
 
 
 def _require_name(kind: str, names: Collection[str], name: str) -> str:
@@ -81,14 +82,42 @@ class PenaltyTable(Table):
 
 
 class DataConfig(Table):
-    """The images: the first `train_examples` to train on, the last `validation_examples` of that part to watch."""
+    """The images: the first `train_examples` to train on, the last `validation_examples` of that part to watch.
 
-    name: Annotated[str, AfterValidator(partial(_require_name, "data set", DATASETS))] = "digits"
+    `size` to `skip_broken` say how data of one's own are read: `data.Reading`.
+    """
+
+    name: str = "digits"  # or the path of a directory or a file of arrays, as it was given
     data_dir: str | None = None
     download: bool = False
+    size: int | Annotated[tuple[int, int], Field(strict=False)] | None = None
+    channels: int | None = None
+    test_fraction: float | None = None
+    skip_broken: bool = False
     train_examples: int | None = Field(default=None, ge=1)  # None: all but those for validation
     validation_examples: int = Field(default=0, ge=0)
     test_examples: int | None = Field(default=None, ge=1)  # None: all
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self._options()
+        return self
+
+    def _options(self) -> dict[str, Any]:
+        reading = Reading(self.size, self.channels, self.test_fraction, self.skip_broken)
+        return {"data_dir": self.data_dir, "download": self.download, "reading": reading}
+
+    def load(self, progress: Progress = quiet) -> Dataset:
+        """Return the data set, all of it."""
+        return load(self.name, **self._options(), progress=progress)
+
+    def load_examples(self, progress: Progress = quiet) -> Examples:
+        """Return what a network from elsewhere is attacked on."""
+        return load_examples(self.name, **self._options(), progress=progress)
+
+    def describe(self, progress: Progress = quiet) -> Description:
+        """Return what a network must fit; images of the catalogue are not loaded for it."""
+        return describe(self.name, **self._options(), progress=progress)
 
 
 class ModelConfig(Table):
@@ -266,6 +295,9 @@ class TrainConfig(Table):
             del record["monitor"]
         if self.model.mean is None:
             del record["model"]["mean"], record["model"]["std"]
+        for key in READING_KEYS:
+            if record["data"][key] in (None, False):
+                del record["data"][key]
         if self.training.temperature == 1:
             del record["training"]["temperature"]
         if self.training.adversarial is None:

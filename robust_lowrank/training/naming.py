@@ -1,8 +1,10 @@
 """Methods get names for reports and for directories."""
 
 import re
+from pathlib import Path
 from typing import Any
 
+from robust_lowrank.data import DATASETS
 from robust_lowrank.methods import SVD, CayleySGD, CondLR, Method, ProjectedSGD, SpectralClamp, Vanilla
 from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import DENSE, MethodConfig, TrainConfig
@@ -94,7 +96,9 @@ def run_name(config: TrainConfig) -> str:
         'digits-cnn-dense-seed0'
     """
     method = directory_name(config.method, config.training.adversarial)
-    return re.sub(UNSAFE, "_", f"{config.data.name}-{config.model.name}-{method}-seed{config.seed}")
+    name = config.data.name
+    data = name if name in DATASETS else re.sub(UNSAFE, "_", Path(name).expanduser().resolve().stem).lstrip(".-")
+    return f"{data or 'data'}-{re.sub(UNSAFE, '_', config.model.name)}-{method}-seed{config.seed}"
 
 
 def _changed_options(adversarial: AdversarialConfig) -> dict[str, Any]:

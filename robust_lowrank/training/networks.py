@@ -1,47 +1,33 @@
 """The network of a run is made from its configuration, and read from its directory."""
 
 from pathlib import Path
-from typing import NamedTuple, Self
 
 import torch
 from pydantic import ValidationError
 from torch import nn
 
 from robust_lowrank import checkpoint, models, records
-from robust_lowrank.data import DATASETS, Dataset
+from robust_lowrank.data import DATASETS, Description
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import RunFiles, RunRecord
 from robust_lowrank.training.config import ModelConfig, TrainConfig
 
 
-class Task(NamedTuple):
-    """What a network is for: the shape of an input, (channels, height, width) of images, and the number of classes."""
-
-    input_shape: tuple[int, ...]
-    num_classes: int
-
-    @classmethod
-    def of_data(cls, dataset: Dataset) -> Self:
-        """Return the task that a data set sets."""
-        return cls(dataset.input_shape, dataset.num_classes)
-
-    @classmethod
-    def of_run(cls, record: RunRecord) -> Self:
-        """Return the task of a run; records older than these fields have it from the name of their data."""
-        if record.input_shape:
-            return cls(tuple(record.input_shape), record.num_classes)
-        entry = DATASETS[record.data]
-        return cls(entry.input_shape, len(entry.classes))
+def described(record: RunRecord) -> Description:
+    """Return what a run's record says of its data; an older one leaves it to the catalogue, which then has them."""
+    if record.input_shape is None:
+        return DATASETS[record.data].description
+    return Description(record.input_shape, tuple(record.classes), tuple(record.remarks))
 
 
-def build_network(config: ModelConfig, task: Task) -> nn.Module:
-    """Return the dense network of a configuration, with fresh weights.
+def build_network(config: ModelConfig, data: Description) -> nn.Module:
+    """Return the dense network of a configuration for images and classes such as these, with fresh weights.
 
     Raises:
-        UserError: its function or name makes none that fits the task.
+        UserError: its function or name makes none that fits them.
     """
     mean, std = config.mean, config.std
-    return models.make(config.name, input_shape=task.input_shape, num_classes=task.num_classes, mean=mean, std=std)
+    return models.make(config.name, input_shape=data.input_shape, num_classes=len(data.classes), mean=mean, std=std)
 
 
 def load_network(run_dir: Path | str) -> nn.Module:
@@ -63,7 +49,7 @@ def load_network(run_dir: Path | str) -> nn.Module:
         reason = error.errors()[0]["msg"]
         raise UserError(f"{files.record} holds no configuration that this version can read: {reason}") from error
     with torch.random.fork_rng(devices=[]):
-        network = build_network(config.model, Task.of_run(record))
+        network = build_network(config.model, described(record))
     return load_weights(network, files.weights, config.model.name).eval()
 
 

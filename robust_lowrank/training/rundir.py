@@ -12,8 +12,8 @@ from robust_lowrank.data import Dataset, unit_range
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import METRICS, Run, RunFiles, RunRecord
 from robust_lowrank.threat import OBSERVED, frozen_eval, observe
-from robust_lowrank.training.config import TrainConfig
-from robust_lowrank.training.networks import Task, load_network
+from robust_lowrank.training.config import READING_KEYS, TrainConfig
+from robust_lowrank.training.networks import described, load_network
 from robust_lowrank.training.resume import drop_states
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str], dataset
     Raises:
         UserError: `out` holds something else, which is left as it is.
     """
-    record = existing_record(out, config.to_record())
-    if record is None or record.status != "complete" or any(record.hashes.get(key) != value for key, value in hashes.items()):
+    record = existing_record(out, config.to_record(), hashes)
+    if record is None or record.status != "complete" or not same_images(record, hashes):
         return None
     network = load_network(out)
     if checkpoint.digest(network) != record.hashes.get("weights"):
@@ -38,7 +38,7 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str], dataset
     return read_trained(out)
 
 
-def existing_record(out: Path, config: dict[str, Any]) -> RunRecord | None:
+def existing_record(out: Path, config: dict[str, Any], hashes: dict[str, str]) -> RunRecord | None:
     """Return the record of the run in `out`, or None if nothing is there.
 
     Raises:
@@ -53,7 +53,7 @@ def existing_record(out: Path, config: dict[str, Any]) -> RunRecord | None:
     if not (files := RunFiles(out)).record.is_file():
         raise UserError(f"{out} is not empty and not a run directory: choose another one")
     record = records.read_record(files.record, RunRecord)
-    if other := difference(record.config, config):
+    if other := difference(record, config, hashes):
         raise UserError(f"{out} holds another run: {other}\nChoose another directory, or delete this one")
     return record
 
@@ -147,7 +147,7 @@ class RunWriter:
         records.write_frame(self.files.metrics, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
         records.write_frame(self.files.spectra, pd.concat(self.spectra, ignore_index=True))
         if self.record.status == "complete":
-            records.write_frame(self.files.operators, operators(model, Task.of_run(self.record).input_shape))
+            records.write_frame(self.files.operators, operators(model, described(self.record).input_shape))
         self.record = records.write_sealed(self.files.record, self.record, self.files.beside)
 
 
@@ -159,12 +159,27 @@ def _drop_proofs(out: Path) -> None:
     files.operators.unlink(missing_ok=True)
 
 
-def difference(there: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str:
-    """Return the first difference of two configurations in words, or nothing."""
+def same_images(record: RunRecord, hashes: dict[str, str]) -> bool:
+    """Return whether a run was trained and tested on the images with these hashes."""
+    return all(record.hashes.get(key) == value for key, value in hashes.items())
+
+
+def difference(record: RunRecord, config: dict[str, Any], hashes: dict[str, str]) -> str:
+    """Return in words what first sets a run's configuration apart from another, as records hold it, or nothing.
+
+    Where the images lie does not make another run, nor do the same images under another name.
+    """
+    there = record.config.get("data") or {}
+    if same_images(record, hashes) and there and config["data"]:
+        config = config | {"data": config["data"] | {key: there.get(key) for key in ("name", *READING_KEYS)}}
+    return _difference(record.config, config)
+
+
+def _difference(there: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str:
     for key in sorted(there.keys() | wanted.keys()):
         old, new = there.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            if nested := difference(old, new, f"{path}{key}."):
+            if nested := _difference(old, new, f"{path}{key}."):
                 return nested
         elif old != new and key not in PLACE_KEYS:
             return f"its {path}{key} is {old!r}, not {new!r}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robust_lowrank import records
 from robust_lowrank.compression import compress, count_parameters, plan
 from robust_lowrank.conditioning import Alert, Monitor, ParquetWriter
-from robust_lowrank.data import DATASETS, Dataset
+from robust_lowrank.data import Dataset, Description
 from robust_lowrank.errors import UserError
 from robust_lowrank.methods import SVD
 from robust_lowrank.models import classifier
@@ -21,10 +21,10 @@ from robust_lowrank.records import RunFiles
 from robust_lowrank.training.config import DENSE, TrainConfig, TrainingConfig
 from robust_lowrank.training.loop import Examples, Loop
 from robust_lowrank.training.naming import describe
-from robust_lowrank.training.networks import Task, build_network
+from robust_lowrank.training.networks import build_network
 from robust_lowrank.training.rank_config import BudgetTable, RankTable
 from robust_lowrank.training.resume import SavedState, load_state, save_state
-from robust_lowrank.training.rundir import RunWriter, difference, refuse_changed_code
+from robust_lowrank.training.rundir import RunWriter, difference, refuse_changed_code, same_images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,9 +61,9 @@ class TrainJob(NamedTuple):
     command: str
 
     @property
-    def task(self) -> Task:
-        """The task that the images set."""
-        return Task.of_data(self.dataset)
+    def data(self) -> Description:
+        """What is known of the images."""
+        return self.dataset.description
 
     def phase(self, epoch: int) -> Phase:
         """Return the phase of an epoch."""
@@ -110,8 +110,8 @@ class TrainState:
         """
         config = job.config
         torch.manual_seed(config.seed)
-        model = build_network(config.model, job.task)
-        kept_dense = {} if config.method.name == SVD.name else factorise(model, config, job.task)
+        model = build_network(config.model, job.data)
+        kept_dense = {} if config.method.name == SVD.name else factorise(model, config, job.data)
         model.to(job.device)
         phase = job.phase(1)
         loop = job.loop(model, phase)
@@ -128,9 +128,9 @@ class TrainState:
             machine=machine(job.device),
             hashes=job.hashes,
             parameters=count_parameters(model),
-            input_shape=list(job.task.input_shape),
-            num_classes=job.task.num_classes,
-            classes=list(DATASETS[config.data.name].classes),
+            classes=list(job.data.classes),
+            input_shape=job.data.input_shape,
+            remarks=list(job.data.remarks),
             kept_dense=kept_dense,
         )
         writer = RunWriter(job.out, record)
@@ -144,7 +144,7 @@ class TrainState:
         Raises:
             UserError: its network has the weights of then and gives other answers.
         """
-        state = load_state(job.out, lambda: build_network(job.config.model, job.task))
+        state = load_state(job.out, lambda: build_network(job.config.model, job.data))
         if state is None or not _fits(state.record, job):
             return None
         model = state.model.to(job.device)
@@ -194,43 +194,40 @@ class TrainState:
         save_state(self.job.out, SavedState(self.writer.record, self.model, values))
 
 
-def factorise(model: nn.Module, config: TrainConfig, task: Task) -> dict[str, str]:
-    """Compress a network in place as a configuration says; return which layers stayed dense and why."""
+def factorise(model: nn.Module, config: TrainConfig, data: Description) -> dict[str, str]:
+    """Compress a network of images such as these in place as a configuration says; return which layers stayed dense and why."""
     method = config.method
     if method.name == DENSE:
         return {}
     assert method.init is not None
     init = "weights" if method.name == SVD.name else method.init
-    return compress(model, method=method.method(), init=init, **_layers_and_ranks(model, config, task)).kept_dense
+    return compress(model, method=method.method(), init=init, **_layers_and_ranks(model, config, data)).kept_dense
 
 
-def plan_layers(config: TrainConfig) -> "pd.DataFrame":
-    """Return what `factorise` would do to the network of a configuration, as `rlr.plan` does.
+def plan_layers(config: TrainConfig, data: Description) -> "pd.DataFrame":
+    """Return what `factorise` would do to the network of a configuration for such images, as `rlr.plan` does.
 
     Raises:
         UserError: the network stays dense, or ranks do not fit.
     """
     if config.method.name == DENSE:
         raise UserError("a dense network is not compressed: name a method, such as condlr")
-    entry = DATASETS[config.data.name]
-    task = Task(entry.input_shape, len(entry.classes))
-    model = build_network(config.model, task)
-    return plan(model, method=config.method.method(), **_layers_and_ranks(model, config, task))
+    model = build_network(config.model, data)
+    return plan(model, method=config.method.method(), **_layers_and_ranks(model, config, data))
 
 
-def _layers_and_ranks(model: nn.Module, config: TrainConfig, task: Task) -> dict[str, Any]:
+def _layers_and_ranks(model: nn.Module, config: TrainConfig, data: Description) -> dict[str, Any]:
     method = config.method
     exclude = (re.escape(classifier(model)),) if method.exclude is None else method.exclude
     rank = method.rank.to_rank() if isinstance(method.rank, RankTable | BudgetTable) else method.rank
-    example = torch.zeros(2, *task.input_shape, device=next(model.parameters()).device)
+    example = torch.zeros(2, *data.input_shape, device=next(model.parameters()).device)
     return {"rank": rank, "exclude": exclude, "example_input": example}
 
 
 def _fits(record: records.RunRecord, job: TrainJob) -> bool:
     """Return whether a state is one of this training, with epochs left."""
-    same = not difference(record.config, job.config.to_record())
-    images = all(record.hashes.get(key) == value for key, value in job.hashes.items())
-    return same and images and 0 < record.epochs_done < phases(job.config)[-1].last
+    same = same_images(record, job.hashes) and not difference(record, job.config.to_record(), job.hashes)
+    return same and 0 < record.epochs_done < phases(job.config)[-1].last
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:

@@ -11,12 +11,13 @@ from robust_lowrank import records
 from robust_lowrank.compression import count_parameters
 from robust_lowrank.conditioning import Alert
 from robust_lowrank.conditioning.alerts import log
-from robust_lowrank.data import Dataset, digest, load
+from robust_lowrank.data import Dataset, digest
 from robust_lowrank.errors import UserError
 from robust_lowrank.methods import SVD
 from robust_lowrank.training.config import TrainConfig
 from robust_lowrank.training.costs import measure_costs
 from robust_lowrank.training.loop import Examples, accuracy
+from robust_lowrank.training.naming import describe
 from robust_lowrank.training.resume import drop_states
 from robust_lowrank.training.rundir import behaviour_on, finished_run, read_trained
 from robust_lowrank.training.state import TrainJob, TrainState, factorise, phases
@@ -26,7 +27,8 @@ from robust_lowrank.training.state import TrainJob, TrainState, factorise, phase
 class Progress:
     """Progress of a training after a step, or after an epoch with its metrics (a row of `records.METRICS`).
 
-    With a monitor also its line, and what it has warned of since the last time.
+    With a monitor also its line, and what it has warned of since the last time. Before the first epoch a step is an image that
+    is read, and at the end of that come the remarks on them.
     """
 
     label: str
@@ -37,6 +39,7 @@ class Progress:
     metrics: dict[str, float] | None = None
     conditioning: str = ""
     alerts: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def train(
@@ -67,7 +70,7 @@ def train(
         TrainingError: the loss or the logits are no longer finite; `out` keeps the last sound epoch, status "running".
     """
     out = Path(out)
-    dataset, validation = _data(config)
+    dataset, validation = _data(config, progress)
     hashes = {"train": digest(dataset.train_images, dataset.train_y), "test": digest(dataset.test_images, dataset.test_y)}
     if (run := finished_run(out, config, hashes, dataset)) is not None:
         return run
@@ -82,10 +85,13 @@ def train(
     return read_trained(out)
 
 
-def _data(config: TrainConfig) -> tuple[Dataset, Examples | None]:
+def _data(config: TrainConfig, progress: Callable[[Progress], None] | None) -> tuple[Dataset, Examples | None]:
     """Return the images to train and test on, and those to validate on: the last of the training set."""
-    options = config.data
-    whole = load(options.name, data_dir=options.data_dir, download=options.download)
+    options, label = config.data, describe(config.method, config.training.adversarial)
+    tell = (lambda _: None) if progress is None else progress
+    whole = options.load(lambda done, total: tell(Progress(label, done, total, 0, config.training.epochs)))
+    if whole.remarks:
+        tell(Progress(label, 1, 1, 0, config.training.epochs, remarks=whole.remarks))
     available = len(whole.train_y) - options.validation_examples
     if (options.train_examples or 1) > available:
         raise UserError(
@@ -122,7 +128,7 @@ def _run(
             state.loop.finish()
         changes: dict[str, object] = {"seconds": writer.record.seconds + outcome.seconds}
         if epoch == last_dense:
-            changes["kept_dense"] = factorise(model, config, state.job.task)
+            changes["kept_dense"] = factorise(model, config, state.job.data)
         changes["parameters"] = count_parameters(model)
         metrics = {
             "epoch": epoch,

@@ -13,7 +13,7 @@ from robust_lowrank.data import load
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import RunFiles, RunRecord, read_record
 from robust_lowrank.training import Progress, TrainConfig, load_network, parse_config, train
-from robust_lowrank.training.networks import Task
+from robust_lowrank.training.networks import described
 from tests.training.conftest import Small
 
 CODE = """
@@ -59,7 +59,7 @@ def test_a_run_is_read_again(write: Callable[..., str], small: Small, tmp_path: 
     config = config_of(small, write())
     run = train(config, tmp_path / "run")
     assert run.record.model == config.model.name
-    assert (run.record.input_shape, run.record.num_classes) == ([1, 8, 8], 10)
+    assert (run.record.input_shape, len(run.record.classes)) == ((1, 8, 8), 10)
     state = torch.get_rng_state()
     network = load_network(run.path)
     assert torch.equal(state, torch.get_rng_state())
@@ -124,11 +124,10 @@ def test_normalised_inputs_are_part_of_the_run(write: Callable[..., str], small:
     assert TrainConfig.from_record(run.record.config).model == config.model
 
 
-def test_the_task_of_an_older_record_is_that_of_its_data(small: Small, tmp_path: Path) -> None:
+def test_an_older_record_has_the_shape_and_classes_of_its_data(small: Small, tmp_path: Path) -> None:
     run = train(small(), tmp_path / "run")
-    record = read_record(RunFiles(run.path).record, RunRecord)
-    older = record.model_copy(update={"input_shape": [], "num_classes": 0})
-    assert Task.of_run(older) == Task.of_run(record) == Task((1, 8, 8), 10)
+    older = read_record(RunFiles(run.path).record, RunRecord).model_copy(update={"input_shape": None})
+    assert described(older)[:2] == described(run.record)[:2]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import typer
 
 from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.elsewhere import numbers_of
+from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken, reading_keys
 from robust_lowrank.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 
 Config = Annotated[Path | None, typer.Option(help="A TOML file; options given beside it take precedence.")]
-Data = Annotated[str | None, typer.Option(help="Data set: see 'rlr-eval list data'.")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="A data set ('rlr-eval list data'), a directory of images, or a .npz or .safetensors file."),
+]
 Model = Annotated[
     str | None,
     typer.Option(help="Architecture: see 'rlr-eval list models'; or module:function, torchvision:NAME or timm:NAME."),
@@ -70,6 +74,9 @@ def train(
     adversarial_eps: Annotated[str | None, typer.Option(help="How far they are moved, such as 0.1 or 8/255.")] = None,
     train_examples: Annotated[int | None, typer.Option(help="Train on the first so many images.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
+    image_size: ImageSize = None,
+    channels: Channels = None,
+    skip_broken: SkipBroken = False,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files lie.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if its files are missing.")] = False,
     monitor_every: Annotated[
@@ -93,6 +100,7 @@ def train(
             "data_dir": None if data_dir is None else str(data_dir),
             "download": download or None,
             "train_examples": train_examples,
+            **reading_keys(image_size, channels, skip_broken),
         },
         "model": {"name": model, "mean": numbers_of(mean, "--mean"), "std": numbers_of(std, "--std")},
         "training": {
