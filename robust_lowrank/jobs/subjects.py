@@ -13,8 +13,10 @@ from robust_lowrank.compression import count_parameters
 from robust_lowrank.data import Examples, Progress
 from robust_lowrank.data.reading import quiet
 from robust_lowrank.errors import UserError
+from robust_lowrank.models.files import sha256
 
 FOREIGN = "foreign"  # the method of a run directory whose network was not trained here
+OWN_EXAMPLES = training.DataConfig(name="own examples")  # stands for those that a run keeps
 
 
 class Subject(NamedTuple):
@@ -36,12 +38,9 @@ def trained(run_dir: Path, place: training.DataConfig, progress: Progress = quie
     Raises:
         UserError: the images in that place are others, or the network is not the one of the record.
     """
-    dataset = place.load(progress).first(test=place.test_examples)
     recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
-    if data.digest(dataset.test_images, dataset.test_y) != recorded.hashes.get("test"):
-        option = "--data-dir" if place.name in data.DATASETS else "--data"
-        raise UserError(f"the test images of {place.name} here are not those of {run_dir}: point {option} at the same files")
-    subject = Subject(network(run_dir), dataset.test_x, dataset.test_y)
+    images, labels = _test_images(run_dir, recorded, place, progress)
+    subject = Subject(network(run_dir), data.unit_range(images), labels)
     if where := records.unlike(recorded.behaviour, evaluation.behaviour(subject.model, subject.x)):
         raise UserError(
             f"{run_dir}: its network has the weights that run.json names and other answers, {where}: its code has changed since; "
@@ -50,8 +49,38 @@ def trained(run_dir: Path, place: training.DataConfig, progress: Progress = quie
     return subject
 
 
+def _test_images(
+    run_dir: Path, recorded: records.RunRecord, place: training.DataConfig, progress: Progress
+) -> tuple[Tensor, Tensor]:
+    """Return the images, as they are stored, and labels that a run is tested on.
+
+    Raises:
+        UserError: they are others than those of its record.
+    """
+    if keeps_examples(recorded):
+        if place != OWN_EXAMPLES:
+            raise UserError(f"{run_dir} keeps the examples that it is tested on: leave --data and --data-dir out")
+        images, labels = training.read_examples(records.RunFiles(run_dir))
+        remedy = f"{records.RunFiles(run_dir).examples} are not those that run.json names: put the run's own file back"
+    else:
+        dataset = place.load(progress).first(test=place.test_examples)
+        images, labels = dataset.test_images, dataset.test_y
+        option = "--data-dir" if place.name in data.DATASETS else "--data"
+        remedy = f"{place.name} here are not those of {run_dir}: point {option} at the same files"
+    if data.digest(images, labels) != recorded.hashes.get("test"):
+        raise UserError(f"the test images of {remedy}")
+    return images, labels
+
+
+def keeps_examples(record: records.RunRecord) -> bool:
+    """Return whether a run has its test examples in a file of its own."""
+    return training.is_recorded(record.config) and record.config.get("data") is None
+
+
 def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfig]:
     """Return the record of a trained run and its configuration.
+
+    Of one that a loop of one's own has trained the configuration says no more than where its images lie.
 
     Raises:
         UserError: it is not a complete run directory, or its network was not trained here.
@@ -60,29 +89,38 @@ def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfi
     if record.method == FOREIGN:
         raise UserError(f"{run_dir} holds the results of {record.model}, not the network: attack it with --model again")
     if record.status != "complete":
-        raise UserError(f"{run_dir} is not complete: its training stopped after epoch {record.epochs_done}; train it again")
+        again = "open it again with rlr.record and go on" if training.is_recorded(record.config) else "train it again"
+        raise UserError(f"{run_dir} is not complete: its training stopped after epoch {record.epochs_done}; {again}")
     try:
-        return record, training.TrainConfig.from_record(record.config)
+        config = training.config_of(record)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         path = records.RunFiles(run_dir).record
         raise UserError(f"{path}: this version cannot read its configuration: {reason}") from error
+    if isinstance(config, training.TrainConfig):
+        return record, config
+    return record, training.TrainConfig(data=config.data or OWN_EXAMPLES)
 
 
 def network(run_dir: Path) -> nn.Module:
-    """Return the network of a run directory, on the GPU if there is one.
+    """Return the network of a run directory as it was trained, on the GPU if there is one.
+
+    Of one that a loop of one's own has trained, without a function that makes it, it is the program that the run keeps.
 
     Raises:
         UserError: its weights are not those of its record.
     """
-    model = training.load_network(run_dir)
-    recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord).hashes.get("weights", "")
-    if (found := checkpoint.digest(model)) != recorded:
+    files = records.RunFiles(run_dir)
+    recorded = records.read_record(files.record, records.RunRecord).hashes
+    if "program" in recorded and files.program.is_file() and sha256(files.program) != recorded["program"]:
+        raise UserError(f"{files.program} is not the program that run.json names: put the run's own file back")
+    model = training.load_network(run_dir, _device())
+    if (found := checkpoint.digest(model)) != recorded.get("weights", ""):
         raise UserError(
-            f"{run_dir}: model.safetensors holds other weights ({found[:12]}) than run.json names ({recorded[:12]}): "
+            f"{run_dir}: model.safetensors holds other weights ({found[:12]}) than run.json names ({recorded['weights'][:12]}): "
             "train the run again, or put its own file back"
         )
-    return model.to(_device())
+    return model
 
 
 @dataclass(frozen=True)

@@ -44,17 +44,19 @@ def _require_model(name: str) -> str:
     return name
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a value as JSON can hold it: infinity as the string "inf", tuples as lists."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return "inf" if value == math.inf else value
 
 
-def _infinite(value: Any) -> Any:
+def infinite(value: Any) -> Any:
+    """Return a value that `finite` returned, with its infinities."""
     if isinstance(value, dict):
-        return {key: _infinite(item) for key, item in value.items()}
+        return {key: infinite(item) for key, item in value.items()}
     return math.inf if value == "inf" else value
 
 
@@ -304,7 +306,7 @@ class TrainConfig(Table):
             del record["training"]["adversarial"]
         else:
             record["training"]["adversarial"] = self.training.adversarial.complete().model_dump(exclude_none=True)
-        return _finite(record)
+        return finite(record)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Self:
@@ -313,7 +315,7 @@ class TrainConfig(Table):
         Raises:
             ValidationError: it is not one.
         """
-        return cls.model_validate(_infinite(record))
+        return cls.model_validate(infinite(record))
 
 
 def load_config(path: Path | str) -> TrainConfig:

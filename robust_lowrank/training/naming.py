@@ -30,7 +30,8 @@ def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None)
     if method.label is not None:
         return method.label
     in_title = ("tau", "cond") if method.name == CondLR.name else ()
-    parts = [_title(method), *(f"{key} {value}" for key, value in method.options.items() if key not in in_title)]
+    title = title_of(None if method.name == DENSE else method.method())
+    parts = [title, *(f"{key} {value}" for key, value in method.options.items() if key not in in_title)]
     parts += _steps(method, " ")
     if adversarial is not None:
         options = _changed_options(adversarial)
@@ -39,10 +40,16 @@ def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None)
     return ", ".join(parts)
 
 
-def _title(method: MethodConfig) -> str:
-    if method.name == DENSE:
-        return "Dense"
-    match method.method():
+def title_of(method: Method | None) -> str:
+    """Return what reports call a method without its further options; None stands for a network without factored layers.
+
+    Example:
+        >>> title_of(CondLR(tau=0.5)), title_of(None)
+        ('CondLR τ=0.5', 'Dense')
+    """
+    match method:
+        case None:
+            return "Dense"
         case CondLR(bound=tau):
             return f"CondLR τ={'∞' if tau == float('inf') else f'{tau:g}'}"
         case other:

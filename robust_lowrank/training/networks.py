@@ -6,11 +6,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from robust_lowrank import checkpoint, models, records
+from robust_lowrank import models, records
 from robust_lowrank.data import DATASETS, Description
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import RunFiles, RunRecord
 from robust_lowrank.training.config import ModelConfig, TrainConfig
+from robust_lowrank.training.recorded import CPU, RecordedConfig, is_recorded, load_recorded, load_weights
 
 
 def described(record: RunRecord) -> Description:
@@ -18,6 +19,15 @@ def described(record: RunRecord) -> Description:
     if record.input_shape is None:
         return DATASETS[record.data].description
     return Description(record.input_shape, tuple(record.classes), tuple(record.remarks))
+
+
+def config_of(record: RunRecord) -> TrainConfig | RecordedConfig:
+    """Return how a run was trained.
+
+    Raises:
+        ValidationError: this version cannot read it.
+    """
+    return (RecordedConfig if is_recorded(record.config) else TrainConfig).from_record(record.config)
 
 
 def build_network(config: ModelConfig, data: Description) -> nn.Module:
@@ -30,7 +40,7 @@ def build_network(config: ModelConfig, data: Description) -> nn.Module:
     return models.make(config.name, input_shape=data.input_shape, num_classes=len(data.classes), mean=mean, std=std)
 
 
-def load_network(run_dir: Path | str) -> nn.Module:
+def load_network(run_dir: Path | str, device: torch.device = CPU) -> nn.Module:
     """Return the trained network of a run directory, in eval mode.
 
     Example:
@@ -44,26 +54,12 @@ def load_network(run_dir: Path | str) -> nn.Module:
         raise UserError(f"{run_dir} is not a run directory: it has no {files.record.name}")
     record = records.read_record(files.record, RunRecord)
     try:
-        config = TrainConfig.from_record(record.config)
+        config = config_of(record)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise UserError(f"{files.record} holds no configuration that this version can read: {reason}") from error
+    if isinstance(config, RecordedConfig):
+        return load_recorded(config, described(record), files, device)
     with torch.random.fork_rng(devices=[]):
         network = build_network(config.model, described(record))
-    return load_weights(network, files.weights, config.model.name).eval()
-
-
-def load_weights(network: nn.Module, path: Path, source: str) -> nn.Module:
-    """Read the weights of a run into the dense network that its source has made, and return it.
-
-    Raises:
-        UserError: they do not fit.
-    """
-    try:
-        return checkpoint.load(network, path)
-    except UserError as error:
-        if source in models.MODELS:
-            raise
-        raise UserError(
-            f"{error}\nThe network is made by {source}: its code has changed since, or it needs other packages"
-        ) from error
+    return load_weights(network, files.weights, config.model.name).to(device).eval()

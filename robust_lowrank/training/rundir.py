@@ -126,37 +126,43 @@ class RunWriter:
         return writer
 
     def write(self, model: nn.Module, metrics: dict[str, float] | None, **changes: object) -> None:
-        """Write weights, histories and the record with `changes`; `metrics` is None before the first epoch.
+        """Write weights, histories and the record with `changes`.
 
         With the status "complete" the norms of the layers as operators are written too.
+
+        Args:
+            metrics: of another epoch. None: before the first one, or where the last one is written again.
         """
         if metrics is not None:
             self.metrics.append(metrics)
+        epoch = len(self.metrics)
         frame = spectra(model)
-        frame.insert(0, "epoch", len(self.metrics))
-        self.spectra.append(frame)
-        hashes = self.record.hashes | {"weights": checkpoint.digest(model)}
-        changes = {"epochs_done": len(self.metrics), "hashes": hashes} | changes
-        self.record: RunRecord = self.record.model_copy(update=changes)
+        frame.insert(0, "epoch", epoch)
+        self.spectra = [*(history[history["epoch"] < epoch] for history in self.spectra), frame]
+        if "hashes" not in changes:
+            changes["hashes"] = self.record.hashes | {"weights": checkpoint.digest(model)}
+        self.record: RunRecord = self.record.model_copy(update={"epochs_done": epoch} | changes)
         self._store(model)
 
     def _store(self, model: nn.Module) -> None:
         import pandas as pd
 
-        checkpoint.save(model, self.files.weights)
-        records.write_frame(self.files.metrics, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
+        columns = dict.fromkeys([*METRICS, *(name for row in self.metrics for name in row)])
+        records.write_frame(self.files.metrics, pd.DataFrame(self.metrics, columns=pd.Index(columns)))
         records.write_frame(self.files.spectra, pd.concat(self.spectra, ignore_index=True))
+        checkpoint.save(model, self.files.weights)  # after the histories, which then know every epoch whose weights are there
         if self.record.status == "complete":
             records.write_frame(self.files.operators, operators(model, described(self.record).input_shape))
         self.record = records.write_sealed(self.files.record, self.record, self.files.beside)
 
 
 def _drop_proofs(out: Path) -> None:
-    """Remove what was found out about other weights: results, certificates and norms."""
+    """Remove what was made of other weights: results, certificates, norms and the program."""
     files = RunFiles(out)
     for directory in (files.results, files.certificates):
         shutil.rmtree(directory, ignore_errors=True)
     files.operators.unlink(missing_ok=True)
+    files.program.unlink(missing_ok=True)
 
 
 def same_images(record: RunRecord, hashes: dict[str, str]) -> bool:
