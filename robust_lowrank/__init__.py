@@ -50,6 +50,7 @@ from robust_lowrank.pretrained import save_pretrained as save_pretrained
 from robust_lowrank.ranks import Budget as Budget
 from robust_lowrank.ranks import Rank as Rank
 from robust_lowrank.training.autolora import AutoLoRa as AutoLoRa
+from robust_lowrank.training.recorder import record as record
 
 __version__: str
 _MOVED = {  # public names, and what to import now

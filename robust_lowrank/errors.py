@@ -2,10 +2,15 @@
 
 import difflib
 import functools
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+UNSEEN = ("Cc", "Cn", "Cs", "Zl", "Zp")  # categories of Unicode: controls, no characters, halves of some, ends of lines
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they change the direction of what follows
 
 
 class UserError(ValueError):
@@ -23,6 +28,20 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UserError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")
+
+
+def shown(name: object) -> str:
+    r"""Return a name that others gave, of a file or a class, as it can be shown in one line: what could not be seen is escaped.
+
+    Example:
+        >>> shown("two\nlines")
+        'two\\nlines'
+    """
+
+    def escaped(char: str) -> str:
+        return char.encode("unicode_escape").decode() if unicodedata.category(char) in UNSEEN or char in TURNING else char
+
+    return "".join(map(escaped, str(name)))
 
 
 def renamed(**names: str) -> Callable[[_Function], _Function]:

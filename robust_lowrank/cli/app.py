@@ -17,6 +17,7 @@ from robust_lowrank.cli.commands.export import export
 from robust_lowrank.cli.commands.plan import plan
 from robust_lowrank.cli.commands.proof import forecast, verify
 from robust_lowrank.cli.commands.reports import condition, report
+from robust_lowrank.cli.commands.show import show
 from robust_lowrank.cli.commands.train import train
 from robust_lowrank.cli.errors import Commands
 
@@ -32,6 +33,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (demo, "rlr-eval demo --out reports/demo"),
     "plan": (plan, "rlr-eval plan --data digits --model cnn --method condlr --rank 0.25"),
     "train": (train, "rlr-eval train --data digits --model cnn --method condlr --rank 0.25 --tau 0.1 --epochs 5 --out RUN"),
+    "show": (show, "rlr-eval show RUN"),
     "attack": (attack, "rlr-eval attack RUN --suite quick --eps 0.1 --norm Linf --n 100"),
     "certify": (certify, "rlr-eval certify RUN --method smoothing --sigma 0.25 --n 100"),
     "verify": (verify, "rlr-eval verify RUN"),
@@ -39,7 +41,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "condition": (condition, "rlr-eval condition RUN --out reports/condition"),
     "report": (report, "rlr-eval report RUN1 RUN2 --out reports/comparison"),
     "export": (export, "rlr-eval export RUN --to onnx"),
-    "bench": (bench, "rlr-eval bench experiments/fashion-mnist-quick.toml --download"),
+    "bench": (bench, "rlr-eval bench fashion-mnist-quick --download"),
     "list": (list_names, "rlr-eval list methods"),
     "doctor": (doctor, "rlr-eval doctor"),
 }

@@ -114,7 +114,10 @@ def watched(network: nn.Module) -> Watched:
 
 
 def place(node: fx.Node) -> tuple[str, str]:
-    """Return the name and type of the module of torch, or of the whole layer, that makes a call; the call's own where none does."""
+    """Return the name and type of the module of torch, or of the whole layer, that makes a call.
+
+    Where none does, as in a program that was exported before, it is the module whose weights the call reads, or the call itself.
+    """
     if node.op == "call_module":
         return node.meta["path"], ""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
@@ -123,6 +126,9 @@ def place(node: fx.Node) -> tuple[str, str]:
         kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
         if kind.startswith("torch.nn.modules.") and not kind.startswith("torch.nn.modules.container."):
             return _path(path), kind.rpartition(".")[2]
+    owners = {str(each.target).rpartition(".")[0] for each in node.all_input_nodes if each.op == "get_attr"}
+    if len(owners) == 1 and (owner := owners.pop()):
+        return _path(owner), re.sub(r"_\d+$", "", node.name)
     return node.name, node.name
 
 

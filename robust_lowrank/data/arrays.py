@@ -1,5 +1,6 @@
-"""Examples are read from files of arrays that no catalogue knows."""
+"""Files of arrays hold examples: images or other inputs, and their labels."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,122 +9,157 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from robust_lowrank.data.catalogue import DATASETS, load
-from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.data.reading import require_memory
+from robust_lowrank.errors import UserError, shown
 
 SUFFIXES = (".npz", ".safetensors")
-HOW = "write it with numpy.savez(path, x=images, y=labels)"
+HOW = "write it with numpy.savez(path, x=images, y=labels), or with train_x, train_y, test_x and test_y"
+Names = tuple[str, str]  # of inputs and their labels
+WHOLE: Names = ("x", "y")
+TRAIN: tuple[Names, ...] = (("train_x", "train_y"), ("x_train", "y_train"), ("train_images", "train_labels"))
+TEST: tuple[Names, ...] = tuple(
+    (x.replace("train", part), y.replace("train", part)) for part in ("test", "val") for x, y in TRAIN
+)  # the first that is there
+CLASSES = "classes"
+NUMBERED = "classes, y = numpy.unique(y, return_inverse=True) has them, and the names that the file may hold as classes"
 FLOATS = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float32, torch.float64: torch.float64}
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGERS = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64)
+DEEP = 65535  # white in 16 bits
 
 
-class Examples(NamedTuple):
-    """Inputs (N, ...) in [0, 1], their labels (N,) in int64, and how they came to be."""
+class Part(NamedTuple):
+    """Inputs (N, ...), bytes or floats in [0, 1], their labels (N,) in int64, and how the inputs are stored."""
 
     x: Tensor
     y: Tensor
     note: str  # such as "uint8, divided by 255"
 
 
-def load_examples(source: str, *, data_dir: Path | None = None, download: bool = False) -> Examples:
-    """Return the test part of a data set by name, or what a file of arrays holds.
+class Arrays(NamedTuple):
+    """What a file holds. Either `whole` is there or the other two are; without `train` it is to test on alone."""
+
+    train: Part | None
+    test: Part | None
+    whole: Part | None
+    classes: tuple[str, ...] | None  # their names, if the file has them
+    unused: list[str]  # arrays
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read a `.npz` or `.safetensors` file; nothing in it is unpickled.
+
+    Inputs are bytes, uint16, which is divided by 65535, or floats in [0, 1]. Labels are integers from 0.
 
     Example:
-        >>> load_examples("digits").x.shape
-        torch.Size([500, 1, 8, 8])
-
-    Raises:
-        UserError: as `load` and `load_arrays`.
-    """
-    if source in DATASETS:
-        data = load(source, data_dir=data_dir, download=download)
-        return Examples(data.test_x, data.test_y, f"test part of {source}")
-    if Path(source).suffix not in SUFFIXES:
-        raise unknown_name("data set", source, [*DATASETS, *(f"FILE{suffix}" for suffix in SUFFIXES)])
-    return load_arrays(Path(source))
-
-
-def load_arrays(path: Path) -> Examples:
-    """Read `x` and `y` from a `.npz` or `.safetensors` file; nothing in it is unpickled.
-
-    Inputs are floats in [0, 1], or bytes, which are divided by 255. Labels are integers from 0.
-
-    Example:
-        >>> np.savez("/tmp/two.npz", x=np.full((2, 1, 4, 4), 255, dtype=np.uint8), y=np.array([0, 1]))
-        >>> x, y, note = load_arrays(Path("/tmp/two.npz"))
-        >>> x.shape, float(x.max()), note
-        (torch.Size([2, 1, 4, 4]), 1.0, 'uint8, divided by 255')
+        >>> np.savez("/tmp/two.npz", x=np.full((2, 1, 4, 4), 0.5), y=np.array([0, 1]))
+        >>> read_arrays(Path("/tmp/two.npz")).whole.note
+        'float64'
 
     Raises:
         UserError: there is no such file, an array is missing, or its shape, type or values are others.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist: there are no examples to read")
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} must be a .npz or .safetensors file with the arrays x and y: {HOW}")
-    inputs, labels = _npz(path) if path.suffix == ".npz" else _safetensors(path)
-    (x, note), y = _inputs(path, inputs), _labels(path, labels)
-    if len(x) != len(y):
-        raise UserError(f"{path}: x has {len(x)} examples and y has {len(y)}: they go together, one label an example")
-    return Examples(x, y, note)
+        raise UserError(f"{shown(path)} does not exist: there are no examples to read")
+    names, arrays = _npz(path) if path.suffix == ".npz" else _safetensors(path)
+    train, test, whole = (pair and _part(path, pair, arrays) for pair in _pairs(path, names))
+    classes = _classes(path, arrays[CLASSES]) if CLASSES in arrays else None
+    return Arrays(train, test, whole, classes, sorted(set(names) - arrays.keys()))
 
 
-def _npz(path: Path) -> tuple[Tensor, Tensor]:
+def _pairs(path: Path, names: Collection[str]) -> tuple[Names | None, Names | None, Names | None]:
+    """Return which arrays are to train on, to test on, and not divided."""
+    train, test, whole = (next((pair for pair in pairs if {*pair} <= {*names}), None) for pairs in (TRAIN, TEST, (WHOLE,)))
+    if train and test:
+        return train, test, None
+    if whole or train:
+        return None, None, whole or train
+    if test:
+        return None, test, None
+    halves = [pair for pair in (WHOLE, *TRAIN, *TEST) if {*pair} & {*names}] or [WHOLE]
+    lacking = " and ".join(name for name in halves[0] if name not in names)
+    raise UserError(f"{shown(path)} has no array {lacking}, only {', '.join(sorted(map(shown, names))) or 'nothing'}: {HOW}")
+
+
+def _wanted(path: Path, names: Collection[str]) -> list[str]:
+    return [name for pair in _pairs(path, names) if pair for name in pair] + [CLASSES] * (CLASSES in names)
+
+
+def _npz(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of all arrays, and those that are wanted; their sizes are looked at before they are unpacked."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            _require(path, file.files)
-            return _tensor(path, "x", file["x"]), _tensor(path, "y", file["y"])
+            wanted = _wanted(path, file.files)
+            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in file.zip.infolist()}
+            require_memory(sum(sizes[name] for name in wanted), shown(path))
+            return file.files, {name: file[name] for name in wanted}
     except UserError:
         raise
     except Exception as error:  # numpy raises nearly anything on damaged files
-        raise UserError(f"{path} holds no plain arrays, or is damaged: {error}\nPickled objects are not read: {HOW}") from error
+        raise UserError(f"{shown(path)} holds no plain arrays, or is damaged: {error}\nNothing is unpickled: {HOW}") from error
 
 
-def _tensor(path: Path, name: str, array: Any) -> Tensor:
+def _safetensors(path: Path) -> tuple[list[str], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys()), {name: file.get_tensor(name) for name in _wanted(path, file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{shown(path)} is not a safetensors file, or it is damaged: {error}") from error
+
+
+def _part(path: Path, names: Names, arrays: dict[str, Any]) -> Part:
+    inputs, labels = (f"{shown(path)}: {name}" for name in names)
+    x, note = _inputs(inputs, _tensor(inputs, arrays[names[0]], "inputs are floats in [0, 1] or uint8"))
+    y = _labels(labels, arrays[names[1]])
+    if len(x) != len(y):
+        raise UserError(f"{inputs} has {len(x)} examples and {names[1]} has {len(y)}: they go together, one label an example")
+    return Part(x, y, note)
+
+
+def _tensor(where: str, array: Any, due: str) -> Tensor:
+    if isinstance(array, Tensor):
+        return array
     try:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
     except TypeError as error:
-        raise UserError(f"{path}: {name} is of type {array.dtype}: inputs are floats or uint8, labels are integers") from error
+        raise UserError(f"{where} is of type {array.dtype}: {due}") from error
 
 
-def _safetensors(path: Path) -> tuple[Tensor, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            _require(path, file.keys())
-            return file.get_tensor("x"), file.get_tensor("y")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a safetensors file, or it is damaged: {error}") from error
-
-
-def _require(path: Path, names: list[str]) -> None:
-    if lacking := [name for name in ("x", "y") if name not in names]:
-        raise UserError(f"{path} has no array {' and '.join(lacking)}, only {', '.join(sorted(names)) or 'nothing'}: {HOW}")
-
-
-def _labels(path: Path, y: Tensor) -> Tensor:
+def _labels(where: str, array: Any) -> Tensor:
+    y = _tensor(where, array, f"labels are integers: {NUMBERED}")
     if y.dtype not in INTEGERS:
-        raise UserError(f"{path}: y is of type {_type(y)}, where labels are integers, the numbers of the classes from 0")
+        raise UserError(f"{where} is of type {_type(y)}, where labels are integers, the classes' numbers from 0: y.astype(int)")
+    if y.dim() == 2 and y.shape[1] == 1:
+        y = y.squeeze(1)
     if y.dim() != 1:
-        hint = "take argmax over the second axis" if y.dim() == 2 and y.shape[1] > 1 else "flatten it"
-        raise UserError(f"{path}: y has the shape {tuple(y.shape)}, where (N,) is due, one label an example: {hint}")
+        hint = "if it is one-hot, store y.argmax(axis=1)" if y.dim() == 2 else "flatten it"
+        raise UserError(f"{where} has the shape {tuple(y.shape)}, where (N,) is due, one label an example: {hint}")
     y = y.long()
     if (y < 0).any():
         first = int((y < 0).nonzero()[0])
-        raise UserError(f"{path}: label {int(y[first])} of example {first} is negative: classes are counted from 0")
+        raise UserError(f"{where}: label {int(y[first])} of example {first} is negative: classes are counted from 0")
     return y
 
 
-def _inputs(path: Path, x: Tensor) -> tuple[Tensor, str]:
+def _inputs(where: str, x: Tensor) -> tuple[Tensor, str]:
     if x.dim() < 2 or not x.numel():
-        raise UserError(f"{path}: x has the shape {tuple(x.shape)}, where (N, ...) is due, such as (N, channels, height, width)")
+        raise UserError(f"{where} has the shape {tuple(x.shape)}, where (N, ...) is due, such as (N, channels, height, width)")
     if x.dtype == torch.uint8:
-        return x.float().div_(255), "uint8, divided by 255"
+        if int(x.max()) == 1:
+            raise UserError(f"{where} has the bytes 0 and 1 alone, where white is 255: store x.astype('float32'), or x * 255")
+        return x, "uint8, divided by 255"
+    if x.dtype == torch.uint16:
+        x = x.int()
+        if int(x.max()) < 256:
+            raise UserError(f"{where} is of type uint16 with no value above 255, where white is {DEEP}: store x.astype('uint8')")
+        return x.float().div_(DEEP), f"uint16, divided by {DEEP}"
     if x.dtype not in FLOATS:
-        raise UserError(f"{path}: x is of type {_type(x)}, where floats in [0, 1] are due, or uint8, which is divided by 255")
+        fits = x.dtype in INTEGERS and int(x.long().min()) >= 0 and int(x.long().max()) < 256
+        hint = ": store x.astype('uint8')" if fits else ""
+        raise UserError(f"{where} is of type {_type(x)}, where floats in [0, 1] are due, or uint8, which is divided by 255{hint}")
     note, x = _type(x), x.to(FLOATS[x.dtype])
     outside = ~((x >= 0) & (x <= 1)).flatten(1).all(dim=1)
     if outside.any():
-        raise UserError(f"{path}: {int(outside.sum())} of {len(x)} examples in x are not in [0, 1] {_range(x, outside)}")
+        raise UserError(f"{where}: {int(outside.sum())} of {len(x)} examples are not in [0, 1] {_range(x, outside)}")
     return x, note
 
 
@@ -134,8 +170,20 @@ def _range(x: Tensor, outside: Tensor) -> str:
     if not x.isfinite().all():
         return f"{where}: some values are not finite; repair them"
     if low < 0:
-        return f"{where}: they look normalised; give them raw, and --mean and --std to normalise within the model"
+        return (
+            f"{where}: they look normalised; store them raw, x * std + mean: networks normalise by themselves, "
+            "one from elsewhere with --mean and --std"
+        )
     return f"{where}: divide by 255, or store them as uint8" if 2 < high <= 255 else f"{where}: scale them"
+
+
+def _classes(path: Path, names: Any) -> tuple[str, ...]:
+    if isinstance(names, Tensor) or names.ndim != 1 or names.dtype.kind != "U":
+        raise UserError(f"{shown(path)}: classes must be a list of the classes' names: classes=['cat', 'dog']")
+    texts = tuple(str(name).encode("utf-8", "backslashreplace").decode() for name in names)
+    if repeated := [name for name in texts if texts.count(name) > 1]:
+        raise UserError(f"{shown(path)}: the class {shown(repeated[0])} stands in classes more than once")
+    return texts
 
 
 def _type(tensor: Tensor) -> str:

@@ -1,6 +1,7 @@
 """Every data set has one form: images in [0, 1] and integer labels, to train and to test on."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,24 @@ def unit_range(images: Tensor) -> Tensor:
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
+class Description(NamedTuple):
+    """What is known of a data set beside its images: what a network must fit, and what was done to the images as they came."""
+
+    input_shape: tuple[int, ...]  # channels, height and width of an image
+    classes: tuple[str, ...]  # their names
+    remarks: tuple[str, ...] = ()  # such as "3 images turned as their EXIF orientation says"
+
+
+class Examples(NamedTuple):
+    """Inputs (N, ...) in [0, 1] that a network is attacked on, their labels (N,) in int64, and what is known of them."""
+
+    x: Tensor
+    y: Tensor
+    note: str  # how they came to be, such as "uint8, divided by 255"
+    classes: tuple[str, ...] = ()  # their names; none if they have but numbers
+    remarks: tuple[str, ...] = ()  # as those of `Description`
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A data set in memory, checked when it is made.
@@ -23,18 +42,19 @@ class Dataset:
         >>> data.test_x.shape, data.num_classes
         (torch.Size([500, 1, 8, 8]), 10)
 
-    Images are `(N, channels, height, width)`, uint8 or float32 in [0, 1]; labels are `(N,)` int64, below `num_classes`.
+    Images are `(N, channels, height, width)`, uint8 or float32 in [0, 1]; labels are `(N,)` int64, numbers of `classes`.
 
     Raises:
         UserError: shapes or types do not fit, a pixel is NaN or outside [0, 1], a label is beyond the classes.
     """
 
     name: str
-    num_classes: int
+    classes: tuple[str, ...]  # their names
     train_images: Tensor
     train_y: Tensor
     test_images: Tensor
     test_y: Tensor
+    remarks: tuple[str, ...] = ()  # what was done to the images as they came
 
     def __post_init__(self) -> None:
         _check(f"{self.name}, training part", self.train_images, self.train_y, self.num_classes)
@@ -48,6 +68,16 @@ class Dataset:
         """Channels, height and width of an image."""
         channels, height, width = self.train_images.shape[1:]
         return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
+
+    @property
+    def description(self) -> Description:
+        """What is known of it beside the images."""
+        return Description(self.input_shape, self.classes, self.remarks)
 
     @property
     def train_x(self) -> Tensor:

@@ -7,5 +7,5 @@ from robust_lowrank.jobs.entry import train as train
 from robust_lowrank.jobs.events import Event as Event
 from robust_lowrank.jobs.experiment import AttackConfig as AttackConfig
 from robust_lowrank.jobs.experiment import Experiment as Experiment
+from robust_lowrank.jobs.experiment import experiment_names as experiment_names
 from robust_lowrank.jobs.experiment import load_experiment as load_experiment
-from robust_lowrank.jobs.experiment import shipped as shipped

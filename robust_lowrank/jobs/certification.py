@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from robust_lowrank import conditioning, evaluation, provenance, records
 from robust_lowrank.conditioning.lipschitz import Lipschitz
 from robust_lowrank.errors import UserError
-from robust_lowrank.jobs.chain import stored_job, with_data
+from robust_lowrank.jobs.chain import Location, moved, stored_job
 from robust_lowrank.jobs.events import Event, Report
 from robust_lowrank.jobs.subjects import Subject, trained
 from robust_lowrank.records import CertificateRecord, CurvePoint, LayerBound
@@ -75,13 +75,13 @@ class CertifyConfig:
         return cls(method, f"smoothing-{parameters['sigma']!r}{suffix}", parameters, curve)
 
 
-def subject_to_certify(run_dir: Path, examples: int | None, data_dir: Path | None) -> Subject:
+def subject_to_certify(run_dir: Path, examples: int | None, location: Location) -> Subject:
     """Return a run's network with the first of its test images.
 
     Raises:
         UserError: it is not a complete run, its weights are not those of its record, or the images are others or too few.
     """
-    job = with_data(stored_job(run_dir, []), data_dir, download=False)
+    job = moved(stored_job(run_dir, []), location)
     subject = trained(run_dir, job.config.data)
     if examples is not None and not 1 <= examples <= len(subject.y):
         raise UserError(f"{run_dir} has {len(subject.y)} test images: {examples} cannot be taken from them")

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
 from robust_lowrank import data, evaluation, records, training
 from robust_lowrank.errors import UserError
 from robust_lowrank.jobs.attack import Attack
-from robust_lowrank.jobs.events import Event, Report
+from robust_lowrank.jobs.events import READING, Event, Report, quiet, reading, remark
 from robust_lowrank.jobs.experiment import Experiment
 from robust_lowrank.jobs.placing import Place, place_result
 from robust_lowrank.jobs.subjects import Foreign, Subject, network, stored_config, trained
@@ -34,8 +35,8 @@ class Job:
         return records.RunFiles(self.out).result(attack.directory).units
 
 
-def experiment_jobs(experiment: Experiment, out: Path, *, command: str) -> list[Job]:
-    """Return the jobs of an experiment, one a run, below `out`/runs.
+def experiment_jobs(experiment: Experiment, images: data.Description, out: Path, *, command: str) -> list[Job]:
+    """Return the jobs of an experiment on such images, one a run, below `out`/runs.
 
     Raises:
         UserError: a suite is unknown, or a budget is out of range for these images.
@@ -44,7 +45,7 @@ def experiment_jobs(experiment: Experiment, out: Path, *, command: str) -> list[
         Attack.settle(entry.suite, eps=entry.eps, norm=entry.norm, examples=entry.examples) for entry in experiment.attacks
     )
     for attack in attacks:
-        attack.check_budgets(data.DATASETS[experiment.data.name].input_shape)
+        attack.check_budgets(images.input_shape)
     if repeated := {a.directory for a in attacks if sum(b.directory == a.directory for b in attacks) > 1}:
         raise UserError(f"{experiment.name}: suite {repeated.pop()} stands there twice with one norm: give it several eps instead")
     jobs = []
@@ -64,7 +65,7 @@ def stored_job(run_dir: Path, attacks: Sequence[Attack]) -> Job:
     """
     record, config = stored_config(run_dir)
     for attack in attacks:
-        attack.check_budgets(data.DATASETS[config.data.name].input_shape)
+        attack.check_budgets(training.described(record).input_shape)
     return Job(run_dir.name, run_dir, config, tuple(attacks), record.command, train=False)
 
 
@@ -82,16 +83,27 @@ def foreign_job(foreign: Foreign, out: Path, attacks: Sequence[Attack], *, comma
     return Job(out.name, out, training.TrainConfig(), tuple(attacks), command, train=False, foreign=foreign)
 
 
-def with_data(job: Job, data_dir: Path | None, download: bool) -> Job:
-    """Return the job with its images looked for in `data_dir`, and fetched if that is allowed."""
-    stored = job.config.data
-    directory = stored.data_dir if data_dir is None else str(data_dir)
-    place = stored.model_copy(update={"data_dir": directory, "download": download or stored.download})
-    return replace(job, config=job.config.model_copy(update={"data": place}))
+class Location(NamedTuple):
+    """Where images lie now; None stands for where they lay before."""
+
+    name: str | None = None  # of a data set, a directory or a file of arrays
+    data_dir: Path | str | None = None  # of the files of a data set
+
+    def of(self, images: training.DataConfig) -> training.DataConfig:
+        """Return the images in this place."""
+        given = {"name": self.name, "data_dir": None if self.data_dir is None else str(self.data_dir)}
+        return images.model_copy(update={key: value for key, value in given.items() if value is not None})
 
 
-def train_run(config: training.TrainConfig, out: Path, *, job: str, command: str, report: Report) -> records.Run:
-    """Train a run, or return the one that is there, with events of its progress."""
+def moved(job: Job, location: Location) -> Job:
+    """Return the job with its images in another place."""
+    return replace(job, config=job.config.model_copy(update={"data": location.of(job.config.data)}))
+
+
+def train_run(
+    config: training.TrainConfig, out: Path, *, job: str, command: str, report: Report, remarks: bool = True
+) -> records.Run:
+    """Train a run, or return the one that is there, with events of its progress, and of remarks on its images if wanted."""
 
     def tell(progress: training.Progress) -> None:
         parts = []
@@ -104,7 +116,9 @@ def train_run(config: training.TrainConfig, out: Path, *, job: str, command: str
                 f"{metrics['seconds']:.1f} s",
             ]
         note = ", ".join(filter(None, parts))
-        report(Event(job, "training", progress.step, progress.steps, note, progress.conditioning, "\n".join(progress.alerts)))
+        stage = "training" if progress.epoch else READING
+        report(Event(job, stage, progress.step, progress.steps, note, progress.conditioning, "\n".join(progress.alerts)))
+        remark(job, progress.remarks if remarks else (), report)
 
     return training.train(config, out, progress=tell, command=command)
 
@@ -115,7 +129,7 @@ def attack_run(job: Job, attack: Attack, report: Report) -> str:
     What an evaluation that was stopped had finished is found in its units and not done again.
     """
     stage = f"{attack.suite.name} {attack.suite.norm}"
-    subject = subject_of(job, attack)
+    subject = subject_of(job, attack, report)
     place = place_of(job, attack, subject)
     if place.kept is not None:
         report(Event(job.name, stage, SCALE, SCALE, f"{stage} is there already"))
@@ -149,9 +163,10 @@ def teller(name: str, stage: str, report: Report) -> evaluation.Progress:
     return lambda fraction, what: report(Event(name, f"{stage}: {what}", round(fraction * SCALE), SCALE))
 
 
-def subject_of(job: Job, attack: Attack) -> Subject:
+def subject_of(job: Job, attack: Attack, report: Report = quiet) -> Subject:
     """Return what an attack of a job is put on."""
-    subject = trained(job.out, job.config.data) if job.foreign is None else job.foreign.load()
+    progress = reading(job.name, report)
+    subject = trained(job.out, job.config.data, progress) if job.foreign is None else job.foreign.load(progress)
     return subject.first(attack.examples)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from robust_lowrank import data, evaluation, records, training
 from robust_lowrank.errors import UserError
@@ -13,7 +13,7 @@ from robust_lowrank.jobs.attack import Attack
 from robust_lowrank.jobs.chain import Job, attack_run, subject_of
 from robust_lowrank.jobs.events import Event, Report
 from robust_lowrank.jobs.forms import PROGRAMS, form_network, origin, write_form
-from robust_lowrank.jobs.subjects import Subject, network, trained, untrained_run
+from robust_lowrank.jobs.subjects import Subject, device_of, keeps_examples, network, trained, untrained_run
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.reporting.comparing.forms import flipped
 
@@ -84,8 +84,7 @@ def make_form(run_dir: Path, form: str, place: training.DataConfig, *, command: 
             raise UserError(f"{files.root} is of other weights than its run has now: move it away")
         if form not in PROGRAMS or files.onnx.is_file():
             return files.root
-    images = data.load(place.name, data_dir=place.data_dir, download=place.download).train_images[:EXAMPLES]
-    write_form(subject.model, form, files.onnx, data.unit_range(images).to(next(subject.model.parameters()).device))
+    write_form(subject.model, form, files.onnx, _typical(run, subject, place).to(device_of(subject.model)))
     deployed = form_network(subject.model, form, files.onnx)
     made = untrained_run(
         files.root,
@@ -98,10 +97,20 @@ def make_form(run_dir: Path, form: str, place: training.DataConfig, *, command: 
         command=command,
         config={records.FORM: form, "weights": weights},
         classes=run.classes,
-        hashes={"weights": digest_tensors(deployed.state_dict())} | {key: run.hashes[key] for key in ("train", "test")},
+        input_shape=run.input_shape,
+        num_classes=run.num_classes,
+        hashes={"weights": digest_tensors(deployed.state_dict())}
+        | {key: run.hashes[key] for key in ("train", "test") if key in run.hashes},
         behaviour=evaluation.behaviour(deployed, subject.x),
     )
     records.write_frame(files.metrics, made.metrics)
     records.write_frame(files.spectra, made.spectra)
     records.write_sealed(files.record, made.record, files.beside)
     return files.root
+
+
+def _typical(run: records.RunRecord, subject: Subject, place: training.DataConfig) -> Tensor:
+    """Return images by which eight bits choose their ranges: those trained on, or the examples of a run that keeps these alone."""
+    if keeps_examples(run):
+        return subject.x[:EXAMPLES]
+    return data.unit_range(place.load().train_images[:EXAMPLES])

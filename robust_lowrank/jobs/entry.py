@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from robust_lowrank import data, records
+from robust_lowrank import records
 from robust_lowrank.errors import TrainingError
-from robust_lowrank.jobs.chain import experiment_jobs, train_run, with_data
+from robust_lowrank.jobs.chain import Location, experiment_jobs, train_run
 from robust_lowrank.jobs.dispatch import perform_all
-from robust_lowrank.jobs.events import Event, Report
+from robust_lowrank.jobs.events import Report, quiet, reading, remark
 from robust_lowrank.jobs.experiment import Experiment, load_experiment
 from robust_lowrank.jobs.transfer import matrix
 from robust_lowrank.records import Run
@@ -28,15 +28,12 @@ class Bench(NamedTuple):
     failures: dict[str, str]  # why, by the job's name
 
 
-def _quiet(event: Event) -> None: ...
-
-
 def train(
     config: TrainConfig | Mapping[str, Any] | Path | str,
     out: Path | str | None = None,
     *,
     command: str = "",
-    progress: Report = _quiet,
+    progress: Report = quiet,
 ) -> Run:
     """Train one network into a run directory, as `rlr-eval train` does.
 
@@ -70,7 +67,7 @@ def bench(
     data_dir: Path | str | None = None,
     download: bool = False,
     command: str = "",
-    progress: Report = _quiet,
+    progress: Report = quiet,
 ) -> Bench:
     """Train, attack and compare everything that an experiment names, as `rlr-eval bench` does; what is finished is kept.
 
@@ -97,10 +94,13 @@ def bench(
 
     experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
     directory = Path("reports") / experiment.name if out is None else Path(out)
-    place = None if data_dir is None else Path(data_dir)
-    jobs = [with_data(job, place, download) for job in experiment_jobs(experiment, directory, command=command)]
+    place = Location(data_dir=data_dir).of(experiment.data)
+    place = place.model_copy(update={"download": download or place.download})
     if download:
-        data.load(experiment.data.name, data_dir=jobs[0].config.data.data_dir, download=True)
+        place.load()
+    images = place.describe(reading(experiment.name, progress))
+    remark(experiment.name, images.remarks, progress)
+    jobs = experiment_jobs(experiment.model_copy(update={"data": place}), images, directory, command=command)
     outcomes = perform_all(jobs, executor=executor, workers=workers, report=progress)
     done = {job.name: outcome for job, outcome in zip(jobs, outcomes, strict=True)}
     trained = [job for job in jobs if done[job.name].failure is None]

@@ -1,8 +1,10 @@
 """Events tell how far work is, wherever it runs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+READING = "reading images"  # a stage
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,21 @@ class Event:
 
 
 Report = Callable[[Event], None]
+
+
+def quiet(event: Event) -> None:
+    """Show nothing."""
+
+
+def reading(job: str, report: Report) -> Callable[[int, int], None]:
+    """Return what turns the number of images that are read into events."""
+    return lambda done, total: report(Event(job, READING, done, total))
+
+
+def remark(job: str, remarks: Iterable[str], report: Report) -> None:
+    """Tell what was done to the images, whatever is shown of them else."""
+    for text in remarks:
+        report(Event(job, READING, 1, 1, warning=text))
 
 
 class Throttled:

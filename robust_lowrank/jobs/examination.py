@@ -9,7 +9,7 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.unit_result import UnitResult
 from robust_lowrank.jobs.attack import Attack
 from robust_lowrank.jobs.certification import certificate_faults
-from robust_lowrank.jobs.chain import config_of, foreign_job, stored_job, subject_of, with_data
+from robust_lowrank.jobs.chain import Location, config_of, foreign_job, moved, stored_job, subject_of
 from robust_lowrank.jobs.subjects import FOREIGN, Foreign, Subject, trained
 
 
@@ -41,7 +41,7 @@ class Examination(NamedTuple):
 def examine(
     run_dir: Path,
     suite: str | None,
-    data_dir: Path | None,
+    location: Location = Location(),  # noqa: B008 it is a tuple
     *,
     foreign: Foreign | None = None,
     again: float | None = None,
@@ -51,6 +51,7 @@ def examine(
 
     Args:
         suite: the name of a result; all without it.
+        location: where the run's images lie now.
         foreign: the network of a run that was not trained here.
         seed: which examples are attacked anew.
 
@@ -63,7 +64,7 @@ def examine(
     chosen = {name: result for name, result in run.results.items() if suite in (None, name)}
     if not chosen and not run.certificates:
         raise UserError(f"{run_dir} has no results: attack it first")
-    subject = _subject(run, data_dir, foreign)
+    subject = _subject(run, location, foreign)
     examined = {}
     for name, result in chosen.items():
         files = records.RunFiles(run_dir).result(name)
@@ -86,7 +87,7 @@ def examine(
     return Examination(examined, tuple(faults), tuple(smoothed))
 
 
-def _subject(run: records.Run, data_dir: Path | None, foreign: Foreign | None) -> Subject:
+def _subject(run: records.Run, location: Location, foreign: Foreign | None) -> Subject:
     """Return a run's network with its examples.
 
     Raises:
@@ -95,7 +96,7 @@ def _subject(run: records.Run, data_dir: Path | None, foreign: Foreign | None) -
     if run.record.method != FOREIGN:
         if foreign is not None:
             raise UserError(f"{run.path} holds its own network: leave out --model")
-        return trained(run.path, with_data(stored_job(run.path, []), data_dir, download=False).config.data)
+        return trained(run.path, moved(stored_job(run.path, []), location).config.data)
     if foreign is None:
         raise UserError(f"{run.path} holds the results of {run.record.model}, not the network: give it with --model and --data")
     subject = foreign.load()
@@ -127,7 +128,7 @@ def _file_faults(run: records.Run) -> Iterator[str]:
                 yield f"{unit} is not as it was written"
 
 
-def forecast_of(run_dir: Path | None, attack: Attack, data_dir: Path | None, foreign: Foreign | None) -> evaluation.Forecast:
+def forecast_of(run_dir: Path | None, attack: Attack, location: Location, foreign: Foreign | None) -> evaluation.Forecast:
     """Return what an attack on a run, or on a network from elsewhere, will take at most.
 
     Raises:
@@ -136,7 +137,7 @@ def forecast_of(run_dir: Path | None, attack: Attack, data_dir: Path | None, for
     if foreign is not None:
         job = foreign_job(foreign, Path(foreign.source), [attack], command="")
     elif run_dir is not None:
-        job = with_data(stored_job(run_dir, [attack]), data_dir, download=False)
+        job = moved(stored_job(run_dir, [attack]), location)
     else:
         raise UserError("nothing to forecast: give a run directory, or --model with --data")
     subject = subject_of(job, attack)

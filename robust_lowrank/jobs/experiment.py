@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.attacks.base import listed
 from robust_lowrank.tables import Table, read_table, shipped_files
 from robust_lowrank.threat import radius
@@ -96,6 +96,7 @@ class Experiment(Table):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # names the report's directory
+    description: str = ""
     seeds: tuple[Seed, ...] = Field(default=(0,), strict=False)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -142,23 +143,33 @@ class Experiment(Table):
         return self.deploy.forms
 
 
-def load_experiment(path: Path | str) -> Experiment:
-    """Read the TOML file of an experiment: as for one run, with `name`, `seeds`, `[[methods]]` and `[[attacks]]`.
-
-    Raises:
-        UserError: the file is missing, is not TOML, or has a wrong key, type or value.
-    """
-    return read_table(Path(path), Experiment)
-
-
-def shipped(name: str) -> Experiment:
-    """Return an experiment by name: from inside the installed package, or beside it in a source tree.
+def experiment_names() -> list[str]:
+    """Return the names of the experiments that come with the package.
 
     Example:
-        >>> shipped("demo").data.name
+        >>> "demo" in experiment_names()
+        True
+    """
+    return sorted(path.stem for path in _shipped().glob("*.toml"))
+
+
+def load_experiment(name_or_path: Path | str) -> Experiment:
+    """Read an experiment by its name, or from a TOML file: as for one run, with `name`, `seeds`, `[[methods]]` and `[[attacks]]`.
+
+    Example:
+        >>> load_experiment("demo").data.name
         'digits'
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no such experiment or file, or the file is no TOML or has a wrong key, type or value.
     """
-    return load_experiment(shipped_files("experiments", "experiments") / f"{name}.toml")
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text:
+        return read_table(Path(name_or_path), Experiment)
+    if text not in experiment_names():
+        raise unknown_name("experiment", text, experiment_names())
+    return read_table(_shipped() / f"{text}.toml", Experiment)
+
+
+def _shipped() -> Path:
+    return shipped_files("experiments", "experiments")

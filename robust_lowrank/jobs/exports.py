@@ -11,11 +11,12 @@ from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.exporting import SUFFIXES, FileForm, Form, plain, take_away
 from robust_lowrank.exporting.plain import never
 from robust_lowrank.exporting.timing import LayerTimes
-from robust_lowrank.jobs.chain import stored_job, with_data
-from robust_lowrank.jobs.subjects import trained
+from robust_lowrank.jobs.chain import Location, moved, stored_job
+from robust_lowrank.jobs.subjects import device_of, require_factors, trained
 from robust_lowrank.models.programs import load_exported, load_onnx
 
 EXAMPLES = 64  # inputs that layers are timed on, and programs traced with
+UNMOVED = Location()
 CALIBRATION = 256  # inputs that show the ranges of eight bits
 
 
@@ -29,13 +30,13 @@ class Exported(NamedTuple):
     flipped: int  # predictions that are others
 
 
-def export_run(run_dir: Path, to: str, *, out: Path | None = None, data_dir: Path | None = None) -> Exported:
+def export_run(run_dir: Path, to: str, *, out: Path | None = None, images: Location = UNMOVED) -> Exported:
     """Write the network of a run directory in another form, and read it again to compare it with the run.
 
     Args:
         to: a form of `rlr.export`.
         out: the file, RUN/exports/FORM with the suffix of its kind if not given; nothing there is replaced.
-        data_dir: where the data set's files lie.
+        images: where they lie now.
 
     Raises:
         UserError: it is not a complete run directory, its data are not there, there is no such form, or the network cannot take it.
@@ -46,8 +47,9 @@ def export_run(run_dir: Path, to: str, *, out: Path | None = None, data_dir: Pat
     path = run_dir / "exports" / f"{to}{SUFFIXES[to]}" if out is None else out
     if path.exists():
         raise UserError(f"{path} is there already: give another file with --out, or move it away")
-    subject = trained(run_dir, with_data(stored_job(run_dir, []), data_dir, download=False).config.data)
-    device = next(subject.model.parameters()).device
+    require_factors(run_dir, to)
+    subject = trained(run_dir, moved(stored_job(run_dir, []), images).config.data)
+    device = device_of(subject.model)
     x = subject.x[: CALIBRATION if to == "int8" else EXAMPLES].to(device)
     taken = take_away(subject.model, to=to, path=path, example_input=x)
     written = _read(path, subject.model, device)

@@ -36,7 +36,7 @@ def parts(jobs: Sequence[Job], workers: int) -> list[Part]:
 def perform_part(part: Part, report: Report) -> None:
     """Do the units of one part and leave them in the store, unless the result is there."""
     job, attack = part.job, part.attack
-    subject = subject_of(job, attack)
+    subject = subject_of(job, attack, report)
     if place_of(job, attack, subject).kept is not None:
         return
     batches = torch.arange(len(subject.x)).split(attack.batch_size)

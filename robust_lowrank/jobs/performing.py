@@ -21,7 +21,7 @@ def perform(job: Job, report: Report) -> Outcome:
     """Do one job: train unless it is to be attacked as it is, then attack."""
     if job.train:
         try:
-            train_run(job.config, job.out, job=job.name, command=job.command, report=report)
+            train_run(job.config, job.out, job=job.name, command=job.command, report=report, remarks=False)
         except TrainingError as error:
             report(Event(job.name, "failed", 1, 1, note=str(error)))
             return Outcome((), str(error))

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from robust_lowrank import checkpoint, conditioning, data, evaluation, models, provenance, records, training
 from robust_lowrank.compression import count_parameters
-from robust_lowrank.data.arrays import load_examples
+from robust_lowrank.data import Examples, Progress
+from robust_lowrank.data.reading import quiet
 from robust_lowrank.errors import UserError
 from robust_lowrank.jobs.forms import PROGRAMS, form_network, origin
+from robust_lowrank.models.files import sha256
 
 FOREIGN = "foreign"  # the method of a run directory whose network was not trained here
+OWN_EXAMPLES = training.DataConfig(name="own examples")  # stands for those that a run keeps
 
 
 class Subject(NamedTuple):
@@ -30,7 +33,7 @@ class Subject(NamedTuple):
         return self._replace(x=self.x[:examples], y=self.y[:examples])
 
 
-def trained(run_dir: Path, place: training.DataConfig) -> Subject:
+def trained(run_dir: Path, place: training.DataConfig, progress: Progress = quiet) -> Subject:
     """Return a run's network with the test images of its record.
 
     Raises:
@@ -38,12 +41,10 @@ def trained(run_dir: Path, place: training.DataConfig) -> Subject:
     """
     parent = origin(run_dir)
     if parent is not None:
-        return _deployed(run_dir, trained(parent, place))
-    dataset = data.load(place.name, data_dir=place.data_dir, download=place.download).first(test=place.test_examples)
+        return _deployed(run_dir, trained(parent, place, progress))
     recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
-    if data.digest(dataset.test_images, dataset.test_y) != recorded.hashes.get("test"):
-        raise UserError(f"the test images of {place.name} here are not those of {run_dir}: point --data-dir at the same files")
-    subject = Subject(network(run_dir), dataset.test_x, dataset.test_y)
+    images, labels = _test_images(run_dir, recorded, place, progress)
+    subject = Subject(network(run_dir), data.unit_range(images), labels)
     if where := records.unlike(recorded.behaviour, evaluation.behaviour(subject.model, subject.x)):
         raise UserError(
             f"{run_dir}: its network has the weights that run.json names and other answers, {where}: its code has changed since; "
@@ -74,8 +75,38 @@ def _deployed(run_dir: Path, subject: Subject) -> Subject:
     return Subject(model, subject.x, subject.y, gradients=form not in PROGRAMS)
 
 
+def _test_images(
+    run_dir: Path, recorded: records.RunRecord, place: training.DataConfig, progress: Progress
+) -> tuple[Tensor, Tensor]:
+    """Return the images, as they are stored, and labels that a run is tested on.
+
+    Raises:
+        UserError: they are others than those of its record.
+    """
+    if keeps_examples(recorded):
+        if place != OWN_EXAMPLES:
+            raise UserError(f"{run_dir} keeps the examples that it is tested on: leave --data and --data-dir out")
+        images, labels = training.read_examples(records.RunFiles(run_dir))
+        remedy = f"{records.RunFiles(run_dir).examples} are not those that run.json names: put the run's own file back"
+    else:
+        dataset = place.load(progress).first(test=place.test_examples)
+        images, labels = dataset.test_images, dataset.test_y
+        option = "--data-dir" if place.name in data.DATASETS else "--data"
+        remedy = f"{place.name} here are not those of {run_dir}: point {option} at the same files"
+    if data.digest(images, labels) != recorded.hashes.get("test"):
+        raise UserError(f"the test images of {remedy}")
+    return images, labels
+
+
+def keeps_examples(record: records.RunRecord) -> bool:
+    """Return whether a run has its test examples in a file of its own."""
+    return training.is_recorded(record.config) and record.config.get("data") is None
+
+
 def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfig]:
     """Return the record of a trained run and its configuration.
+
+    Of one that a loop of one's own has trained the configuration says no more than where its images lie.
 
     Raises:
         UserError: it is not a complete run directory, or its network was not trained here.
@@ -86,17 +117,23 @@ def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfi
     if record.method == FOREIGN:
         raise UserError(f"{run_dir} holds the results of {record.model}, not the network: attack it with --model again")
     if record.status != "complete":
-        raise UserError(f"{run_dir} is not complete: its training stopped after epoch {record.epochs_done}; train it again")
+        again = "open it again with rlr.record and go on" if training.is_recorded(record.config) else "train it again"
+        raise UserError(f"{run_dir} is not complete: its training stopped after epoch {record.epochs_done}; {again}")
     try:
-        return record, training.TrainConfig.from_record(record.config)
+        config = training.config_of(record)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         path = records.RunFiles(run_dir).record
         raise UserError(f"{path}: this version cannot read its configuration: {reason}") from error
+    if isinstance(config, training.TrainConfig):
+        return record, config
+    return record, training.TrainConfig(data=config.data or OWN_EXAMPLES)
 
 
 def network(run_dir: Path) -> nn.Module:
-    """Return the network of a run directory, on the GPU if there is one.
+    """Return the network of a run directory as it was trained, on the GPU if there is one.
+
+    Of one that a loop of one's own has trained, without a function that makes it, it is the program that the run keeps.
 
     Raises:
         UserError: its weights are not those of its record.
@@ -104,14 +141,17 @@ def network(run_dir: Path) -> nn.Module:
     if (parent := origin(run_dir)) is not None:
         files = records.RunFiles(run_dir)
         return form_network(network(parent), run_dir.absolute().name, files.onnx)
-    model = training.load_network(run_dir)
-    recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord).hashes.get("weights", "")
-    if (found := checkpoint.digest(model)) != recorded:
+    files = records.RunFiles(run_dir)
+    recorded = records.read_record(files.record, records.RunRecord).hashes
+    if "program" in recorded and files.program.is_file() and sha256(files.program) != recorded["program"]:
+        raise UserError(f"{files.program} is not the program that run.json names: put the run's own file back")
+    model = training.load_network(run_dir, _device())
+    if (found := checkpoint.digest(model)) != recorded.get("weights", ""):
         raise UserError(
-            f"{run_dir}: model.safetensors holds other weights ({found[:12]}) than run.json names ({recorded[:12]}): "
+            f"{run_dir}: model.safetensors holds other weights ({found[:12]}) than run.json names ({recorded['weights'][:12]}): "
             "train the run again, or put its own file back"
         )
-    return model.to(_device())
+    return model
 
 
 @dataclass(frozen=True)
@@ -120,55 +160,53 @@ class Foreign:
 
     source: str
     weights: Path | None
-    data: str
-    data_dir: Path | None = None
-    download: bool = False
+    data: training.DataConfig
     classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
-    def load(self) -> Subject:
+    def load(self, progress: Progress = quiet) -> Subject:
         """Return the network and its examples.
 
         Raises:
             UserError: one of them is not there or does not fit the other, or the network returns probabilities.
         """
-        return self._load()[0]
+        return self._load(progress)[0]
 
-    def record(self, out: Path, *, label: str | None, command: str) -> None:
+    def record(self, out: Path, *, label: str | None, command: str) -> records.RunRecord:
         """Write a run directory for the network: its record, its layers' spectra, and no training.
 
         Raises:
             UserError: as `load`, `out` holds something else, or the network is another one each time.
         """
-        subject, described = self._load()
+        subject, examples, described = self._load(quiet)
         weights = provenance.digest_tensors(subject.model.state_dict())
-        if weights != provenance.digest_tensors(self._network(subject.x).model.state_dict()):
+        if weights != provenance.digest_tensors(self._network(examples).model.state_dict()):
             raise UserError(f"{self.source} makes other weights each time: give a file of them with --weights, or set a seed in it")
         behaviour = evaluation.behaviour(subject.model, subject.x)
         _check_place(out, weights, behaviour)
-        classes = list(data.DATASETS[self.data].classes) if self.data in data.DATASETS else []
-        names = {"label": label or self.source, "model": self.source, "data": self.data, "command": command}
-        run = untrained_run(out, subject.model, config=described, classes=classes, behaviour=behaviour, **names)
+        names = {"label": label or self.source, "model": self.source, "data": self.data.name, "command": command}
+        known = {"classes": list(examples.classes), "remarks": list(examples.remarks), "behaviour": behaviour}
+        run = untrained_run(out, subject.model, config=described, **known, **names)
         files = records.RunFiles(out)
         records.write_frame(files.metrics, run.metrics)
         records.write_frame(files.spectra, run.spectra)
-        records.write_sealed(files.record, run.record, files.beside)
+        return records.write_sealed(files.record, run.record, files.beside)
 
-    def _load(self) -> tuple[Subject, dict[str, str]]:
-        x, y, note = load_examples(self.data, data_dir=self.data_dir, download=self.download)
-        foreign = self._network(x)
+    def _load(self, progress: Progress) -> tuple[Subject, Examples, dict[str, str]]:
+        examples = self.data.load_examples(progress)
+        x, y = examples.x, examples.y
+        foreign = self._network(examples)
         with torch.no_grad():
             evaluation.check_logits(foreign.model(x[: evaluation.BATCH].to(_device())))
-        return Subject(foreign.model, x, y, foreign.gradients), foreign.description | {"examples": note}
+        return Subject(foreign.model, x, y, foreign.gradients), examples, foreign.description | {"examples": examples.note}
 
-    def _network(self, x: Tensor) -> models.Foreign:
-        dataset = data.DATASETS.get(self.data)
+    def _network(self, examples: Examples) -> models.Foreign:
         return models.load_foreign(
             self.source,
             weights=self.weights,
-            input_shape=tuple(x.shape[1:]),
-            num_classes=self.classes or (dataset.num_classes if dataset else None),
+            input_shape=tuple(examples.x.shape[1:]),
+            num_classes=self.classes or len(examples.classes) or None,
             mean=self.mean,
             std=self.std,
             device=_device(),
@@ -222,6 +260,11 @@ def _check_place(out: Path, weights: str, behaviour: dict[str, str]) -> None:
     if where := records.unlike(there.behaviour, behaviour):
         reason = f"a network with these weights and other answers, or with other examples, {where}"
         raise UserError(f"{out} holds {reason}: choose another directory with --out")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network computes: where its first parameter or buffer lies."""
+    return next((each.device for each in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def _device() -> torch.device:

@@ -119,6 +119,6 @@ def _unknown_model(name: str, names: list[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return UserError(
-        f"there is no model {name!r}: {hint}Give a file (.pt, .ts, .pt2, .onnx), one of {', '.join(MODELS)},\n"
-        "a torchvision name, timm:NAME, or module:function"
+        f"there is no model {name!r}: {hint}Give one of {', '.join(MODELS)},\n"
+        "torchvision:NAME, timm:NAME or module:function; what is attacked may be a file too (.pt, .ts, .pt2, .onnx)"
     )

@@ -75,5 +75,5 @@ def classifier(model: nn.Module) -> str:
     """
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not names:
-        raise UserError(f"{type(model).__name__} has no linear layer, so its last one cannot be left dense")
+        raise UserError(f"{type(model).__name__} has no linear layer, the last of which stays dense: say by exclude what does")
     return names[-1]

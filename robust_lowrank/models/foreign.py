@@ -11,8 +11,8 @@ from robust_lowrank import checkpoint
 from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.models.architectures import architecture
 from robust_lowrank.models.files import sha256
-from robust_lowrank.models.normalize import Normalize
-from robust_lowrank.models.programs import Program, float_type, load_exported, load_onnx, load_torchscript
+from robust_lowrank.models.normalize import normalised, written
+from robust_lowrank.models.programs import Program, float_type_of, load_exported, load_onnx, load_torchscript
 from robust_lowrank.models.weights import load_weights
 
 PROGRAMS = {".pt": "TorchScript", ".ts": "TorchScript", ".pt2": "exported program", ".onnx": "ONNX"}
@@ -65,13 +65,13 @@ def load_foreign(
         if weights is not None:
             raise UserError(f"{source} holds its own weights: leave {weights} away")
         program = _load_program(Path(source), device)
-        model, _ = _normalise(program, input_shape, mean, std)
+        model, _ = normalised(program, input_shape, mean, std)
         described = {"kind": PROGRAMS[suffix], "sha256": program.digest, "file": source}
     else:
         network, kind, normalises = architecture(source, input_shape=input_shape, num_classes=num_classes)
         if weights is None and not kind.startswith("function"):
             raise UserError(f"{source} is an architecture, and its weights would be random: give the file of its weights too")
-        model, kept = _normalise(network, input_shape, mean, std, own=normalises)
+        model, kept = normalised(network, input_shape, mean, std, own=normalises)
         if weights is None:
             described = {"kind": kind, "sha256": checkpoint.digest(network)}
         else:
@@ -79,7 +79,7 @@ def load_foreign(
             described = {"kind": kind, "sha256": sha256(weights), "file": str(weights)}
     model = model.to(device).eval()
     if mean is not None and std is not None:
-        described["normalisation"] = f"mean {_numbers(mean)}, std {_numbers(std)}"
+        described["normalisation"] = f"mean {written(mean)}, std {written(std)}"
     gradients = _probe(source, model, input_shape, num_classes, device)
     return Foreign(model, gradients, {"source": source} | described)
 
@@ -90,33 +90,10 @@ def _load_program(path: Path, device: torch.device) -> Program:
     return load_exported(path, device) if path.suffix == ".pt2" else load_torchscript(path, device)
 
 
-def _normalise(
-    model: nn.Module, input_shape: tuple[int, ...], mean: Sequence[float] | None, std: Sequence[float] | None, *, own: bool = False
-) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return the model that normalises so, and which of its tensors say how; `own` architectures have a place for them."""
-    if mean is None and std is None:
-        return model, ()
-    if mean is None or std is None:
-        raise UserError("mean and std go together: give both, or neither where the model normalises by itself")
-    if len(input_shape) != 3 or not len(mean) == len(std) == input_shape[0]:
-        raise UserError(
-            f"mean and std have one number a channel of (channels, height, width), not {len(mean)} and {len(std)} for {input_shape}"
-        )
-    if not min(std) > 0:
-        raise UserError(f"std is above 0 in every channel, not {_numbers(std)}")
-    channels, height, width = input_shape
-    normalize = Normalize((channels, height, width), mean=mean, std=std).to(_float_type(model))
-    if not own:
-        return nn.Sequential(normalize, model), ()
-    name = next(name for name, module in model.named_modules() if isinstance(module, Normalize))
-    model.set_submodule(name, normalize)
-    return model, (f"{name}.mean", f"{name}.std")
-
-
 def _probe(source: str, model: nn.Module, input_shape: tuple[int, ...], num_classes: int | None, device: torch.device) -> bool:
     """Return whether the outputs for one input have a gradient, after making sure that they have the right form."""
     with torch.enable_grad():
-        x = torch.full((1, *input_shape), 0.5, dtype=_float_type(model), device=device).requires_grad_()
+        x = torch.full((1, *input_shape), 0.5, dtype=float_type_of(model), device=device).requires_grad_()
         try:
             logits = model(x)
         except Exception as error:
@@ -133,11 +110,3 @@ def _probe(source: str, model: nn.Module, input_shape: tuple[int, ...], num_clas
             return torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is not None
         except RuntimeError:
             return False
-
-
-def _float_type(model: nn.Module) -> torch.dtype:
-    return float_type([*model.parameters(), *model.buffers()])
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return " ".join(f"{value:g}" for value in values)

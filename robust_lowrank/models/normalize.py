@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
+from robust_lowrank.models.programs import float_type_of
 
 InputShape = tuple[int, int, int]  # channels, height, width
 
@@ -49,3 +50,50 @@ class Normalize(nn.Module):
     def extra_repr(self) -> str:
         """Show the shape that the network was built for."""
         return f"input_shape={self.input_shape}"
+
+
+def normalised(
+    model: nn.Module, input_shape: tuple[int, ...], mean: Sequence[float] | None, std: Sequence[float] | None, *, own: bool = False
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return a network of images in [0, 1] made of one that takes normalised images, and which of its tensors say how.
+
+    Without `mean` and `std` it is the network itself.
+
+    Example:
+        >>> network, _ = normalised(nn.Conv2d(3, 4, 3), (3, 32, 32), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        >>> [name for name, _ in network.named_parameters()]
+        ['1.weight', '1.bias']
+
+    Args:
+        own: the network has a place of its own for them, as those of this package have.
+
+    Raises:
+        UserError: they do not go together, or do not fit the shape.
+    """
+    if mean is None and std is None:
+        return model, ()
+    if mean is None or std is None:
+        raise UserError("mean and std go together: give both, or neither where the model normalises by itself")
+    if len(input_shape) != 3 or not len(mean) == len(std) == input_shape[0]:
+        raise UserError(
+            f"mean and std have one number a channel of (channels, height, width), not {len(mean)} and {len(std)} for {input_shape}"
+        )
+    if not min(std) > 0:
+        raise UserError(f"std is above 0 in every channel, not {written(std)}")
+    channels, height, width = input_shape
+    normalize = Normalize((channels, height, width), mean=mean, std=std).to(float_type_of(model))
+    if not own:
+        return nn.Sequential(normalize, model), ()
+    name = next(name for name, module in model.named_modules() if isinstance(module, Normalize))
+    model.set_submodule(name, normalize)
+    return model, (f"{name}.mean", f"{name}.std")
+
+
+def written(values: Sequence[float]) -> str:
+    """Return numbers as they stand in messages and records.
+
+    Example:
+        >>> written((0.5, 0.25))
+        '0.5 0.25'
+    """
+    return " ".join(f"{value:g}" for value in values)

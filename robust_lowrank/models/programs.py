@@ -83,6 +83,17 @@ def load_exported(path: Path, device: torch.device) -> Program:
     `torch.export.load` unpickles whatever it does not know: here that is refused.
 
     Raises:
+        UserError: as `read_program`.
+    """
+    program, images = read_program(path, device)
+    batch = images.shape[0] if isinstance(images.shape[0], int) else None
+    return Program(_freeze(program.module()), sha256(path), dtype=images.dtype, batch=batch)
+
+
+def read_program(path: Path, device: torch.device) -> tuple[Any, Tensor]:
+    """Read a program that `torch.export.save` wrote, on a device; return it with an example of its input, without values.
+
+    Raises:
         UserError: there is no such file, it holds something else or objects that are no tensors, or the program was exported in
             training mode or with several inputs.
     """
@@ -104,9 +115,7 @@ def load_exported(path: Path, device: torch.device) -> Program:
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
-    images = inputs[0].meta["val"]
-    batch = images.shape[0] if isinstance(images.shape[0], int) else None
-    return Program(_freeze(program.module()), sha256(path), dtype=images.dtype, batch=batch)
+    return program, inputs[0].meta["val"]
 
 
 def load_onnx(path: Path) -> Program:
@@ -143,6 +152,11 @@ def load_onnx(path: Path) -> Program:
 def float_type(tensors: Iterable[Tensor]) -> torch.dtype:
     """Return the type of the first tensor of floats, float32 if there is none."""
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+
+
+def float_type_of(model: nn.Module) -> torch.dtype:
+    """Return the type of a network's first parameter or buffer of floats, float32 if there is none."""
+    return float_type([*model.parameters(), *model.buffers()])
 
 
 def _freeze(module: nn.Module) -> nn.Module:

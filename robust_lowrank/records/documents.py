@@ -70,6 +70,10 @@ class RunRecord(SealedRecord):
     parameters: Parameters
     costs: Costs | None = None  # None before training ends, and in runs older than the measurement
     classes: list[str] = []  # the classes' names; empty where they have none but their numbers
+    input_shape: tuple[int, ...] | None = (
+        None  # channels, height and width of images; None of networks from elsewhere and older runs
+    )
+    remarks: list[str] = []  # what was done to the images as they came
     kept_dense: dict[str, str] = {}  # layer name: reason
     seconds: float = 0.0  # training time
 

@@ -51,6 +51,8 @@ class RunFiles:
         self.spectra: Path = root / "spectra.parquet"  # the table `SPECTRA`
         self.monitor: Path = root / "monitor.parquet"  # the table `MONITOR`
         self.operators: Path = root / "operators.parquet"  # the table `OPERATORS`
+        self.program: Path = root / "network.pt2"  # the network of a loop of one's own, where no function makes it
+        self.examples: Path = root / "examples.safetensors"  # its test examples, where they were given as tensors
         self.resume: Path = root / "resume"  # the directory of states that an interrupted training goes on from
         self.results: Path = root / "results"  # the directory of evaluations
         self.certificates: Path = root / "certificates"  # the directory of certificates
@@ -60,7 +62,7 @@ class RunFiles:
     @property
     def beside(self) -> tuple[Path, ...]:
         """The files that a finished run's record is sealed with."""
-        return self.weights, self.metrics, self.spectra, self.monitor, self.operators, self.onnx
+        return self.weights, self.metrics, self.spectra, self.monitor, self.operators, self.program, self.examples, self.onnx
 
     def result(self, name: str) -> ResultFiles:
         """Return the files of one evaluation, by its suite's name."""

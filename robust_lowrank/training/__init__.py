@@ -10,6 +10,11 @@ from robust_lowrank.training.config import TrainingConfig as TrainingConfig
 from robust_lowrank.training.config import load_config as load_config
 from robust_lowrank.training.config import parse_config as parse_config
 from robust_lowrank.training.naming import describe as describe
-from robust_lowrank.training.rundir import load_network as load_network
+from robust_lowrank.training.networks import config_of as config_of
+from robust_lowrank.training.networks import described as described
+from robust_lowrank.training.networks import load_network as load_network
+from robust_lowrank.training.recorded import RecordedConfig as RecordedConfig
+from robust_lowrank.training.recorded import is_recorded as is_recorded
+from robust_lowrank.training.recorded import read_examples as read_examples
 from robust_lowrank.training.trainer import Progress as Progress
 from robust_lowrank.training.trainer import train as train

@@ -4,14 +4,14 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Collection, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import torch
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from robust_lowrank.data import DATASETS
+from robust_lowrank.data import Dataset, Description, Examples, Progress, Reading, describe, load, load_examples
+from robust_lowrank.data.reading import quiet
 from robust_lowrank.errors import UserError, first_line, unknown_name
 from robust_lowrank.methods import ADAPTERS, METHODS, GalerkinMethod, Method
 from robust_lowrank.models import MODELS
@@ -24,6 +24,7 @@ from robust_lowrank.training.rank_config import Rank, refuse_old_keys
 DENSE = "dense"  # not a method: the network is not compressed
 DEFAULT_INIT = "kaiming"
 DEFAULT_MOMENTUM = 0.3
+READING_KEYS = ("size", "channels", "test_fraction", "skip_broken")  # of [data]: how data of one's own are read
 
 
 def _require_name(kind: str, names: Collection[str], name: str) -> str:
@@ -32,17 +33,30 @@ def _require_name(kind: str, names: Collection[str], name: str) -> str:
     return name
 
 
-def _finite(value: Any) -> Any:
+def _require_model(name: str) -> str:
+    if name in MODELS:
+        return name
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise UserError(f"{unknown_name('model', name, MODELS)}; one of your own is module:function")
+    if not module or not function:
+        raise UserError(f"model {name!r} is not of the form module:function, such as nets:small of nets.py")
+    return name
+
+
+def finite(value: Any) -> Any:
+    """Return a value as JSON can hold it: infinity as the string "inf", tuples as lists."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return "inf" if value == math.inf else value
 
 
-def _infinite(value: Any) -> Any:
+def infinite(value: Any) -> Any:
+    """Return a value that `finite` returned, with its infinities."""
     if isinstance(value, dict):
-        return {key: _infinite(item) for key, item in value.items()}
+        return {key: infinite(item) for key, item in value.items()}
     return math.inf if value == "inf" else value
 
 
@@ -70,20 +84,56 @@ class PenaltyTable(Table):
 
 
 class DataConfig(Table):
-    """The images: the first `train_examples` to train on, the last `validation_examples` of that part to watch."""
+    """The images: the first `train_examples` to train on, the last `validation_examples` of that part to watch.
 
-    name: Annotated[str, AfterValidator(partial(_require_name, "data set", DATASETS))] = "digits"
+    `size` to `skip_broken` say how data of one's own are read: `data.Reading`.
+    """
+
+    name: str = "digits"  # or the path of a directory or a file of arrays, as it was given
     data_dir: str | None = None
     download: bool = False
+    size: int | Annotated[tuple[int, int], Field(strict=False)] | None = None
+    channels: int | None = None
+    test_fraction: float | None = None
+    skip_broken: bool = False
     train_examples: int | None = Field(default=None, ge=1)  # None: all but those for validation
     validation_examples: int = Field(default=0, ge=0)
     test_examples: int | None = Field(default=None, ge=1)  # None: all
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self._options()
+        return self
+
+    def _options(self) -> dict[str, Any]:
+        reading = Reading(self.size, self.channels, self.test_fraction, self.skip_broken)
+        return {"data_dir": self.data_dir, "download": self.download, "reading": reading}
+
+    def load(self, progress: Progress = quiet) -> Dataset:
+        """Return the data set, all of it."""
+        return load(self.name, **self._options(), progress=progress)
+
+    def load_examples(self, progress: Progress = quiet) -> Examples:
+        """Return what a network from elsewhere is attacked on."""
+        return load_examples(self.name, **self._options(), progress=progress)
+
+    def describe(self, progress: Progress = quiet) -> Description:
+        """Return what a network must fit; images of the catalogue are not loaded for it."""
+        return describe(self.name, **self._options(), progress=progress)
+
 
 class ModelConfig(Table):
-    """The architecture."""
+    """The architecture: one of `MODELS`, `module:function`, `torchvision:NAME` or `timm:NAME`, as `models.make` takes them."""
 
-    name: Annotated[str, AfterValidator(partial(_require_name, "model", MODELS))] = "cnn"
+    name: Annotated[str, AfterValidator(_require_model)] = "cnn"
+    mean: tuple[float, ...] | None = Field(default=None, strict=False)  # None: the network normalises by itself
+    std: tuple[float, ...] | None = Field(default=None, strict=False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise UserError("mean and std go together: give both, or neither where the network normalises by itself")
+        return self
 
 
 class MethodConfig(Table, extra="allow"):
@@ -245,13 +295,18 @@ class TrainConfig(Table):
             record["method"] |= dataclasses.asdict(self.method.method().with_defaults_for("drawn"))  # pyright: ignore[reportArgumentType]
         if self.monitor is None:
             del record["monitor"]
+        if self.model.mean is None:
+            del record["model"]["mean"], record["model"]["std"]
+        for key in READING_KEYS:
+            if record["data"][key] in (None, False):
+                del record["data"][key]
         if self.training.temperature == 1:
             del record["training"]["temperature"]
         if self.training.adversarial is None:
             del record["training"]["adversarial"]
         else:
             record["training"]["adversarial"] = self.training.adversarial.complete().model_dump(exclude_none=True)
-        return _finite(record)
+        return finite(record)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Self:
@@ -260,7 +315,7 @@ class TrainConfig(Table):
         Raises:
             ValidationError: it is not one.
         """
-        return cls.model_validate(_infinite(record))
+        return cls.model_validate(infinite(record))
 
 
 def load_config(path: Path | str) -> TrainConfig:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from robust_lowrank.exporting import export
 from robust_lowrank.exporting.timing import time_passes
+from robust_lowrank.models.programs import float_type_of
 from robust_lowrank.provenance import machine
 from robust_lowrank.records import Costs, Latency
 
@@ -28,7 +29,7 @@ def measure_costs(model: nn.Module, input_shape: tuple[int, ...]) -> Costs:
     """
     device = next(model.parameters()).device
     lean, dense = (export(model, to=form).eval() for form in ("auto", "dense"))
-    one = torch.zeros(1, *input_shape, device=device)
+    one = torch.zeros(1, *input_shape, device=device, dtype=float_type_of(model))
     latencies = []
     for batch in BATCHES:
         x = one.expand(batch, *input_shape).contiguous()

@@ -1,13 +1,16 @@
 """Methods get names for reports and for directories."""
 
 import re
+from pathlib import Path
 from typing import Any
 
+from robust_lowrank.data import DATASETS
 from robust_lowrank.methods import SVD, CayleySGD, CondLR, Method, ProjectedSGD, SpectralClamp, Vanilla
 from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import DENSE, MethodConfig, TrainConfig
 from robust_lowrank.training.rank_config import BudgetTable, RankTable
 
+UNSAFE = r"[^A-Za-z0-9._-]+"  # in the name of a directory
 TITLES: dict[type[Method], str] = {
     SVD: "SVD after training",
     Vanilla: "Vanilla low-rank",
@@ -27,7 +30,8 @@ def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None)
     if method.label is not None:
         return method.label
     in_title = ("tau", "cond") if method.name == CondLR.name else ()
-    parts = [_title(method), *(f"{key} {value}" for key, value in method.options.items() if key not in in_title)]
+    title = title_of(None if method.name == DENSE else method.method())
+    parts = [title, *(f"{key} {value}" for key, value in method.options.items() if key not in in_title)]
     parts += _steps(method, " ")
     if adversarial is not None:
         options = _changed_options(adversarial)
@@ -36,10 +40,16 @@ def describe(method: MethodConfig, adversarial: AdversarialConfig | None = None)
     return ", ".join(parts)
 
 
-def _title(method: MethodConfig) -> str:
-    if method.name == DENSE:
-        return "Dense"
-    match method.method():
+def title_of(method: Method | None) -> str:
+    """Return what reports call a method without its further options; None stands for a network without factored layers.
+
+    Example:
+        >>> title_of(CondLR(tau=0.5)), title_of(None)
+        ('CondLR τ=0.5', 'Dense')
+    """
+    match method:
+        case None:
+            return "Dense"
         case CondLR(bound=tau):
             return f"CondLR τ={'∞' if tau == float('inf') else f'{tau:g}'}"
         case other:
@@ -82,7 +92,7 @@ def directory_name(method: MethodConfig, adversarial: AdversarialConfig | None =
     parts += _steps(method, "")
     if adversarial is not None:
         parts += [adversarial.attack, *(f"{key}{value}" for key, value in _changed_options(adversarial).items())]
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts))
+    return re.sub(UNSAFE, "_", "-".join(parts))
 
 
 def run_name(config: TrainConfig) -> str:
@@ -93,7 +103,9 @@ def run_name(config: TrainConfig) -> str:
         'digits-cnn-dense-seed0'
     """
     method = directory_name(config.method, config.training.adversarial)
-    return f"{config.data.name}-{config.model.name}-{method}-seed{config.seed}"
+    name = config.data.name
+    data = name if name in DATASETS else re.sub(UNSAFE, "_", Path(name).expanduser().resolve().stem).lstrip(".-")
+    return f"{data or 'data'}-{re.sub(UNSAFE, '_', config.model.name)}-{method}-seed{config.seed}"
 
 
 def _changed_options(adversarial: AdversarialConfig) -> dict[str, Any]:

@@ -4,15 +4,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import ValidationError
 from torch import nn
 
-from robust_lowrank import checkpoint, models, records
+from robust_lowrank import checkpoint, records
 from robust_lowrank.conditioning import operators, spectra
-from robust_lowrank.data import DATASETS
+from robust_lowrank.data import Dataset, unit_range
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import METRICS, Run, RunFiles, RunRecord
-from robust_lowrank.training.config import TrainConfig
+from robust_lowrank.threat import OBSERVED, frozen_eval, observe
+from robust_lowrank.training.config import READING_KEYS, TrainConfig
+from robust_lowrank.training.networks import described, load_network
 from robust_lowrank.training.resume import drop_states
 
 if TYPE_CHECKING:
@@ -21,38 +22,27 @@ if TYPE_CHECKING:
 PLACE_KEYS = ("data_dir", "download")  # of [data]: where the images lie does not make another run
 
 
-def build_network(config: TrainConfig) -> nn.Module:
-    """Return the dense network of a configuration, with fresh weights."""
-    entry = DATASETS[config.data.name]
-    return models.build(config.model.name, input_shape=entry.input_shape, num_classes=entry.num_classes)
-
-
-def load_network(run_dir: Path | str) -> nn.Module:
-    """Return the trained network of a run directory, in eval mode.
-
-    Example:
-        >>> load_network("runs/condlr")(torch.rand(1, 1, 8, 8)).argmax()  # doctest: +SKIP
-
-    Raises:
-        UserError: it is not a run directory, or the weights do not fit its record.
-    """
-    files = RunFiles(Path(run_dir))
-    if not files.record.is_file():
-        raise UserError(f"{run_dir} is not a run directory: it has no {files.record.name}")
-    record = records.read_record(files.record, RunRecord)
-    try:
-        config = TrainConfig.from_record(record.config)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise UserError(f"{files.record} holds no configuration that this version can read: {reason}") from error
-    return checkpoint.load(build_network(config), files.weights).eval()
-
-
-def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> records.Run | None:
+def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str], dataset: Dataset) -> records.Run | None:
     """Return the run in `out` if it is complete and has this configuration, these data and the weights that it names.
 
     Raises:
         UserError: `out` holds something else, which is left as it is.
+    """
+    record = existing_record(out, config.to_record(), hashes)
+    if record is None or record.status != "complete" or not same_images(record, hashes):
+        return None
+    network = load_network(out)
+    if checkpoint.digest(network) != record.hashes.get("weights"):
+        return None
+    refuse_changed_code(out, record, network, dataset)
+    return read_trained(out)
+
+
+def existing_record(out: Path, config: dict[str, Any], hashes: dict[str, str]) -> RunRecord | None:
+    """Return the record of the run in `out`, or None if nothing is there.
+
+    Raises:
+        UserError: `out` holds something else than a run of this configuration.
     """
     if not out.exists():
         return None
@@ -63,12 +53,28 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str]) -> reco
     if not (files := RunFiles(out)).record.is_file():
         raise UserError(f"{out} is not empty and not a run directory: choose another one")
     record = records.read_record(files.record, RunRecord)
-    if other := difference(record.config, config.to_record()):
+    if other := difference(record, config, hashes):
         raise UserError(f"{out} holds another run: {other}\nChoose another directory, or delete this one")
-    if record.status != "complete" or any(record.hashes.get(key) != value for key, value in hashes.items()):
-        return None
-    network = load_network(out)
-    return read_trained(out) if checkpoint.digest(network) == record.hashes.get("weights") else None
+    return record
+
+
+def behaviour_on(network: nn.Module, dataset: Dataset) -> dict[str, str]:
+    """Return a network's answers to a few inputs around the first test images, as its record holds them."""
+    with frozen_eval(network):
+        return observe(network, unit_range(dataset.test_images[:OBSERVED]).to(next(network.parameters()).device))
+
+
+def refuse_changed_code(out: Path, record: RunRecord, network: nn.Module, dataset: Dataset) -> None:
+    """Require that a network with the weights of a record answers as the one that was recorded.
+
+    Raises:
+        UserError: it does not.
+    """
+    if where := records.unlike(record.behaviour, behaviour_on(network, dataset)):
+        raise UserError(
+            f"{out} holds a run of {record.model} with these weights and other answers, {where}: its code has changed since\n"
+            "Choose another directory, or delete this one"
+        )
 
 
 def read_trained(out: Path) -> Run:
@@ -120,45 +126,66 @@ class RunWriter:
         return writer
 
     def write(self, model: nn.Module, metrics: dict[str, float] | None, **changes: object) -> None:
-        """Write weights, histories and the record with `changes`; `metrics` is None before the first epoch.
+        """Write weights, histories and the record with `changes`.
 
         With the status "complete" the norms of the layers as operators are written too.
+
+        Args:
+            metrics: of another epoch. None: before the first one, or where the last one is written again.
         """
         if metrics is not None:
             self.metrics.append(metrics)
+        epoch = len(self.metrics)
         frame = spectra(model)
-        frame.insert(0, "epoch", len(self.metrics))
-        self.spectra.append(frame)
-        hashes = self.record.hashes | {"weights": checkpoint.digest(model)}
-        changes = {"epochs_done": len(self.metrics), "hashes": hashes} | changes
-        self.record: RunRecord = self.record.model_copy(update=changes)
+        frame.insert(0, "epoch", epoch)
+        self.spectra = [*(history[history["epoch"] < epoch] for history in self.spectra), frame]
+        if "hashes" not in changes:
+            changes["hashes"] = self.record.hashes | {"weights": checkpoint.digest(model)}
+        self.record: RunRecord = self.record.model_copy(update={"epochs_done": epoch} | changes)
         self._store(model)
 
     def _store(self, model: nn.Module) -> None:
         import pandas as pd
 
-        checkpoint.save(model, self.files.weights)
-        records.write_frame(self.files.metrics, pd.DataFrame(self.metrics, columns=pd.Index(METRICS)))
+        columns = dict.fromkeys([*METRICS, *(name for row in self.metrics for name in row)])
+        records.write_frame(self.files.metrics, pd.DataFrame(self.metrics, columns=pd.Index(columns)))
         records.write_frame(self.files.spectra, pd.concat(self.spectra, ignore_index=True))
+        checkpoint.save(model, self.files.weights)  # after the histories, which then know every epoch whose weights are there
         if self.record.status == "complete":
-            records.write_frame(self.files.operators, operators(model, DATASETS[self.record.data].input_shape))
+            records.write_frame(self.files.operators, operators(model, described(self.record).input_shape))
         self.record = records.write_sealed(self.files.record, self.record, self.files.beside)
 
 
 def _drop_proofs(out: Path) -> None:
-    """Remove what was found out about other weights: results, certificates, forms and norms."""
+    """Remove what was made of other weights: results, certificates, forms, norms and the program."""
     files = RunFiles(out)
     for directory in (files.results, files.certificates, files.forms):
         shutil.rmtree(directory, ignore_errors=True)
     files.operators.unlink(missing_ok=True)
+    files.program.unlink(missing_ok=True)
 
 
-def difference(there: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str:
-    """Return the first difference of two configurations in words, or nothing."""
+def same_images(record: RunRecord, hashes: dict[str, str]) -> bool:
+    """Return whether a run was trained and tested on the images with these hashes."""
+    return all(record.hashes.get(key) == value for key, value in hashes.items())
+
+
+def difference(record: RunRecord, config: dict[str, Any], hashes: dict[str, str]) -> str:
+    """Return in words what first sets a run's configuration apart from another, as records hold it, or nothing.
+
+    Where the images lie does not make another run, nor do the same images under another name.
+    """
+    there = record.config.get("data") or {}
+    if same_images(record, hashes) and there and config["data"]:
+        config = config | {"data": config["data"] | {key: there.get(key) for key in ("name", *READING_KEYS)}}
+    return _difference(record.config, config)
+
+
+def _difference(there: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str:
     for key in sorted(there.keys() | wanted.keys()):
         old, new = there.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            if nested := difference(old, new, f"{path}{key}."):
+            if nested := _difference(old, new, f"{path}{key}."):
                 return nested
         elif old != new and key not in PLACE_KEYS:
             return f"its {path}{key} is {old!r}, not {new!r}"

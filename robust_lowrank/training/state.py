@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robust_lowrank import records
 from robust_lowrank.compression import compress, count_parameters, plan
 from robust_lowrank.conditioning import Alert, Monitor, ParquetWriter
-from robust_lowrank.data import DATASETS
+from robust_lowrank.data import Dataset, Description
 from robust_lowrank.errors import UserError
 from robust_lowrank.methods import SVD
 from robust_lowrank.models import classifier
@@ -21,9 +21,10 @@ from robust_lowrank.records import RunFiles
 from robust_lowrank.training.config import DENSE, TrainConfig, TrainingConfig
 from robust_lowrank.training.loop import Examples, Loop
 from robust_lowrank.training.naming import describe
+from robust_lowrank.training.networks import build_network
 from robust_lowrank.training.rank_config import BudgetTable, RankTable
 from robust_lowrank.training.resume import SavedState, load_state, save_state
-from robust_lowrank.training.rundir import RunWriter, build_network, difference
+from robust_lowrank.training.rundir import RunWriter, difference, refuse_changed_code, same_images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,10 +55,15 @@ class TrainJob(NamedTuple):
 
     config: TrainConfig
     out: Path
-    examples: Examples
+    dataset: Dataset
     hashes: dict[str, str]  # of the images
     device: torch.device
     command: str
+
+    @property
+    def data(self) -> Description:
+        """What is known of the images."""
+        return self.dataset.description
 
     def phase(self, epoch: int) -> Phase:
         """Return the phase of an epoch."""
@@ -65,7 +71,8 @@ class TrainJob(NamedTuple):
 
     def loop(self, model: nn.Module, phase: Phase) -> Loop:
         """Return what fits the network in a phase."""
-        return Loop(model, self.examples, phase.training, self.config.method, seed=phase.seed)
+        examples = Examples(self.dataset.train_images, self.dataset.train_y)
+        return Loop(model, examples, phase.training, self.config.method, seed=phase.seed)
 
 
 @dataclass
@@ -103,8 +110,8 @@ class TrainState:
         """
         config = job.config
         torch.manual_seed(config.seed)
-        model = build_network(config)
-        kept_dense = {} if config.method.name == SVD.name else factorise(model, config)
+        model = build_network(config.model, job.data)
+        kept_dense = {} if config.method.name == SVD.name else factorise(model, config, job.data)
         model.to(job.device)
         phase = job.phase(1)
         loop = job.loop(model, phase)
@@ -121,7 +128,9 @@ class TrainState:
             machine=machine(job.device),
             hashes=job.hashes,
             parameters=count_parameters(model),
-            classes=list(DATASETS[config.data.name].classes),
+            classes=list(job.data.classes),
+            input_shape=job.data.input_shape,
+            remarks=list(job.data.remarks),
             kept_dense=kept_dense,
         )
         writer = RunWriter(job.out, record)
@@ -130,11 +139,16 @@ class TrainState:
 
     @classmethod
     def resume(cls, job: TrainJob, on_alert: Callable[[Alert], None]) -> Self | None:
-        """Return a training where it was interrupted, or None if it was not, or its files do not agree on where that was."""
-        state = load_state(job.out, lambda: build_network(job.config))
+        """Return a training where it was interrupted, or None if it was not, or its files do not agree on where that was.
+
+        Raises:
+            UserError: its network has the weights of then and gives other answers.
+        """
+        state = load_state(job.out, lambda: build_network(job.config.model, job.data))
         if state is None or not _fits(state.record, job):
             return None
         model = state.model.to(job.device)
+        refuse_changed_code(job.out, state.record, model, job.dataset)
         phase = job.phase(state.record.epochs_done + 1)
         try:
             loop = job.loop(model, phase)
@@ -180,41 +194,40 @@ class TrainState:
         save_state(self.job.out, SavedState(self.writer.record, self.model, values))
 
 
-def factorise(model: nn.Module, config: TrainConfig) -> dict[str, str]:
-    """Compress a network in place as a configuration says; return which layers stayed dense and why."""
+def factorise(model: nn.Module, config: TrainConfig, data: Description) -> dict[str, str]:
+    """Compress a network of images such as these in place as a configuration says; return which layers stayed dense and why."""
     method = config.method
     if method.name == DENSE:
         return {}
     assert method.init is not None
     init = "weights" if method.name == SVD.name else method.init
-    return compress(model, method=method.method(), init=init, **_layers_and_ranks(model, config)).kept_dense
+    return compress(model, method=method.method(), init=init, **_layers_and_ranks(model, config, data)).kept_dense
 
 
-def plan_layers(config: TrainConfig) -> "pd.DataFrame":
-    """Return what `factorise` would do to the network of a configuration, as `rlr.plan` does.
+def plan_layers(config: TrainConfig, data: Description) -> "pd.DataFrame":
+    """Return what `factorise` would do to the network of a configuration for such images, as `rlr.plan` does.
 
     Raises:
         UserError: the network stays dense, or ranks do not fit.
     """
     if config.method.name == DENSE:
         raise UserError("a dense network is not compressed: name a method, such as condlr")
-    model = build_network(config)
-    return plan(model, method=config.method.method(), **_layers_and_ranks(model, config))
+    model = build_network(config.model, data)
+    return plan(model, method=config.method.method(), **_layers_and_ranks(model, config, data))
 
 
-def _layers_and_ranks(model: nn.Module, config: TrainConfig) -> dict[str, Any]:
-    method, shape = config.method, DATASETS[config.data.name].input_shape
+def _layers_and_ranks(model: nn.Module, config: TrainConfig, data: Description) -> dict[str, Any]:
+    method = config.method
     exclude = (re.escape(classifier(model)),) if method.exclude is None else method.exclude
     rank = method.rank.to_rank() if isinstance(method.rank, RankTable | BudgetTable) else method.rank
-    example = torch.zeros(2, *shape, device=next(model.parameters()).device)
+    example = torch.zeros(2, *data.input_shape, device=next(model.parameters()).device)
     return {"rank": rank, "exclude": exclude, "example_input": example}
 
 
 def _fits(record: records.RunRecord, job: TrainJob) -> bool:
     """Return whether a state is one of this training, with epochs left."""
-    same = not difference(record.config, job.config.to_record())
-    images = all(record.hashes.get(key) == value for key, value in job.hashes.items())
-    return same and images and 0 < record.epochs_done < phases(job.config)[-1].last
+    same = same_images(record, job.hashes) and not difference(record, job.config.to_record(), job.hashes)
+    return same and 0 < record.epochs_done < phases(job.config)[-1].last
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:

@@ -11,15 +11,15 @@ from robust_lowrank import records
 from robust_lowrank.compression import count_parameters
 from robust_lowrank.conditioning import Alert
 from robust_lowrank.conditioning.alerts import log
-from robust_lowrank.data import Dataset, digest, load
+from robust_lowrank.data import Dataset, digest
 from robust_lowrank.errors import UserError
 from robust_lowrank.methods import SVD
-from robust_lowrank.threat import OBSERVED, frozen_eval, observe
 from robust_lowrank.training.config import TrainConfig
 from robust_lowrank.training.costs import measure_costs
 from robust_lowrank.training.loop import Examples, accuracy
+from robust_lowrank.training.naming import describe
 from robust_lowrank.training.resume import drop_states
-from robust_lowrank.training.rundir import finished_run, read_trained
+from robust_lowrank.training.rundir import behaviour_on, finished_run, read_trained
 from robust_lowrank.training.state import TrainJob, TrainState, factorise, phases
 
 
@@ -27,7 +27,8 @@ from robust_lowrank.training.state import TrainJob, TrainState, factorise, phase
 class Progress:
     """Progress of a training after a step, or after an epoch with its metrics (a row of `records.METRICS`).
 
-    With a monitor also its line, and what it has warned of since the last time.
+    With a monitor also its line, and what it has warned of since the last time. Before the first epoch a step is an image that
+    is read, and at the end of that come the remarks on them.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Progress:
     metrics: dict[str, float] | None = None
     conditioning: str = ""
     alerts: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def train(
@@ -63,30 +65,33 @@ def train(
         command: the command line that `run.json` shall name.
 
     Raises:
-        UserError: data are missing, ranks or eps do not fit, or `out` holds something else; nothing has been written then.
+        UserError: data are missing, ranks, eps or the network do not fit, or `out` holds something else, such as a run of
+            a network whose code was another; nothing has been written then.
         TrainingError: the loss or the logits are no longer finite; `out` keeps the last sound epoch, status "running".
     """
     out = Path(out)
-    dataset, validation = _data(config)
+    dataset, validation = _data(config, progress)
     hashes = {"train": digest(dataset.train_images, dataset.train_y), "test": digest(dataset.test_images, dataset.test_y)}
-    if (run := finished_run(out, config, hashes)) is not None:
+    if (run := finished_run(out, config, hashes, dataset)) is not None:
         return run
     name = config.training.device
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    examples = Examples(dataset.train_images, dataset.train_y)
-    job = TrainJob(config, out, examples, hashes, device, command)
+    job = TrainJob(config, out, dataset, hashes, device, command)
     alerts: list[Alert] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         on_alert = log if progress is None else alerts.append
         state = TrainState.resume(job, on_alert) or TrainState.begin(job, on_alert)
-        _run(state, dataset, validation, progress, alerts)
+        _run(state, validation, progress, alerts)
     return read_trained(out)
 
 
-def _data(config: TrainConfig) -> tuple[Dataset, Examples | None]:
+def _data(config: TrainConfig, progress: Callable[[Progress], None] | None) -> tuple[Dataset, Examples | None]:
     """Return the images to train and test on, and those to validate on: the last of the training set."""
-    options = config.data
-    whole = load(options.name, data_dir=options.data_dir, download=options.download)
+    options, label = config.data, describe(config.method, config.training.adversarial)
+    tell = (lambda _: None) if progress is None else progress
+    whole = options.load(lambda done, total: tell(Progress(label, done, total, 0, config.training.epochs)))
+    if whole.remarks:
+        tell(Progress(label, 1, 1, 0, config.training.epochs, remarks=whole.remarks))
     available = len(whole.train_y) - options.validation_examples
     if (options.train_examples or 1) > available:
         raise UserError(
@@ -99,13 +104,12 @@ def _data(config: TrainConfig) -> tuple[Dataset, Examples | None]:
 
 def _run(
     state: TrainState,
-    dataset: Dataset,
     validation: Examples | None,
     progress: Callable[[Progress], None] | None,
     alerts: list[Alert],
 ) -> None:
     """Train to the end, and write every epoch as it is complete."""
-    config, model, writer = state.job.config, state.model, state.writer
+    config, dataset, model, writer = state.job.config, state.job.dataset, state.model, state.writer
     last_dense = config.training.epochs if config.method.name == SVD.name else None
     epochs = phases(config)[-1].last
 
@@ -124,7 +128,7 @@ def _run(
             state.loop.finish()
         changes: dict[str, object] = {"seconds": writer.record.seconds + outcome.seconds}
         if epoch == last_dense:
-            changes["kept_dense"] = factorise(model, config)
+            changes["kept_dense"] = factorise(model, config, state.job.data)
         changes["parameters"] = count_parameters(model)
         metrics = {
             "epoch": epoch,
@@ -139,8 +143,7 @@ def _run(
             tested = accuracy(model, Examples(dataset.test_images, dataset.test_y))
             costs = measure_costs(model, dataset.input_shape)
             changes |= {"status": "complete", "test_accuracy": tested, "costs": costs}
-            with frozen_eval(model):
-                changes["behaviour"] = observe(model, dataset.test_x[:OBSERVED].to(state.job.device))
+        changes["behaviour"] = behaviour_on(model, dataset)
         if state.history is not None:
             state.history.flush()
         writer.write(model, metrics, **changes)

@@ -14,6 +14,11 @@ CASES = [
     (("train", "--epochs", "many"), "--epochs"),
     (("train", "--data", "digts"), "did you mean 'digits'"),
     (("train", "--model", "lenet"), "did you mean 'lenet5'"),
+    (("train", "--model", "nowhere:net"), "there is no module nowhere"),
+    (("train", "--model", "nets:seven"), "logits of 7 classes"),
+    (("train", "--model", "nets:"), "not of the form module:function"),
+    (("train", "--model", "nets:seven", "--mean", "0.5"), "mean and std go together"),
+    (("train", "--model", "nets:seven", "--mean", "grey"), "not a list of numbers"),
     (("train", "--method", "condrl"), "did you mean 'condlr'"),
     (("train", "--method", "condlr", "--rank", "9999"), "no layer of the network can be factored"),
     (("train", "--method", "condlr", "--rank", "0"), "rank = 0"),
@@ -57,9 +62,12 @@ CASES = [
     (("attack", "nothing", "--executor", "cloud"), "cloud"),
     (("attack",), "nothing to attack"),
     (("report", "nothing"), "not a run directory"),
+    (("show", "nothing"), "not a run directory"),
+    (("show", "occupied"), "not a run directory"),
     (("condition", "nothing"), "nothing is not there"),
     (("condition", "tiny.toml"), "no file of weights by its name"),
     (("bench", "none.toml"), "none.toml"),
+    (("bench", "mnist-quik"), "did you mean 'mnist-quick'"),
     (("bench", "wrong_key.toml"), "wrong_key.toml"),
     (("bench", "wrong_suite.toml"), "did you mean 'quick'"),
     (("bench", "wide_eps.toml"), "eps 1.5 is outside"),
@@ -80,6 +88,7 @@ def files(here: Path, experiment: Path) -> None:
         "wide_eps.toml": text.replace("eps = 0.1", "eps = 1.5"),
         "twice.toml": text + "[[attacks]]\nsuite = 'quick'\n",
         "occupied/thesis.txt": "years of work",
+        "nets.py": "from torch import nn\ndef seven():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))\n",
     }
     for name, content in texts.items():
         (here / name).parent.mkdir(exist_ok=True)

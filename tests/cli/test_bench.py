@@ -13,7 +13,7 @@ from typer.testing import Result
 
 from robust_lowrank import records, training
 from robust_lowrank.errors import TrainingError
-from robust_lowrank.jobs import shipped
+from robust_lowrank.jobs import load_experiment
 from robust_lowrank.jobs.executors.processes import threads_each
 
 Command = Callable[..., Result]
@@ -103,7 +103,7 @@ def test_workers_end_with_the_command(here: Path, experiment: Path) -> None:
 
 
 def test_the_demo_compares_all_methods_with_a_dense_and_a_plain_network() -> None:
-    demo = shipped("demo")
+    demo = load_experiment("demo")
     assert [method.name for method in demo.methods] == ["dense", "vanilla", "condlr", "dlrt", "tdlrt", "geolora"]
     assert (demo.data.name, demo.model.name) == ("digits", "cnn")
 

@@ -8,6 +8,7 @@ from typer.testing import Result
 
 from robust_lowrank.data import DATASETS
 from robust_lowrank.evaluation import suite_names
+from robust_lowrank.jobs import experiment_names
 from robust_lowrank.methods import METHODS
 from robust_lowrank.models import MODELS
 
@@ -18,6 +19,7 @@ NAMES = {
     "models": list(MODELS),
     "data": list(DATASETS),
     "suites": suite_names(),
+    "experiments": experiment_names(),
 }
 
 

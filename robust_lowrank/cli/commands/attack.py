@@ -9,13 +9,13 @@ from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.elsewhere import (
     ELSEWHERE,
     ForeignClasses,
-    ForeignData,
     ForeignMean,
     ForeignModel,
     ForeignStd,
     ForeignWeights,
     foreign_network,
 )
+from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken
 from robust_lowrank.errors import UserError
 
 Eps = Annotated[
@@ -25,6 +25,13 @@ SuiteName = Annotated[str, typer.Option(help="A suite by name ('rlr-eval list su
 NormName = Annotated[Literal["Linf", "L2", "L1"] | None, typer.Option(help="The suite's own without it.")]
 First = Annotated[int | None, typer.Option("--n", help="Attack the first so many test images; all without it.")]
 BatchSize = Annotated[int, typer.Option(help="Examples at a time; changes no verdict of a native attack.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a run: its images, if they have moved. With --model: a data set's name, a directory of images, "
+        "or a .npz or .safetensors file."
+    ),
+]
 DataDir = Annotated[Path | None, typer.Option(help="Where the data set's files lie; as in training without it.")]
 ExecutorName = Annotated[str, typer.Option(help="Where the work runs: processes of this machine, or a module of jobs/executors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
@@ -55,13 +62,16 @@ def attack(
             help="Deployed forms to attack as well, such as merged,factors,bf16,onnx,int8; verdicts that differ are shown."
         ),
     ] = None,
+    data: Data = None,
     data_dir: DataDir = None,
     model: ForeignModel = None,
     weights: ForeignWeights = None,
-    data: ForeignData = None,
     classes: ForeignClasses = None,
     mean: ForeignMean = None,
     std: ForeignStd = None,
+    image_size: ImageSize = None,
+    channels: Channels = None,
+    skip_broken: SkipBroken = False,
     label: Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What reports call it.")] = None,
     out: Annotated[Path | None, typer.Option(rich_help_panel=ELSEWHERE, help="Run directory for its results.")] = None,
     json: Json = False,
@@ -75,8 +85,9 @@ def attack(
     from robust_lowrank.exporting.programs import require_onnx
     from robust_lowrank.jobs import transfer as transfers
     from robust_lowrank.jobs.attack import Attack
-    from robust_lowrank.jobs.chain import foreign_job, stored_job, with_data
+    from robust_lowrank.jobs.chain import Location, foreign_job, moved, stored_job
     from robust_lowrank.jobs.dispatch import check_workers, perform_all
+    from robust_lowrank.jobs.events import remark
     from robust_lowrank.jobs.executors import find_executor
     from robust_lowrank.jobs.forms import PROGRAMS
     from robust_lowrank.records import ResultRecord, RunFiles, read_record, read_run
@@ -106,19 +117,32 @@ def attack(
         raise UserError("--form is of a run's own network: a network from elsewhere has the form that it is given in")
     if not set(PROGRAMS).isdisjoint(settled.forms):
         require_onnx()
-    foreign = foreign_network(model, weights, data, data_dir, classes=classes, mean=mean, std=std)
+    foreign = foreign_network(
+        model,
+        weights,
+        data,
+        data_dir,
+        classes=classes,
+        mean=mean,
+        std=std,
+        image_size=image_size,
+        channels=channels,
+        skip_broken=skip_broken,
+    )
+    remarks: list[str] = []
     if foreign is None:
         if lone := [name for name, value in {"--out": out, "--label": label}.items() if value is not None]:
             raise UserError(f"{lone[0]} belongs to a network from elsewhere: name it with --model")
         if not runs:
             raise UserError("nothing to attack: give run directories, or --model with --data and --out")
-        jobs = [with_data(stored_job(run, [settled]), data_dir, download=False) for run in runs]
+        jobs = [moved(stored_job(run, [settled]), Location(data, data_dir)) for run in runs]
     else:
         if runs or out is None:
             raise UserError("--model is attacked alone: give --out as well, and no run directory")
         jobs = [foreign_job(foreign, out, [settled], command=console.command_line())]
-        foreign.record(out, label=label, command=console.command_line())
+        remarks = foreign.record(out, label=label, command=console.command_line()).remarks
     with Board() as board:
+        remark(jobs[0].name, remarks, board)
         outcomes = perform_all(jobs, executor=executor, workers=workers, report=board)
     names = [outcome.results[0] for outcome in outcomes]
     done = [read_run(job.out, results=bool(settled.forms)) for job in jobs]

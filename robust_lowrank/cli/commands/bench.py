@@ -15,14 +15,16 @@ Workers = Annotated[int | None, typer.Option(help="Processes; one a core without
 
 
 def bench(
-    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="Methods, ranks, seeds and attacks.")],
+    experiment: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT", help="An experiment by name ('rlr-eval list experiments') or a TOML file.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Directory of runs and report; reports/NAME without it.")] = None,
     executor: ExecutorName = "processes",
     workers: Workers = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files lie.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if its files are missing.")] = False,
 ) -> None:
-    """Train, attack and compare everything that an experiment's file names; what is finished is not done again."""
+    """Train, attack and compare everything that an experiment names; what is finished is not done again."""
     from robust_lowrank.jobs import load_experiment
 
     _run(load_experiment(experiment), out, executor=executor, workers=workers, data_dir=data_dir, download=download)
@@ -38,9 +40,9 @@ def demo(
 
     Trains them, attacks them with FGSM, PGD and AutoAttack, and writes the report; at most two minutes on two cores.
     """
-    from robust_lowrank.jobs import shipped
+    from robust_lowrank.jobs import load_experiment
 
-    experiment = shipped("demo")
+    experiment = load_experiment("demo")
     if seed is not None:
         experiment = experiment.model_copy(update={"seeds": (seed,)})
     _run(experiment, out, executor=executor, workers=workers)

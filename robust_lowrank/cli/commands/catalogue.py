@@ -10,14 +10,14 @@ from rich.table import Table
 
 from robust_lowrank.cli import console
 
-Kind = Literal["methods", "models", "data", "suites"]
+Kind = Literal["methods", "models", "data", "suites", "experiments"]
 
 
 def list_names(
     kind: Annotated[Kind | None, typer.Argument(help="Only these names; all without it.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the names as JSON.")] = False,
 ) -> None:
-    """List the names that the other commands take: methods with their options, models, data sets and attack suites."""
+    """List the names that the other commands take: methods with their options, models, data sets, attack suites and experiments."""
     listed = {name: _entries(name) for name in ([kind] if kind else get_args(Kind))}
     if json:
         console.print_json(listed)
@@ -56,6 +56,10 @@ def _entries(kind: str) -> list[dict[str, Any]]:
             }
             for suite in map(load_suite, suite_names())
         ]
+    if kind == "experiments":
+        from robust_lowrank.jobs import experiment_names, load_experiment
+
+        return [{"name": name, "summary": load_experiment(name).description} for name in experiment_names()]
     from robust_lowrank.data import DATASETS
     from robust_lowrank.models import MODELS
 

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from robust_lowrank.cli import console
-from robust_lowrank.cli.commands.attack import DataDir, Json
+from robust_lowrank.cli.commands.attack import Data, DataDir, Json
 
 Smoothing = "Smoothing"
 
@@ -27,6 +27,7 @@ def certify(
         float | None, typer.Option(rich_help_panel=Smoothing, help="How often a certificate may be wrong; 0.001 without it.")
     ] = None,
     seed: Annotated[int | None, typer.Option(rich_help_panel=Smoothing, help="Seed of the noise; 0 without it.")] = None,
+    data: Data = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -36,10 +37,11 @@ def certify(
     """
     from robust_lowrank.cli.progress import Board
     from robust_lowrank.jobs.certification import CertifyConfig, certify_run, subject_to_certify
+    from robust_lowrank.jobs.chain import Location
     from robust_lowrank.records import read_run
 
     config = CertifyConfig.resolve(method, sigma=sigma, samples=samples, alpha=alpha, seed=seed, radii=radius or ())
-    subjects = [subject_to_certify(run, n, data_dir) for run in runs]
+    subjects = [subject_to_certify(run, n, Location(data, data_dir)) for run in runs]
     with Board() as board:
         records = [certify_run(run, subject, config, board) for run, subject in zip(runs, subjects, strict=True)]
     labels = [read_run(run).record.label for run in runs]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robust_lowrank.cli.commands.images import reading_keys
 from robust_lowrank.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ ForeignModel = Annotated[
     ),
 ]
 ForeignWeights = Annotated[Path | None, typer.Option(rich_help_panel=ELSEWHERE, help="Weights: .safetensors, .pt or .pth.")]
-ForeignData = Annotated[
-    str | None, typer.Option(rich_help_panel=ELSEWHERE, help="A data set's name, or a .npz or .safetensors file with x and y.")
-]
 ForeignClasses = Annotated[int | None, typer.Option(rich_help_panel=ELSEWHERE, help="How many classes it has.")]
 ForeignMean = Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What it expects subtracted: 0.49,0.48,0.45")]
 ForeignStd = Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What it expects divided by, a channel each.")]
@@ -36,26 +34,36 @@ def foreign_network(
     classes: int | None,
     mean: str | None,
     std: str | None,
+    image_size: str | None,
+    channels: int | None,
+    skip_broken: bool,
 ) -> "Foreign | None":
     """Return the network that the options name; None without --model.
 
     Raises:
         UserError: an option stands without --model, --data is missing, or a list of numbers is none.
     """
+    keys = reading_keys(image_size, channels, skip_broken)
     if model is None:
-        given = {"--weights": weights, "--data": data, "--classes": classes, "--mean": mean, "--std": std}
+        given = {"--weights": weights, "--classes": classes, "--mean": mean, "--std": std}
         if lone := [name for name, value in given.items() if value is not None]:
             raise UserError(f"{lone[0]} belongs to a network from elsewhere: name it with --model")
+        if any(value is not None for value in keys.values()):
+            raise UserError("a run's images are read as in its training: leave --image-size, --channels and --skip-broken out")
         return None
     if data is None:
         raise UserError("--model needs its examples: give --data, such as the name of a data set")
     from robust_lowrank.jobs.subjects import Foreign
+    from robust_lowrank.tables import parse_table
+    from robust_lowrank.training import DataConfig
 
-    shift, scale = _numbers(mean, "--mean"), _numbers(std, "--std")
-    return Foreign(model, weights, data, data_dir, classes=classes, mean=shift, std=scale)
+    shift, scale = numbers_of(mean, "--mean"), numbers_of(std, "--std")
+    values = {"name": data, "data_dir": None if data_dir is None else str(data_dir), **keys}
+    images = parse_table({key: value for key, value in values.items() if value is not None}, DataConfig, source="options")
+    return Foreign(model, weights, images, classes=classes, mean=shift, std=scale)
 
 
-def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+def numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:
     """Return the numbers of an option such as "0.49,0.48,0.45".
 
     Raises:

@@ -8,13 +8,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from robust_lowrank.cli import console
-from robust_lowrank.cli.commands.attack import DataDir
+from robust_lowrank.cli.commands.attack import Data, DataDir
 
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     to: Annotated[str, typer.Option(help="dense, factors, auto, onnx, torch-export or int8.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="The file to write; RUN/exports/FORM with its suffix without it.")] = None,
+    data: Data = None,
     data_dir: DataDir = None,
     json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
@@ -23,9 +24,10 @@ def export(
     auto times each layer merged and as a chain of thin ones, and takes the faster; programs are made of that. The file is read
     again and compared with the run on test images.
     """
+    from robust_lowrank.jobs.chain import Location
     from robust_lowrank.jobs.exports import export_run
 
-    exported = export_run(run, to, out=out, data_dir=data_dir)
+    exported = export_run(run, to, out=out, images=Location(data, data_dir))
     if json:
         layers = {name: times._asdict() for name, times in exported.times.items()}
         console.print_json(exported._asdict() | {"path": str(exported.path), "times": layers})

@@ -5,6 +5,7 @@ from rich.table import Table
 
 from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.attack import Json
+from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken, reading_keys
 from robust_lowrank.cli.commands.train import Config, Data, Exclude, Method, Model, Options, Params, Rank, configuration
 
 
@@ -17,6 +18,9 @@ def plan(
     params: Params = None,
     option: Options = None,
     exclude: Exclude = None,
+    image_size: ImageSize = None,
+    channels: Channels = None,
+    skip_broken: SkipBroken = False,
     json: Json = False,
 ) -> None:
     """Say what compression would do to a network: which layers it factors, at which rank, with how many parameters.
@@ -24,11 +28,16 @@ def plan(
     Times and operations are those of the dense layers in one pass on two inputs, then is the number of operations at that rank.
     Nothing is trained or written.
     """
+    from robust_lowrank.cli.progress import Board
+    from robust_lowrank.jobs.events import reading
     from robust_lowrank.training.state import plan_layers
 
-    given = {"data": {"name": data}, "model": {"name": model}}
+    given = {"data": {"name": data, **reading_keys(image_size, channels, skip_broken)}, "model": {"name": model}}
     method_table = {"name": method, "exclude": exclude or None}
-    layers = plan_layers(configuration(config, given, method_table, rank, params, option))
+    settled = configuration(config, given, method_table, rank, params, option)
+    with Board() as board:
+        images = settled.data.describe(reading("plan", board))
+    layers = plan_layers(settled, images)
     if json:
         console.print_json(console.rows(layers))
         return
@@ -39,6 +48,8 @@ def plan(
         shape, share = f"{row['rows']} x {row['columns']}", f"{row['params'] / row['params_dense']:.0%}"
         costs = [f"{row[column]:.2f}" for column in ("milliseconds", "mflops", "mflops_factored")]
         table.add_row(escape(row["layer"]), row["form"], shape, str(row["rank"]), f"{row['params']:,}", share, *costs)
+    for remark in images.remarks:
+        console.say(remark)
     console.print_table(table)
     for reason, kind in (("kept_dense", "stays dense"), ("why", "is merged")):
         for row in layers[layers[reason] != ""].to_dict("records"):

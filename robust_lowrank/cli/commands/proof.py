@@ -8,16 +8,16 @@ import typer
 from rich.table import Table
 
 from robust_lowrank.cli import console
-from robust_lowrank.cli.commands.attack import BatchSize, DataDir, Eps, First, Json, NormName, SuiteName
+from robust_lowrank.cli.commands.attack import BatchSize, Data, DataDir, Eps, First, Json, NormName, SuiteName
 from robust_lowrank.cli.commands.elsewhere import (
     ForeignClasses,
-    ForeignData,
     ForeignMean,
     ForeignModel,
     ForeignStd,
     ForeignWeights,
     foreign_network,
 )
+from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken
 from robust_lowrank.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,13 +31,16 @@ def verify(
         float | None, typer.Option(help="Attack this share of the examples anew, drawn at random, such as 0.05.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draw, to repeat one; without it nobody can foresee it.")] = None,
+    data: Data = None,
     data_dir: DataDir = None,
     model: ForeignModel = None,
     weights: ForeignWeights = None,
-    data: ForeignData = None,
     classes: ForeignClasses = None,
     mean: ForeignMean = None,
     std: ForeignStd = None,
+    image_size: ImageSize = None,
+    channels: Channels = None,
+    skip_broken: SkipBroken = False,
     json: Json = False,
 ) -> None:
     """Prove results again from what is stored: every figure from the verdicts, these from inputs, network and examples.
@@ -47,13 +50,25 @@ def verify(
     """
     import secrets
 
+    from robust_lowrank.jobs.chain import Location
     from robust_lowrank.jobs.examination import examine
 
     if seed is not None and again is None:
         raise UserError("--seed draws the examples that are attacked anew: give --again as well")
     drawn = secrets.randbelow(2**31) if seed is None else seed
-    foreign = foreign_network(model, weights, data, data_dir, classes=classes, mean=mean, std=std)
-    examination = examine(run, suite, data_dir, foreign=foreign, again=again, seed=drawn)
+    foreign = foreign_network(
+        model,
+        weights,
+        data,
+        data_dir,
+        classes=classes,
+        mean=mean,
+        std=std,
+        image_size=image_size,
+        channels=channels,
+        skip_broken=skip_broken,
+    )
+    examination = examine(run, suite, Location(data, data_dir), foreign=foreign, again=again, seed=drawn)
     if json:
         console.print_json(_listed(examination) | ({"seed": drawn} if again else {}))
     else:
@@ -133,13 +148,16 @@ def forecast(
     norm: NormName = None,
     n: First = None,
     batch_size: BatchSize = 256,
+    data: Data = None,
     data_dir: DataDir = None,
     model: ForeignModel = None,
     weights: ForeignWeights = None,
-    data: ForeignData = None,
     classes: ForeignClasses = None,
     mean: ForeignMean = None,
     std: ForeignStd = None,
+    image_size: ImageSize = None,
+    channels: Channels = None,
+    skip_broken: SkipBroken = False,
     json: Json = False,
 ) -> None:
     """Say what an attack will take at most, before it starts: passes, time at this machine's present speed, memory.
@@ -147,13 +165,25 @@ def forecast(
     It is an upper bound: examples that are broken early cost little, and those that the network gets wrong nothing.
     """
     from robust_lowrank.jobs.attack import Attack
+    from robust_lowrank.jobs.chain import Location
     from robust_lowrank.jobs.examination import forecast_of
 
     settled = Attack.settle(suite, eps=eps, norm=norm, examples=n, batch_size=batch_size)
-    foreign = foreign_network(model, weights, data, data_dir, classes=classes, mean=mean, std=std)
+    foreign = foreign_network(
+        model,
+        weights,
+        data,
+        data_dir,
+        classes=classes,
+        mean=mean,
+        std=std,
+        image_size=image_size,
+        channels=channels,
+        skip_broken=skip_broken,
+    )
     if foreign is not None and run is not None:
         raise UserError("--model stands alone: give no run directory")
-    cost = forecast_of(run, settled, data_dir, foreign)
+    cost = forecast_of(run, settled, Location(data, data_dir), foreign)
     if json:
         console.print_json(cost._asdict() | {"shares": [share._asdict() for share in cost.shares]})
         return

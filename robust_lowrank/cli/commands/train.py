@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robust_lowrank.cli import console
+from robust_lowrank.cli.commands.elsewhere import numbers_of
+from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken, reading_keys
 from robust_lowrank.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,8 +16,14 @@ if TYPE_CHECKING:
 
 
 Config = Annotated[Path | None, typer.Option(help="A TOML file; options given beside it take precedence.")]
-Data = Annotated[str | None, typer.Option(help="Data set: see 'rlr-eval list data'.")]
-Model = Annotated[str | None, typer.Option(help="Architecture: see 'rlr-eval list models'.")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="A data set ('rlr-eval list data'), a directory of images, or a .npz or .safetensors file."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Architecture: see 'rlr-eval list models'; or module:function, torchvision:NAME or timm:NAME."),
+]
 Method = Annotated[str | None, typer.Option(help="'dense', or a method: see 'rlr-eval list methods'.")]
 Rank = Annotated[str | None, typer.Option(help="Rank of the factored layers: an integer, or a fraction such as 0.25.")]
 Params = Annotated[
@@ -34,6 +42,10 @@ def train(
     config: Config = None,
     data: Data = None,
     model: Model = None,
+    mean: Annotated[
+        str | None, typer.Option(help="What a network of your own expects subtracted, a channel each: 0.49,0.48,0.45")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="What it expects divided by, a channel each.")] = None,
     method: Method = None,
     rank: Rank = None,
     params: Params = None,
@@ -62,6 +74,9 @@ def train(
     adversarial_eps: Annotated[str | None, typer.Option(help="How far they are moved, such as 0.1 or 8/255.")] = None,
     train_examples: Annotated[int | None, typer.Option(help="Train on the first so many images.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
+    image_size: ImageSize = None,
+    channels: Channels = None,
+    skip_broken: SkipBroken = False,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files lie.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if its files are missing.")] = False,
     monitor_every: Annotated[
@@ -85,8 +100,9 @@ def train(
             "data_dir": None if data_dir is None else str(data_dir),
             "download": download or None,
             "train_examples": train_examples,
+            **reading_keys(image_size, channels, skip_broken),
         },
-        "model": {"name": model},
+        "model": {"name": model, "mean": numbers_of(mean, "--mean"), "std": numbers_of(std, "--std")},
         "training": {
             "epochs": epochs,
             "batch_size": batch_size,

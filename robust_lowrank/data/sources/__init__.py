@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from robust_lowrank.data.dataset import Dataset
+from robust_lowrank.data.dataset import Dataset, Description
 
 
 @dataclass(frozen=True)
@@ -12,9 +12,13 @@ class Entry:
 
     load: Callable[..., Dataset]  # (data_dir, *, download): reads it from a directory, fetched first if allowed and needed
     input_shape: tuple[int, int, int]
-    num_classes: int
     summary: str
     classes: tuple[str, ...]  # their names
+
+    @property
+    def description(self) -> Description:
+        """What is known of it beside the images."""
+        return Description(self.input_shape, self.classes)
 
 
 DIGITS = tuple("0123456789")

@@ -40,7 +40,7 @@ def load_cifar10(data_dir: Path, *, download: bool) -> Dataset:
     for root in roots:
         if (root / INDEX).is_file():
             sums = _read_index(root / INDEX)
-            return Dataset(NAME, 10, *_read_part(root, "train", sums), *_read_part(root, "test", sums))
+            return Dataset(NAME, CLASSES, *_read_part(root, "train", sums), *_read_part(root, "test", sums))
         if (root / FOLDER).is_dir() or (root / ARCHIVE).is_file():
             return _from_torchvision(root, download=download)
     if download:
@@ -66,7 +66,7 @@ def _from_torchvision(root: Path, *, download: bool) -> Dataset:
         (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets, dtype=torch.int64))
         for part in parts
     )
-    return Dataset(NAME, 10, *train, *test)
+    return Dataset(NAME, CLASSES, *train, *test)
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -118,4 +118,4 @@ def _read_verified(path: Path, checksum: str) -> bytes:
     return content
 
 
-ENTRIES = {NAME: Entry(load_cifar10, (3, 32, 32), 10, "50,000 + 10,000 colour photographs of 32 x 32", CLASSES)}
+ENTRIES = {NAME: Entry(load_cifar10, (3, 32, 32), "50,000 + 10,000 colour photographs of 32 x 32", CLASSES)}

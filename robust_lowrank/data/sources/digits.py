@@ -25,7 +25,7 @@ def load_digits(data_dir: Path, *, download: bool) -> Dataset:
     train, test = model_selection.train_test_split(
         torch.arange(len(labels)), test_size=TEST_IMAGES, stratify=labels, random_state=SPLIT_SEED
     )
-    return Dataset("digits", 10, images[train], labels[train], images[test], labels[test])
+    return Dataset("digits", DIGITS, images[train], labels[train], images[test], labels[test])
 
 
-ENTRIES = {"digits": Entry(load_digits, (1, 8, 8), 10, "1,797 digits of 8 x 8 that scikit-learn ships; no download", DIGITS)}
+ENTRIES = {"digits": Entry(load_digits, (1, 8, 8), "1,797 digits of 8 x 8 that scikit-learn ships; no download", DIGITS)}

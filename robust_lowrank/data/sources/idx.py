@@ -26,13 +26,14 @@ UNSIGNED_BYTES = 0x08  # the type code of idx that all these files use
 
 @dataclass(frozen=True)
 class IdxSource:
-    """A data set of four idx files: its name, its class and folder in torchvision, the sha256 of each unpacked file.
+    """A data set of four idx files: its name, that in torchvision, its classes, the sha256 of each unpacked file.
 
     The file names of MNIST and Fashion-MNIST are the same, so only the contents tell which one a folder holds.
     """
 
     name: str
     torchvision: str
+    classes: tuple[str, ...]
     sha256: dict[str, str]
 
     def __call__(self, data_dir: Path, *, download: bool) -> Dataset:
@@ -49,7 +50,7 @@ class IdxSource:
         arrays = {name: read_idx(path, sha256=self.sha256[name], what=self.name) for name, path in paths.items()}
         train = arrays[TRAIN_IMAGES].unsqueeze(1), arrays[TRAIN_LABELS].long()
         test = arrays[TEST_IMAGES].unsqueeze(1), arrays[TEST_LABELS].long()
-        return Dataset(self.name, 10, *train, *test)
+        return Dataset(self.name, self.classes, *train, *test)
 
 
 def read_idx(path: Path, *, sha256: str, what: str) -> Tensor:
@@ -88,6 +89,7 @@ def _locate(folders: tuple[Path, ...]) -> dict[str, Path]:
 MNIST = IdxSource(
     name="mnist",
     torchvision="MNIST",
+    classes=DIGITS,
     sha256={
         TRAIN_IMAGES: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         TRAIN_LABELS: "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -99,6 +101,7 @@ MNIST = IdxSource(
 FASHION_MNIST = IdxSource(
     name="fashion-mnist",
     torchvision="FashionMNIST",
+    classes=GARMENTS,
     sha256={
         TRAIN_IMAGES: "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         TRAIN_LABELS: "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -108,6 +111,6 @@ FASHION_MNIST = IdxSource(
 )
 
 ENTRIES = {
-    "mnist": Entry(MNIST, (1, 28, 28), 10, "60,000 + 10,000 digits of 28 x 28", DIGITS),
-    "fashion-mnist": Entry(FASHION_MNIST, (1, 28, 28), 10, "60,000 + 10,000 garments of 28 x 28", GARMENTS),
+    "mnist": Entry(MNIST, (1, 28, 28), "60,000 + 10,000 digits of 28 x 28", DIGITS),
+    "fashion-mnist": Entry(FASHION_MNIST, (1, 28, 28), "60,000 + 10,000 garments of 28 x 28", GARMENTS),
 }

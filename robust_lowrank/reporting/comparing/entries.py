@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, shown
 from robust_lowrank.records import Result, Run, strangers, supersedes
 
 _BASELINES = {"dense": 0, "vanilla": 1}
@@ -29,7 +29,7 @@ class Entry:
     def class_name(self, label: int) -> str:
         """Return the name of a class, or its number where the run's record has none."""
         names = self.run.record.classes
-        return names[label] if 0 <= label < len(names) else str(label)
+        return shown(names[label]) if 0 <= label < len(names) else str(label)
 
 
 def arrange(runs: Sequence[Run]) -> tuple[Entry, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from robust_lowrank.errors import shown
 from robust_lowrank.reporting.formats.style import Look, paper_config, vega_range
 
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
@@ -100,7 +101,16 @@ class Figure:
             spec = chart.to_dict(validate=False)
         spec["config"] = {}
         spec["description"] = f"{title}: {self.description}" if title else self.description
-        return spec
+        return _shown(spec)
+
+
+def _shown(value: Any) -> Any:
+    """Return a chart whose texts hold no controls, at which the converter would end this process."""
+    if isinstance(value, dict):
+        return {key: _shown(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 def _filter_marks(spec: dict[str, Any]) -> None:
