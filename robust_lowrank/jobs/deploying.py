@@ -13,7 +13,7 @@ from robust_lowrank.jobs.attack import Attack
 from robust_lowrank.jobs.chain import Job, attack_run, subject_of
 from robust_lowrank.jobs.events import Event, Report
 from robust_lowrank.jobs.forms import PROGRAMS, form_network, origin, write_form
-from robust_lowrank.jobs.subjects import Subject, device_of, keeps_examples, network, trained, untrained_run
+from robust_lowrank.jobs.subjects import Subject, device_of, keeps_examples, network, require_factors, trained, untrained_run
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.reporting.comparing.forms import flipped
 
@@ -76,6 +76,7 @@ def make_form(run_dir: Path, form: str, place: training.DataConfig, *, command: 
     """
     if origin(run_dir) is not None:
         raise UserError(f"{run_dir} is a form itself: attack the forms of the run that it lies in")
+    require_factors(run_dir, form)
     subject = trained(run_dir, place)
     files, run = records.RunFiles(run_dir).form(form), records.read_run(run_dir, results=False).record
     weights = digest_tensors(subject.model.state_dict())
@@ -98,9 +99,7 @@ def make_form(run_dir: Path, form: str, place: training.DataConfig, *, command: 
         config={records.FORM: form, "weights": weights},
         classes=run.classes,
         input_shape=run.input_shape,
-        num_classes=run.num_classes,
-        hashes={"weights": digest_tensors(deployed.state_dict())}
-        | {key: run.hashes[key] for key in ("train", "test") if key in run.hashes},
+        hashes=run.hashes | {"weights": digest_tensors(deployed.state_dict())},
         behaviour=evaluation.behaviour(deployed, subject.x),
     )
     records.write_frame(files.metrics, made.metrics)

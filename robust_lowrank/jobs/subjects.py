@@ -103,6 +103,20 @@ def keeps_examples(record: records.RunRecord) -> bool:
     return training.is_recorded(record.config) and record.config.get("data") is None
 
 
+def require_factors(run_dir: Path, form: str) -> None:
+    """Require a run whose network has its factors, if they are what a form is made of.
+
+    Raises:
+        UserError: it keeps a program of merged layers.
+    """
+    config = records.read_run(run_dir, results=False).record.config
+    if form == "factors" and training.is_recorded(config) and config.get("source") is None:
+        raise UserError(
+            f"{run_dir} keeps its network as a program of merged layers, without their factors: export the network in your own loop, "
+            "or record the run with source='module:function'"
+        )
+
+
 def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfig]:
     """Return the record of a trained run and its configuration.
 
