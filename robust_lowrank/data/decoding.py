@@ -144,12 +144,12 @@ def _decoded(image: "Image.Image", reading: Reading) -> Decoded:
     if image.mode not in ("L", "RGB"):
         handled.append(CONVERTED.format(image.mode, "RGB"))
         image = image.convert("RGB")
-    pixels = np.asarray(image)
+    pixels = np.array(image)
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     if pixels.ndim == 3 and reading.channels == 1:
         handled.append(CONVERTED.format("colour", "grey"))
-        pixels = np.asarray(image.convert("L"))
+        pixels = np.array(image.convert("L"))
     if reading.shape is not None and pixels.shape[:2] != reading.shape:
         handled.append(RESIZED.format(*reading.shape))
         pixels = _resized(pixels, *reading.shape)
@@ -166,7 +166,7 @@ def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     else:
         size = [max(height, width * tall // wide), width]
     require_memory(size[0] * size[1] * 12, f"an image of {tall} x {wide}, resized to {size[0]} x {size[1]},")
-    tensor = torch.from_numpy(pixels.copy())
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
     tensor = tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1)
     cut = transforms.center_crop(transforms.resize(tensor, size, antialias=True), [height, width])
     return (cut.squeeze(0) if len(cut) == 1 else cut.permute(1, 2, 0)).numpy()

@@ -24,8 +24,8 @@ def load_stored(name: str, path: Path, reading: Reading) -> Dataset:
         UserError: as `read_arrays`; arrays are no images or not of the size asked for, or labels leave classes out.
     """
     arrays = read_arrays(path)
-    train, test, said = _parts(path, arrays, reading)
-    classes = _classes(path, arrays, torch.cat([train.y, test.y]), train.y)
+    classes = _classes(path, arrays)
+    train, test, said = _parts(path, arrays, classes, reading)
     images = [_images(path, part, reading) for part in (train, test)]
     remarks = [*said, *_remarks(arrays, train, classes), f"stored as {train.note}, {_layout(train.x)}"]
     return Dataset(name, classes, images[0], train.y, images[1], test.y, tuple(remarks))
@@ -46,15 +46,14 @@ def stored_examples(path: Path) -> Examples:
     return Examples(unit_range(x), part.y, note, arrays.classes or (), tuple(unused))
 
 
-def _parts(path: Path, arrays: Arrays, reading: Reading) -> tuple[Part, Part, list[str]]:
+def _parts(path: Path, arrays: Arrays, classes: tuple[str, ...], reading: Reading) -> tuple[Part, Part, list[str]]:
     if arrays.train is not None and arrays.test is not None:
         unused = [] if reading.test_fraction is None else ["test_fraction is not used: the file holds images to test on"]
         return arrays.train, arrays.test, unused
-    if (whole := arrays.whole) is None:
-        raise UserError(f"{shown(path)} has images to test on alone: the arrays train_x and train_y are missing")
+    whole = arrays.whole
+    assert whole is not None
     labels = whole.y.tolist()
     names = [str(number) for number in range(len(labels))]
-    classes = [str(label) for label in range(max(labels) + 1)] if arrays.classes is None else arrays.classes
     parts, remarks = divide(labels, names, reading, classes=classes, where=shown(path), by="number")
     train, test = (Part(whole.x[torch.tensor(part)], whole.y[torch.tensor(part)], whole.note) for part in parts)
     return train, test, remarks
@@ -103,13 +102,17 @@ def _layout(x: Tensor) -> str:
     return "channels first" if x.shape[1] in CHANNELS else "channels last, put first"
 
 
-def _classes(path: Path, arrays: Arrays, labels: Tensor, trained: Tensor) -> tuple[str, ...]:
+def _classes(path: Path, arrays: Arrays) -> tuple[str, ...]:
     """Return the names of all classes.
 
     Raises:
-        UserError: labels do not count the classes from 0, one is beyond the names, or there are fewer than two.
+        UserError: labels do not count the classes from 0, one is beyond the names, there are fewer than two, or none to train on.
     """
-    present, most = trained.unique().tolist(), int(labels.max())
+    trained = arrays.train or arrays.whole
+    if trained is None:
+        raise UserError(f"{shown(path)} has images to test on alone: the arrays train_x and train_y are missing")
+    labels = trained.y if arrays.test is None else torch.cat([trained.y, arrays.test.y])
+    present, most = trained.y.unique().tolist(), int(labels.max())
     if arrays.classes is not None:
         if most >= len(arrays.classes):
             raise UserError(f"{shown(path)}: a label is {most}, and classes has {len(arrays.classes)} names, for 0 and up")
