@@ -39,8 +39,8 @@ def trained(run_dir: Path, place: training.DataConfig, progress: Progress = quie
     dataset = place.load(progress).first(test=place.test_examples)
     recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
     if data.digest(dataset.test_images, dataset.test_y) != recorded.hashes.get("test"):
-        option = "--data-dir" if place.name in data.DATASETS else "--data"
-        raise UserError(f"the test images of {place.name} here are not those of {run_dir}: point {option} at the same files")
+        here, option = (place.name, "--data-dir") if place.name in data.DATASETS else (Path(place.name).absolute(), "--data")
+        raise UserError(f"the test images of {here} here are not those of {run_dir}: point {option} at the same files")
     subject = Subject(network(run_dir), dataset.test_x, dataset.test_y)
     if where := records.unlike(recorded.behaviour, evaluation.behaviour(subject.model, subject.x)):
         raise UserError(

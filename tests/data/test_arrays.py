@@ -131,7 +131,9 @@ def test_arrays_of_another_kind_are_refused(x: np.ndarray, y: np.ndarray, messag
     assert str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.parametrize("classes", [np.array([1, 2, 3]), np.array([["a", "b", "c"]]), np.array("abc"), np.array([b"a", b"b", b"c"])])
+@pytest.mark.parametrize(
+    "classes", [np.array([1, 2, 3]), np.array([["a", "b", "c"]]), np.array("abc"), np.array([b"a", b"b", b"c"])]
+)
 def test_classes_are_a_list_of_texts(classes: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="classes must be a list of the classes' names"):
         read_arrays(npz(tmp_path, x=X, y=Y, classes=classes))

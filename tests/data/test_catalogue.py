@@ -53,7 +53,7 @@ def test_what_is_no_data_says_where_it_was_looked_for(reader, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images.zip").touch()
     for name, message in {
-        "digit": f"unknown data set 'digit': did you mean 'digits'.*\nnor is there a file or directory {tmp_path}/digit",
+        "digit": f"unknown data set 'digit': did you mean 'digits'.*\nnor is there anything at {tmp_path}/digit",
         "./digits": f"there is nothing at {tmp_path}/digits: name the place of the data with --data",
         "my.npz": f"there is nothing at {tmp_path}/my.npz",
         "images.zip": f"{tmp_path}/images.zip is neither a directory of images nor a file of arrays",
@@ -74,7 +74,12 @@ def test_options_that_belong_to_others_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"size": 0}, "size = 0"), ({"size": (3, -1)}, "size"), ({"channels": 2}, "1 .grey. or 3"), ({"test_fraction": 1.0}, "between 0 and 1")],
+    [
+        ({"size": 0}, "size = 0"),
+        ({"size": (3, -1)}, "size"),
+        ({"channels": 2}, "1 .grey. or 3"),
+        ({"test_fraction": 1.0}, "between 0 and 1"),
+    ],
 )
 def test_a_reading_is_within_its_bounds(values: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):

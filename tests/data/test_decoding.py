@@ -156,6 +156,7 @@ def test_one_channel_can_be_asked_for(tmp_path: Path) -> None:
 
 def bomb(width: int) -> bytes:
     """Return a PNG file that announces so many pixels a side."""
+
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 

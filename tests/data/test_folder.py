@@ -20,7 +20,9 @@ def test_parts_are_those_of_the_directory(tmp_path: Path) -> None:
     assert data.train_images.dtype == torch.uint8
     assert data.train_y.bincount().tolist() == [3, 4]
     assert data.test_y.bincount().tolist() == [2, 1]
-    seen = {image.permute(1, 2, 0).numpy().tobytes(): int(label) for image, label in zip(data.test_images, data.test_y, strict=True)}
+    seen = {
+        image.permute(1, 2, 0).numpy().tobytes(): int(label) for image, label in zip(data.test_images, data.test_y, strict=True)
+    }
     assert seen == {drawn(7).tobytes(): 0, drawn(8).tobytes(): 0, drawn(9).tobytes(): 1}
     assert data.remarks == ("the images in test are those to test on", "three channels, RGB")
 
