@@ -90,9 +90,7 @@ def test_data_may_move_but_not_change(rlr_eval: Command, place: Path) -> None:
     assert Path("RUN/run.json").read_bytes() == written
     other = rlr_eval("attack", "RUN", "--suite", "quick", "--data", folder(place.with_name("other"), {"a": 3, "b": 3}))
     assert other.exit_code == 2
-    assert (
-        f"the test images of {place.with_name('other')} here are not those of RUN: point --data at the same files" in other.stderr
-    )
+    assert f"the test images of {place.with_name('other')} here are not those of RUN: point --data at" in other.stderr
 
 
 def test_arrays_with_the_same_images_are_the_same_data(rlr_eval: Command, place: Path) -> None:

@@ -173,7 +173,7 @@ def test_what_would_not_fit_into_memory_is_not_unpacked(tmp_path: Path, monkeypa
     assert path.stat().st_size < 100_000
     monkeypatch.setattr("os.sysconf", lambda name: 2000)
     monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda *_: pytest.fail("it was unpacked"))
-    with pytest.raises(UserError, match="would take 0.0 GiB, and this machine has 0.0 GiB of memory"):
+    with pytest.raises(UserError, match=r"would take 0\.0 GiB, and this machine has 0\.0 GiB of memory"):
         read_arrays(path)
 
 

@@ -127,7 +127,5 @@ def test_the_directory_itself_may_be_a_link(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_unicode(tmp_path: Path) -> None:
-    os.makedirs(os.fsencode(tmp_path) + b"/a\xff")
-    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff")) / "1.png").touch()
-    layout = read_layout(files(tmp_path, "b/2.png"))
+    layout = read_layout(files(tmp_path, "a\udcff/1.png", "b/2.png"))
     assert layout.classes == ("a\\udcff", "b")
