@@ -1,7 +1,9 @@
 """Data of one's own through all commands, and ways in which they are wrong."""
 
 import json
+import re
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,3 +174,21 @@ def test_wrong_ways_end_with_what_to_do(rlr_eval: Command, here: Path, options: 
     assert len(result.stderr.strip().splitlines()) <= 3 + 2  # remarks come before
     assert "Traceback" not in result.stderr
     assert not (here / "runs").exists()
+
+
+def test_the_page_shows_what_runs(here: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    load, store, convert = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {"rlr": rlr}
+    for code in (store, convert, load):
+        exec(code, names)
+    photos, stored = names["photos"], data.load("mine.npz")
+    assert isinstance(photos, data.Dataset)
+    assert photos.input_shape == (1, 64, 64)
+    assert photos.classes == stored.classes == ("cat", "dog")
+    again = data.load("photos.npz")
+    assert data.digest(again.test_images, again.test_y) == data.digest(data.load("photos").test_images, data.load("photos").test_y)
+    (table,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    config = rlr.training.parse_config(tomllib.loads(table), source="page")
+    assert config.data.size == (48, 64)
+    assert config.data.skip_broken
