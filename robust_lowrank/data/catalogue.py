@@ -85,7 +85,7 @@ def load_examples(
         data = load(name, data_dir=data_dir, download=download, reading=reading)
         return Examples(data.test_x, data.test_y, f"test part of {name}", data.classes)
     path = _own(name, data_dir, download)
-    return folder_examples(path, reading, progress) if path.is_dir() else stored_examples(path)
+    return folder_examples(path, reading, progress) if path.is_dir() else stored_examples(path, reading)
 
 
 def describe(name: str, **options: Any) -> Description:

@@ -31,16 +31,17 @@ def load_stored(name: str, path: Path, reading: Reading) -> Dataset:
     return Dataset(name, classes, images[0], train.y, images[1], test.y, tuple(remarks))
 
 
-def stored_examples(path: Path) -> Examples:
+def stored_examples(path: Path, reading: Reading) -> Examples:
     """Return the examples of a file of arrays to test on, or all if nothing divides them; what is no image stays as it is.
 
     Raises:
-        UserError: as `read_arrays`, or it cannot be told whether channels come first.
+        UserError: as `read_arrays`, it cannot be told whether channels come first, or they are not of the size asked for.
     """
     arrays = read_arrays(path)
     part = arrays.test or arrays.whole
     assert part is not None
     x = _channels_first(path, part.x)
+    _require(path, x, reading)
     note = part.note if x.shape == part.x.shape else f"{part.note}, {_layout(part.x)}"
     unused = [f"arrays not used: {listed(map(shown, arrays.unused))}"] if arrays.unused else []
     return Examples(unit_range(x), part.y, note, arrays.classes or (), tuple(unused))
@@ -67,14 +68,18 @@ def _images(path: Path, part: Part, reading: Reading) -> Tensor:
             f"{shown(path)}: inputs of the shape {tuple(part.x.shape)} are no images: "
             "due is (N, height, width), (N, channels, height, width) or (N, height, width, channels), with 1 or 3 channels"
         )
+    _require(path, x, reading)
+    return x.contiguous() if x.dtype == torch.uint8 else x.float().contiguous()
+
+
+def _require(path: Path, x: Tensor, reading: Reading) -> None:
+    """Make sure that inputs are of the size and with the channels asked for, to which only images of directories are brought."""
     given = {"size": reading.shape, "channels": reading.channels}
     found = {"size": tuple(x.shape[2:]), "channels": x.shape[1]}
     if other := [key for key, value in given.items() if value not in (None, found[key])]:
         raise UserError(
-            f"{shown(path)} has images of {found['channels']} channels and {found['size'][0]} x {found['size'][1]}: "
-            f"{other[0]} changes those of directories alone; leave it out"
+            f"{shown(path)} has inputs of the shape {tuple(x.shape[1:])}: {other[0]} is of directories alone; leave it out"
         )
-    return x.contiguous() if x.dtype == torch.uint8 else x.float().contiguous()
 
 
 def _channels_first(path: Path, x: Tensor) -> Tensor:

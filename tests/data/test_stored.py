@@ -125,8 +125,9 @@ def test_what_is_said_of_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reading", [Reading(size=32), Reading(channels=1)])
 def test_arrays_are_not_resized(reading: Reading, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has images of 3 channels and 6 x 8: .* changes those of directories alone"):
-        load(npz(tmp_path, x=COLOUR, y=Y), reading=reading)
+    for reader in (load, load_examples):
+        with pytest.raises(UserError, match=r"has inputs of the shape \(3, 6, 8\): .* is of directories alone"):
+            reader(npz(tmp_path, x=COLOUR, y=Y), reading=reading)
     load(npz(tmp_path, x=COLOUR, y=Y), reading=Reading(size=(6, 8), channels=3))
 
 
