@@ -65,8 +65,8 @@ def _test_images(
     else:
         dataset = place.load(progress).first(test=place.test_examples)
         images, labels = dataset.test_images, dataset.test_y
-        option = "--data-dir" if place.name in data.DATASETS else "--data"
-        remedy = f"{place.name} here are not those of {run_dir}: point {option} at the same files"
+        here, option = (place.name, "--data-dir") if place.name in data.DATASETS else (Path(place.name).absolute(), "--data")
+        remedy = f"{here} here are not those of {run_dir}: point {option} at the same files"
     if data.digest(images, labels) != recorded.hashes.get("test"):
         raise UserError(f"the test images of {remedy}")
     return images, labels
