@@ -61,14 +61,14 @@ def _test_images(
         if place != OWN_EXAMPLES:
             raise UserError(f"{run_dir} keeps the examples that it is tested on: leave --data and --data-dir out")
         images, labels = training.read_examples(records.RunFiles(run_dir))
-        remedy = f"{records.RunFiles(run_dir).examples} are not those that run.json names: put the run's own file back"
+        others = f"{records.RunFiles(run_dir).examples} are not those that run.json names: put the run's own file back"
     else:
         dataset = place.load(progress).first(test=place.test_examples)
         images, labels = dataset.test_images, dataset.test_y
         here, option = (place.name, "--data-dir") if place.name in data.DATASETS else (Path(place.name).absolute(), "--data")
-        remedy = f"{here} here are not those of {run_dir}: point {option} at the same files"
+        others = f"{here} here are not those of {run_dir}: point {option} at the same files"
     if data.digest(images, labels) != recorded.hashes.get("test"):
-        raise UserError(f"the test images of {remedy}")
+        raise UserError(f"the test images of {others}")
     return images, labels
 
 
