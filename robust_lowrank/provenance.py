@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PACKAGES = ("robust-lowrank", "torch", "torchvision", "numpy", "scikit-learn", "safetensors", "pyautoattack")
+PACKAGES = ("robust-lowrank", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors", "pyautoattack")
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:

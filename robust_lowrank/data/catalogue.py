@@ -85,7 +85,7 @@ def load_examples(
         data = load(name, data_dir=data_dir, download=download, reading=reading)
         return Examples(data.test_x, data.test_y, f"test part of {name}", data.classes)
     path = _own(name, data_dir, download)
-    return folder_examples(path, reading, progress) if path.is_dir() else stored_examples(path)
+    return folder_examples(path, reading, progress) if path.is_dir() else stored_examples(path, reading)
 
 
 def describe(name: str, **options: Any) -> Description:
@@ -104,7 +104,8 @@ def _own(name: str, data_dir: Path | str | None, download: bool) -> Path:
     if not path.is_dir() and not path.is_file():
         if path.suffix in SUFFIXES or Path(name).name != name:
             raise UserError(f"there is nothing at {shown(path)}: name the place of the data with --data")
-        raise UserError(f"{unknown_name('data set', name, DATASETS)};\nnor is there a file or directory {shown(path)}")
+        unknown = unknown_name("data set", name, DATASETS)
+        raise UserError(f"{unknown};\nnor is there anything at {shown(path)}: name the place of data of your own with --data")
     if path.is_file() and path.suffix not in SUFFIXES:
         raise UserError(f"{shown(path)} is neither a directory of images nor a file of arrays, {' or '.join(SUFFIXES)}")
     if data_dir is not None or download:

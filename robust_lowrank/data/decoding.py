@@ -56,7 +56,7 @@ def read_images(root: Path, pictures: Sequence[Picture], reading: Reading, progr
     Raises:
         UserError: files are broken (unless they are to be skipped), sizes differ and none is given, or memory does not suffice.
     """
-    images, kept, broken = torch.empty(0), list[int](), dict[str, str]()
+    images, kept, broken, different = torch.empty(0), list[int](), dict[str, str](), False
     handled: Counter[str] = Counter()
     with _decoding(pictures, reading) as all_decoded:
         for number, decoded in enumerate(all_decoded):
@@ -70,13 +70,15 @@ def read_images(root: Path, pictures: Sequence[Picture], reading: Reading, progr
                 shape = (len(pictures), reading.channels or 1, *pixels.shape[1:])
                 require_memory(prod(shape), f"{shown(root)}: {counted(len(pictures), 'image')} of this size")
                 images = torch.empty(shape, dtype=torch.uint8)
-            if pixels.shape[1:] != images.shape[2:]:
-                raise _different_sizes(root, pictures)
+            if different := pixels.shape[1:] != images.shape[2:]:
+                break
             if len(pixels) == 3 and images.shape[1] == 1:  # the first that is not grey
                 images = images.repeat(1, 3, 1, 1)
             images[len(kept)] = pixels
             kept.append(number)
             handled.update(decoded.handled)
+    if different:
+        raise _different_sizes(root, pictures)
     if broken and not (reading.skip_broken and kept):
         faults = listed(f"{name} ({fault})" for name, fault in broken.items())
         raise UserError(
@@ -86,7 +88,7 @@ def read_images(root: Path, pictures: Sequence[Picture], reading: Reading, progr
     remarks = [f"{counted(count, 'image')} {what}" for what, count in handled.items()]
     if broken:
         remarks.append(f"{counted(len(broken), 'broken image')} left out: {', '.join(broken)}")
-    remarks.append("all images are grey: one channel" if images.shape[1] == 1 else "three channels, RGB")
+    remarks.append("one channel, grey" if images.shape[1] == 1 else "three channels, RGB")
     return Images(images[: len(kept)], kept, remarks)
 
 
@@ -144,12 +146,12 @@ def _decoded(image: "Image.Image", reading: Reading) -> Decoded:
     if image.mode not in ("L", "RGB"):
         handled.append(CONVERTED.format(image.mode, "RGB"))
         image = image.convert("RGB")
-    pixels = np.asarray(image)
+    pixels = np.array(image)
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     if pixels.ndim == 3 and reading.channels == 1:
         handled.append(CONVERTED.format("colour", "grey"))
-        pixels = np.asarray(image.convert("L"))
+        pixels = np.array(image.convert("L"))
     if reading.shape is not None and pixels.shape[:2] != reading.shape:
         handled.append(RESIZED.format(*reading.shape))
         pixels = _resized(pixels, *reading.shape)
@@ -166,7 +168,7 @@ def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     else:
         size = [max(height, width * tall // wide), width]
     require_memory(size[0] * size[1] * 12, f"an image of {tall} x {wide}, resized to {size[0]} x {size[1]},")
-    tensor = torch.from_numpy(pixels.copy())
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
     tensor = tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1)
     cut = transforms.center_crop(transforms.resize(tensor, size, antialias=True), [height, width])
     return (cut.squeeze(0) if len(cut) == 1 else cut.permute(1, 2, 0)).numpy()

@@ -22,10 +22,11 @@ def load_folder(name: str, root: Path, reading: Reading, progress: Progress) -> 
     if not layout.train and not layout.whole:
         raise UserError(f"{shown(root)} has images to test on alone: a folder train is missing")
     train, test, said = _parts(root, layout, reading)
-    images, kept, done = read_images(root, [*train, *test], reading, progress)
+    pictures = [*train, *test]
+    images, kept, done = read_images(root, pictures, reading, progress)
     cut = sum(number < len(train) for number in kept)
-    labels = torch.tensor([[*train, *test][number].label for number in kept])
-    if lost := set(range(len(layout.classes))) - set(labels[:cut].tolist()):
+    labels = torch.tensor([pictures[number].label for number in kept])
+    if lost := sorted(set(range(len(layout.classes))) - set(labels[:cut].tolist())):
         raise UserError(f"{shown(root)}: no sound image to train on of {listed(shown(layout.classes[label]) for label in lost)}")
     remarks = (*layout.remarks, *said, *done)
     return Dataset(name, layout.classes, images[:cut], labels[:cut], images[cut:], labels[cut:], remarks)

@@ -141,9 +141,9 @@ class _Tree:
                 )
             elif entry.is_dir(follow_symlinks=False):
                 listing.folders[entry.name] = path
-            elif entry.is_dir():
+            elif path.is_dir():
                 self._passed["link to a folder", "links to folders"] += 1
-            elif path.suffix.lower() not in SUFFIXES or not (entry.is_file() or not path.exists()):  # a link to nothing is broken
+            elif path.suffix.lower() not in SUFFIXES or not (path.is_file() or not path.exists()):  # a link to nothing is broken
                 self._passed["file that is no image", "files that are no images"] += 1
             else:
                 listing.images[entry.name] = path

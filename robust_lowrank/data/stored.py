@@ -24,37 +24,37 @@ def load_stored(name: str, path: Path, reading: Reading) -> Dataset:
         UserError: as `read_arrays`; arrays are no images or not of the size asked for, or labels leave classes out.
     """
     arrays = read_arrays(path)
-    train, test, said = _parts(path, arrays, reading)
-    classes = _classes(path, arrays, torch.cat([train.y, test.y]), train.y)
+    classes = _classes(path, arrays)
+    train, test, said = _parts(path, arrays, classes, reading)
     images = [_images(path, part, reading) for part in (train, test)]
     remarks = [*said, *_remarks(arrays, train, classes), f"stored as {train.note}, {_layout(train.x)}"]
     return Dataset(name, classes, images[0], train.y, images[1], test.y, tuple(remarks))
 
 
-def stored_examples(path: Path) -> Examples:
+def stored_examples(path: Path, reading: Reading) -> Examples:
     """Return the examples of a file of arrays to test on, or all if nothing divides them; what is no image stays as it is.
 
     Raises:
-        UserError: as `read_arrays`, or it cannot be told whether channels come first.
+        UserError: as `read_arrays`, it cannot be told whether channels come first, or they are not of the size asked for.
     """
     arrays = read_arrays(path)
     part = arrays.test or arrays.whole
     assert part is not None
     x = _channels_first(path, part.x)
+    _require(path, x, reading)
     note = part.note if x.shape == part.x.shape else f"{part.note}, {_layout(part.x)}"
     unused = [f"arrays not used: {listed(map(shown, arrays.unused))}"] if arrays.unused else []
     return Examples(unit_range(x), part.y, note, arrays.classes or (), tuple(unused))
 
 
-def _parts(path: Path, arrays: Arrays, reading: Reading) -> tuple[Part, Part, list[str]]:
+def _parts(path: Path, arrays: Arrays, classes: tuple[str, ...], reading: Reading) -> tuple[Part, Part, list[str]]:
     if arrays.train is not None and arrays.test is not None:
         unused = [] if reading.test_fraction is None else ["test_fraction is not used: the file holds images to test on"]
         return arrays.train, arrays.test, unused
-    if (whole := arrays.whole) is None:
-        raise UserError(f"{shown(path)} has images to test on alone: the arrays train_x and train_y are missing")
+    whole = arrays.whole
+    assert whole is not None
     labels = whole.y.tolist()
     names = [str(number) for number in range(len(labels))]
-    classes = [str(label) for label in range(max(labels) + 1)] if arrays.classes is None else arrays.classes
     parts, remarks = divide(labels, names, reading, classes=classes, where=shown(path), by="number")
     train, test = (Part(whole.x[torch.tensor(part)], whole.y[torch.tensor(part)], whole.note) for part in parts)
     return train, test, remarks
@@ -68,14 +68,18 @@ def _images(path: Path, part: Part, reading: Reading) -> Tensor:
             f"{shown(path)}: inputs of the shape {tuple(part.x.shape)} are no images: "
             "due is (N, height, width), (N, channels, height, width) or (N, height, width, channels), with 1 or 3 channels"
         )
+    _require(path, x, reading)
+    return x.contiguous() if x.dtype == torch.uint8 else x.float().contiguous()
+
+
+def _require(path: Path, x: Tensor, reading: Reading) -> None:
+    """Make sure that inputs are of the size and with the channels asked for, to which only images of directories are brought."""
     given = {"size": reading.shape, "channels": reading.channels}
     found = {"size": tuple(x.shape[2:]), "channels": x.shape[1]}
     if other := [key for key, value in given.items() if value not in (None, found[key])]:
         raise UserError(
-            f"{shown(path)} has images of {found['channels']} channels and {found['size'][0]} x {found['size'][1]}: "
-            f"{other[0]} changes those of directories alone; leave it out"
+            f"{shown(path)} has inputs of the shape {tuple(x.shape[1:])}: {other[0]} is of directories alone; leave it out"
         )
-    return x.contiguous() if x.dtype == torch.uint8 else x.float().contiguous()
 
 
 def _channels_first(path: Path, x: Tensor) -> Tensor:
@@ -103,13 +107,17 @@ def _layout(x: Tensor) -> str:
     return "channels first" if x.shape[1] in CHANNELS else "channels last, put first"
 
 
-def _classes(path: Path, arrays: Arrays, labels: Tensor, trained: Tensor) -> tuple[str, ...]:
+def _classes(path: Path, arrays: Arrays) -> tuple[str, ...]:
     """Return the names of all classes.
 
     Raises:
-        UserError: labels do not count the classes from 0, one is beyond the names, or there are fewer than two.
+        UserError: labels do not count the classes from 0, one is beyond the names, there are fewer than two, or none to train on.
     """
-    present, most = trained.unique().tolist(), int(labels.max())
+    trained = arrays.train or arrays.whole
+    if trained is None:
+        raise UserError(f"{shown(path)} has images to test on alone: the arrays train_x and train_y are missing")
+    labels = trained.y if arrays.test is None else torch.cat([trained.y, arrays.test.y])
+    present, most = trained.y.unique().tolist(), int(labels.max())
     if arrays.classes is not None:
         if most >= len(arrays.classes):
             raise UserError(f"{shown(path)}: a label is {most}, and classes has {len(arrays.classes)} names, for 0 and up")

@@ -10,7 +10,7 @@ from torch import nn
 from robust_lowrank import data, evaluation, records, training
 from robust_lowrank.errors import UserError
 from robust_lowrank.jobs.attack import Attack
-from robust_lowrank.jobs.events import READING, Event, Report, quiet, reading, remark
+from robust_lowrank.jobs.events import Event, Report, quiet, reading, remark
 from robust_lowrank.jobs.experiment import Experiment
 from robust_lowrank.jobs.placing import Place, place_result
 from robust_lowrank.jobs.subjects import Foreign, Subject, network, stored_config, trained
@@ -105,7 +105,13 @@ def train_run(
 ) -> records.Run:
     """Train a run, or return the one that is there, with events of its progress, and of remarks on its images if wanted."""
 
+    read = reading(job, report)
+
     def tell(progress: training.Progress) -> None:
+        if progress.epoch == 0:
+            read(progress.step, progress.steps)
+            remark(job, progress.remarks if remarks else (), report)
+            return
         parts = []
         if (metrics := progress.metrics) is not None:
             parts = [
@@ -116,9 +122,7 @@ def train_run(
                 f"{metrics['seconds']:.1f} s",
             ]
         note = ", ".join(filter(None, parts))
-        stage = "training" if progress.epoch else READING
-        report(Event(job, stage, progress.step, progress.steps, note, progress.conditioning, "\n".join(progress.alerts)))
-        remark(job, progress.remarks if remarks else (), report)
+        report(Event(job, "training", progress.step, progress.steps, note, progress.conditioning, "\n".join(progress.alerts)))
 
     return training.train(config, out, progress=tell, command=command)
 

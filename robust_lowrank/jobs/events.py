@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 READING = "reading images"  # a stage
+NOTED = 10_000  # images, after which a note says how many are read
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,13 @@ def quiet(event: Event) -> None:
 
 
 def reading(job: str, report: Report) -> Callable[[int, int], None]:
-    """Return what turns the number of images that are read into events."""
-    return lambda done, total: report(Event(job, READING, done, total))
+    """Return what turns the number of images that are read into events, now and then with a note."""
+
+    def tell(done: int, total: int) -> None:
+        note = "" if done % NOTED else f"{done:,} of {total:,} images read"
+        report(Event(job, READING, done, total, note))
+
+    return tell
 
 
 def remark(job: str, remarks: Iterable[str], report: Report) -> None:

@@ -115,11 +115,9 @@ def _next(
     results: dict[str, ResultRecord],
     certificates: dict[str, CertificateRecord],
 ) -> Iterator[str]:
-    """Yield the commands that go on from what is there."""
+    """Yield the commands that go on from what is there; what made it is not among them, as anybody may have written that."""
     run = shlex.quote(str(run_dir))
-    if record.status != "complete":
-        yield record.command or f"rlr-eval train --out {run}"
-    elif origin != "elsewhere":
+    if record.status == "complete" and origin != "elsewhere":
         if not results:
             yield f"rlr-eval attack {run} --suite quick --n 100"
         if not certificates:

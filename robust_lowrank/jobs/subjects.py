@@ -87,14 +87,14 @@ def _test_images(
         if place != OWN_EXAMPLES:
             raise UserError(f"{run_dir} keeps the examples that it is tested on: leave --data and --data-dir out")
         images, labels = training.read_examples(records.RunFiles(run_dir))
-        remedy = f"{records.RunFiles(run_dir).examples} are not those that run.json names: put the run's own file back"
+        others = f"{records.RunFiles(run_dir).examples} are not those that run.json names: put the run's own file back"
     else:
         dataset = place.load(progress).first(test=place.test_examples)
         images, labels = dataset.test_images, dataset.test_y
-        option = "--data-dir" if place.name in data.DATASETS else "--data"
-        remedy = f"{place.name} here are not those of {run_dir}: point {option} at the same files"
+        here, option = (place.name, "--data-dir") if place.name in data.DATASETS else (Path(place.name).absolute(), "--data")
+        others = f"{here} here are not those of {run_dir}: point {option} at the same files"
     if data.digest(images, labels) != recorded.hashes.get("test"):
-        raise UserError(f"the test images of {remedy}")
+        raise UserError(f"the test images of {others}")
     return images, labels
 
 
@@ -112,8 +112,8 @@ def require_factors(run_dir: Path, form: str) -> None:
     config = records.read_run(run_dir, results=False).record.config
     if form == "factors" and training.is_recorded(config) and config.get("source") is None:
         raise UserError(
-            f"{run_dir} keeps its network as a program of merged layers, without their factors: export the network in your own loop, "
-            "or record the run with source='module:function'"
+            f"{run_dir} keeps its network as a program of merged layers, without their factors: export the network in your own "
+            "loop, or record the run with source='module:function'"
         )
 
 

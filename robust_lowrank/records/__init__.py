@@ -2,6 +2,8 @@
 
     RUN/run.json                              RunRecord: configuration, seeds, versions, hashes, parameter counts, status
     RUN/model.safetensors                     the trained weights (`rlr.save`)
+    RUN/network.pt2                           the network of a loop of one's own, where no function makes it (`rlr.record`)
+    RUN/examples.safetensors                  its test examples, "x" and "y", where they were given as tensors
     RUN/metrics.parquet                       METRICS, a row an epoch
     RUN/spectra.parquet                       SPECTRA, a row an epoch and layer, epoch 0 being the start
     RUN/monitor.parquet                       MONITOR, a row a recorded step and layer, if the configuration has a monitor

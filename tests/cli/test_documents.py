@@ -17,7 +17,8 @@ from robust_lowrank.evaluation import audit, load_suite, suite_names
 from robust_lowrank.evaluation.attacks.base import Attack
 from robust_lowrank.evaluation.attacks.registry import ATTACKS, title_of
 from robust_lowrank.evaluation.audit.probe_checks import COMPARISONS
-from robust_lowrank.records import MONITOR
+from robust_lowrank.models import make
+from robust_lowrank.records import MONITOR, read_run
 from robust_lowrank.training import parse_config
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +110,18 @@ def test_the_python_of_the_certificates_page_runs(tmp_path: Path, monkeypatch: p
     (code,) = blocks(ROOT / "docs/certificates.md", "python")
     with torch.random.fork_rng():
         exec(compile(code, "certificates.md", "exec"), {"__name__": "certificates"})
+
+
+def test_the_page_of_runs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    function, loop = blocks(ROOT / "docs/runs.md", "python")
+    (tmp_path / "nets.py").write_text(function)
+    exec(compile(loop, "runs.md", "exec"), {"__name__": "runs"})
+    assert read_run(tmp_path / "runs/mine").record.status == "complete"
+    (text,) = blocks(ROOT / "docs/runs.md", "toml")
+    config = parse_config(tomllib.loads(text), source="runs.md").model
+    network = make(config.name, input_shape=(1, 8, 8), num_classes=10, mean=config.mean, std=config.std)
+    assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
 
 def test_the_toml_of_the_evaluation_page_is_a_suite(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_share_is_attacked_anew(rlr_eval: Command, attacked: Path) -> None:
 @pytest.mark.slow
 def test_any_edited_byte_of_a_run_is_found(rlr_eval: Command, attacked: Path) -> None:
     rlr_eval("certify", "LOW", "--n", 5)
-    assert examine(Path("LOW"), None, None).sound
+    assert examine(Path("LOW"), None).sound
     generator = random.Random(0)
     files = sorted(path for path in Path("LOW").rglob("*") if path.is_file())
     assert {"run.json", "result.json", "verdicts.parquet", "lipschitz.json"} <= {path.name for path in files}
@@ -70,21 +70,21 @@ def test_any_edited_byte_of_a_run_is_found(rlr_eval: Command, attacked: Path) ->
         for place in {0, len(whole) - 1, *(generator.randrange(len(whole)) for _ in range(4))}:
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << generator.randrange(8)]) + whole[place + 1 :])
             with suppress(UserError, ValueError):
-                assert not examine(Path("LOW"), None, None).sound, f"{path}, byte {place}"
+                assert not examine(Path("LOW"), None).sound, f"{path}, byte {place}"
         path.unlink()
         with suppress(UserError):
-            assert not examine(Path("LOW"), None, None).sound or path.parent.name == "units", f"{path} is gone"
+            assert not examine(Path("LOW"), None).sound or path.parent.name == "units", f"{path} is gone"
         path.write_bytes(whole)
-    assert examine(Path("LOW"), None, None).sound
+    assert examine(Path("LOW"), None).sound
     (attacked / "transfer.parquet").write_bytes((attacked / "verdicts.parquet").read_bytes())
     with suppress(UserError):
-        assert not examine(Path("LOW"), None, None).sound, "a file that nobody has sealed"
+        assert not examine(Path("LOW"), None).sound, "a file that nobody has sealed"
 
 
 def test_other_ends_of_lines_break_a_seal(rlr_eval: Command, attacked: Path) -> None:
     record = attacked / "result.json"
     record.write_bytes(record.read_bytes().replace(b"\n", b"\r\n"))
-    assert not examine(Path("LOW"), None, None).sound
+    assert not examine(Path("LOW"), None).sound
 
 
 def test_a_result_without_its_closest_inputs_is_still_proved_and_the_loss_is_said(rlr_eval: Command, attacked: Path) -> None:

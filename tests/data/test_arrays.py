@@ -1,14 +1,15 @@
+import io
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
-from robust_lowrank.data import load, load_arrays, load_examples
+from robust_lowrank.data.arrays import read_arrays
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation import evaluate
 
 X = np.linspace(0, 1, 3 * 16, dtype=np.float32).reshape(3, 1, 4, 4)
 Y = np.array([0, 2, 1])
@@ -19,10 +20,18 @@ def npz(path: Path, **arrays) -> Path:
     return path / "some.npz"
 
 
+def whole(path: Path):
+    arrays = read_arrays(path)
+    assert arrays.train is None
+    assert arrays.test is None
+    assert arrays.whole is not None
+    return arrays.whole
+
+
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "<f8"])
-@pytest.mark.parametrize("label", ["<i8", ">i4", "u1"])
+@pytest.mark.parametrize("label", ["<i8", ">i4", "u1", "u2", "u8"])
 def test_floats_and_integers_of_every_width(dtype: str, label: str, tmp_path: Path) -> None:
-    x, y, note = load_arrays(npz(tmp_path, x=X.astype(dtype), y=Y.astype(label)))
+    x, y, note = whole(npz(tmp_path, x=X.astype(dtype), y=Y.astype(label)))
     assert x.dtype == (torch.float64 if dtype == "<f8" else torch.float32)
     torch.testing.assert_close(x, torch.from_numpy(X.astype(dtype).astype(dtype[1:])).to(x.dtype))
     assert y.dtype == torch.int64
@@ -30,36 +39,87 @@ def test_floats_and_integers_of_every_width(dtype: str, label: str, tmp_path: Pa
     assert note == f"float{8 * int(dtype[2])}"
 
 
-def test_bytes_are_divided_by_255_and_it_is_said(tmp_path: Path) -> None:
-    x, _, note = load_arrays(npz(tmp_path, x=np.arange(48, dtype=np.uint8).reshape(3, 16), y=Y))
-    assert torch.equal(x.flatten(), torch.arange(48) / 255)
+def test_bytes_stay_bytes(tmp_path: Path) -> None:
+    x, _, note = whole(npz(tmp_path, x=np.arange(48, dtype=np.uint8).reshape(3, 16), y=Y))
+    assert x.dtype == torch.uint8
+    assert x.flatten().tolist() == list(range(48))
     assert note == "uint8, divided by 255"
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_sixteen_bits_are_divided_by_65535(order: str, tmp_path: Path) -> None:
+    deep = np.array([[0, 65535], [1, 32768], [2, 3]], dtype=f"{order}u2")
+    x, _, note = whole(npz(tmp_path, x=deep, y=Y))
+    torch.testing.assert_close(x, torch.from_numpy((deep / 65535).astype(np.float32)))
+    assert note == "uint16, divided by 65535"
+
+
+def test_labels_may_be_a_column(tmp_path: Path) -> None:
+    assert whole(npz(tmp_path, x=X, y=Y[:, None])).y.tolist() == [0, 2, 1]
 
 
 def test_safetensors_hold_the_same(tmp_path: Path) -> None:
     save_file({"x": torch.from_numpy(X).bfloat16(), "y": torch.from_numpy(Y)}, path := tmp_path / "some.safetensors")
-    x, y, note = load_arrays(path)
+    x, y, note = whole(path)
     assert (x.dtype, y.tolist(), note) == (torch.float32, [0, 2, 1], "bfloat16")
     save_file({"images": torch.from_numpy(X)}, path)
     with pytest.raises(UserError, match="no array x and y, only images"):
-        load_arrays(path)
+        read_arrays(path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (("train_x", "train_y"), ("test_x", "test_y")),
+        (("x_train", "y_train"), ("x_test", "y_test")),
+        (("train_images", "train_labels"), ("test_images", "test_labels")),
+        (("train_images", "train_labels"), ("val_images", "val_labels")),
+        (("x_train", "y_train"), ("val_x", "val_y")),
+    ],
+)
+def test_parts_by_their_names(train: tuple[str, str], test: tuple[str, str], tmp_path: Path) -> None:
+    parts = {train[0]: X, train[1]: Y, test[0]: X[:2] / 2, test[1]: Y[:2]}
+    arrays = read_arrays(npz(tmp_path, **parts, other=Y, classes=np.array(["a", "b", "c"])))
+    assert arrays.train is not None
+    assert arrays.test is not None
+    assert torch.equal(arrays.train.x, torch.from_numpy(X))
+    assert torch.equal(arrays.test.x, torch.from_numpy(X[:2] / 2))
+    assert (arrays.whole, arrays.unused, arrays.classes) == (None, ["other"], ("a", "b", "c"))
+
+
+def test_test_comes_before_val(tmp_path: Path) -> None:
+    file = npz(tmp_path, train_images=X, train_labels=Y, val_images=X, val_labels=Y, test_images=X / 2, test_labels=Y)
+    arrays = read_arrays(file)
+    assert arrays.test is not None
+    assert float(arrays.test.x.max()) == 0.5
+    assert arrays.unused == ["val_images", "val_labels"]
+
+
+def test_one_part_alone(tmp_path: Path) -> None:
+    assert whole(npz(tmp_path, train_x=X, train_y=Y)).y.tolist() == [0, 2, 1]
+    arrays = read_arrays(npz(tmp_path, x_test=X, y_test=Y))
+    assert (arrays.train, arrays.whole) == (None, None)
+    assert arrays.test is not None
 
 
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (X, Y.astype(np.float32), "y is of type float32, where labels are integers"),
+        (X, Y.astype(np.float32), r"y is of type float32, where labels are integers.*y\.astype\(int\)"),
         (X, Y == 1, "y is of type bool"),
-        (X, np.eye(3, dtype=int), r"y has the shape \(3, 3\).*argmax"),
-        (X, Y[:, None], r"y has the shape \(3, 1\).*flatten"),
+        (X, np.eye(3, dtype=int), r"y has the shape \(3, 3\).*one-hot, store y\.argmax\(axis=1\)"),
         (X, Y[:2], "x has 3 examples and y has 2"),
         (X, -Y, "label -2 of example 1 is negative"),
-        (X, np.array(["cat", "dog", "cat"]), "y is of type <U3"),
+        (X, np.array(["cat", "dog", "cat"]), r"y is of type <U3: labels are integers.*classes, y = numpy\.unique\(y"),
         (X[:0], Y[:0], r"x has the shape \(0, 1, 4, 4\)"),
         (Y, Y, r"x has the shape \(3,\)"),
-        (np.zeros((3, 4), dtype=int), Y, "x is of type int64, .*or uint8"),
+        (np.zeros((3, 4), dtype=int), Y, r"x is of type int64, .*or uint8.*store x\.astype\('uint8'\)"),
+        (np.full((3, 4), 256), Y, "x is of type int64, .*255$"),
+        (np.full((3, 4), 255, dtype=np.uint16), Y, "uint16 with no value above 255"),
+        (np.eye(3, dtype=np.uint8), Y, "bytes 0 and 1 alone"),
+        (X > 0.5, Y, "x is of type bool"),
         (X * 255, Y, r"3 of 3 examples.*values from 0 to 255\): divide by 255"),
-        ((X - 0.5) / 0.2, Y, "they look normalised; give them raw, and --mean and --std"),
+        ((X - 0.5) / 0.2, Y, r"they look normalised; store them raw, x \* std \+ mean"),
         (np.where(X == 1, np.nan, X), Y, r"1 of 3 examples.*first is number 2.*not finite"),
         (X * 1.5, Y, "scale them"),
         (X * 1j, Y, "x is of type complex64"),
@@ -67,42 +127,61 @@ def test_safetensors_hold_the_same(tmp_path: Path) -> None:
 )
 def test_arrays_of_another_kind_are_refused(x: np.ndarray, y: np.ndarray, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        load_arrays(npz(tmp_path, x=x, y=y))
+        read_arrays(npz(tmp_path, x=x, y=y))
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "classes", [np.array([1, 2, 3]), np.array([["a", "b", "c"]]), np.array("abc"), np.array([b"a", b"b", b"c"])]
+)
+def test_classes_are_a_list_of_texts(classes: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="classes must be a list of the classes' names"):
+        read_arrays(npz(tmp_path, x=X, y=Y, classes=classes))
+
+
+def test_two_classes_do_not_share_a_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the class a stands in classes more than once"):
+        read_arrays(npz(tmp_path, x=X, y=Y, classes=np.array(["a", "b", "a"])))
+
+
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Pickled objects are not read"):
-        load_arrays(npz(tmp_path, x=np.array([{}], dtype=object), y=Y))
+    for arrays in ({"x": np.array([{}], dtype=object), "y": Y}, {"x": X, "y": Y, "classes": np.array(["a", None], dtype=object)}):
+        with pytest.raises(UserError, match="Nothing is unpickled"):
+            read_arrays(npz(tmp_path, **arrays))
     with pytest.raises(UserError, match="no array y, only x"):
-        load_arrays(npz(tmp_path, x=X))
+        read_arrays(npz(tmp_path, x=X))
+    with pytest.raises(UserError, match="no array train_labels, only train_images"):
+        read_arrays(npz(tmp_path, train_images=X))
     for name in ("noise.npz", "noise.safetensors"):
         (tmp_path / name).write_bytes(b"noise")
         with pytest.raises(UserError, match="damaged"):
-            load_arrays(tmp_path / name)
-    with pytest.raises(UserError, match=r"must be a \.npz or \.safetensors"):
-        load_arrays(Path(__file__))
+            read_arrays(tmp_path / name)
     with pytest.raises(UserError, match="does not exist"):
-        load_arrays(tmp_path / "nothing.npz")
+        read_arrays(tmp_path / "nothing.npz")
 
 
 def test_a_single_array_is_not_a_file_of_arrays(tmp_path: Path) -> None:
     with (tmp_path / "single.npz").open("wb") as file:
         np.save(file, X)
     with pytest.raises(UserError, match="holds no plain arrays"):
-        load_arrays(tmp_path / "single.npz")
+        read_arrays(tmp_path / "single.npz")
 
 
-def test_examples_by_name_or_file(tmp_path: Path) -> None:
-    digits = load_examples("digits")
-    assert torch.equal(digits.x, load("digits").test_x)
-    assert digits.note == "test part of digits"
-    assert load_examples(str(npz(tmp_path, x=X, y=Y))).y.tolist() == [0, 2, 1]
-    with pytest.raises(UserError, match="unknown data set 'digit': did you mean 'digits'"):
-        load_examples("digit")
+def test_what_would_not_fit_into_memory_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, x=np.zeros((3, 1000, 1000)), y=Y)
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr("os.sysconf", lambda name: 2000)
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(UserError, match=r"would take 0\.0 GiB, and this machine has 0\.0 GiB of memory"):
+        read_arrays(path)
 
 
-def test_labels_beyond_the_classes_of_the_model_are_refused(tmp_path: Path) -> None:
-    x, y, _ = load_arrays(npz(tmp_path, x=X, y=Y))
-    with pytest.raises(UserError, match="the model has 2 classes, 0 to 1, but example 1 has the label 2"):
-        evaluate(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), x, y, suite="quick")
+def test_a_head_that_lies_about_its_size_is_damage(tmp_path: Path) -> None:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (2**60, 4)})
+    with zipfile.ZipFile(tmp_path / "liar.npz", "w") as file:
+        file.writestr("x.npy", head.getvalue() + struct.pack("8x"))
+        file.writestr("y.npy", b"")
+    with pytest.raises(UserError, match="damaged"):
+        read_arrays(tmp_path / "liar.npz")

@@ -10,7 +10,7 @@ def make(images: Tensor | None = None, labels: Tensor | None = None) -> Dataset:
     fine = torch.zeros(2, 1, 4, 4)
     images = fine if images is None else images
     labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
-    return Dataset("made up", 3, images, labels, fine, torch.tensor([0, 2]))
+    return Dataset("made up", ("a", "b", "c"), images, labels, fine, torch.tensor([0, 2]))
 
 
 def test_bytes_become_floats_in_the_unit_interval() -> None:

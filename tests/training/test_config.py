@@ -30,7 +30,6 @@ INFINITE = {"method": {"name": "condlr", "tau": math.inf, "exclude": ["fc.*"]}}
         ({"training": {"cycle_momentum": True, "momentum": 0.5}}, "cycle_momentum .* leaves no momentum to set"),
         ({"training": {"cycle_momentum": True, "schedule": "cosine"}}, "cycle_momentum needs .* schedule = 'one-cycle'"),
         ({"training": {"device": "nowhere"}}, r"training\.device: device 'nowhere' is not available"),
-        ({"data": {"name": "mnst"}}, r"data\.name: unknown data set 'mnst': did you mean 'mnist'\?"),
         ({"model": {"name": "lenet"}}, r"model\.name: unknown model 'lenet': did you mean 'lenet5'\?"),
         ({"method": {"name": "condrl"}}, r"method: unknown method 'condrl': did you mean 'condlr'\?"),
         ({"method": {"name": "condlr", "tua": 0.1}}, r"unknown option of condlr 'tua': did you mean 'tau'\?"),

@@ -60,6 +60,8 @@ def _say_head(seen: "Overview") -> None:
     epochs = "1 epoch" if record.epochs_done == 1 else f"{record.epochs_done} epochs"
     took = "" if seen.origin == "elsewhere" else f", {epochs} in {record.seconds:.1f} s"
     _say(f"{ORIGINS[seen.origin]}: {state}{took}, begun {record.created}")
+    if record.command:
+        _say(f"Made by: {record.command}{'' if record.status == 'complete' else ' (run again, it goes on)'}")
     if record.test_accuracy is not None:
         _say(f"Test accuracy {record.test_accuracy:.1%}")
     text = f"Parameters: {parameters.inference:,} for inference, {parameters.dense:,} dense"
