@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 NETWORK = """
 from torch import nn
@@ -19,28 +21,27 @@ def net():
     )
 """
 LOOP = """
-import numpy, sklearn.datasets, torch
+import torch
 import robust_lowrank as rlr
 from own_net import net
 
 torch.manual_seed(0)
-digits = sklearn.datasets.load_digits()
-x, y = torch.tensor(digits.images[:, None] / 16, dtype=torch.float32), torch.tensor(digits.target)
+digits = rlr.data.load("photos")
+x, y = digits.train_x, digits.train_y
 model = net()
 rlr.compress(model, method=rlr.CondLR(tau=0.5), rank=0.5, exclude=["10"], example_input=x[:2])
 optimizer = rlr.LowRankOptimizer(model, torch.optim.Adam, lr=0.005)
-with rlr.record("MINE", model, optimizer, data=(x[1300:], y[1300:])) as run:
+with rlr.record("MINE", model, optimizer, data="photos") as run:
     for epoch in range(run.epochs_done, 4):
         total, right = 0.0, 0
-        for index in torch.randperm(1300).split(50):
+        for index in torch.randperm(len(x)).split(50):
             optimizer.zero_grad()
             logits = model(x[index])
             loss = torch.nn.functional.cross_entropy(logits, y[index])
             loss.backward()
             optimizer.step()
             total, right = total + loss.detach() * len(index), right + (logits.argmax(1) == y[index]).sum()
-        run.epoch(loss=total / 1300, accuracy=right / 1300)
-numpy.savez("digits.npz", train_x=x[:1300], train_y=y[:1300], test_x=x[1300:], test_y=y[1300:])
+        run.epoch(loss=total / len(x), accuracy=right / len(x))
 """
 
 
@@ -56,9 +57,19 @@ def rlr_eval(folder: Path, *arguments: str) -> str:
     return run(folder, "-c", "from robust_lowrank.cli import main; main()", *arguments)
 
 
+def photographs(folder: Path) -> None:
+    """Write digits as images, a directory a class."""
+    digits = load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = folder / ("train" if number < 1300 else "test") / f"digit {label}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 255 / 16).round().astype("uint8")).save(path)
+
+
 @pytest.mark.slow
 def test_an_own_loop_goes_through_every_command(tmp_path: Path) -> None:
     assert len(LOOP.strip().splitlines()) <= 25
+    photographs(tmp_path / "photos")
     (tmp_path / "own_net.py").write_text(NETWORK)
     (tmp_path / "loop.py").write_text(LOOP)
     run(tmp_path, "loop.py")
@@ -85,16 +96,23 @@ def test_an_own_loop_goes_through_every_command(tmp_path: Path) -> None:
     (certified,) = json.loads(rlr_eval(tmp_path, "certify", "MINE", "--n", "20", "--json"))
     assert certified["certificate"]["bound"] > 0
     assert json.loads(rlr_eval(tmp_path, "verify", "MINE", "--json"))["sound"]
+    for form in ("dense", "torch-export", "int8"):
+        exported = json.loads(rlr_eval(tmp_path, "export", "MINE", "--to", form, "--json"))
+        assert exported["flipped"] <= (0 if form != "int8" else 0.1 * exported["examples"])
+    deployed = json.loads(rlr_eval(tmp_path, "attack", "MINE", *attack, "--form", "merged,onnx"))["forms"]
+    assert [row["lost"] for row in deployed] == [[]] * 4
     rlr_eval(tmp_path, "report", "MINE", "--out", "report")
     assert (tmp_path / "report/report.html").is_file()
     assert (tmp_path / "condition/condition.html").is_file()
 
     (tmp_path / "elsewhere.txt").rename(tmp_path / "own_net.py")
     options = ("--method", "condlr", "--tau", "0.5", "--rank", "0.5", "--epochs", "3", "--lr", "0.05", "--exclude", "10")
-    rlr_eval(tmp_path, "train", "--model", "own_net:net", "--data", "digits.npz", *options, "--out", "NAMED")
+    rlr_eval(tmp_path, "train", "--model", "own_net:net", "--data", "photos", *options, "--out", "NAMED")
     named = json.loads(rlr_eval(tmp_path, "show", "NAMED", "--json"))
     assert named["origin"] == "trained"
     assert [layer["layer"] for layer in named["layers"]] == [layer["layer"] for layer in shown["layers"]]
     assert named["record"]["hashes"]["test"] == shown["record"]["hashes"]["test"]
     rlr_eval(tmp_path, "attack", "NAMED", *attack)
+    for form in ("factors", "onnx"):
+        assert json.loads(rlr_eval(tmp_path, "export", "NAMED", "--to", form, "--json"))["flipped"] == 0
     rlr_eval(tmp_path, "report", "MINE", "NAMED", "--out", "both")
