@@ -5,6 +5,7 @@ from typing import Any
 from robust_lowrank import data as data
 from robust_lowrank import models as models
 from robust_lowrank.adapters import adapt as adapt
+from robust_lowrank.adapters import from_peft as from_peft
 from robust_lowrank.averaging import AveragedModel as AveragedModel
 from robust_lowrank.checkpoint import load as load
 from robust_lowrank.checkpoint import save as save

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -82,18 +82,25 @@ class Matrix:
 
 
 def find(
-    model: nn.Module, form: Form, *, exclude: Choices = (), include: Choices | None = None, seen: Seen | None = None
+    model: nn.Module,
+    form: Form,
+    *,
+    exclude: Choices = (),
+    include: Choices | None = None,
+    seen: Seen | None = None,
+    adding: str | None = None,
 ) -> list[Matrix]:
     """Return the matrices of a network that are not factored yet, each with what can be factored of it, or why it stays dense.
 
     Args:
         seen: what a pass of the network has shown.
+        adding: the name of updates to be added, beside others that frozen weights may have.
 
     Raises:
         UserError: an entry of `exclude` or `include` is no regular expression, or matches nothing.
     """
     excluded, included = Chosen(exclude, "exclude"), None if include is None else Chosen(include, "include")
-    matrices = list(_matrices(model))
+    matrices = list(_matrices(model, adding))
     for matrix in matrices:
         _judge(matrix, form, excluded, included, seen)
     names = sorted({matrix.name for matrix in matrices})
@@ -257,23 +264,29 @@ def places_of(model: nn.Module, tensor: Tensor) -> list[Place]:
     ]
 
 
-def _matrices(model: nn.Module) -> Iterator[Matrix]:
-    """Yield the parameters of two or more dimensions outside factored layers, each once."""
+def _matrices(model: nn.Module, adding: str | None) -> Iterator[Matrix]:
+    """Yield the parameters of two or more dimensions outside factored layers, each once.
+
+    Frozen bases of adapters that may get an update of the name `adding` are shown as they were before.
+    """
     found: dict[int, Matrix] = {}
     inside: set[int] = set()
     frozen: set[int] = set()
+    free: set[int] = set()
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, FactoredLayer | MergedParameter):
             inside.update(id(part) for part in module.modules())
         if isinstance(module, Adapter):
-            frozen.update(id(part) for part in module.base.modules())
+            (frozen if adding in (None, *module.names) else free).update(id(part) for part in module.base.modules())
         if id(module) in inside:
             continue
         for parameter, tensor in module._parameters.items():
             if tensor is None or not (isinstance(tensor, UninitializedTensorMixin) or tensor.dim() > 1):
                 continue
-            matrix = found.setdefault(id(tensor), Matrix(joined(name, parameter), [], tensor))
-            matrix.places.append((name, module, parameter))
+            place = (name.removesuffix(".base") if id(module) in free else name, module, parameter)
+            if _is_base(module) and adding not in (None, *module[0].names):
+                place = _parametrized(model, name)
+            found.setdefault(id(tensor), Matrix(joined(name, parameter), [], tensor)).places.append(place)
     for matrix in found.values():
         _, module, _ = matrix.places[0]
         if id(module) in frozen or _is_base(module):
@@ -289,5 +302,12 @@ def _block_names(matrix: Matrix) -> list[str]:
     return [f"{joined(name, parameter)}.{label}" for label in blocks_of(matrix.owners(), matrix.tensor)]
 
 
-def _is_base(module: nn.Module) -> bool:
+def _parametrized(model: nn.Module, path: str) -> tuple[str, nn.Module, str]:
+    """Return the name and module that have a parameter, and its name there, from the path of its parametrizations."""
+    owner, _, parameter = path.rpartition("parametrizations.")
+    owner = owner.removesuffix(".")
+    return owner, model.get_submodule(owner), parameter
+
+
+def _is_base(module: nn.Module) -> TypeGuard[ParametrizationList]:
     return isinstance(module, ParametrizationList) and len(module) > 0 and isinstance(module[0], MergedParameter)

@@ -153,8 +153,8 @@ def _frozen(model: nn.Module) -> set[str]:
     changed = {
         f"{path.removesuffix(f'.{UPDATE}')}.base.weight" if isinstance(layer, ChainLayer) else _original(path)
         for path, layer in model.named_modules()
-        if isinstance(layer, FactoredLayer) and layer.method is not None and layer.method.needs_start
-    }
+        if isinstance(layer, FactoredLayer) and layer.method is not None and layer.method.needs_start and layer.start is None
+    }  # by adapters that older versions made
     factors = {id(factor) for _, layer in named_factored_layers(model) for factor in layer.all_factors()}
     names = {
         name for name, each in model.named_parameters(remove_duplicate=False) if not each.requires_grad and id(each) not in factors
