@@ -273,9 +273,12 @@ def _matrices(model: nn.Module, adding: str | None) -> Iterator[Matrix]:
     inside: set[int] = set()
     frozen: set[int] = set()
     free: set[int] = set()
+    wrapped: set[int] = set()
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, FactoredLayer | MergedParameter):
             inside.update(id(part) for part in module.modules())
+        if is_of_peft(module):
+            wrapped.update(id(part) for part in module.modules())
         if isinstance(module, Adapter):
             (frozen if adding in (None, *module.names) else free).update(id(part) for part in module.base.modules())
         if id(module) in inside:
@@ -291,6 +294,8 @@ def _matrices(model: nn.Module, adding: str | None) -> Iterator[Matrix]:
         _, module, _ = matrix.places[0]
         if id(module) in frozen or _is_base(module):
             matrix.kept = "it is the frozen base of an adapter"
+        elif id(module) in wrapped:
+            matrix.kept = "it is a part of a layer of PEFT: unload that first (merge_and_unload)"
         yield matrix
 
 
@@ -300,6 +305,12 @@ def _block_names(matrix: Matrix) -> list[str]:
     if matrix.kept or _no_matrix(module, parameter, matrix.tensor):
         return []
     return [f"{joined(name, parameter)}.{label}" for label in blocks_of(matrix.owners(), matrix.tensor)]
+
+
+def is_of_peft(module: nn.Module) -> bool:
+    """Return whether a module is what PEFT puts in the place of one: a layer with adapters, or a copy that trains."""
+    wrappers = ("BaseTunerLayer", "AuxiliaryTrainingWrapper", "ModulesToSaveWrapper")
+    return any(each.__module__.startswith("peft.") and each.__name__ in wrappers for each in type(module).__mro__)
 
 
 def _parametrized(model: nn.Module, path: str) -> tuple[str, nn.Module, str]:

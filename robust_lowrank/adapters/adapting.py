@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import torch
 from torch import nn
 
+from robust_lowrank.candidates import is_of_peft
 from robust_lowrank.choices import Choices, pattern
 from robust_lowrank.compression import CompressionReport, Plan, make_plan, report_of
 from robust_lowrank.errors import UserError, first_line
@@ -65,6 +66,7 @@ def adapt(
     """
     model = uncompiled(model)
     check_name(name)
+    require_none_of_peft(model)
     plan = make_plan(model, method, rank, exclude, include, use="adapter", adding=name)
     if not plan.method.ranked:
         raise UserError(f"{plan.method.name} has no low-rank update to add: take compress, or another method")
@@ -83,6 +85,16 @@ def adapt(
     with undoing() as undo:
         install_updates(model, plan, updates, name, trained, undo)
     return report_of(model, plan, dict.fromkeys(dict(named_factored_layers(model)), 0.0))
+
+
+def require_none_of_peft(model: nn.Module) -> None:
+    """Raise a `UserError` if a network has layers of PEFT, whose adapters would be frozen."""
+    for name, module in model.named_modules():
+        if is_of_peft(module):
+            raise UserError(
+                f"{name!r} is a layer of PEFT, whose adapter would be frozen: take the network without it (unload or "
+                "merge_and_unload), and rlr.from_peft to train on what PEFT saved"
+            )
 
 
 def parameters_named(model: nn.Module, patterns: Sequence[str]) -> set[int]:

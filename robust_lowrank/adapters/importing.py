@@ -1,13 +1,12 @@
 """Adapters that PEFT has trained become updates, which any method trains on."""
 
-import re
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from robust_lowrank import linalg
-from robust_lowrank.adapters.adapting import install_updates, new_update
+from robust_lowrank.adapters.adapting import install_updates, new_update, require_none_of_peft
 from robust_lowrank.candidates import Candidate
 from robust_lowrank.compression import CompressionReport, Plan, make_plan, report_of
 from robust_lowrank.errors import UserError
@@ -23,7 +22,6 @@ from robust_lowrank.linalg import FactorisationError, Factors
 from robust_lowrank.methods import Method
 from robust_lowrank.peft import PeftFile, read_peft
 from robust_lowrank.peft.reading import Product
-from robust_lowrank.ranks import Rank
 
 
 def from_peft(model: nn.Module, path: str | Path, *, method: str | Method = "geolora", name: str = DEFAULT) -> CompressionReport:
@@ -50,10 +48,9 @@ def from_peft(model: nn.Module, path: str | Path, *, method: str | Method = "geo
     model = uncompiled(model)
     check_name(name)
     file = read_peft(path)
+    require_none_of_peft(model)
     _require_modules(model, file, path)
-    places = [re.escape(each) for each in file.products]
-    ranks = {rf"{re.escape(each)}(\.weight)?": _rank(product) for each, product in file.products.items()}
-    plan = make_plan(model, method, Rank(default=1, overrides=ranks), include=places, use="adapter", adding=name)
+    plan = make_plan(model, method, 1, include=lambda each, _: each in file.products, use="adapter", adding=name)
     if not plan.method.ranked:
         raise UserError(f"{plan.method.name} has no low-rank update to train: take another method")
     updates: dict[str, FactoredLayer] = {}
@@ -71,10 +68,6 @@ def from_peft(model: nn.Module, path: str | Path, *, method: str | Method = "geo
     return report_of(model, plan, dict.fromkeys(dict(named_factored_layers(model)), 0.0))
 
 
-def _rank(product: Product) -> int:
-    return min(product.left.shape[1], len(product.left), len(product.right))
-
-
 def _module_of(candidate: Candidate) -> str:
     """Return the name of the module whose weight a candidate is."""
     return candidate.name.removesuffix(".weight") if isinstance(candidate.layer, Block) else candidate.name
@@ -82,10 +75,6 @@ def _module_of(candidate: Candidate) -> str:
 
 def _require_modules(model: nn.Module, file: PeftFile, path: str | Path) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
-    if wrapped := [name for name in modules if ".lora_" in f".{name}."]:
-        raise UserError(
-            f"the network has PEFT's own layers ({wrapped[0]}): give the network before them, as get_base_model returns it"
-        )
     for name, product in file.products.items():
         module = modules.get(name)
         if module is None:
@@ -93,6 +82,8 @@ def _require_modules(model: nn.Module, file: PeftFile, path: str | Path) -> None
             raise UserError(
                 f"{path} has an update of {name[:80]!r}, which the network lacks; modules with such an ending: {near[:200]}"
             )
+        if not isinstance(getattr(module, "weight", None), Tensor):
+            raise UserError(f"{path} has an update of {name[:80]!r}, a {type(module).__name__}, which has no weight")
         if isinstance(module, nn.MultiheadAttention):
             raise UserError(f"{path} has one update for q, k and v of the attention {name!r} together, which have one each here")
         groups, dilation = getattr(module, "groups", 1), set(getattr(module, "dilation", (1,)))
@@ -123,7 +114,8 @@ def _update(candidate: Candidate, product: Product, plan: Plan, path: str | Path
     try:
         factors = _factors(product.left / scale, product.right, weight)
         if not bool(factors.core.any()):
-            return new_update(layer, plan.ranks[candidate.name], method, scale * (_rank(product) if method.adapter else 1))
+            rank = min(product.left.shape[1], *weight.shape)
+            return new_update(layer, (rank, rank), method, scale * rank if method.adapter else scale)
         begun = method.project(factors)
     except FactorisationError as error:
         raise UserError(f"{path}: the update of {module!r} cannot be trained by {method.name}: {error}. Take geolora") from error
@@ -145,7 +137,7 @@ def _require_all(file: PeftFile, plan: Plan, updates: dict[str, FactoredLayer], 
     taken = {_module_of(candidate) for candidate in plan.targets if candidate.name in updates}
     for name in file.products:
         if name not in taken:
-            reason = next((why for layer, why in plan.kept.items() if layer in (name, f"{name}.weight")), "it has no single matrix")
+            reason = next((why for layer, why in plan.kept.items() if layer in (name, f"{name}.weight", f"{name}.base")), "it has no single matrix")
             raise UserError(f"{path} has an update of {name!r}, which cannot have one here: {reason}")
 
 

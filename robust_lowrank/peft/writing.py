@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from robust_lowrank.choices import joined
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, FactoredLayer, FreeLayer, adapted_parts, named_factored_layers
 from robust_lowrank.layers.base import MatrixFactors
@@ -100,7 +101,7 @@ def _pairs(model: nn.Module) -> Iterator[tuple[str, Pair]]:
             table = model.get_submodule(owner)
             if part.labels != (WHOLE,) or parameter != "weight" or not _is_table(table):
                 kind = type(table).__mro__[1].__name__
-                _refuse(shown_name(path), f"it is a parameter of a {kind}, and PEFT adds to the outputs of whole layers")
+                _refuse(joined(owner, parameter), f"it is a parameter of a {kind}, and PEFT adds to the outputs of whole layers")
             pair = _pair(layers, None)
             yield owner, Pair(b=pair.a.T, a=pair.b.T, table=True)
 
