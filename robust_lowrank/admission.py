@@ -7,13 +7,14 @@ from typing import Any
 from torch import nn
 
 from robust_lowrank.candidates import blocks_of, places_of
+from robust_lowrank.choices import joined
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, ChainLayer, FactoredLayer, MergedLayer, adapted_parts
 from robust_lowrank.layers.base import Start
 from robust_lowrank.layers.forms import Dense, Source, build, form_of
 from robust_lowrank.layers.linear import is_transposed
 from robust_lowrank.layers.merged import Block, Place, install_merged, merged_parameters, put_back
-from robust_lowrank.layers.network import DEFAULT, put, shown_name
+from robust_lowrank.layers.network import DEFAULT, owner_of, put, shown_name
 from robust_lowrank.layers.updates import Updated, check_name, slot_of
 from robust_lowrank.methods import Method, Vanilla, named
 
@@ -43,9 +44,8 @@ def _described(layer: FactoredLayer) -> dict[str, Any]:
 
 def _whereabouts(path: str) -> dict[str, Any]:
     """Return the parameter that a merged layer belongs to, and the label of its block."""
-    stem, _, rest = path.rpartition("parametrizations.")
-    parameter, _, label, *_ = rest.split(".")
-    return {"parameter": f"{stem}{parameter}", "block": label}
+    owner, parameter = owner_of(path)
+    return {"parameter": joined(owner, parameter), "block": path.rpartition("parametrizations.")[2].split(".")[2]}
 
 
 def admit(model: nn.Module, described: dict[str, Any], undo: ExitStack) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from robust_lowrank.layers.chain import STATIC
 from robust_lowrank.layers.forms import Dense, Form, Source
 from robust_lowrank.layers.linear import is_transposed
 from robust_lowrank.layers.merged import Block, MergedParameter, Place
-from robust_lowrank.layers.network import WHOLE
+from robust_lowrank.layers.network import WHOLE, owner_of
 
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 SCALES = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -287,8 +287,9 @@ def _matrices(model: nn.Module, adding: str | None) -> Iterator[Matrix]:
             if tensor is None or not (isinstance(tensor, UninitializedTensorMixin) or tensor.dim() > 1):
                 continue
             place = (name.removesuffix(".base") if id(module) in free else name, module, parameter)
-            if _is_base(module) and adding not in (None, *module[0].names):
-                place = _parametrized(model, name)
+            if _is_base(module) and adding not in (None, *module.get_submodule("0").names):
+                owner, parameter = owner_of(name)
+                place = (owner, model.get_submodule(owner), parameter)
             found.setdefault(id(tensor), Matrix(joined(name, parameter), [], tensor)).places.append(place)
     for matrix in found.values():
         _, module, _ = matrix.places[0]
@@ -313,12 +314,5 @@ def is_of_peft(module: nn.Module) -> bool:
     return any(each.__module__.startswith("peft.") and each.__name__ in wrappers for each in type(module).__mro__)
 
 
-def _parametrized(model: nn.Module, path: str) -> tuple[str, nn.Module, str]:
-    """Return the name and module that have a parameter, and its name there, from the path of its parametrizations."""
-    owner, _, parameter = path.rpartition("parametrizations.")
-    owner = owner.removesuffix(".")
-    return owner, model.get_submodule(owner), parameter
-
-
-def _is_base(module: nn.Module) -> TypeGuard[ParametrizationList]:
+def _is_base(module: nn.Module) -> bool:
     return isinstance(module, ParametrizationList) and len(module) > 0 and isinstance(module[0], MergedParameter)

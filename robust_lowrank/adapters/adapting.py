@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from robust_lowrank import linalg
 from robust_lowrank.candidates import is_of_peft
 from robust_lowrank.choices import Choices, pattern
 from robust_lowrank.compression import CompressionReport, Plan, make_plan, report_of
@@ -19,8 +20,8 @@ from robust_lowrank.layers.forms import Source, build, form_of
 from robust_lowrank.layers.merged import Block, install_merged, merged_parameters, put_back
 from robust_lowrank.layers.network import DEFAULT, put, uncompiled
 from robust_lowrank.layers.updates import check_name
-from robust_lowrank.linalg import FactorisationError, Ranks
-from robust_lowrank.methods import Method
+from robust_lowrank.linalg import FactorisationError, Factors, Ranks
+from robust_lowrank.methods import Method, resolve
 from robust_lowrank.ranks import RankLike
 
 
@@ -66,10 +67,9 @@ def adapt(
     """
     model = uncompiled(model)
     check_name(name)
+    require_ranked(method)
     require_none_of_peft(model)
     plan = make_plan(model, method, rank, exclude, include, use="adapter", adding=name)
-    if not plan.method.ranked:
-        raise UserError(f"{plan.method.name} has no low-rank update to add: take compress, or another method")
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
         raise UserError(f"alpha = {alpha!r} must be a positive number")
     trained = parameters_named(model, trainable)
@@ -79,12 +79,18 @@ def adapt(
             updates[candidate.name] = new_update(candidate.layer, plan.ranks[candidate.name], plan.method, alpha)
         except FactorisationError as error:
             raise UserError(
-                f"layer {candidate.name!r} cannot be adapted by {plan.method.name}: {error}. Exclude it, or take a method without a "
-                "bound"
+                f"layer {candidate.name!r} cannot be adapted by {plan.method.name}: {error}. Exclude it, or take a method "
+                "without a bound"
             ) from error
     with undoing() as undo:
         install_updates(model, plan, updates, name, trained, undo)
     return report_of(model, plan, dict.fromkeys(dict(named_factored_layers(model)), 0.0))
+
+
+def require_ranked(method: str | Method) -> None:
+    """Raise a `UserError` if a method keeps weights whole."""
+    if not (resolved := resolve(method)).ranked:
+        raise UserError(f"{resolved.name} has no low-rank update to train: take compress, or another method")
 
 
 def require_none_of_peft(model: nn.Module) -> None:
@@ -131,6 +137,31 @@ def new_update(layer: Source, ranks: Ranks, method: Method, alpha: float) -> Fac
         update = build(layer, zero_factors(tensor, ranks), method, bias=False)
         update.wake()
     update.alpha = scale
+    return update
+
+
+@torch.no_grad()
+def update_from(layer: Source, left: Tensor, right: Tensor, method: Method, scale: float, rank: int | None = None) -> FactoredLayer:
+    """Return the update that adds left right^T (n, m), cut at a rank if it is given; one of zero is new, of as many columns.
+
+    Where the method bounds its condition number, its factors are the nearest that it allows, and the difference is subtracted.
+
+    Raises:
+        FactorisationError: the method cannot start from it.
+    """
+    weight = form_of(method).weight(layer)
+    (u, a), (v, b) = (torch.linalg.qr(linalg.in_float64(half.to(weight.device))) for half in (left / scale, right))
+    p, sigma, qh = linalg.svd(a @ b.T)
+    rank = min(len(sigma), rank or len(sigma))
+    if not bool(sigma.any()):
+        return new_update(layer, (rank, rank), method, scale * rank if method.adapter else scale)
+    bases = ((u @ p[:, :rank]).to(weight), (v @ qh[:rank].T).to(weight))
+    factors = Factors(sigma[:rank].diag().to(weight), bases)
+    begun = method.project(factors)
+    update = build(layer, begun, method, bias=False)
+    update.alpha = scale
+    if method.needs_start:
+        update.start = Start(Factors(begun.core - factors.core, bases))
     return update
 
 

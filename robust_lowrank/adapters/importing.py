@@ -5,20 +5,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank import linalg
-from robust_lowrank.adapters.adapting import install_updates, new_update, require_none_of_peft
+from robust_lowrank.adapters.adapting import install_updates, require_none_of_peft, require_ranked, update_from
 from robust_lowrank.candidates import Candidate
 from robust_lowrank.compression import CompressionReport, Plan, make_plan, report_of
 from robust_lowrank.errors import UserError
 from robust_lowrank.installation import undoing
 from robust_lowrank.layers import FactoredLayer, named_factored_layers
-from robust_lowrank.layers.base import Start
-from robust_lowrank.layers.forms import build, form_of
+from robust_lowrank.layers.forms import form_of
 from robust_lowrank.layers.linear import is_transposed
 from robust_lowrank.layers.merged import Block
 from robust_lowrank.layers.network import DEFAULT, uncompiled
 from robust_lowrank.layers.updates import check_name
-from robust_lowrank.linalg import FactorisationError, Factors
+from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method
 from robust_lowrank.peft import PeftFile, read_peft
 from robust_lowrank.peft.reading import Product
@@ -48,11 +46,10 @@ def from_peft(model: nn.Module, path: str | Path, *, method: str | Method = "geo
     model = uncompiled(model)
     check_name(name)
     file = read_peft(path)
+    require_ranked(method)
     require_none_of_peft(model)
     _require_modules(model, file, path)
     plan = make_plan(model, method, 1, include=lambda each, _: each in file.products, use="adapter", adding=name)
-    if not plan.method.ranked:
-        raise UserError(f"{plan.method.name} has no low-rank update to train: take another method")
     updates: dict[str, FactoredLayer] = {}
     for candidate in plan.targets:
         product = file.products.get(_module_of(candidate))
@@ -112,32 +109,19 @@ def _update(candidate: Candidate, product: Product, plan: Plan, path: str | Path
         raise UserError(f"{path} has an update of {tuple(due)} for {module!r}, whose weight is {tuple(shape)}")
     scale = product.scaling if method.adapter else 1.0
     try:
-        factors = _factors(product.left / scale, product.right, weight)
-        if not bool(factors.core.any()):
-            rank = min(product.left.shape[1], *weight.shape)
-            return new_update(layer, (rank, rank), method, scale * rank if method.adapter else scale)
-        begun = method.project(factors)
+        return update_from(layer, product.left, product.right, method, scale)
     except FactorisationError as error:
         raise UserError(f"{path}: the update of {module!r} cannot be trained by {method.name}: {error}. Take geolora") from error
-    update = build(layer, begun, method, bias=False)
-    update.alpha = scale
-    if method.needs_start:
-        update.start = Start(Factors(begun.core - factors.core, factors.bases))
-    return update
-
-
-def _factors(left: Tensor, right: Tensor, like: Tensor) -> Factors:
-    """Return left right^T as U S V^T with a diagonal S, by QR and SVD in float64."""
-    (u, a), (v, b) = (torch.linalg.qr(linalg.in_float64(half.to(like.device))) for half in (left, right))
-    p, sigma, qh = linalg.svd(a @ b.T)
-    return Factors(sigma.diag().to(like), ((u @ p).to(like), (v @ qh.T).to(like)))
 
 
 def _require_all(file: PeftFile, plan: Plan, updates: dict[str, FactoredLayer], path: str | Path) -> None:
     taken = {_module_of(candidate) for candidate in plan.targets if candidate.name in updates}
     for name in file.products:
         if name not in taken:
-            reason = next((why for layer, why in plan.kept.items() if layer in (name, f"{name}.weight", f"{name}.base")), "it has no single matrix")
+            reason = next(
+                (why for layer, why in plan.kept.items() if layer in (name, f"{name}.weight", f"{name}.base")),
+                "it has no single matrix",
+            )
             raise UserError(f"{path} has an update of {name!r}, which cannot have one here: {reason}")
 
 

@@ -17,6 +17,7 @@ from robust_lowrank.layers.linear import LowRankLinear as LowRankLinear
 from robust_lowrank.layers.merged import MergedLayer as MergedLayer
 from robust_lowrank.layers.network import named_factored_layers as named_factored_layers
 from robust_lowrank.layers.updates import adapted_parts as adapted_parts
+from robust_lowrank.layers.updates import trained_layers as trained_layers
 from robust_lowrank.layers.updates import without_updates as without_updates
 from robust_lowrank.layers.whole import WholeConv as WholeConv
 from robust_lowrank.layers.whole import WholeLinear as WholeLinear

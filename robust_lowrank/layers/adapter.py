@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robust_lowrank.layers.chain import ChainLayer
 from robust_lowrank.layers.forms import Dense
@@ -40,6 +40,8 @@ class Adapter(Updated):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sum of the maps of base and active updates."""
+        if self.folded is not None and self.active:
+            return torch.func.functional_call(self.base, {"weight": self.folded}, (x,))
         y = self.base(x)
         for update in self.taking_part():
             y = y + update.change(x)

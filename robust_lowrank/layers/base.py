@@ -263,7 +263,8 @@ class Start(nn.Module):
 
     def __init__(self, factors: Factors) -> None:
         super().__init__()
-        for name, factor in zip(("core", *(f"basis{mode}" for mode in range(len(factors.bases)))), (factors.core, *factors.bases)):
+        names = ("core", *(f"basis{mode}" for mode in range(len(factors.bases))))
+        for name, factor in zip(names, (factors.core, *factors.bases), strict=True):
             self.register_buffer(name, factor.detach().clone(memory_format=torch.contiguous_format))
 
     def factors(self) -> Factors:

@@ -123,6 +123,8 @@ class MergedParameter(Updated):
         """Return the parameter."""
         if frozen and not self.active:
             return frozen[0]
+        if self.folded is not None:
+            return self.folded
         held = None if torch.compiler.is_compiling() else _HELD.get()
         key = (id(self), torch.is_grad_enabled())
         if held is None or key not in held:
@@ -159,7 +161,7 @@ def _stacked(blocks: list[MergedLayer]) -> Tensor:
 
 
 def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, adapter: str | None = None) -> MergedParameter:
-    """Let blocks stand for a parameter in every module that has it, or beside it as the update of that name, and return what does."""
+    """Let blocks stand for a parameter wherever it is, or be its update of that name, and return what holds them."""
     owner, name, _ = places[0]
     names = list(owner._parameters)
     behind = tuple(names[names.index(name) + 1 :])
@@ -205,11 +207,13 @@ def _own_class(module: nn.Module) -> None:
     module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def uninstall_all(model: nn.Module, *, updated: bool = True) -> None:
+def uninstall_all(model: nn.Module, *, updated: bool = True, only: MergedParameter | None = None) -> None:
     """Put parameters in the place of all that is merged in a network, or without `updated` the frozen ones of adapters."""
     parameters: dict[MergedParameter, nn.Parameter] = {}
     for module in list(model.modules()):
         for name, stand_in in merged_parameters(module).items():
+            if only not in (None, stand_in):
+                continue
             if not updated or stand_in in parameters:  # what others share has been merged once
                 stand_in.active = ()
             _uninstall(module, name, parameters)

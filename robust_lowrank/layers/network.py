@@ -36,6 +36,17 @@ def shown_name(path: str) -> str:
     return re.sub(rf"\.{WHOLE}(?=$|\.{UPDATE}(_[^.]*)?$)", "", PARAMETRIZED.sub(r"\1\2.", path))
 
 
+def owner_of(path: str) -> tuple[str, str]:
+    """Return the names of a module and its parameter, from the path of what stands for that or of anything in it.
+
+    Example:
+        >>> owner_of("lstm.parametrizations.weight_hh_l0.0.whole")
+        ('lstm', 'weight_hh_l0')
+    """
+    owner, _, rest = path.rpartition("parametrizations.")
+    return owner.removesuffix("."), rest.partition(".")[0]
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """Return the network that `torch.compile` has wrapped, or the network itself."""
     return getattr(model, "_orig_mod", model)

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers.base import FactoredLayer
-from robust_lowrank.layers.network import DEFAULT, UPDATE
+from robust_lowrank.layers.network import DEFAULT, UPDATE, named_factored_layers
 
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
@@ -19,10 +20,20 @@ class Updated(nn.Module):
     Attributes:
         names: those of its updates.
         active: the names of the updates that take part.
+        folded: the sum of weight and active updates, while they are merged.
     """
 
     names: tuple[str, ...] = ()
     active: tuple[str, ...] = ()
+    folded: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("folded", None, persistent=False)
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self.folded = None
+        super()._load_from_state_dict(*args, **options)
 
     def holders(self) -> list[nn.Module]:
         """Return the modules that have an update each, one for every block of the weight."""
@@ -41,6 +52,7 @@ class Updated(nn.Module):
 
     def drop(self, name: str) -> None:
         """Take an update out."""
+        self.folded = None
         for holder in self.holders():
             delattr(holder, slot_of(name))
         self.names = tuple(each for each in self.names if each != name)
@@ -48,6 +60,7 @@ class Updated(nn.Module):
 
     def activate(self, names: Collection[str]) -> None:
         """Let the updates of these names take part and train, if there are such, and no others."""
+        self.folded = None
         self.active = tuple(name for name in self.names if name in names)
         for name in self.names:
             for layer in self.layers_of(name):
@@ -80,6 +93,20 @@ def adapted_parts(model: nn.Module) -> Iterator[tuple[str, Updated]]:
     for path, module in model.named_modules():
         if isinstance(module, Updated) and module.names:
             yield path, module
+
+
+def trained_layers(model: nn.Module) -> Iterator[tuple[str, FactoredLayer]]:
+    """Yield the factored layers of a network as `named_factored_layers` does, but for updates that take no part."""
+    resting = {
+        id(layer)
+        for _, part in adapted_parts(model)
+        for name in part.names
+        if name not in part.active
+        for layer in part.layers_of(name)
+    }
+    for name, layer in named_factored_layers(model):
+        if id(layer) not in resting:
+            yield name, layer
 
 
 @contextmanager

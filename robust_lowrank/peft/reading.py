@@ -17,18 +17,27 @@ from robust_lowrank.peft.naming import CONFIG, PREFIX, WEIGHTS, matching
 
 LARGEST_CONFIG = 4 << 20  # bytes
 FACTORS = {  # ends of keys, and which factor of an update they hold
-    **{".lora_A.weight": "a", ".lora_B.weight": "b", ".lora_embedding_A": "a", ".lora_embedding_B": "b"},
-    **{".lora_A": "a", ".lora_B": "b", ".lora_E": "values"},
+    ".lora_A.weight": "a",
+    ".lora_B.weight": "b",
+    ".lora_embedding_A": "a",
+    ".lora_embedding_B": "b",
+    ".lora_A": "a",
+    ".lora_B": "b",
+    ".lora_E": "values",
 }
 REFUSED = {  # fields whose values other than false, empty or None change what an adapter computes, and what they are
-    **{"use_dora": "DoRA, which also scales the columns of weights", "lora_bias": "a bias of the updates"},
-    **{"alora_invocation_tokens": "activated LoRA", "use_bdlora": "BD-LoRA", "arrow_config": "Arrow", "kasa_config": "KaSA"},
-    **{"monteclora_config": "MonteCLoRA", "use_qalora": "QALoRA", "layer_replication": "replicated layers"},
-    **{
-        "target_parameters": "updates of single parameters",
-        "trainable_token_indices": "trained tokens",
-        "megatron_config": "Megatron",
-    },
+    "use_dora": "DoRA, which also scales the columns of weights",
+    "lora_bias": "a bias of the updates",
+    "alora_invocation_tokens": "activated LoRA",
+    "use_bdlora": "BD-LoRA",
+    "arrow_config": "Arrow",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+    "use_qalora": "QALoRA",
+    "layer_replication": "replicated layers",
+    "target_parameters": "updates of single parameters",
+    "trainable_token_indices": "trained tokens",
+    "megatron_config": "Megatron",
 }
 
 
@@ -89,7 +98,7 @@ def read_peft(path: str | Path) -> PeftFile:
         "pissa_"
     ):
         raise UserError(
-            f"{path} began with a part of the weights ({str(config.init_lora_weights)[:40]}), which a fresh network has still: write it "
+            f"{path} began with a part of the weights ({str(config.init_lora_weights)[:40]}), which they lack under it: write it "
             "as plain LoRA with peft's save_pretrained(path_initial_model_for_weight_conversion=...)"
         )
     factors: dict[str, dict[str, Tensor]] = {}

@@ -13,13 +13,12 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from robust_lowrank.choices import joined
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import Adapter, FactoredLayer, FreeLayer, adapted_parts, named_factored_layers
-from robust_lowrank.layers.base import MatrixFactors
+from robust_lowrank.layers import Adapter, FactoredLayer, adapted_parts, named_factored_layers
 from robust_lowrank.layers.conv import CONVS
+from robust_lowrank.layers.halves import halves_of
 from robust_lowrank.layers.linear import is_transposed
 from robust_lowrank.layers.merged import MergedParameter
-from robust_lowrank.layers.network import WHOLE, shown_name, uncompiled
-from robust_lowrank.linalg import Factors
+from robust_lowrank.layers.network import WHOLE, owner_of, shown_name, uncompiled
 from robust_lowrank.peft.naming import CONFIG, PREFIX, WEIGHTS, by_name, saved_whole, target_modules
 from robust_lowrank.records import replacing_directory
 
@@ -34,9 +33,9 @@ class Pair(NamedTuple):
 
 @torch.no_grad()
 def to_peft(model: nn.Module, path: str | Path) -> None:
-    """Write the active updates of an adapted network as a LoRA adapter of PEFT: `adapter_config.json`, `adapter_model.safetensors`.
+    """Write the active updates of an adapted network as a LoRA adapter of PEFT, a directory of a configuration and safetensors.
 
-    `peft.PeftModel.from_pretrained(base, path)` reads it, where `base` is the network before `adapt`. What an update is scaled by is
+    `peft.PeftModel.from_pretrained(base, path)` reads it, where `base` is the network before `adapt`. What scales an update is a
     part of B, so that PEFT scales by 1 whatever the rank; several active updates of a layer are one there, and so is an update and
     what it began with. Parameters that train beside the updates are written too, with the modules that have them, and running
     statistics of normalisations, which move in training.
@@ -96,8 +95,7 @@ def _pairs(model: nn.Module) -> Iterator[tuple[str, Pair]]:
                 _refuse(path, reason)
             yield path, _pair(layers, part.base.weight.shape if part.base.weight.dim() > 2 else None)
         elif isinstance(part, MergedParameter):
-            owner, _, parameter = path.removesuffix(".0").rpartition("parametrizations.")
-            owner = owner.removesuffix(".")
+            owner, parameter = owner_of(path)
             table = model.get_submodule(owner)
             if part.labels != (WHOLE,) or parameter != "weight" or not _is_table(table):
                 kind = type(table).__mro__[1].__name__
@@ -139,30 +137,12 @@ def _refuse(
 
 def _pair(layers: list[FactoredLayer], kernel: torch.Size | None) -> Pair:
     """Return the product that is the sum of updates, each less what it began with, and scaled."""
-    halves = [half for layer in layers for half in _halves(layer)]
+    halves = [half for layer in layers for half in halves_of(layer)]
     b = torch.cat([left for left, _ in halves], 1)
     a = torch.cat([right for _, right in halves], 1).T
     if kernel is None:
         return Pair(b, a)
     return Pair(b[(..., *[None] * (len(kernel) - 2))], a.reshape(-1, *kernel[1:]))
-
-
-def _halves(layer: FactoredLayer) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (n, r) and (m, r) whose products with one another's transpose add up to what an update adds."""
-    if isinstance(layer, FreeLayer):
-        left, right = layer.left(), layer.right()
-        kept = left.any(0) if bool(left.any()) else slice(None)  # triplets that AdaLoRA has zeroed are left out
-        yield layer.alpha * left[:, kept], right[:, kept]
-        return
-    assert isinstance(layer, MatrixFactors)
-    yield _split(layer.used_factors(), layer.alpha)
-    if layer.start is not None:
-        yield _split(layer.start.factors(), -layer.alpha)
-
-
-def _split(factors: Factors, scale: float) -> tuple[Tensor, Tensor]:
-    core, (u, v) = factors
-    return scale * u @ core, v
 
 
 def _beside(model: nn.Module, targets: set[str]) -> tuple[set[str], set[str]]:
@@ -199,7 +179,7 @@ def _beside(model: nn.Module, targets: set[str]) -> tuple[set[str], set[str]]:
     if reason:
         names = ", ".join(sorted(wanted)[:4])
         raise UserError(
-            f"{names} cannot be written for PEFT beside the updates: {reason}.\nLeave it out of trainable, or exclude what is adapted"
+            f"{names} cannot be written for PEFT beside the updates: {reason}.\nLeave them out of trainable, or exclude that layer"
         )
     return biases, found
 

@@ -191,8 +191,8 @@ def _base_parameters(model: nn.Module, head: Sequence[str]) -> list[nn.Parameter
     for path, layer in layers:
         if layer.method.needs_start and layer.start is None:
             raise UserError(
-                f"the update of {shown_name(path)!r} by {layer.method.name} took a part of the weight, as those of older files did, "
-                "which would be dropped with it: adapt the network anew"
+                f"the update of {shown_name(path)!r} by {layer.method.name} took a part of the weight, as those of older files "
+                "did, which would be dropped with it: adapt the network anew"
             )
     updates = {id(parameter) for _, layer in layers for parameter in layer.parameters()}
     others = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in updates}

@@ -4,13 +4,14 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import peft
+import pytest
 import torch
-import transformers
 from torch import Tensor, nn
 
 import robust_lowrank as rlr
 
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
 IDS = torch.arange(18).reshape(2, 9) % 40
 METHODS: dict[str, Any] = {
     **{name: name for name in ("geolora", "condlr", "lora", "stella", "rgd", "scaled-lora", "usv", "vanilla")},
@@ -28,11 +29,13 @@ def bert() -> nn.Module:
 
 def gpt2() -> nn.Module:
     torch.manual_seed(0)
-    return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=50, n_embd=24, n_layer=2, n_head=2, n_positions=16)).eval()
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=50, n_embd=24, n_layer=2, n_head=2, n_positions=16)
+    ).eval()
 
 
 def vision() -> nn.Module:
-    """Convolutions of all kinds that PEFT knows, with normalisations whose statistics move, and layers whose names end one another."""
+    """Convolutions as PEFT knows them, a normalisation whose statistics move, and layers whose names end others'."""
     torch.manual_seed(0)
     return nn.Sequential(
         *(nn.Conv2d(3, 6, (1, 3), stride=(1, 2), padding=(0, 1)), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 1)),

@@ -3,12 +3,9 @@
 import pytest
 import torch
 
-peft = pytest.importorskip("peft")
-pytest.importorskip("transformers")
-
 import robust_lowrank as rlr
 from robust_lowrank import UserError
-from tests.peft.networks import IDS, bert, logits
+from tests.peft.networks import IDS, bert, logits, peft
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed.*"),

@@ -9,16 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-pytest.importorskip("peft")
-pytest.importorskip("transformers")
-
-from peft.tuners.lora import LoraLayer
-
 import robust_lowrank as rlr
 from robust_lowrank import UserError
 from robust_lowrank.peft import to_peft
 from robust_lowrank.peft.naming import CONFIG, WEIGHTS, by_name, matching, saved_whole, target_modules
-from tests.peft.networks import IDS, METHODS, bert, gpt2, logits, trained, under_peft, vision
+from tests.peft.networks import IDS, METHODS, bert, gpt2, logits, peft, trained, under_peft, vision
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed.*"),
@@ -52,7 +47,7 @@ def test_ranks_that_differ_are_scaled_by_one(tmp_path: Path) -> None:
     trained(model, IDS)
     to_peft(model, tmp_path / "a")
     found = under_peft(base, tmp_path / "a")
-    layers = [module for module in found.modules() if isinstance(module, LoraLayer)]
+    layers = [module for module in found.modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
     assert len({module.r["default"] for module in layers}) > 2
     assert {module.scaling["default"] for module in layers} == {1.0}
     torch.testing.assert_close(logits(found, IDS), logits(model, IDS), rtol=0, atol=1e-5)
