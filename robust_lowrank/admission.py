@@ -58,6 +58,8 @@ def admit(model: nn.Module, described: dict[str, Any], undo: ExitStack) -> None:
     """
     merged: dict[tuple[str, str], dict[str, Any]] = {}
     active: dict[Updated, list[str]] = {}
+    for _, part in adapted_parts(model):
+        undo.callback(part.activate, part.active)
     for name, entry in described.items():
         if not isinstance(entry, dict):
             raise UserError(f"the description of layer {name!r} is none")
@@ -69,7 +71,6 @@ def admit(model: nn.Module, described: dict[str, Any], undo: ExitStack) -> None:
         active.setdefault(_admit_merged(model, parameter, name, blocks, undo), []).extend(_active(next(iter(blocks.values()))))
     for part, names in active.items():
         if isinstance(part, Updated):
-            undo.callback(part.activate, part.active)
             part.activate(names)
 
 

@@ -177,6 +177,8 @@ def install_updates(
     for parameter in model.parameters():
         undo.callback(parameter.requires_grad_, parameter.requires_grad)
         parameter.requires_grad_(id(parameter) in trained - adapted)
+    for _, part in adapted_parts(model):
+        undo.callback(part.activate, part.active)
     for candidate in plan.targets:
         update = updates[candidate.name]
         if isinstance(update, ChainLayer):
@@ -196,7 +198,6 @@ def install_updates(
         except (TypeError, KeyError, AttributeError, RuntimeError) as error:  # of classes that let nothing be put in
             raise UserError(f"the updates cannot be put into the network: {first_line(error)}") from error
     for _, part in adapted_parts(model):
-        undo.callback(setattr, part, "active", part.active)
         part.activate([name])
 
 

@@ -46,6 +46,8 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = DEFAULT) -> Non
 def load_adapter(model: nn.Module, path: str | Path, *, name: str | None = None) -> None:
     """Read the adapter of a file into the network that it was made for, in place: it alone takes part then, and trains.
 
+    A network without adapters is frozen, as `adapt` freezes it.
+
     Args:
         path: a file that `save_adapter` wrote.
         name: what the adapter is to be called here; by default as in the file.
@@ -73,11 +75,12 @@ def load_adapter(model: nn.Module, path: str | Path, *, name: str | None = None)
     old, new = f".{slot_of(former)}", f".{slot_of(name)}"
     try:
         with undoing() as undo:
+            adapted = any(adapted_parts(model))
             for parameter in model.parameters():
                 undo.callback(parameter.requires_grad_, parameter.requires_grad)
+                parameter.requires_grad_(adapted and parameter.requires_grad)
             admit(model, {_moved(key, old, new): _entry(entry, name) for key, entry in header["layers"].items()}, undo)
             for path_of, part in adapted_parts(model):
-                undo.callback(setattr, part, "active", part.active)
                 part.activate([name])
                 _frozen(model, path_of, part).requires_grad_(False)
             found = {_moved(key, old, new): tensor for key, tensor in tensors.items()}
