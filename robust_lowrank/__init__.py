@@ -5,6 +5,14 @@ from typing import Any
 from robust_lowrank import data as data
 from robust_lowrank import models as models
 from robust_lowrank.adapters import adapt as adapt
+from robust_lowrank.adapters import add_weighted_adapter as add_weighted_adapter
+from robust_lowrank.adapters import delete_adapter as delete_adapter
+from robust_lowrank.adapters import from_peft as from_peft
+from robust_lowrank.adapters import load_adapter as load_adapter
+from robust_lowrank.adapters import merge_adapter as merge_adapter
+from robust_lowrank.adapters import save_adapter as save_adapter
+from robust_lowrank.adapters import set_adapter as set_adapter
+from robust_lowrank.adapters import unmerge_adapter as unmerge_adapter
 from robust_lowrank.averaging import AveragedModel as AveragedModel
 from robust_lowrank.checkpoint import load as load
 from robust_lowrank.checkpoint import save as save

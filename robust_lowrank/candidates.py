@@ -18,7 +18,7 @@ from robust_lowrank.layers.chain import STATIC
 from robust_lowrank.layers.forms import Dense, Form, Source
 from robust_lowrank.layers.linear import is_transposed
 from robust_lowrank.layers.merged import Block, MergedParameter, Place
-from robust_lowrank.layers.network import WHOLE
+from robust_lowrank.layers.network import WHOLE, owner_of
 
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 SCALES = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -82,18 +82,25 @@ class Matrix:
 
 
 def find(
-    model: nn.Module, form: Form, *, exclude: Choices = (), include: Choices | None = None, seen: Seen | None = None
+    model: nn.Module,
+    form: Form,
+    *,
+    exclude: Choices = (),
+    include: Choices | None = None,
+    seen: Seen | None = None,
+    adding: str | None = None,
 ) -> list[Matrix]:
     """Return the matrices of a network that are not factored yet, each with what can be factored of it, or why it stays dense.
 
     Args:
         seen: what a pass of the network has shown.
+        adding: the name of updates to be added, beside others that frozen weights may have.
 
     Raises:
         UserError: an entry of `exclude` or `include` is no regular expression, or matches nothing.
     """
     excluded, included = Chosen(exclude, "exclude"), None if include is None else Chosen(include, "include")
-    matrices = list(_matrices(model))
+    matrices = list(_matrices(model, adding))
     for matrix in matrices:
         _judge(matrix, form, excluded, included, seen)
     names = sorted({matrix.name for matrix in matrices})
@@ -257,27 +264,39 @@ def places_of(model: nn.Module, tensor: Tensor) -> list[Place]:
     ]
 
 
-def _matrices(model: nn.Module) -> Iterator[Matrix]:
-    """Yield the parameters of two or more dimensions outside factored layers, each once."""
+def _matrices(model: nn.Module, adding: str | None) -> Iterator[Matrix]:
+    """Yield the parameters of two or more dimensions outside factored layers, each once.
+
+    Frozen bases of adapters that may get an update of the name `adding` are shown as they were before.
+    """
     found: dict[int, Matrix] = {}
     inside: set[int] = set()
     frozen: set[int] = set()
+    free: set[int] = set()
+    wrapped: set[int] = set()
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, FactoredLayer | MergedParameter):
             inside.update(id(part) for part in module.modules())
+        if is_of_peft(module):
+            wrapped.update(id(part) for part in module.modules())
         if isinstance(module, Adapter):
-            frozen.update(id(part) for part in module.base.modules())
+            (frozen if adding in (None, *module.names) else free).update(id(part) for part in module.base.modules())
         if id(module) in inside:
             continue
         for parameter, tensor in module._parameters.items():
             if tensor is None or not (isinstance(tensor, UninitializedTensorMixin) or tensor.dim() > 1):
                 continue
-            matrix = found.setdefault(id(tensor), Matrix(joined(name, parameter), [], tensor))
-            matrix.places.append((name, module, parameter))
+            place = (name.removesuffix(".base") if id(module) in free else name, module, parameter)
+            if _is_base(module) and adding not in (None, *module.get_submodule("0").names):
+                owner, parameter = owner_of(name)
+                place = (owner, model.get_submodule(owner), parameter)
+            found.setdefault(id(tensor), Matrix(joined(name, parameter), [], tensor)).places.append(place)
     for matrix in found.values():
         _, module, _ = matrix.places[0]
         if id(module) in frozen or _is_base(module):
             matrix.kept = "it is the frozen base of an adapter"
+        elif id(module) in wrapped:
+            matrix.kept = "it is a part of a layer of PEFT: unload that first (merge_and_unload)"
         yield matrix
 
 
@@ -287,6 +306,12 @@ def _block_names(matrix: Matrix) -> list[str]:
     if matrix.kept or _no_matrix(module, parameter, matrix.tensor):
         return []
     return [f"{joined(name, parameter)}.{label}" for label in blocks_of(matrix.owners(), matrix.tensor)]
+
+
+def is_of_peft(module: nn.Module) -> bool:
+    """Return whether a module is what PEFT puts in the place of one: a layer with adapters, or a copy that trains."""
+    wrappers = ("BaseTunerLayer", "AuxiliaryTrainingWrapper", "ModulesToSaveWrapper")
+    return any(each.__module__.startswith("peft.") and each.__name__ in wrappers for each in type(module).__mro__)
 
 
 def _is_base(module: nn.Module) -> bool:

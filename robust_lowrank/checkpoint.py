@@ -71,7 +71,9 @@ def load(model: nn.Module, path: str | Path, *, rank: int | float | None = None)
     number = isinstance(rank, (int, float)) and not isinstance(rank, bool)
     if rank is not None and not (number and (0 < rank <= 1 if isinstance(rank, float) else rank >= 1)):
         raise UserError(f"rank = {rank!r} at which to cut layers is neither an integer from 1 nor a fraction in (0, 1]")
-    header, tensors = _read(path)
+    header, tensors = read(path)
+    if "adapter" in header:
+        raise UserError(f"{path} holds the adapter {header['adapter']!r} alone: take rlr.load_adapter")
     given, model = model, uncompiled(model)
     try:
         if meta := [key for key, tensor in model.state_dict().items() if isinstance(tensor, Tensor) and tensor.is_meta]:
@@ -81,7 +83,7 @@ def load(model: nn.Module, path: str | Path, *, rank: int | float | None = None)
             take_thin(model, tensors, undo)
             expected = model.state_dict()
             tensors = {key: expected[key] for key in header["without"] if key in expected} | tensors
-            wrong = sorted(expected.keys() ^ tensors.keys()) or _misfits(model, expected, tensors)
+            wrong = sorted(expected.keys() ^ tensors.keys()) or misfits(model, expected, tensors)
             if wrong:
                 raise UserError(f"{', '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}")
             if (base := header.get("base")) is not None and base != _digest_of(model, header["without"]):
@@ -97,7 +99,7 @@ def load(model: nn.Module, path: str | Path, *, rank: int | float | None = None)
     return given
 
 
-def _misfits(model: nn.Module, expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> list[str]:
+def misfits(model: nn.Module, expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> list[str]:
     """Return the names of tensors that a network cannot take up; factors may have other ranks."""
     wrong = []
     factors: set[str] = set()
@@ -138,7 +140,7 @@ def described(path: str | Path) -> dict[str, Any] | None:
     """
     with safe_open(path, framework="pt") as file:
         written_here = HEADER in (file.metadata() or {})
-    return _read(Path(path))[0]["layers"] if written_here else None
+    return read(Path(path))[0]["layers"] if written_here else None
 
 
 def digest(model: nn.Module) -> str:
@@ -157,8 +159,8 @@ def _frozen(model: nn.Module) -> set[str]:
     changed = {
         f"{path.removesuffix(f'.{UPDATE}')}.base.weight" if isinstance(layer, ChainLayer) else _original(path)
         for path, layer in model.named_modules()
-        if isinstance(layer, FactoredLayer) and layer.method is not None and layer.method.needs_start
-    }
+        if isinstance(layer, FactoredLayer) and layer.method is not None and layer.method.needs_start and layer.start is None
+    }  # by adapters that older versions made
     factors = {id(factor) for _, layer in named_factored_layers(model) for factor in layer.all_factors()}
     names = {
         name for name, each in model.named_parameters(remove_duplicate=False) if not each.requires_grad and id(each) not in factors
@@ -172,7 +174,12 @@ def _original(path: str) -> str:
     return f"{stem}parametrizations.{rest.partition('.')[0]}.original"
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the header and the tensors of a file that this package wrote.
+
+    Raises:
+        UserError: there is none, or it is something else.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, PLAIN))

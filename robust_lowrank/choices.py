@@ -53,7 +53,9 @@ class Chosen:
         """Raise a `UserError` if an entry has matched nothing."""
         unused = [_written(entry) for index, entry in enumerate(self.entries) if index not in self.used]
         if unused:
-            raise UserError(f"{self.kind} {unused} matches no layer; there are: {', '.join(names)}")
+            meant = next((each for each in unused if any(name.endswith(f".{each}") for name in names)), None)
+            hint = "" if meant is None else rf", which names are compared with as a whole: '.*\.{meant}' is their end"
+            raise UserError(f"{self.kind} {unused} matches no layer{hint}; there are: {', '.join(names)}")
 
 
 def _written(entry: Any) -> str:

@@ -216,6 +216,7 @@ def make_plan(
     *,
     use: Use,
     seen: Seen | None = None,
+    adding: str | None = None,
 ) -> Plan:
     """Return the plan of a compression, its method with the defaults that suit what the factors start from.
 
@@ -227,7 +228,7 @@ def make_plan(
     resolved = resolve(method).with_defaults_for(use)
     if resolved.adapter and use != "adapter":
         raise UserError(f"{resolved.name} updates a frozen weight: take adapt, or from scratch a method such as vanilla")
-    matrices = find(model, form_of(resolved), exclude=exclude, include=include, seen=seen)
+    matrices = find(model, form_of(resolved), exclude=exclude, include=include, seen=seen, adding=adding)
     kept = {matrix.name: matrix.kept for matrix in matrices if matrix.kept}
     found = [candidate for matrix in matrices for candidate in matrix.candidates]
     assigned = assign_ranks(found, resolved, rank, grow=use == "adapter") if found else Assigned({}, {}, {})

@@ -186,7 +186,7 @@ def _is_whole(module: nn.Module) -> bool:
 def is_known(module: nn.Module) -> TypeGuard[ChainLayer | Adapter]:
     """Return whether a module is a layer of the library and nothing derived from one."""
     if isinstance(module, Adapter):
-        return type(module) is Adapter and module.updated and is_dense(module.base) and is_known(module.update)
+        return type(module) is Adapter and is_dense(module.base) and all(map(is_known, module.taking_part()))
     return isinstance(module, ChainLayer) and type(module) in KNOWN and module.slides <= 2
 
 

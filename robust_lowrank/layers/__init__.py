@@ -1,7 +1,6 @@
 """Layers store their weight as factors."""
 
 from robust_lowrank.layers.adapter import Adapter as Adapter
-from robust_lowrank.layers.adapter import without_updates as without_updates
 from robust_lowrank.layers.base import FactoredLayer as FactoredLayer
 from robust_lowrank.layers.chain import ChainLayer as ChainLayer
 from robust_lowrank.layers.conv import LowRankConv as LowRankConv
@@ -17,5 +16,8 @@ from robust_lowrank.layers.free import VanillaLinear as VanillaLinear
 from robust_lowrank.layers.linear import LowRankLinear as LowRankLinear
 from robust_lowrank.layers.merged import MergedLayer as MergedLayer
 from robust_lowrank.layers.network import named_factored_layers as named_factored_layers
+from robust_lowrank.layers.updates import adapted_parts as adapted_parts
+from robust_lowrank.layers.updates import trained_layers as trained_layers
+from robust_lowrank.layers.updates import without_updates as without_updates
 from robust_lowrank.layers.whole import WholeConv as WholeConv
 from robust_lowrank.layers.whole import WholeLinear as WholeLinear

@@ -1,50 +1,60 @@
-"""Adapters add alpha times a low-rank layer to a frozen layer."""
+"""Adapters add low-rank updates to a frozen layer."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robust_lowrank.layers.chain import ChainLayer
 from robust_lowrank.layers.forms import Dense
-from robust_lowrank.layers.merged import MergedParameter
+from robust_lowrank.layers.network import DEFAULT
+from robust_lowrank.layers.updates import Updated
 
 
-class Adapter(nn.Module):
+class Adapter(Updated):
     """The map base(x) + alpha * update(x), the base frozen, alpha fixed whatever becomes of the update's rank.
 
-    Attributes:
-        updated: whether the update takes part; `without_updates` leaves it out for a while.
+    Several updates have names; the active ones take part. What an update began with, if that was not zero, is subtracted from it.
 
     Example:
         >>> frozen = nn.Linear(3, 4)
         >>> update = LowRankLinear(Factors(torch.zeros(2, 2), (torch.eye(4, 2), torch.eye(3, 2))))
-        >>> Adapter(frozen, update, alpha=1.0)(torch.ones(5, 3)).shape
+        >>> Adapter(frozen, update)(torch.ones(5, 3)).shape
         torch.Size([5, 4])
     """
 
-    updated: bool = True
-
-    def __init__(self, base: Dense, update: ChainLayer, *, alpha: float) -> None:
+    def __init__(self, base: Dense, update: ChainLayer, *, name: str = DEFAULT) -> None:
         super().__init__()
         self.base: Dense = base
         base.weight.requires_grad_(False)
-        self.update = update
-        self.alpha = alpha
+        self.add(name, [update])
+
+    def updates(self) -> dict[str, ChainLayer]:
+        """Return the updates by their names."""
+        return {name: self.layers_of(name)[0] for name in self.names}  # pyright: ignore[reportReturnType]
+
+    def taking_part(self) -> list[ChainLayer]:
+        """Return the active updates."""
+        return [update for name, update in self.updates().items() if name in self.active]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum of both maps, or the base's alone."""
-        if not self.updated:
-            return self.base(x)
-        return self.base(x) + self.alpha * self.update(x)
+        """Return the sum of the maps of base and active updates."""
+        if self.folded is not None and self.active:
+            return torch.func.functional_call(self.base, {"weight": self.folded}, (x,))
+        y = self.base(x)
+        for update in self.taking_part():
+            y = y + update.change(x)
+        return y
 
     @property
     def weight(self) -> Tensor:
         """The merged weight."""
-        return self.base.weight + self.alpha * self.update.weight if self.updated else self.base.weight
+        weight = self.base.weight
+        for update in self.taking_part():
+            update.note_reader()
+            weight = weight + update.weight_change().to(weight.dtype)
+        return weight
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -60,27 +70,13 @@ class Adapter(nn.Module):
     def dense_layer(self) -> Dense:
         """Return the ordinary layer with the merged weight."""
         merged = copy.deepcopy(self.base).requires_grad_(True)
-        merged.weight += (self.alpha * self.update.dense_weight()).to(merged.weight.dtype)
+        for update in self.taking_part():
+            merged.weight += update.weight_change().to(merged.weight.dtype)
         return merged
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows."""
-        return f"alpha={self.alpha:g}"
-
-
-@contextmanager
-def without_updates(model: nn.Module) -> Iterator[None]:
-    """Leave the updates of all adapters out of the network for a block: its base alone, without a copy.
-
-    Example:
-        >>> with without_updates(model):
-        ...     base_logits = model(x)
-    """
-    adapters = [module for module in model.modules() if isinstance(module, Adapter | MergedParameter) and module.updated]
-    try:
-        for adapter in adapters:
-            adapter.updated = False
-        yield
-    finally:
-        for adapter in adapters:
-            adapter.updated = True
+        alphas = {name: update.alpha for name, update in self.updates().items()}
+        if tuple(alphas) == self.active == (DEFAULT,):
+            return f"alpha={alphas[DEFAULT]:g}"
+        return ", ".join(f"{name}: alpha={alpha:g}{'' if name in self.active else ' (off)'}" for name, alpha in alphas.items())

@@ -27,6 +27,8 @@ class FactoredLayer(nn.Module, ABC):
         weight_shape: (n, m) of the weight as a matrix; for a kernel n = F filters and m = Cin * kh * kw.
         weight_dtype: of the weight as others see it.
         idle: for each basis, how many of its last columns the core gives no weight; from them a rank may grow. () for none.
+        alpha: of an update of a frozen weight, its factor.
+        start: of an update that cannot begin at zero, what it began with, which is subtracted from it.
         loads: how often factors have been loaded from a state dict.
     """
 
@@ -35,6 +37,7 @@ class FactoredLayer(nn.Module, ABC):
     basis_names: tuple[str, ...] = ()
     method: Any = None
     idle: tuple[int, ...] = ()
+    alpha: float = 1.0
     loads: int = 0
     _looked_at: Any = None
     weight_shape: tuple[int, int]
@@ -43,6 +46,7 @@ class FactoredLayer(nn.Module, ABC):
         super().__init__()
         self.weight_shape = self._adopt(factors)
         self.weight_dtype: torch.dtype = self.core.dtype
+        self.start: Start | None = None
 
     @classmethod
     @abstractmethod
@@ -153,7 +157,8 @@ class FactoredLayer(nn.Module, ABC):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        kept = {id(tensor) for factor in self.all_factors() for tensor in (factor, factor.grad) if tensor is not None}
+        began = () if self.start is None else tuple(self.start.buffers())
+        kept = {id(tensor) for factor in (*self.all_factors(), *began) for tensor in (factor, factor.grad) if tensor is not None}
         self.weight_dtype = fn(torch.empty(0, dtype=self.weight_dtype, device=self.core.device)).dtype
 
         def precise(tensor: Tensor) -> Tensor:
@@ -180,9 +185,18 @@ class FactoredLayer(nn.Module, ABC):
     def merged(self) -> Tensor:
         """Return the weight as a matrix (n, m), or a Tucker kernel, whose gradients arrive at the factors as the projected ones."""
 
-    @abstractmethod
+    def shaped(self, weight: Tensor) -> Tensor:
+        """Return a weight as `merged` returns it in the shape in which its layer has it."""
+        return weight
+
     def dense_weight(self) -> Tensor:
         """Return the weight in the shape in which its layer has it."""
+        return self.shaped(self.merged())
+
+    def weight_change(self) -> Tensor:
+        """Return what an update adds to the weight that is frozen beside it, in that one's shape."""
+        change = self.merged() if self.start is None else self.merged() - merge(self.start.factors())
+        return self.shaped(self.alpha * change)
 
     @torch.no_grad()
     def compact(self) -> Tensor:
@@ -242,6 +256,21 @@ class FactoredLayer(nn.Module, ABC):
         """Return what `print(model)` shows."""
         n, m = self.weight_shape
         return f"{n}x{m}, core={'x'.join(map(str, self.core.shape))}"
+
+
+class Start(nn.Module):
+    """Factors that an update began with: they stay as they are."""
+
+    def __init__(self, factors: Factors) -> None:
+        super().__init__()
+        names = ("core", *(f"basis{mode}" for mode in range(len(factors.bases))))
+        for name, factor in zip(names, (factors.core, *factors.bases), strict=True):
+            self.register_buffer(name, factor.detach().clone(memory_format=torch.contiguous_format))
+
+    def factors(self) -> Factors:
+        """Return them."""
+        core, *bases = self.buffers()
+        return Factors(core, tuple(bases))
 
 
 class MatrixFactors(FactoredLayer):

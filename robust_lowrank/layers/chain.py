@@ -55,6 +55,15 @@ class ChainLayer(FactoredLayer):
     def factored_layers(self) -> nn.Sequential:
         """Return a chain of ordinary torch layers that computes the same without forming the weight."""
 
+    def product(self, x: Tensor, factors: Factors) -> Tensor:
+        """Return what the layer makes of x without its bias, by other factors of its form."""
+        raise NotImplementedError
+
+    def change(self, x: Tensor) -> Tensor:
+        """Return what an update adds to the outputs of the layer that is frozen beside it."""
+        y = self(x) if self.start is None else self(x) - self.product(x, self.start.factors())
+        return self.alpha * y
+
     def dense_layer(self) -> nn.Module:
         """Return an ordinary layer that computes the same, of the class whose place this one took."""
         layer = copy.deepcopy(self.__dict__["_shell"])
@@ -62,6 +71,10 @@ class ChainLayer(FactoredLayer):
         if self.bias is not None:
             (layer.bias,) = parameters_of([self.bias])
         return layer.train(self.training)
+
+    def note_reader(self) -> None:
+        """Note whether a pass of a module reads the layer just now."""
+        self.read = self.read or _in_a_pass()
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -71,7 +84,7 @@ class ChainLayer(FactoredLayer):
             if shell is None or name.startswith("_"):
                 raise
             if name == "weight" or name in vars(shell):
-                self.read = self.read or _in_a_pass()
+                self.note_reader()
                 return self.dense_weight().to(self.weight_dtype) if name == "weight" else vars(shell)[name]
             if not isinstance(inspect.getattr_static(shell, name, None), STATIC):
                 raise

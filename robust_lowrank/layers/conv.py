@@ -1,7 +1,7 @@
 """Convolutions have kernels that are matricised as U S V^T or in Tucker form, and are chains of ordinary ones."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
@@ -106,15 +106,18 @@ class FactoredConv(ChainLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, Cin, ...), or of one without a batch."""
         self.look_at_bases()
-        y = self._convolve(x) if x.dim() == self.slides + 2 else self._convolve(x[None])[0]
+        y = self._in_batches(self._convolve, x)
         return y if self.bias is None else y + self.bias.to(y.dtype)[(..., *[None] * self.slides)]
+
+    def _in_batches(self, convolve: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return convolve(x) if x.dim() == self.slides + 2 else convolve(x[None])[0]
 
     def _convolve(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def dense_weight(self) -> Tensor:
+    def shaped(self, weight: Tensor) -> Tensor:
         """Return the kernel (F, Cin, ...)."""
-        return self._kernel(self.merged())
+        return self._kernel(weight)
 
     def _kernel(self, matrix: Tensor) -> Tensor:
         return matrix.reshape(-1, self.shape.channels, *self.shape.kernel)
@@ -131,7 +134,12 @@ class LowRankConv(MatrixFactors, FactoredConv):
     """A convolution whose matricised kernel (F, Cin * prod(kernel)) is U S V^T: r spatial filters from V, then 1 x 1 with U S."""
 
     def _convolve(self, x: Tensor) -> Tensor:
-        return low_rank_conv(x, self.U, self.S, self.V, self.shape.kernel, self.shape.geometry)
+        return self.product(x, self.parameters_as_factors())
+
+    def product(self, x: Tensor, factors: Factors) -> Tensor:
+        """Return the convolution of x with other factors."""
+        core, (u, v) = factors
+        return self._in_batches(lambda batch: low_rank_conv(batch, u, core, v, self.shape.kernel, self.shape.geometry), x)
 
     def factored_layers(self) -> nn.Sequential:
         """Return the spatial convolution with V^T, then the 1 x 1 convolution with U S."""
@@ -168,7 +176,11 @@ class TuckerConv2d(FactoredConv):
         return [factors[name].shape[0] if name in factors else size for name, size in names]
 
     def _convolve(self, x: Tensor) -> Tensor:
-        return tucker_conv2d(x, self.C, self.bases(), self.shape.geometry)
+        return self.product(x, Factors(self.C, self.bases()))
+
+    def product(self, x: Tensor, factors: Factors) -> Tensor:
+        """Return the convolution of x with other factors."""
+        return self._in_batches(lambda batch: tucker_conv2d(batch, *factors, self.shape.geometry), x)
 
     def merged(self) -> Tensor:
         """Return the kernel (F, Cin, kh, kw)."""

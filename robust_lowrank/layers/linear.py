@@ -37,9 +37,9 @@ class FactoredLinear(ChainLayer):
         """Return W (n, m)."""
         return layer.weight.T if is_transposed(layer) else layer.weight
 
-    def dense_weight(self) -> Tensor:
+    def shaped(self, weight: Tensor) -> Tensor:
         """Return W (n, m), or its transpose if that is how the weight is stored."""
-        return self.merged().T if self.transposed else self.merged()
+        return weight.T if self.transposed else weight
 
     @staticmethod
     def torch_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -59,8 +59,13 @@ class LowRankLinear(MatrixFactors, FactoredLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Return the map of x (..., m) as (..., n)."""
         self.look_at_bases()
-        y = low_rank_linear(x, self.U, self.S, self.V)
+        y = self.product(x, self.parameters_as_factors())
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def product(self, x: Tensor, factors: Factors) -> Tensor:
+        """Return the map of x by other factors."""
+        core, (u, v) = factors
+        return low_rank_linear(x, u, core, v)
 
     def factored_layers(self) -> nn.Sequential:
         """Return `nn.Linear(m, r)` with V^T, then `nn.Linear(r, n)` with U S."""

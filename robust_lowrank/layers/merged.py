@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers.base import FactoredLayer, Kind, MatrixFactors
 from robust_lowrank.layers.merging import merge_stack
-from robust_lowrank.layers.network import UPDATE, WHOLE
+from robust_lowrank.layers.network import DEFAULT, WHOLE
+from robust_lowrank.layers.updates import Updated
 from robust_lowrank.linalg import Factors
 
 _HELD: ContextVar[dict[tuple[int, bool], Tensor] | None] = ContextVar(
@@ -50,23 +51,10 @@ class Block:
     def _parameter(self) -> Tensor:
         return getattr(self.places[0].module, self.places[0].parameter)
 
-    @torch.no_grad()
-    def subtract(self, part: Tensor) -> None:
-        """Take a matrix from the block."""
-        parameter = self._parameter()
-        rows = parameter.reshape(-1, self.weight.shape[1])
-        rows[self.start : self.start + len(part)] -= part.to(rows.dtype)
-        parameter.copy_(rows.reshape(parameter.shape))
-
 
 class MergedLayer(FactoredLayer):
-    """A block of a parameter that is a product of factors.
+    """A block of a parameter that is a product of factors, or in an adapter is added to it."""
 
-    Attributes:
-        alpha: its factor in the parameter.
-    """
-
-    alpha: float = 1.0
     kind: ClassVar[Kind] = "merged"
 
     @classmethod
@@ -82,75 +70,70 @@ class MergedLayer(FactoredLayer):
         return built
 
     def forward(self) -> Tensor:
-        """Return the block (n, m) times alpha, in the network's precision."""
+        """Return the block (n, m), or what is added to it, in the network's precision."""
         self.look_at_bases()
-        weight = self.merged().to(self.weight_dtype)
-        return weight if self.alpha == 1 else self.alpha * weight
-
-    def dense_weight(self) -> Tensor:
-        """Return the block (n, m)."""
-        return self.merged()
+        return self.weight_change().to(self.weight_dtype)
 
     def inference_parameters(self) -> int:
         """Return the size of the block: ordinary layers have it whole."""
         return self.dense_parameters()
 
 
-class MergedParameter(nn.Module):
+class MergedParameter(Updated):
     """What `torch.nn.utils.parametrize` calls in place of a parameter: its blocks, one above the other.
 
     In an adapter the parameter stays, frozen, and the blocks are added to it.
 
     Attributes:
-        updated: whether an adapter's update takes part.
+        labels: those of the blocks.
         installed: whether it stands where it is to stand.
         behind: the names of the module's parameters that come after it.
     """
 
-    updated: bool = True
     installed: bool = False
 
     def __init__(
-        self, blocks: Mapping[str, MergedLayer], shape: torch.Size, *, adapter: bool, behind: tuple[str, ...] = ()
+        self,
+        blocks: Mapping[str, MergedLayer],
+        shape: torch.Size,
+        *,
+        adapter: str | None = None,
+        behind: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.shape = shape
         self.behind = behind
-        self.adapter = adapter
+        self.adapter: bool = adapter is not None
         self.labels: tuple[str, ...] = tuple(blocks)
         for label, block in blocks.items():
-            self.add_module(label, _beside(block) if adapter else block)
+            self.add_module(label, block if adapter is None else nn.Module())
+        if adapter is not None:
+            self.add(adapter, list(blocks.values()))
 
-    def blocks(self) -> dict[str, MergedLayer]:
-        """Return the blocks by their labels."""
-        suffix = f".{UPDATE}" if self.adapter else ""
-        return {label: self.get_submodule(label + suffix) for label in self.labels}  # pyright: ignore[reportReturnType]
+    def holders(self) -> list[nn.Module]:
+        """Return the modules that have an adapter's updates, one for every block."""
+        return [self.get_submodule(label) for label in self.labels]
+
+    def blocks(self, name: str = DEFAULT) -> dict[str, MergedLayer]:
+        """Return the blocks by their labels, those of one update if it is an adapter."""
+        layers = self.layers_of(name) if self.adapter else self.holders()
+        return dict(zip(self.labels, layers, strict=True))  # pyright: ignore[reportReturnType]
 
     def forward(self, *frozen: Tensor) -> Tensor:
         """Return the parameter."""
-        if frozen and not self.updated:
+        if frozen and not self.active:
             return frozen[0]
+        if self.folded is not None:
+            return self.folded
         held = None if torch.compiler.is_compiling() else _HELD.get()
         key = (id(self), torch.is_grad_enabled())
         if held is None or key not in held:
-            weight = self._weight().reshape(self.shape)
-            weight = frozen[0] + weight if frozen else weight
+            parts = [_stacked(list(self.blocks(name).values())).reshape(self.shape) for name in self.active or (DEFAULT,)]
+            weight = sum(parts, start=frozen[0]) if frozen else parts[0]
             if held is None:
                 return weight
             held[key] = weight
         return held[key]
-
-    def _weight(self) -> Tensor:
-        blocks = list(self.blocks().values())
-        if len(blocks) == 1:
-            return blocks[0]()
-        factors = [block.parameters_as_factors() for block in blocks if isinstance(block, MatrixFactors) and block.alpha == 1]
-        alike = len({(each.core.shape, *(basis.shape for basis in each.bases)) for each in factors}) == 1
-        if len(factors) == len(blocks) and alike:
-            for block in blocks:
-                block.look_at_bases()
-            return merge_stack(factors).to(blocks[0].weight_dtype)
-        return torch.cat([block() for block in blocks])
 
     def right_inverse(self, value: Tensor) -> Any:
         """Return what torch is to keep beside the factors: an adapter's frozen parameter, or nothing.
@@ -163,15 +146,22 @@ class MergedParameter(nn.Module):
         return value if self.adapter else ()
 
 
-def _beside(update: MergedLayer) -> nn.Module:
-    """Return a module that holds an adapter's update under its name."""
-    holder = nn.Module()
-    holder.add_module(UPDATE, update)
-    return holder
+def _stacked(blocks: list[MergedLayer]) -> Tensor:
+    """Return blocks one above the other; those of one shape are formed together."""
+    if len(blocks) == 1:
+        return blocks[0]()
+    plain = [block for block in blocks if isinstance(block, MatrixFactors) and block.alpha == 1 and block.start is None]
+    factors = [block.parameters_as_factors() for block in plain]
+    alike = len({(each.core.shape, *(basis.shape for basis in each.bases)) for each in factors}) == 1
+    if len(factors) == len(blocks) and alike:
+        for block in blocks:
+            block.look_at_bases()
+        return merge_stack(factors).to(blocks[0].weight_dtype)
+    return torch.cat([block() for block in blocks])
 
 
-def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, adapter: bool = False) -> None:
-    """Let blocks stand for a parameter in every module that has it, or in an adapter beside it."""
+def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, adapter: str | None = None) -> MergedParameter:
+    """Let blocks stand for a parameter wherever it is, or be its update of that name, and return what holds them."""
     owner, name, _ = places[0]
     names = list(owner._parameters)
     behind = tuple(names[names.index(name) + 1 :])
@@ -187,12 +177,13 @@ def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, ad
             kind._flat_weights = property(_flat_weights, _ignore)
             vars(module).pop("_flat_weights", None)
     stand_in.installed = True
+    return stand_in
 
 
 def put_back(module: nn.Module, name: str, parameter: nn.Parameter, order: list[str], kind: type[nn.Module]) -> None:
     """Put a parameter back that a module had, whatever stands for it now, and the class that the module had."""
     if parametrize.is_parametrized(module, name):
-        merged_parameters(module)[name].updated = False  # an adapter's parameter is to be as it was
+        merged_parameters(module)[name].active = ()  # an adapter's parameter is to be as it was
         _uninstall(module, name, {})
     module._parameters.pop(name, None)
     if not parametrize.is_parametrized(module):
@@ -216,12 +207,15 @@ def _own_class(module: nn.Module) -> None:
     module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def uninstall_all(model: nn.Module, *, updated: bool = True) -> None:
+def uninstall_all(model: nn.Module, *, updated: bool = True, only: MergedParameter | None = None) -> None:
     """Put parameters in the place of all that is merged in a network, or without `updated` the frozen ones of adapters."""
     parameters: dict[MergedParameter, nn.Parameter] = {}
     for module in list(model.modules()):
         for name, stand_in in merged_parameters(module).items():
-            stand_in.updated = updated and stand_in not in parameters  # what others share has been merged once
+            if only not in (None, stand_in):
+                continue
+            if not updated or stand_in in parameters:  # what others share has been merged once
+                stand_in.active = ()
             _uninstall(module, name, parameters)
 
 

@@ -9,7 +9,8 @@ from robust_lowrank.layers.base import FactoredLayer
 
 PARAMETRIZED = re.compile(r"(^|\.)parametrizations\.(\w+)\.0\.")  # where torch keeps what stands for a parameter
 WHOLE = "whole"  # the one block of a parameter that is a single matrix
-UPDATE = "update"  # of an adapter
+UPDATE = "update"  # of an adapter, and the first part of those that have names
+DEFAULT = "default"  # the name of an adapter that was given none
 
 
 def named_factored_layers(model: nn.Module) -> Iterator[tuple[str, FactoredLayer]]:
@@ -32,7 +33,18 @@ def shown_name(path: str) -> str:
     """
     if "parametrizations." not in path:
         return path
-    return re.sub(rf"\.{WHOLE}(?=$|\.{UPDATE}$)", "", PARAMETRIZED.sub(r"\1\2.", path))
+    return re.sub(rf"\.{WHOLE}(?=$|\.{UPDATE}(_[^.]*)?$)", "", PARAMETRIZED.sub(r"\1\2.", path))
+
+
+def owner_of(path: str) -> tuple[str, str]:
+    """Return the names of a module and its parameter, from the path of what stands for that or of anything in it.
+
+    Example:
+        >>> owner_of("lstm.parametrizations.weight_hh_l0.0.whole")
+        ('lstm', 'weight_hh_l0')
+    """
+    owner, _, rest = path.rpartition("parametrizations.")
+    return owner.removesuffix("."), rest.partition(".")[0]
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

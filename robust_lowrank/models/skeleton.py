@@ -11,7 +11,7 @@ from robust_lowrank import checkpoint
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import ChainLayer, LowRankConv, LowRankLinear
 from robust_lowrank.layers.forms import FORMS, Dense
-from robust_lowrank.layers.network import UPDATE, put
+from robust_lowrank.layers.network import put
 from robust_lowrank.models.weights import PREFIXES, read_weights
 
 FACTORED = {layer.core_name: layer for form in FORMS.values() for layer in form.layers if issubclass(layer, ChainLayer)}
@@ -74,7 +74,7 @@ def _factored(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> di
     """Return dense layers of the shapes that the factors of a file multiply to, by name; `checkpoint.load` replaces them."""
     layers = {}
     for name, entry in described.items():
-        place = name.removesuffix(f".{UPDATE}") if "alpha" in entry else name
+        place = name.rpartition(".")[0] if "alpha" in entry else name
         if "alpha" in entry:
             layers[place] = _layer(tensors[f"{place}.base.weight"], tensors.get(f"{place}.base.bias"))
         else:

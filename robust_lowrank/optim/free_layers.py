@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import named_factored_layers
+from robust_lowrank.layers import trained_layers
 from robust_lowrank.methods import GalerkinMethod, Method, RetractionMethod
 from robust_lowrank.methods.base import Memory
 from robust_lowrank.optim.loss_terms import add_penalty
@@ -23,7 +23,7 @@ class FreeLayers:
     def __init__(self, model: nn.Module) -> None:
         self._layers = {
             name: layer
-            for name, layer in named_factored_layers(model)
+            for name, layer in trained_layers(model)
             if isinstance(layer.method, Method) and not isinstance(layer.method, GalerkinMethod | RetractionMethod)
         }
         self._memories: dict[str, Memory] = {}

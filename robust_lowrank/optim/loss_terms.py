@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.layers import named_factored_layers
+from robust_lowrank.layers import trained_layers
 from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.layers.forms import Dense
 from robust_lowrank.layers.merging import fit_to_slot
@@ -23,7 +23,7 @@ def penalty_targets(model: nn.Module, layers: Iterable[FactoredLayer], penalty: 
     if penalty.on == "cores":
         targets = [layer for layer in layers if layer.bases()]
     elif penalty.on == "factors":
-        targets = [factor for _, layer in named_factored_layers(model) for factor in layer.free_factors()]
+        targets = [factor for _, layer in trained_layers(model) for factor in layer.free_factors()]
     else:
         targets = [module.weight for module in model.modules() if isinstance(module, Dense) and module.weight.requires_grad]
         targets += [layer.core for layer in layers if not layer.bases()]

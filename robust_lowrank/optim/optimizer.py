@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError, renamed, unknown_name
-from robust_lowrank.layers import FactoredLayer, named_factored_layers
+from robust_lowrank.layers import FactoredLayer, trained_layers
 from robust_lowrank.methods import GalerkinMethod, RetractionMethod
 from robust_lowrank.methods.galerkin import off_diagonal_factor
 from robust_lowrank.optim.driver import LayerDriver
@@ -74,7 +74,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         if not isinstance(model, nn.Module) or not isinstance(optimizer, type):
             raise UserError("LowRankOptimizer takes the network and a class: LowRankOptimizer(model, torch.optim.SGD, lr=0.1)")
         if isinstance(model, nn.parallel.DistributedDataParallel) or _several_processes():
-            for name, layer in named_factored_layers(model):
+            for name, layer in trained_layers(model):
                 if getattr(layer.method, "adaptive", False):
                     raise UserError(
                         f"the rank of layer {name!r} adapts, which several processes cannot do together yet: their gradients are "
@@ -92,9 +92,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 raise unknown_name(kind, str(choice), get_args(choices))
         self.model: nn.Module = model
         self.layers: dict[str, FactoredLayer] = {
-            name: layer
-            for name, layer in named_factored_layers(model)
-            if isinstance(layer.method, RetractionMethod | GalerkinMethod)
+            name: layer for name, layer in trained_layers(model) if isinstance(layer.method, RetractionMethod | GalerkinMethod)
         }
         self.amortised: bool = step == "amortised"
         self.moments: MomentsName = moments
@@ -103,8 +101,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
             (penalty, penalty_targets(model, self.layers.values(), penalty)) for penalty in penalties
         ]
         self._free = FreeLayers(model)
-        self._loads = Loads(dict(named_factored_layers(model)))
-        self._known: dict[FactoredLayer, int] = {layer: id(layer.all_factors()[0]) for _, layer in named_factored_layers(model)}
+        self._loads = Loads(dict(trained_layers(model)))
+        self._known: dict[FactoredLayer, int] = {layer: id(layer.all_factors()[0]) for _, layer in trained_layers(model)}
         self.steps: int = 0
         self._ranks: dict[str, tuple[int, ...]] | None = None  # that a state which was loaded belongs to, until the next step
         factored = any(layer.bases() for layer in self.layers.values())
@@ -192,7 +190,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             FactorisationError: a core is not finite when it is decomposed, which names the layer; in a window of amortised
                 steps that is at its end.
         """
-        present = named_factored_layers(self.model)
+        present = trained_layers(self.model)
         if self.steps == 0 or any(self._known.get(layer) != id(layer.all_factors()[0]) for _, layer in present):
             self._require_the_same_network()
         self._require_the_ranks_of_the_state()

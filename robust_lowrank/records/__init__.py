@@ -44,6 +44,7 @@ from robust_lowrank.records.documents import now as now
 from robust_lowrank.records.files import read_frame as read_frame
 from robust_lowrank.records.files import read_record as read_record
 from robust_lowrank.records.files import replacing as replacing
+from robust_lowrank.records.files import replacing_directory as replacing_directory
 from robust_lowrank.records.files import write_frame as write_frame
 from robust_lowrank.records.files import write_record as write_record
 from robust_lowrank.records.files import write_text as write_text

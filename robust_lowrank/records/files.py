@@ -31,6 +31,24 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """Yield a new directory beside `path`, which takes the place of `path` if the block ends well and vanishes if not."""
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as holder:
+        temporary, former = Path(holder) / "new", Path(holder) / "former"
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.rename(former)
+        try:
+            temporary.rename(path)
+        except OSError:
+            former.rename(path)
+            raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file at once."""
     with replacing(path) as temporary:

@@ -1,5 +1,6 @@
 """The tables of a run have these columns."""
 
+import re
 from collections.abc import Iterable
 
 METRICS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "validation_accuracy", "seconds")
@@ -117,8 +118,9 @@ def applied(layers: Iterable[str]) -> set[str]:
     An adapter's base and update are left out, whose sum stands under the adapter's own name.
 
     Example:
-        >>> sorted(applied(["0", "2", "2.base", "2.update"]))
+        >>> sorted(applied(["0", "2", "2.base", "2.update", "2.update_german"]))
         ['0', '2']
     """
     names = set(layers)
-    return {name for name in names if not (name.endswith((".base", ".update")) and name.rpartition(".")[0] in names)}
+    parts = {name for name in names if re.search(r"\.(base|update(_[^.]*)?)$", name)}
+    return {name for name in names if name not in parts or name.rpartition(".")[0] not in names}

@@ -13,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from robust_lowrank.choices import pattern
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.network.inputs import check_examples
-from robust_lowrank.layers import Adapter, named_factored_layers, without_updates
+from robust_lowrank.layers import Adapter, adapted_parts, without_updates
 from robust_lowrank.layers.merged import uninstall_all
-from robust_lowrank.layers.network import UPDATE, put
+from robust_lowrank.layers.network import put, shown_name
 from robust_lowrank.threat import KeyedNoise, frozen_eval, radius, threat
 from robust_lowrank.training.adversarial import divergence, pgd
 from robust_lowrank.training.adversarial_config import DEFAULT_BETA, DEFAULT_STEPS, PGD_PATH
@@ -185,16 +185,16 @@ def _weights(accuracy: Tensor | float, beta: float) -> Weights:
 
 def _base_parameters(model: nn.Module, head: Sequence[str]) -> list[nn.Parameter]:
     """Return the parameters that natural inputs do not train, all but those of updates and head, after making all trainable."""
-    layers = {name: layer for name, layer in named_factored_layers(model) if name.endswith(f".{UPDATE}")}
+    layers = [(path, layer) for path, part in adapted_parts(model) for name in part.names for layer in part.layers_of(name)]
     if not layers:
         raise UserError("the network has no adapters for the natural inputs: call adapt first")
-    for name, layer in layers.items():
-        if layer.method.needs_start:
+    for path, layer in layers:
+        if layer.method.needs_start and layer.start is None:
             raise UserError(
-                f"the update of {name.removesuffix(f'.{UPDATE}')!r} by {layer.method.name} took a part of the weight, which would "
-                "be dropped with it: adapt by a method without a bound, such as lora or geolora"
+                f"the update of {shown_name(path)!r} by {layer.method.name} took a part of the weight, as those of older files "
+                "did, which would be dropped with it: adapt the network anew"
             )
-    updates = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
+    updates = {id(parameter) for _, layer in layers for parameter in layer.parameters()}
     others = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in updates}
     patterns = [pattern(text, "head") for text in head]
     for each in patterns:

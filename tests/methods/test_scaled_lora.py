@@ -50,7 +50,7 @@ def test_a_step_is_the_closed_form() -> None:
     """A moves by G B (B^T B)^{-1} and B by G^T A (A^T A)^{-1}, both at the old factors; G is the gradient of A B^T."""
     layer, target = adapter(ScaledLoRA(delta=1e-12)), torch.randn(9, 7, dtype=F64)
     a, b = layer.update.A.detach().clone(), layer.update.B.detach().clone()
-    scale = layer.alpha
+    scale = layer.update.alpha
     assert scale == 6.0 / 3
     g = scale * (layer.base.weight.detach() + scale * a @ b.T - target)
     descend(layer, target, 1, lr=LR)
@@ -62,7 +62,7 @@ def test_the_product_moves_along_the_projections_on_both_spans() -> None:
     """To first order W moves along G V V^T + U U^T G; what is left is the product of both increments."""
     layer, target = adapter(ScaledLoRA(delta=1e-12)), torch.randn(9, 7, dtype=F64)
     a, b, before = layer.update.A.detach().clone(), layer.update.B.detach().clone(), product(layer)
-    g = layer.alpha * (layer.base.weight.detach() + layer.alpha * before - target)
+    g = layer.update.alpha * (layer.base.weight.detach() + layer.update.alpha * before - target)
     (after,) = descend(layer, target, 1, lr=LR)
     on_a, on_b = a @ torch.linalg.pinv(a), b @ torch.linalg.pinv(b)
     second = g @ torch.linalg.pinv(b.T) @ (g.T @ torch.linalg.pinv(a.T)).T

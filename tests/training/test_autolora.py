@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robust_lowrank import DLRT, AdaLoRA, AutoLoRa, CondLR, GeoLoRA, LowRankOptimizer, UserError, adapt, without_updates
 from robust_lowrank.data import load
 from robust_lowrank.evaluation import L2, KeyedNoise, Linf
-from robust_lowrank.layers import Adapter
+from robust_lowrank.layers import Adapter, named_factored_layers
 from robust_lowrank.methods import Method
 from robust_lowrank.models import build
 from robust_lowrank.training.adversarial import pgd
@@ -74,7 +74,7 @@ def merged(net: nn.Module, *, updated: bool) -> dict[str, Tensor]:
     found |= {"head": net.head.weight, "head_bias": net.head.bias}
     for name in ("conv", "hidden"):
         adapter = getattr(net, name)
-        found[name] = adapter.base.weight + (adapter.alpha * adapter.update.dense_weight() if updated else 0.0)
+        found[name] = adapter.base.weight + (adapter.update.alpha * adapter.update.dense_weight() if updated else 0.0)
     return {name: value.detach().clone().requires_grad_() for name, value in found.items()}
 
 
@@ -106,8 +106,8 @@ def test_each_parameter_has_the_gradient_of_the_inputs_that_are_to_train_it() ->
         assert slope is not None
         slope = slope.flatten(1)
         update = adapter.update
-        assert close(update.A.grad, adapter.alpha * slope @ update.B.detach())
-        assert close(update.B.grad, adapter.alpha * slope.T @ update.A.detach())
+        assert close(update.A.grad, adapter.update.alpha * slope @ update.B.detach())
+        assert close(update.B.grad, adapter.update.alpha * slope.T @ update.A.detach())
         assert close(adapter.base.weight.grad, alone[name].grad)
     assert close(net.hidden.base.bias.grad, alone["hidden_bias"].grad)
     assert close(net.norm.weight.grad, alone["scale"].grad)
@@ -280,10 +280,12 @@ def test_wrong_numbers_names_and_patterns_are_refused(options: dict, message: st
 
 
 @pytest.mark.parametrize("method", [CondLR(tau=0.5), CondLR(tau=float("inf")), GeoLoRA(cond=2.0), DLRT(cond=2.0)])
-def test_updates_that_took_a_part_of_the_weights_are_refused(method: Method) -> None:
+def test_updates_of_older_files_that_took_a_part_of_the_weights_are_refused(method: Method) -> None:
     net = Net()
     adapt(net, method=method, rank=2, exclude=["head"])
-    with pytest.raises(UserError, match=r"the update of 'conv' by .* took a part of the weight, .*such as lora or geolora"):
+    for _, layer in named_factored_layers(net):
+        layer.start = None
+    with pytest.raises(UserError, match=r"the update of 'conv.update' by .* took a part of the weight, .*anew"):
         AutoLoRa(net, eps=0.1)
 
 

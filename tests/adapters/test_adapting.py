@@ -131,7 +131,7 @@ def test_the_spectrum_of_an_update_is_reported_beside_that_of_its_base(data) -> 
 def test_lora_is_scaled_by_its_rank() -> None:
     net = network()
     adapt(net, method="lora", rank=4, alpha=8.0, exclude=["head"])
-    assert net.query.alpha == 2.0
+    assert net.query.update.alpha == 2.0
 
 
 @pytest.mark.parametrize(
