@@ -287,7 +287,7 @@ def _matrices(model: nn.Module, adding: str | None) -> Iterator[Matrix]:
             if tensor is None or not (isinstance(tensor, UninitializedTensorMixin) or tensor.dim() > 1):
                 continue
             place = (name.removesuffix(".base") if id(module) in free else name, module, parameter)
-            if _is_base(module) and adding not in (None, *module.get_submodule("0").names):
+            if _is_base(module) and adding not in (None, *_merged_in(module).names):
                 owner, parameter = owner_of(name)
                 place = (owner, model.get_submodule(owner), parameter)
             found.setdefault(id(tensor), Matrix(joined(name, parameter), [], tensor)).places.append(place)
@@ -316,3 +316,9 @@ def is_of_peft(module: nn.Module) -> bool:
 
 def _is_base(module: nn.Module) -> bool:
     return isinstance(module, ParametrizationList) and len(module) > 0 and isinstance(module[0], MergedParameter)
+
+
+def _merged_in(parametrizations: nn.Module) -> MergedParameter:
+    """Return what stands for the parameter whose base `_is_base` says a module to hold."""
+    assert isinstance(parametrizations, ParametrizationList) and isinstance(parametrizations[0], MergedParameter)
+    return parametrizations[0]

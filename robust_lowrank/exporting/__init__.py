@@ -11,11 +11,13 @@ from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.exporting.plain import Choice, always, never, plain
 from robust_lowrank.exporting.programs import write_int8, write_onnx, write_program
 from robust_lowrank.exporting.timing import LayerTimes, faster, time_layers
+from robust_lowrank.peft import to_peft
 from robust_lowrank.records import replacing
 
 Form = Literal["dense", "factors", "auto"]
-FileForm = Literal["onnx", "torch-export", "int8"]
+FileForm = Literal["onnx", "torch-export", "int8", "peft"]
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "int8": ".onnx"} | dict.fromkeys(get_args(Form), ".safetensors")
+PEFT = "peft"  # a directory, of updates alone
 WRITERS = {"onnx": write_onnx, "torch-export": write_program, "int8": write_int8}
 CHOICES: dict[str, Choice] = {"dense": never, "factors": always}  # all other forms are of the faster layers
 
@@ -25,7 +27,7 @@ def export(model: nn.Module, *, to: Form = ..., path: str | Path | None = ..., e
 
 
 @overload
-def export(model: nn.Module, *, to: FileForm, path: str | Path, example_input: Any) -> Path: ...
+def export(model: nn.Module, *, to: FileForm, path: str | Path, example_input: Any = ...) -> Path: ...
 
 
 def export(
@@ -38,9 +40,10 @@ def export(
         to: `dense` merges the factors, `factors` makes a chain of thin layers of each, and `auto` takes for each layer the form
             that is faster on `example_input`, or without one the form with fewer parameters. What is no layer of its own, such as
             a recurrent weight, or is read by somebody who computes with it, such as an attention, is always merged, and an
-            adapter into its base, which has full rank. `onnx`, `torch-export` and `int8` write a program of the form `auto`.
-        path: the file: `.onnx`, `.pt2` for `torch-export`, and otherwise `.safetensors` with the weights, which `load` reads
-            into the dense network.
+            adapter into its base, which has full rank. `onnx`, `torch-export` and `int8` write a program of the form `auto`, and
+            `peft` the updates of an adapted network, as `to_peft` does.
+        path: the file: `.onnx`, `.pt2` for `torch-export`, a directory for `peft`, and otherwise `.safetensors` with the weights,
+            which `load` reads into the dense network.
         example_input: a tensor, a tuple of positional arguments, or a mapping of named ones, on the network's device. The size of
             its batch does not matter; of `int8` the ranges are those of these inputs, so give some hundred typical ones.
 
@@ -58,6 +61,9 @@ def export(
         UserError: there is no such form, its path or example input is missing, its packages are not installed, or the network
             cannot take it; a file that was there is then as it was.
     """
+    if to == PEFT and path is not None:
+        to_peft(model, path)
+        return Path(path)
     taken = take_away(model, to=to, path=path, example_input=example_input)
     return taken.network if to not in WRITERS or taken.path is None else taken.path
 
@@ -79,6 +85,8 @@ def take_away(model: nn.Module, *, to: str, path: str | Path | None = None, exam
     forms = (*get_args(Form), *get_args(FileForm))
     if to not in forms:
         raise unknown_name("form", to, forms)
+    if to == PEFT:
+        raise UserError("the form 'peft' is a directory: give its path, such as path='adapter'")
     target = None if path is None else Path(path)
     if target is not None and (target.suffix != SUFFIXES[to] or target.is_dir()):
         raise UserError(f"the form {to!r} is written to a file that ends in {SUFFIXES[to]}, not to {target}")

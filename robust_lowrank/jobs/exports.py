@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from robust_lowrank import checkpoint
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.exporting import SUFFIXES, FileForm, Form, plain, take_away
+from robust_lowrank.exporting import PEFT, SUFFIXES, FileForm, Form, export, plain, take_away
 from robust_lowrank.exporting.plain import never
 from robust_lowrank.exporting.timing import LayerTimes
 from robust_lowrank.jobs.chain import Location, moved, stored_job
-from robust_lowrank.jobs.subjects import device_of, require_factors, trained
+from robust_lowrank.jobs.subjects import device_of, network, require_factors, trained
 from robust_lowrank.models.programs import load_exported, load_onnx
 
 EXAMPLES = 64  # inputs that layers are timed on, and programs traced with
@@ -44,10 +44,12 @@ def export_run(run_dir: Path, to: str, *, out: Path | None = None, images: Locat
     forms = (*get_args(Form), *get_args(FileForm))
     if to not in forms:
         raise unknown_name("form", to, forms)
-    path = run_dir / "exports" / f"{to}{SUFFIXES[to]}" if out is None else out
+    path = run_dir / "exports" / f"{to}{SUFFIXES.get(to, '')}" if out is None else out
     if path.exists():
         raise UserError(f"{path} is there already: give another file with --out, or move it away")
     require_factors(run_dir, to)
+    if to == PEFT:
+        return Exported(export(network(run_dir), to="peft", path=path), {}, 0, 0.0, 0)
     subject = trained(run_dir, moved(stored_job(run_dir, []), images).config.data)
     device = device_of(subject.model)
     x = subject.x[: CALIBRATION if to == "int8" else EXAMPLES].to(device)

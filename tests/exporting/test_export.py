@@ -215,3 +215,14 @@ def test_dense_weights_are_read_by_timm(tmp_path: Path) -> None:
     export(net, to="dense", path=tmp_path / "net.safetensors")
     again = timm.create_model("vit_tiny_patch16_224", checkpoint_path=str(tmp_path / "net.safetensors"), **options).eval()
     torch.testing.assert_close(again(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_updates_are_written_for_peft(tmp_path: Path) -> None:
+    net = Net().eval()
+    adapt(net, method="geolora", rank=2, include=["head.0"])
+    assert export(net, to="peft", path=tmp_path / "adapter") == tmp_path / "adapter"
+    assert sorted(file.name for file in (tmp_path / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    with pytest.raises(UserError, match="is a directory: give its path"):
+        export(net, to="peft")
+    with pytest.raises(UserError, match="no active updates"):
+        export(factored("condlr"), to="peft", path=tmp_path / "none")

@@ -13,7 +13,9 @@ from robust_lowrank.cli.commands.attack import Data, DataDir
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    to: Annotated[str, typer.Option(help="dense, factors, auto, onnx, torch-export or int8.")] = "auto",
+    to: Annotated[
+        str, typer.Option(help="dense, factors, auto, onnx, torch-export, int8, or peft of an adapted network.")
+    ] = "auto",
     out: Annotated[Path | None, typer.Option(help="The file to write; RUN/exports/FORM with its suffix without it.")] = None,
     data: Data = None,
     data_dir: DataDir = None,
@@ -38,7 +40,10 @@ def export(
             taken = "thin" if times.chain else "merged"
             table.add_row(escape(name), f"{1000 * times.dense:.3g}", f"{1000 * times.factors:.3g}", taken)
         console.print_table(table)
-    console.say(f"{exported.path}: {exported.path.stat().st_size / 1e6:.2f} MB")
+    files = [exported.path] if exported.path.is_file() else [*exported.path.iterdir()]
+    console.say(f"{exported.path}: {sum(file.stat().st_size for file in files) / 1e6:.2f} MB")
+    if not exported.examples:
+        return
     console.say(
         f"On {exported.examples} test images its logits differ from the run's by at most {exported.difference:.2g}, "
         f"and {exported.flipped} predictions are others"
