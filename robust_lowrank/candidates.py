@@ -320,5 +320,6 @@ def _is_base(module: nn.Module) -> bool:
 
 def _merged_in(parametrizations: nn.Module) -> MergedParameter:
     """Return what stands for the parameter whose base `_is_base` says a module to hold."""
-    assert isinstance(parametrizations, ParametrizationList) and isinstance(parametrizations[0], MergedParameter)
-    return parametrizations[0]
+    merged = parametrizations.get_submodule("0")
+    assert isinstance(merged, MergedParameter)
+    return merged

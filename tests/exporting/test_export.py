@@ -224,5 +224,5 @@ def test_updates_are_written_for_peft(tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     with pytest.raises(UserError, match="is a directory: give its path"):
         export(net, to="peft")
-    with pytest.raises(UserError, match="no active updates"):
+    with pytest.raises(UserError, match="cannot be written for PEFT"):
         export(factored("condlr"), to="peft", path=tmp_path / "none")

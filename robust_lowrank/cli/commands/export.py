@@ -13,9 +13,7 @@ from robust_lowrank.cli.commands.attack import Data, DataDir
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    to: Annotated[
-        str, typer.Option(help="dense, factors, auto, onnx, torch-export, int8, or peft of an adapted network.")
-    ] = "auto",
+    to: Annotated[str, typer.Option(help="dense, factors, auto, onnx, torch-export, int8, or peft where it is adapted.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="The file to write; RUN/exports/FORM with its suffix without it.")] = None,
     data: Data = None,
     data_dir: DataDir = None,
