@@ -15,10 +15,10 @@ CASES = [
     (("train", "--data", "digts"), "did you mean 'digits'"),
     (("train", "--model", "lenet"), "did you mean 'lenet5'"),
     (("train", "--model", "nowhere:net"), "there is no module nowhere"),
-    (("train", "--model", "nets:seven"), "logits of 7 classes"),
-    (("train", "--model", "nets:"), "not of the form module:function"),
-    (("train", "--model", "nets:seven", "--mean", "0.5"), "mean and std go together"),
-    (("train", "--model", "nets:seven", "--mean", "grey"), "not a list of numbers"),
+    (("train", "--model", "bad_nets:seven"), "logits of 7 classes"),
+    (("train", "--model", "bad_nets:"), "not of the form module:function"),
+    (("train", "--model", "bad_nets:seven", "--mean", "0.5"), "mean and std go together"),
+    (("train", "--model", "bad_nets:seven", "--mean", "grey"), "not a list of numbers"),
     (("train", "--method", "condrl"), "did you mean 'condlr'"),
     (("train", "--method", "condlr", "--rank", "9999"), "no layer of the network can be factored"),
     (("train", "--method", "condlr", "--rank", "0"), "rank = 0"),
@@ -88,7 +88,7 @@ def files(here: Path, experiment: Path) -> None:
         "wide_eps.toml": text.replace("eps = 0.1", "eps = 1.5"),
         "twice.toml": text + "[[attacks]]\nsuite = 'quick'\n",
         "occupied/thesis.txt": "years of work",
-        "nets.py": "from torch import nn\ndef seven():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))\n",
+        "bad_nets.py": "from torch import nn\ndef seven():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))\n",
     }
     for name, content in texts.items():
         (here / name).parent.mkdir(exist_ok=True)

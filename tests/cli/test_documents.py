@@ -116,6 +116,7 @@ def test_the_page_of_runs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     function, loop = blocks(ROOT / "docs/runs.md", "python")
     (tmp_path / "nets.py").write_text(function)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
     exec(compile(loop, "runs.md", "exec"), {"__name__": "runs"})
     assert read_run(tmp_path / "runs/mine").record.status == "complete"
     (text,) = blocks(ROOT / "docs/runs.md", "toml")
