@@ -287,13 +287,13 @@ def _matrices(model: nn.Module, adding: str | None) -> Iterator[Matrix]:
             if tensor is None or not (isinstance(tensor, UninitializedTensorMixin) or tensor.dim() > 1):
                 continue
             place = (name.removesuffix(".base") if id(module) in free else name, module, parameter)
-            if _is_base(module) and adding not in (None, *_merged_in(module).names):
+            if (stand_in := _stand_in(module)) is not None and adding not in (None, *stand_in.names):
                 owner, parameter = owner_of(name)
                 place = (owner, model.get_submodule(owner), parameter)
             found.setdefault(id(tensor), Matrix(joined(name, parameter), [], tensor)).places.append(place)
     for matrix in found.values():
         _, module, _ = matrix.places[0]
-        if id(module) in frozen or _is_base(module):
+        if id(module) in frozen or _stand_in(module) is not None:
             matrix.kept = "it is the frozen base of an adapter"
         elif id(module) in wrapped:
             matrix.kept = "it is a part of a layer of PEFT: unload that first (merge_and_unload)"
@@ -314,12 +314,7 @@ def is_of_peft(module: nn.Module) -> bool:
     return any(each.__module__.startswith("peft.") and each.__name__ in wrappers for each in type(module).__mro__)
 
 
-def _is_base(module: nn.Module) -> bool:
-    return isinstance(module, ParametrizationList) and len(module) > 0 and isinstance(module[0], MergedParameter)
-
-
-def _merged_in(parametrizations: nn.Module) -> MergedParameter:
-    """Return what stands for the parameter whose base `_is_base` says a module to hold."""
-    merged = parametrizations.get_submodule("0")
-    assert isinstance(merged, MergedParameter)
-    return merged
+def _stand_in(module: nn.Module) -> MergedParameter | None:
+    """Return what updates the parameter that a module keeps, if it keeps that for an adapter."""
+    first = module[0] if isinstance(module, ParametrizationList) and len(module) > 0 else None
+    return first if isinstance(first, MergedParameter) else None

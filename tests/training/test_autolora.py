@@ -285,8 +285,17 @@ def test_updates_of_older_files_that_took_a_part_of_the_weights_are_refused(meth
     adapt(net, method=method, rank=2, exclude=["head"])
     for _, layer in named_factored_layers(net):
         layer.start = None
-    with pytest.raises(UserError, match=r"the update of 'conv.update' by .* took a part of the weight, .*anew"):
+    with pytest.raises(UserError, match=r"the update of 'conv' by .* took a part of the weight, .*anew"):
         AutoLoRa(net, eps=0.1)
+
+
+def test_updates_that_began_with_a_part_of_the_weights_leave_them_whole() -> None:
+    net = Net()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    adapt(net, method=CondLR(tau=0.5), rank=2, exclude=["head"])
+    AutoLoRa(net, eps=0.1).finish()
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert net.state_dict().keys() == before.keys()
 
 
 def test_networks_and_inputs_that_do_not_fit_are_refused() -> None:
