@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers.base import FactoredLayer, Kind, MatrixFactors
+from robust_lowrank.layers.compiling import is_open
 from robust_lowrank.layers.merging import merge_stack
 from robust_lowrank.layers.network import UPDATE, WHOLE
 from robust_lowrank.linalg import Factors
@@ -145,8 +146,7 @@ class MergedParameter(nn.Module):
         if len(blocks) == 1:
             return blocks[0]()
         factors = [block.parameters_as_factors() for block in blocks if isinstance(block, MatrixFactors) and block.alpha == 1]
-        alike = len({(each.core.shape, *(basis.shape for basis in each.bases)) for each in factors}) == 1
-        if len(factors) == len(blocks) and alike:
+        if len(factors) == len(blocks) and _alike(factors):
             for block in blocks:
                 block.look_at_bases()
             return merge_stack(factors).to(blocks[0].weight_dtype)
@@ -161,6 +161,13 @@ class MergedParameter(nn.Module):
         if self.installed:
             raise UserError("a parameter that is assigned to is factored: export the network first, or load factors into it")
         return value if self.adapter else ()
+
+
+def _alike(stack: list[Factors]) -> bool:
+    """Return whether factors have the same shapes; not where these are left open."""
+    if any(is_open(*factors.core.shape) for factors in stack):
+        return False
+    return len({(factors.core.shape, *(basis.shape for basis in factors.bases)) for factors in stack}) == 1
 
 
 def _beside(update: MergedLayer) -> nn.Module:
