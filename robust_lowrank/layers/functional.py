@@ -150,7 +150,8 @@ class _TuckerConv2d(_Chain):
         return convolve(x, merge(Factors(c, tuple(bases))).to(x.dtype), geometry)
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, geometry: ConvGeometry, c: Tensor, *bases: Tensor) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:  # more names, and dynamo takes x for the context where no gradient is needed
+        x, geometry, c, *bases = arguments
         u1, u2 = bases[:2]
         a = _pointwise(x, u2.to(x.dtype).T)
         ctx.save_for_backward(x, a, c, *bases)
