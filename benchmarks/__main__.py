@@ -4,13 +4,14 @@ import argparse
 
 import torch
 
-from benchmarks import adapters, attacks, audit, layers, merged, monitor, precision, steps, training
+from benchmarks import adapters, attacks, audit, compile, layers, merged, monitor, precision, steps, training
 from robust_lowrank import UserError
 from robust_lowrank.provenance import machine
 
 BENCHMARKS = {
     "layers": layers,
     "merged": merged,
+    "compile": compile,
     "steps": steps,
     "precision": precision,
     "monitor": monitor,

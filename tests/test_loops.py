@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.compiling import require_a_compiler
+
 PAGE = Path(__file__).parents[1] / "docs/loops.md"
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+COMPILED = "Compiled networks"
 LIBRARIES = {"Lightning": "lightning", "Hugging Face's Trainer": "transformers", "Accelerate": "accelerate"}
 
 
@@ -20,7 +23,7 @@ def code(text: str) -> str:
 @pytest.mark.slow
 def test_torchs_own_loops(tmp_path: Path) -> None:
     shared = code(PAGE.read_text().split("\n## ")[0])
-    examples = [code(text) for section, text in SECTIONS.items() if section not in LIBRARIES]
+    examples = [code(text) for section, text in SECTIONS.items() if section not in {*LIBRARIES, COMPILED}]
     assert len(examples) > 5
     run("\n".join([shared, *examples]), tmp_path)
 
@@ -30,6 +33,12 @@ def test_torchs_own_loops(tmp_path: Path) -> None:
 def test_loops_of_other_libraries(section: str, tmp_path: Path) -> None:
     pytest.importorskip(LIBRARIES[section])
     run(code(SECTIONS[section]), tmp_path)
+
+
+@pytest.mark.slow
+def test_compiled_networks(tmp_path: Path) -> None:
+    require_a_compiler()
+    run(code(PAGE.read_text().split("\n## ")[0]) + code(SECTIONS[COMPILED]), tmp_path)
 
 
 def run(source: str, folder: Path) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from robust_lowrank.layers.base import Kind, MatrixFactors, parameters_of
 from robust_lowrank.layers.chain import ChainLayer
-from robust_lowrank.layers.functional import ConvGeometry, low_rank_conv, point, spatial_core, tucker_conv2d
+from robust_lowrank.layers.convolution import ConvGeometry, point
+from robust_lowrank.layers.functional import low_rank_conv, spatial_core, tucker_conv2d
 from robust_lowrank.layers.merging import merge
 from robust_lowrank.linalg import Factors
 

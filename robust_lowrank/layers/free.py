@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robust_lowrank import linalg
 from robust_lowrank.layers.base import FactoredLayer, parameters_of
 from robust_lowrank.layers.conv import FactoredConv
-from robust_lowrank.layers.functional import convolve, point
+from robust_lowrank.layers.convolution import convolve, point
 from robust_lowrank.layers.linear import FactoredLinear, linear_layer
 from robust_lowrank.layers.merged import MergedLayer
 from robust_lowrank.linalg import Factors, Ranks

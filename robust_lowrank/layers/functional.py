@@ -5,7 +5,7 @@ those of the dense layer with the merged weight.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,24 +13,9 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from robust_lowrank import linalg
+from robust_lowrank.layers.convolution import ConvGeometry, convolution_gradients, convolve, point
 from robust_lowrank.layers.merging import fit_to_slot, frame, merge
 from robust_lowrank.linalg import Factors
-
-
-class ConvGeometry(NamedTuple):
-    """Stride, zero padding and dilation of a convolution, each one number a direction in which its kernel slides."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-
-
-def point(slides: int) -> ConvGeometry:
-    """Return the geometry of a pointwise convolution of signals with so many directions."""
-    return ConvGeometry((1,) * slides, (0,) * slides, (1,) * slides)
-
-
-CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
@@ -61,23 +46,6 @@ def _apply(function: type["_Chain"], x: Tensor, *arguments: Any) -> Tensor:
         return function.apply(x, *arguments)  # pyright: ignore[reportReturnType]
 
 
-def convolve(x: Tensor, kernel: Tensor, geometry: ConvGeometry, bias: Tensor | None = None) -> Tensor:
-    """Return the convolution of x (B, Cin, ...) with a kernel (F, Cin, ...) of any strides in memory."""
-    x, kernel = _laid_out(x, kernel, geometry)
-    return CONVOLUTIONS[kernel.dim() - 2](x, kernel, bias, *geometry)
-
-
-def _laid_out(x: Tensor, kernel: Tensor, geometry: ConvGeometry) -> tuple[Tensor, Tensor]:
-    """Return both in a memory format that the convolution computes soundly.
-
-    A kernel that comes of products and transpositions may have strides that pass for channels-last, which then decides for the
-    images too; and oneDNN's channels-last weight gradient of a strided 1 x 1 kernel writes out of bounds (seen with torch 2.14).
-    """
-    kernel = kernel.clone(memory_format=torch.contiguous_format)
-    strided_pointwise = kernel.shape[2:].numel() == 1 and set(geometry.stride) != {1}
-    return x.contiguous() if strided_pointwise else x, kernel
-
-
 def _pointwise(x: Tensor, matrix: Tensor) -> Tensor:
     slides = x.dim() - 2
     return convolve(x, matrix[(..., *[None] * slides)], point(slides))
@@ -87,20 +55,12 @@ def _pointwise_weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
     return torch.bmm(delta.flatten(2), x.flatten(2).mT).sum(0)
 
 
-def _conv_backward(delta: Tensor, x: Tensor, kernel: Tensor, geometry: ConvGeometry, *, wanted: tuple[bool, bool]) -> Any:
-    x, kernel = _laid_out(x, kernel, geometry)
-    gradients = torch.ops.aten.convolution_backward(
-        delta.contiguous(), x, kernel, None, *geometry, False, [0] * len(geometry.stride), 1, (*wanted, False)
-    )
-    return gradients[:2]
-
-
 def _input_gradient(delta: Tensor, x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
-    return _conv_backward(delta, x, weight, geometry, wanted=(True, False))[0]
+    return convolution_gradients(delta, x, weight, geometry, wanted=(True, False))[0]
 
 
 def _weight_gradient(delta: Tensor, x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
-    return _conv_backward(delta, x, weight, geometry, wanted=(False, True))[1]
+    return convolution_gradients(delta, x, weight, geometry, wanted=(False, True))[1]
 
 
 class _Chain(Function):
@@ -173,7 +133,7 @@ class _LowRankConv(_Chain):
         inner = (v @ s.T).to(kind).T.reshape(u.shape[1], x.shape[1], *ctx.kernel)  # S V^T, with gradient dL
         dx = dk = ds = dl = None
         if need_x or need_v:
-            dx, dl = _conv_backward(e, x, inner, ctx.geometry, wanted=(need_x, need_v))
+            dx, dl = convolution_gradients(e, x, inner, ctx.geometry, wanted=(need_x, need_v))
         if dl is not None:
             dl = dl.flatten(1).T.to(v.dtype)
         if need_u:
@@ -190,7 +150,8 @@ class _TuckerConv2d(_Chain):
         return convolve(x, merge(Factors(c, tuple(bases))).to(x.dtype), geometry)
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, geometry: ConvGeometry, c: Tensor, *bases: Tensor) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:  # more names, and dynamo takes x for the context where no gradient is needed
+        x, geometry, c, *bases = arguments
         u1, u2 = bases[:2]
         a = _pointwise(x, u2.to(x.dtype).T)
         ctx.save_for_backward(x, a, c, *bases)

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers.base import FactoredLayer, Kind, MatrixFactors
+from robust_lowrank.layers.compiling import is_open
 from robust_lowrank.layers.merging import merge_stack
 from robust_lowrank.layers.network import DEFAULT, WHOLE
 from robust_lowrank.layers.updates import Updated
@@ -152,12 +153,18 @@ def _stacked(blocks: list[MergedLayer]) -> Tensor:
         return blocks[0]()
     plain = [block for block in blocks if isinstance(block, MatrixFactors) and block.alpha == 1 and block.start is None]
     factors = [block.parameters_as_factors() for block in plain]
-    alike = len({(each.core.shape, *(basis.shape for basis in each.bases)) for each in factors}) == 1
-    if len(factors) == len(blocks) and alike:
+    if len(factors) == len(blocks) and _alike(factors):
         for block in blocks:
             block.look_at_bases()
         return merge_stack(factors).to(blocks[0].weight_dtype)
     return torch.cat([block() for block in blocks])
+
+
+def _alike(stack: list[Factors]) -> bool:
+    """Return whether factors have the same shapes; not where these are left open."""
+    if any(is_open(*factors.core.shape) for factors in stack):
+        return False
+    return len({(factors.core.shape, *(basis.shape for basis in factors.bases)) for factors in stack}) == 1
 
 
 def install_merged(places: list[Place], blocks: Mapping[str, MergedLayer], *, adapter: str | None = None) -> MergedParameter:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from robust_lowrank import linalg
+from robust_lowrank.layers.compiling import is_open
 from robust_lowrank.linalg import Factors
 
 
@@ -30,9 +31,13 @@ def merge(factors: Factors) -> Tensor:
         tensor([[1., 1.],
                 [1., 1.]])
     """
-    function = _Merge if torch.compiler.is_compiling() else _ForwardMerge  # compilers take no forward derivatives
+    tensors = (factors.core, *factors.bases)
     with torch.autocast(factors.core.device.type, enabled=False):
-        return function.apply(factors.core, *factors.bases)  # pyright: ignore[reportReturnType]
+        if not torch.compiler.is_compiling():
+            return _ForwardMerge.apply(*tensors)  # pyright: ignore[reportReturnType]
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            return _Merge.apply(*tensors)  # pyright: ignore[reportReturnType]
+        return _Merge.forward(*tensors)  # to which dynamo would give a context
 
 
 def merge_stack(stack: Sequence[Factors]) -> Tensor:
@@ -44,9 +49,12 @@ def merge_stack(stack: Sequence[Factors]) -> Tensor:
 
 def fit_to_slot(side: Tensor | None, basis: Tensor) -> Tensor | None:
     """Return dK or dL with as many columns as its basis has: zeros are added, or what dS tells of a complete basis is left out."""
-    if side is None or side.shape[-1] == basis.shape[-1]:
-        return side
-    return F.pad(side, (0, basis.shape[-1] - side.shape[-1]))
+    columns = basis.shape[-1]
+    if side is None:
+        return None
+    if is_open(side.shape[-1], columns):  # a compiler would ask which is larger, and be held to the answer
+        return F.pad(side, (0, columns))[..., :columns]
+    return side if side.shape[-1] == columns else F.pad(side, (0, columns - side.shape[-1]))
 
 
 def sides_of_slots(sides: Sequence[Tensor], core: Tensor, bases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -63,6 +71,8 @@ def frame(core: Tensor, mode: int) -> Tensor:
 
 
 class _Merge(Function):
+    """What compilers take: they know no forward derivatives."""
+
     generate_vmap_rule = True
 
     @staticmethod

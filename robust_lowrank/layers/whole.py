@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robust_lowrank.layers.base import FactoredLayer, parameters_of
 from robust_lowrank.layers.chain import ChainLayer
 from robust_lowrank.layers.conv import FactoredConv
-from robust_lowrank.layers.functional import CONVOLUTIONS
+from robust_lowrank.layers.convolution import CONVOLUTIONS
 from robust_lowrank.layers.linear import FactoredLinear
 from robust_lowrank.layers.merged import MergedLayer
 from robust_lowrank.linalg import Factors

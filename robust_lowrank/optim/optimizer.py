@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError, renamed, unknown_name
 from robust_lowrank.layers import FactoredLayer, trained_layers
+from robust_lowrank.layers.compiling import leave_ranks_open
 from robust_lowrank.methods import GalerkinMethod, RetractionMethod
 from robust_lowrank.methods.galerkin import off_diagonal_factor
 from robust_lowrank.optim.driver import LayerDriver
@@ -116,6 +117,9 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self._share()
         outside = off_diagonal_factor(self.window if self.amortised else 0)
         self._driver = LayerDriver(self.layers, self.inner, rule_of(optimizer) if by_rule else None, outside=outside)
+        for layer in self.layers.values():
+            if getattr(layer.method, "adaptive", False):
+                leave_ranks_open(layer.core, layer.bases())
 
     def _share(self) -> None:
         self.param_groups: list[dict[str, Any]] = self.inner.param_groups

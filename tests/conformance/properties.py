@@ -30,7 +30,7 @@ from robust_lowrank import (
 from robust_lowrank.conditioning.spectra import certificate_product
 from robust_lowrank.layers import LowRankLinear, TuckerConv2d, named_factored_layers
 from robust_lowrank.layers.conv import ConvShape
-from robust_lowrank.layers.functional import ConvGeometry
+from robust_lowrank.layers.convolution import ConvGeometry
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, Method, tangent
 from robust_lowrank.methods.bases import augment, decompose, truncate

@@ -11,7 +11,7 @@ from torch import Tensor
 from robust_lowrank import DLRT, RGD, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, RobustDLRT, linalg
 from robust_lowrank.layers import FactoredLayer, LowRankConv, LowRankLinear, TuckerConv2d
 from robust_lowrank.layers.conv import ConvShape
-from robust_lowrank.layers.functional import ConvGeometry
+from robust_lowrank.layers.convolution import ConvGeometry
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, Method, tangent
 from robust_lowrank.methods.bases import augment, decompose, truncate

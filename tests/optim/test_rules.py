@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robust_lowrank import DLRT, RGD, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, UserError, Vanilla, compress, linalg
 from robust_lowrank.layers import FactoredLayer, LowRankLinear, TuckerConv2d
 from robust_lowrank.layers.conv import ConvShape
-from robust_lowrank.layers.functional import ConvGeometry
+from robust_lowrank.layers.convolution import ConvGeometry
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method, tangent
 from tests.methods.catalogue import taken, with_each
