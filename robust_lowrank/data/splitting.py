@@ -29,7 +29,7 @@ def split(labels: Sequence[int], names: Sequence[str], fraction: float) -> Split
 
     Example:
         >>> split([0, 0, 0, 1, 1, 1], ["a", "b", "c", "d", "e", "f"], 0.3)
-        Split(train=[2, 5, 1, 3], test=[4, 0])
+        Split(train=[5, 1, 4, 0], test=[3, 2])
     """
     classes: dict[int, list[int]] = defaultdict(list)
     order = shuffled(names)

@@ -127,12 +127,12 @@ def test_a_network_from_elsewhere_takes_them(rlr_eval: Command, here: Path) -> N
     folder(here / "mixed", {"a": 3, "b": 3})
     Image.fromarray(drawn(9, height=9)).save(here / "mixed/a/9.png")
     (here / "mixed/b/broken.png").touch()
-    (here / "networks.py").write_text(
+    (here / "own_networks.py").write_text(
         "import torch\ndef own(input_shape, num_classes):\n    torch.manual_seed(0)\n"
         "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, num_classes))\n",
         encoding="utf-8",
     )
-    options = ("--model", "networks:own", "--data", "mixed")
+    options = ("--model", "own_networks:own", "--data", "mixed")
     for lacking, message in (((), "of different sizes"), (("--image-size", 4), "1 of 8 images in")):
         refused = rlr_eval("attack", *options, *lacking, "--suite", "quick", "--out", "OUT")
         assert refused.exit_code == 2
