@@ -212,7 +212,11 @@ def _try_source(model: nn.Module, network: nn.Module, config: RecordedConfig, da
     with TemporaryDirectory() as folder:
         files = RunFiles(Path(folder))
         checkpoint.save(model, files.weights)
-        made = load_recorded(config, data, files)
+        try:
+            made = load_recorded(config, data, files)
+        except UserError as error:
+            reason = first_line(error).removeprefix(f"{files.weights} ")
+            raise UserError(f"{config.source} does not make the network that is trained: {reason}") from error
     if where := records.unlike(evaluation.behaviour(network, examples.x), evaluation.behaviour(made, examples.x)):
         raise UserError(
             f"{config.source} makes a network that has the weights of this one and other answers, {where}\n"

@@ -33,8 +33,9 @@ class RecordedConfig(Table):
     def to_record(self) -> dict[str, Any]:
         """Return it for `run.json`: infinity as the string "inf"."""
         record = self.model_dump(exclude={"data"}, exclude_none=True)
-        data = None if self.data is None else self.data.model_dump(include={"name", "data_dir"}, exclude_none=True)
-        return finite(record | {"data": data})
+        if self.data is not None:
+            record["data"] = self.data.model_dump(include={"name", "data_dir"}, exclude_none=True)
+        return finite(record)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Self:

@@ -175,9 +175,9 @@ def difference(record: RunRecord, config: dict[str, Any], hashes: dict[str, str]
 
     Where the images lie does not make another run, nor do the same images under another name.
     """
-    there = record.config.get("data") or {}
-    if same_images(record, hashes) and there and config["data"]:
-        config = config | {"data": config["data"] | {key: there.get(key) for key in ("name", *READING_KEYS)}}
+    there, wanted = record.config.get("data"), config.get("data")
+    if there and wanted and same_images(record, hashes):
+        config = config | {"data": wanted | {key: there.get(key) for key in ("name", *READING_KEYS)}}
     return _difference(record.config, config)
 
 
