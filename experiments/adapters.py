@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.timing import medians
-from experiments.adapter_methods import METHODS, Adapted
+from experiments.adapter_methods import HEAD_RATE, METHODS, Adapted
 from experiments.adapter_tasks import TASKS, Part, Task
 from robust_lowrank import LowRankOptimizer, UserError
 from robust_lowrank.errors import first_line
@@ -133,17 +133,16 @@ def train(task: Task, cell: Cell) -> dict[str, Any]:
 
 
 def best_rate(method: str, run: Callable[[str, float, int], dict[str, Any]]) -> float:
-    """Return the rate of the best validation accuracy of the first seed, found uphill: both its neighbours are worse."""
+    """Return the rate of the least cross-entropy on validation data with the first seed: both its neighbours give a greater one."""
     rate = METHODS[method].rate
+    if rate is None:
+        return HEAD_RATE
     if isinstance(rate, str):
         return best_rate(rate, run)
-    tried: dict[float, tuple[float, float]] = {}
     while True:
         place = RATES.index(rate)
-        for each in RATES[max(0, place - 1) : place + 2]:
-            row = run(method, each, SEEDS[0])
-            tried[each] = row["validation"], -row["validation_loss"]
-        best = max(tried, key=lambda each: tried[each])
+        around = RATES[max(0, place - 1) : place + 2]
+        best = min(around, key=lambda each: run(method, each, SEEDS[0])["validation_loss"])
         if best == rate:
             return rate
         rate = best
