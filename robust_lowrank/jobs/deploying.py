@@ -15,7 +15,6 @@ from robust_lowrank.jobs.events import Event, Report
 from robust_lowrank.jobs.forms import PROGRAMS, form_network, origin, write_form
 from robust_lowrank.jobs.subjects import Subject, device_of, keeps_examples, network, require_factors, trained, untrained_run
 from robust_lowrank.provenance import digest_tensors
-from robust_lowrank.reporting.comparing.forms import flipped
 
 EXAMPLES = 256  # training images by which eight bits choose their ranges
 
@@ -50,6 +49,8 @@ def attack_forms(job: Job, attack: Attack, result: str, report: Report) -> dict[
 def _hold_against(form: records.ResultFiles, trained: records.ResultFiles, subject: Subject, own: nn.Module) -> None:
     """Try what broke a form on the trained network and the reverse, and keep the clean examples whose verdicts are others."""
     import pandas as pd
+
+    from robust_lowrank.reporting.comparing.forms import flipped  # loads pandas and altair
 
     rows = []
     for on, model, files in (("form", subject.model, trained), ("trained", own, form)):

@@ -150,13 +150,14 @@ def deploying(**table: object) -> Experiment:
 
 
 def test_forms_are_those_of_one_suite_and_of_some_methods() -> None:
-    jobs = experiment_jobs(deploying(methods=["condlr"], examples=7), Path("out"), command="")
+    some, every = deploying(methods=["condlr"], examples=7), deploying()
+    jobs, all_jobs = (experiment_jobs(each, each.data.describe(), Path("out"), command="") for each in (some, every))
     found = [[(attack.suite.name, attack.forms, attack.form_examples) for attack in job.attacks] for job in jobs]
     assert found == [
         [("quick", (), 7), ("demo", (), 7)],
         [("quick", (), 7), ("demo", ("merged", "int8"), 7)],
     ]
-    assert [[bool(attack.forms) for attack in job.attacks] for job in experiment_jobs(deploying(), Path("out"), command="")] == [
+    assert [[bool(attack.forms) for attack in job.attacks] for job in all_jobs] == [
         [False, True],
         [False, True],
     ]
