@@ -1,7 +1,7 @@
 """Adapters of one size, ours and peft's."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from robust_lowrank.methods import Method
 
 HEAD_RATE = 1e-3  # of the classifier, whatever the updates have
 RANK, FIRST_RANK, ALPHA = 4, 8, 16.0  # of a layer on average; that AdaLoRA starts from; of LoRA and AdaLoRA
-LEAN_RANK = 3.5  # with which GeoLoRA, that gives the ranks to the wider layers, has no more parameters than the others
 
 
 class Adapted(NamedTuple):
@@ -40,15 +39,15 @@ def triplets(p: Tensor, values: Tensor, q: Tensor) -> int:
     return int(values.count_nonzero()) * (len(p) + len(q) + 1)
 
 
-def ours(method: Callable[[int, int], Method | str], rank: int, alpha: float = 1.0, **options: Any) -> Callable[..., Adapted]:
-    """Return how `adapt` wraps a network; `method` is given the number of layers and of steps, `options` are the optimizer's."""
+def ours(method: Callable[[int, int], Method | str], rank: int, alpha: float = 1.0) -> Callable[..., Adapted]:
+    """Return how `adapt` wraps a network; `method` is given the number of layers and of steps."""
 
     def wrap(task: Task, network: Classifier, rate: float, steps: int) -> Adapted:
         head = list(network.head.parameters())
         chosen = method(len(task.layers), steps)
         adapt(network, method=chosen, rank=rank, alpha=alpha, include=list(task.layers), trainable=[r"head\..*"])
         groups = [{"params": head, "lr": HEAD_RATE}]
-        optimizer = LowRankOptimizer(network, torch.optim.AdamW, lr=rate, weight_decay=0.0, groups=groups, **options)
+        optimizer = LowRankOptimizer(network, torch.optim.AdamW, lr=rate, weight_decay=0.0, groups=groups)
 
         def size() -> int:
             factors = [layer.all_factors() for _, layer in named_factored_layers(network)]
@@ -99,11 +98,6 @@ def head_alone(task: Task, network: Classifier, rate: float, steps: int) -> Adap
     )
 
 
-def shared_ranks(average: float) -> Callable[[int, int], GeoLoRA]:
-    """Return GeoLoRA with so many singular values a layer, on average."""
-    return lambda layers, steps: GeoLoRA(budget=int(average * layers))
-
-
 def falling_budget(layers: int, steps: int) -> AdaLoRA:
     """Return AdaLoRA that ends with RANK triplets a layer, on average."""
     return AdaLoRA(budget=RANK * layers, steps=steps, warmup=steps // 6, settle=steps // 3, interval=10)
@@ -112,8 +106,7 @@ def falling_budget(layers: int, steps: int) -> AdaLoRA:
 METHODS = {
     "LoRA": Row(ours(lambda layers, steps: "lora", RANK, ALPHA), 1e-3),
     "AdaLoRA": Row(ours(falling_budget, FIRST_RANK, ALPHA), 3e-3),
-    "GeoLoRA": Row(ours(shared_ranks(RANK), RANK), 1e-4),
-    "GeoLoRA, amortised": Row(ours(shared_ranks(LEAN_RANK), RANK, step="amortised", window=10), "GeoLoRA"),
+    "GeoLoRA": Row(ours(lambda layers, steps: GeoLoRA(budget=RANK * layers), RANK), 1e-4),
     "CondLR": Row(ours(lambda layers, steps: CondLR(), RANK), 1e-4),
     "peft's LoRA": Row(peft(adaptive=False), "LoRA"),
     "peft's AdaLoRA": Row(peft(adaptive=True), "AdaLoRA"),

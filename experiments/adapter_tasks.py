@@ -26,19 +26,6 @@ class Part(NamedTuple):
     lengths: Tensor
 
 
-@dataclass(frozen=True)
-class Task:
-    """A pretrained network with a head, the layers that get updates, and data; `prepare` makes a batch of inputs ready."""
-
-    network: nn.Module
-    layers: tuple[str, ...]
-    batch: int
-    prepare: Callable[[Tensor], Tensor]
-    train: Part
-    validation: Part
-    test: Part
-
-
 class Classifier(nn.Module):
     """Features and a linear head; the loss is among the outputs, because peft's AdaLoRA adds its penalty to it there."""
 
@@ -51,6 +38,19 @@ class Classifier(nn.Module):
         """Return the loss and the logits (B, classes) for inputs and labels of B examples."""
         logits = self.head(self.features(x))
         return SimpleNamespace(loss=cross_entropy(logits, y), logits=logits)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A pretrained network with a head, the layers that get updates, and data; `prepare` makes a batch of inputs ready."""
+
+    network: Classifier
+    layers: tuple[str, ...]
+    batch: int
+    prepare: Callable[[Tensor], Tensor]
+    train: Part
+    validation: Part
+    test: Part
 
 
 class Sentences(nn.Module):

@@ -48,7 +48,7 @@ def start(task: Task, method: str, rate: float, seed: int, steps: int) -> Adapte
     return METHODS[method].wrap(task, network, rate, steps)
 
 
-def stepper(adapted: Adapted, steps: int, stream: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+def stepper(adapted: Adapted, steps: int, stream: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], object]:
     """Return what takes a training step: the rates rise over a tenth of the steps, and fall to zero as a cosine."""
     rise = max(1, steps // 10)
 
@@ -195,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=200, help="of each training (default: 200)")
     parser.add_argument("--rounds", type=int, default=30, help="steps of each method that are timed (default: 30)")
     options = parser.parse_args(arguments)
+    if not options.weights.exists():
+        parser.error(f"{options.weights} does not exist: --weights is MiniLM's folder, or the ViT's file of safetensors")
     print(f"{machine()}, torch {torch.__version__}", flush=True)
     try:
         task = TASKS[options.task](options.data_dir, options.weights)

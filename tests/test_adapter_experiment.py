@@ -11,7 +11,7 @@ from torch import nn
 from experiments import adapters
 from experiments.adapter_methods import METHODS, RANK
 from experiments.adapter_tasks import SIDE, Classifier, Part, Sentences, Task, enlarge, linear_layers, sst2, trim
-from experiments.adapters import Cell, Results, batches, best_rate, judge, start, train
+from experiments.adapters import Cell, Results, batches, best_rate, judge, main, start, train
 from robust_lowrank import UserError
 from robust_lowrank.layers import named_factored_layers
 
@@ -164,3 +164,9 @@ def test_torn_results_are_named(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text('{"task": "sst2", "me')
     with pytest.raises(UserError, match=r"results\.jsonl, line 1"):
         Results(tmp_path / "results.jsonl")
+
+
+def test_weights_that_are_missing_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["cifar10", "--data-dir", str(tmp_path), "--weights", str(tmp_path / "vit"), "--results", str(tmp_path / "results")])
+    assert "vit does not exist" in capsys.readouterr().err
