@@ -1,19 +1,18 @@
 """Programs are written to files that run without the network's code: torch.export, ONNX, and ONNX in eight bits."""
 
-import logging
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from robust_lowrank.errors import UserError, first_line
-from robust_lowrank.exporting.tracing import require_close, run, tensors, trace
+from robust_lowrank.exporting.tracing import fixed_batch, quiet, require_close, run, tensors, trace
 from robust_lowrank.records import replacing
 
 CALIBRATION_BATCH = 32
@@ -26,10 +25,11 @@ def write_program(model: nn.Module, example_input: Any, path: Path) -> None:
     Raises:
         UserError: as `trace`, or the program computes something else.
     """
-    program = trace(model, example_input)
+    program = _traced(model, example_input)
     with replacing(path) as temporary, tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.pt2"  # torch insists on the suffix
-        torch.export.save(program, file)
+        with quiet():
+            torch.export.save(program, file)
         module = torch.export.load(file).module()
         require_close(run(module, example_input), run(model, example_input), "the exported program")
         shutil.copyfile(file, temporary)
@@ -61,7 +61,7 @@ def write_int8(model: nn.Module, example_input: Any, path: Path) -> None:
         from onnxruntime.quantization import QuantFormat, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        with _quiet():
+        with quiet():
             try:
                 quant_pre_process(exact, prepared)
                 calibration: Any = _Calibration(exact, example_input)
@@ -70,10 +70,21 @@ def write_int8(model: nn.Module, example_input: Any, path: Path) -> None:
                 raise UserError(f"ONNX Runtime cannot quantise the network: {first_line(error)}\nTake to='onnx'") from error
 
 
+def _traced(model: nn.Module, example_input: Any) -> ExportedProgram:
+    """Return the program of a network, with a warning if it takes batches of the example's size alone."""
+    try:
+        program = trace(model, example_input)
+    except UserError as error:
+        raise UserError(f"{error}\nThe forms 'dense' and 'factors' keep its code") from error
+    if fixed := fixed_batch(program):
+        warnings.warn(f"the network takes batches of {fixed} alone, as in example_input, and so does its export", stacklevel=3)
+    return program
+
+
 def _write_onnx(model: nn.Module, example_input: Any, path: Path) -> None:
     require_onnx()
-    program = trace(model, example_input)
-    with _quiet():
+    program = _traced(model, example_input)
+    with quiet():
         try:
             written = torch.onnx.export(program, dynamo=True, verbose=False)
             assert written is not None
@@ -125,16 +136,3 @@ class _Calibration:
         """Return the next batch by the names of the inputs, None after the last."""
         batch = next(self._batches, None)
         return None if batch is None else {name: each.numpy() for name, each in zip(self._names, batch, strict=True)}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let no warnings or remarks of the exporters pass: what they write is checked instead."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

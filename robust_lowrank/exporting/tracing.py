@@ -1,7 +1,10 @@
 """A network of ordinary layers is traced into a program that takes batches of any size."""
 
+import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -31,7 +34,7 @@ def run(model: nn.Module, example_input: Any) -> Any:
 def trace(model: nn.Module, example_input: Any) -> ExportedProgram:
     """Return the program of a network in evaluation mode, for batches of any size where all inputs begin with the batch.
 
-    A network that only takes batches of the example's size makes a program of that size, with a warning.
+    A network that only takes batches of the example's size makes a program of that size (`fixed_batch`).
 
     Raises:
         UserError: the network does not run on the example, or torch.export cannot trace it.
@@ -43,18 +46,30 @@ def trace(model: nn.Module, example_input: Any) -> ExportedProgram:
     varying = len({len(each) for each in tensors(example) if each.dim()}) == 1
     dims = pytree.tree_map(lambda each: {0: Dim.AUTO} if varying and isinstance(each, Tensor) and each.dim() else None, example)
     dynamic = dict(dims) if isinstance(example, Mapping) else dims if isinstance(example, tuple) else (dims,)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(model, arguments, named, dynamic_shapes=dynamic, strict=False)
-    except Exception as error:  # of whatever the network does while it is traced
-        raise UserError(
-            f"torch.export cannot trace the network: {first_line(error)}\nTake to='dense' or 'factors', which keep its code"
-        ) from error
+    with quiet():
+        try:
+            return torch.export.export(model, arguments, named, dynamic_shapes=dynamic, strict=False)
+        except Exception as error:  # of whatever the network does while it is traced
+            raise UserError(f"torch.export cannot trace the network: {first_line(error)}") from error
+
+
+def fixed_batch(program: ExportedProgram) -> int | None:
+    """Return the only size of a batch that a program takes; None if it takes any."""
     sizes = [str(node.meta["val"].shape[0]) for node in _inputs(program) if node.meta["val"].dim()]
-    if fixed := next((size for size in sizes if size.isdecimal()), None):  # others are symbols
-        warnings.warn(f"the network takes batches of {fixed} alone, as in example_input, and so does its export", stacklevel=3)
-    return program
+    return next((int(size) for size in sizes if size.isdecimal()), None)  # others are symbols
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep exporters from printing what they warn of, and what they raise as well: what they make is tried instead."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def require_close(found: Any, due: Any, what: str) -> None:

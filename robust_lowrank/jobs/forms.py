@@ -46,8 +46,8 @@ def write_form(network: nn.Module, form: str, program: Path, examples: Tensor) -
 
 
 def form_of(record: RunRecord) -> str | None:
-    """Return the form that a record's network is of another run's; None if it is a network of its own."""
-    return record.config.get(FORM)
+    """Return the form in which a record says that it has the network of another run; None if it is a network of its own."""
+    return None if FORM not in record.config else str(record.config[FORM])
 
 
 def origin(run_dir: Path) -> Path | None:

@@ -13,7 +13,7 @@ from robust_lowrank.compression import count_parameters
 from robust_lowrank.data import Examples, Progress
 from robust_lowrank.data.reading import quiet
 from robust_lowrank.errors import UserError
-from robust_lowrank.jobs.forms import PROGRAMS, form_network, origin
+from robust_lowrank.jobs.forms import FORMS, PROGRAMS, form_network, form_of, origin
 from robust_lowrank.models.files import sha256
 
 FOREIGN = "foreign"  # the method of a run directory whose network was not trained here
@@ -57,22 +57,35 @@ def _deployed(run_dir: Path, subject: Subject) -> Subject:
     """Return a form of a run's network, with the run's examples.
 
     Raises:
-        UserError: it is of other weights than the run has now, or answers otherwise than its record says.
+        UserError: as `_form_of`, or it answers otherwise than its record says.
     """
-    files = records.RunFiles(run_dir)
-    record = records.read_record(files.record, records.RunRecord)
-    form = str(record.config[records.FORM])
-    if record.config.get("weights") != provenance.digest_tensors(subject.model.state_dict()):
-        raise UserError(f"{run_dir} is of other weights than its run has now: move it away, and attack the form again")
-    model = form_network(subject.model, form, files.onnx)
-    if provenance.digest_tensors(model.state_dict()) != record.hashes.get("weights"):
-        raise UserError(f"{run_dir} holds another network than its run.json names: move it away, and attack the form again")
+    model = _form_of(run_dir, subject.model)
+    record = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
     if where := records.unlike(record.behaviour, evaluation.behaviour(model, subject.x)):
         raise UserError(
             f"{run_dir}: this form has other answers than when it was made, {where}: its libraries have changed since; "
             "move it away, and attack the form again"
         )
-    return Subject(model, subject.x, subject.y, gradients=form not in PROGRAMS)
+    return Subject(model, subject.x, subject.y, gradients=form_of(record) not in PROGRAMS)
+
+
+def _form_of(run_dir: Path, own: nn.Module) -> nn.Module:
+    """Return the form of a run's own network that a directory below the run is of.
+
+    Raises:
+        UserError: its record names no form, or it is of other weights than the run has now, or than its record says.
+    """
+    files = records.RunFiles(run_dir)
+    record = records.read_record(files.record, records.RunRecord)
+    form = form_of(record)
+    if form not in FORMS:
+        raise UserError(f"{files.record} names no form of a network, but {form!r}: there are {', '.join(FORMS)}")
+    if record.config.get("weights") != provenance.digest_tensors(own.state_dict()):
+        raise UserError(f"{run_dir} is of other weights than its run has now: move it away, and attack the form again")
+    model = form_network(own, form, files.onnx)
+    if provenance.digest_tensors(model.state_dict()) != record.hashes.get("weights"):
+        raise UserError(f"{run_dir} holds another network than its run.json names: move it away, and attack the form again")
+    return model
 
 
 def _test_images(
@@ -153,8 +166,7 @@ def network(run_dir: Path) -> nn.Module:
         UserError: its weights are not those of its record.
     """
     if (parent := origin(run_dir)) is not None:
-        files = records.RunFiles(run_dir)
-        return form_network(network(parent), run_dir.absolute().name, files.onnx)
+        return _form_of(run_dir, network(parent))
     files = records.RunFiles(run_dir)
     recorded = records.read_record(files.record, records.RunRecord).hashes
     if "program" in recorded and files.program.is_file() and sha256(files.program) != recorded["program"]:

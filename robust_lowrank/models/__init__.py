@@ -10,6 +10,4 @@ from robust_lowrank.models.normalize import Normalize as Normalize
 from robust_lowrank.models.normalize import normalised as normalised
 from robust_lowrank.models.resnet import ResNet20 as ResNet20
 from robust_lowrank.models.skeleton import skeleton as skeleton
-from robust_lowrank.models.standalone import export_program as export_program
 from robust_lowrank.models.standalone import load_standalone as load_standalone
-from robust_lowrank.models.standalone import save_standalone as save_standalone

@@ -19,8 +19,10 @@ from robust_lowrank.data import Description, digest, unit_range
 from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.evaluation.network.target import checked_target
 from robust_lowrank.exporting import export
+from robust_lowrank.exporting.tracing import fixed_batch, trace
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.methods import Method
+from robust_lowrank.models.programs import float_type_of
 from robust_lowrank.optim import LowRankOptimizer
 from robust_lowrank.provenance import machine, versions
 from robust_lowrank.records import RunFiles, RunRecord
@@ -199,12 +201,19 @@ def _try(model: nn.Module, config: RecordedConfig, examples: HeldOut) -> Descrip
         dense = plain(network)
         if config.source is None:
             try:
-                models.export_program(dense, shape)
+                fixed = fixed_batch(trace(dense, blank_batch(dense, shape)))
             except UserError as error:
                 raise UserError(f"{error}\n{REMEDY}") from error
+            if fixed:
+                raise UserError(f"the network takes batches of {fixed} alone, and so would the program of the run\n{REMEDY}")
         else:
             _try_source(model, network, config, data, examples)
     return data
+
+
+def blank_batch(network: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """Return inputs of zeros on which a network can be traced."""
+    return torch.zeros(2, *shape, dtype=float_type_of(network))
 
 
 def _try_source(model: nn.Module, network: nn.Module, config: RecordedConfig, data: Description, examples: HeldOut) -> None:

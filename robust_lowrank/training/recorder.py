@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank import checkpoint, evaluation, models, records
+from robust_lowrank import checkpoint, evaluation, records
 from robust_lowrank.compression import count_parameters
 from robust_lowrank.conditioning import MemoryWriter, Monitor
 from robust_lowrank.data import unit_range
 from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.evaluation.network.target import Target
+from robust_lowrank.exporting.programs import write_program
 from robust_lowrank.layers.network import uncompiled
 from robust_lowrank.models.files import sha256
 from robust_lowrank.records import METRICS, MONITOR
 from robust_lowrank.threat import frozen_eval
 from robust_lowrank.training.costs import measure_costs
 from robust_lowrank.training.networks import described
-from robust_lowrank.training.opening import HeldOut, config_for, open_run, plain, take_examples, taking_images
+from robust_lowrank.training.opening import HeldOut, blank_batch, config_for, open_run, plain, take_examples, taking_images
 from robust_lowrank.training.recorded import RecordedConfig, load_recorded
 from robust_lowrank.training.rundir import RunWriter
 
@@ -173,7 +174,8 @@ class Recorder:
                 writer.metrics[-1]["weights"] = hashes["weights"]  # pyright: ignore[reportArgumentType]
             self._write(None, hashes=hashes)  # steps, or the end of a window, may have come after the last epoch
             if self._config.source is None:
-                models.save_standalone(plain(network), writer.files.program, data.input_shape)
+                dense = plain(network)
+                write_program(dense, blank_batch(dense, data.input_shape), writer.files.program)
                 hashes["program"] = sha256(writer.files.program)
             kept = load_recorded(self._config, data, writer.files, next(model.parameters()).device)
             behaviour = evaluation.behaviour(kept, examples.x)

@@ -128,5 +128,8 @@ def test_what_form_refuses(rlr_eval: Command, runs: Path, suite: Path) -> None:
     assert "--form is of a run's own network" in ended(rlr_eval("attack", *foreign, "--form", "merged"), 2).stderr
     ended(rlr_eval("attack", "LOW", *common, "--form", "merged"))
     assert "is a form itself" in ended(rlr_eval("attack", "LOW/forms/merged", *common, "--form", "merged"), 2).stderr
+    record = runs / "LOW/forms/merged/run.json"
+    record.write_text(record.read_text().replace('"form": "merged"', '"form": "os.system"'))
+    assert "names no form of a network, but 'os.system'" in ended(rlr_eval("verify", "LOW/forms/merged"), 2).stderr
     (runs / "LOW/forms/merged").rename(runs / "moved")
     assert "put it back to RUN/forms/FORM" in ended(rlr_eval("verify", "moved"), 2).stderr

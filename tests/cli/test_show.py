@@ -11,8 +11,7 @@ from torch import nn
 from typer.testing import Result
 
 import robust_lowrank as rlr
-from robust_lowrank import records
-from robust_lowrank.models import save_standalone
+from robust_lowrank import export, records
 from robust_lowrank.records import RunFiles
 
 Command = Callable[..., Result]
@@ -93,7 +92,8 @@ def test_a_run_that_was_stopped(rlr_eval: Command, here: Path) -> None:
 
 
 def test_a_network_from_elsewhere(rlr_eval: Command, here: Path) -> None:
-    save_standalone(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval(), here / "net.pt2", (1, 8, 8))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    export(net, to="torch-export", path=here / "net.pt2", example_input=torch.zeros(2, 1, 8, 8))
     done = rlr_eval("attack", "--model", "net.pt2", "--data", "digits", "--out", "F", "--suite", "quick", "--n", "5")
     assert done.exit_code == 0, done.stderr
     text = rlr_eval("show", "F").stdout

@@ -252,7 +252,7 @@ def define(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_a_network_that_cannot_be_exported_is_made_by_a_function(define: Callable[..., None], tmp_path: Path) -> None:
     define(net=Branching, other=network, scaled=lambda: nn.Sequential(Branching()))
     model = Branching()
-    with pytest.raises(UserError, match=r"torch\.export cannot make a program .*\n.*source='module:function'"):
+    with pytest.raises(UserError, match=r"torch\.export cannot trace the network.*\n.*source='module:function'"):
         rlr.record(tmp_path / "run", model, data=TEST).__enter__()
     for source, message in {
         "loops_of_mine:other": "does not fit this network",
