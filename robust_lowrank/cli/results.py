@@ -49,8 +49,10 @@ def say_matrix(transfer: "pd.DataFrame") -> None:
 
 def say_forms(deployed: Sequence[Sequence["Deployed"]]) -> None:
     """Print for each form and eps its accuracy, and how many examples have another verdict than the trained network's."""
-    table = Table("form", "eps", "accuracy", "trained", "lost", "gained", "attacked", box=None, pad_edge=False)
     rows = list_forms(deployed)
+    if not rows:
+        return
+    table = Table("form", "eps", "accuracy", "trained", "lost", "gained", "attacked", box=None, pad_edge=False)
     for row in rows:
         accuracies = (f"{row['accuracy']:.1%}", f"{row['trained']:.1%}")
         flips = (str(len(row["lost"])), str(len(row["gained"])))
@@ -60,7 +62,7 @@ def say_forms(deployed: Sequence[Sequence["Deployed"]]) -> None:
         if flipped := [*row["lost"], *row["gained"]]:
             shown = ", ".join(map(str, flipped[:FLIPS])) + (", ..." if len(flipped) > FLIPS else "")
             console.say(f"{row['label']} at {row['eps']:.4g}: other verdicts on examples {shown}")
-    if rows:
+    if any(row["lost"] or row["gained"] for row in rows):
         console.say("'rlr-eval report RUN' shows the pictures of examples whose verdicts differ")
 
 

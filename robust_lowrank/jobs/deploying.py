@@ -70,7 +70,7 @@ def _hold_against(form: records.ResultFiles, trained: records.ResultFiles, subje
 
 
 def make_form(run_dir: Path, form: str, place: training.DataConfig, *, command: str) -> Path:
-    """Write the run directory of a form of a run's network, unless it is there, and return it.
+    """Write the run directory of a form of a run's network, unless it is there and whole, and return it.
 
     Raises:
         UserError: the network cannot take the form, its packages are not installed, or what is there is of other weights.
@@ -82,9 +82,10 @@ def make_form(run_dir: Path, form: str, place: training.DataConfig, *, command: 
     files, run = records.RunFiles(run_dir).form(form), records.read_run(run_dir, results=False).record
     weights = digest_tensors(subject.model.state_dict())
     if files.record.is_file():
-        if records.read_record(files.record, records.RunRecord).config.get("weights") != weights:
+        there = records.read_record(files.record, records.RunRecord)
+        if there.config.get("weights") != weights:
             raise UserError(f"{files.root} is of other weights than its run has now: move it away")
-        if form not in PROGRAMS or files.onnx.is_file():
+        if not records.broken_seals(files.record, there, files.beside):
             return files.root
     write_form(subject.model, form, files.onnx, _typical(run, subject, place).to(device_of(subject.model)))
     deployed = form_network(subject.model, form, files.onnx)

@@ -55,6 +55,7 @@ from robust_lowrank.records.layout import RunFiles as RunFiles
 from robust_lowrank.records.run import Certificate as Certificate
 from robust_lowrank.records.run import Result as Result
 from robust_lowrank.records.run import Run as Run
+from robust_lowrank.records.run import read_forms as read_forms
 from robust_lowrank.records.run import read_run as read_run
 from robust_lowrank.records.seals import broken_seals as broken_seals
 from robust_lowrank.records.seals import write_sealed as write_sealed

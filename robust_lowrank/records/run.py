@@ -35,7 +35,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory as read: its record, histories and evaluations by suite name, certificates and deployed forms by theirs."""
+    """A run directory as read: its record, histories and evaluations by suite name, certificates by theirs."""
 
     path: Path
     record: RunRecord
@@ -44,14 +44,13 @@ class Run:
     results: dict[str, Result]
     operators: "pd.DataFrame | None" = None
     certificates: dict[str, Certificate] = field(default_factory=dict)
-    forms: dict[str, "Run"] = field(default_factory=dict)
 
 
 def read_run(path: Path, *, results: bool = True) -> Run:
     """Read a run directory.
 
     Args:
-        results: False leaves out evaluations, certificates and deployed forms, of which files may be lost.
+        results: False leaves out evaluations and certificates, of which files may be lost.
 
     Raises:
         UserError: `path` is not a run directory, or a file in it cannot be read.
@@ -78,7 +77,6 @@ def read_run(path: Path, *, results: bool = True) -> Run:
         for file in sorted(files.certificates.glob("*.json"))
         if results
     }
-    forms = [files.form(directory.name) for directory in sorted(files.forms.glob("*")) if results]
     return Run(
         path=path,
         record=read_record(files.record, RunRecord),
@@ -87,5 +85,18 @@ def read_run(path: Path, *, results: bool = True) -> Run:
         results=evaluations,
         operators=read_frame(files.operators, OPERATORS) if files.operators.is_file() else None,
         certificates=certificates,
-        forms={form.root.name: read_run(form.root) for form in forms if form.record.is_file()},
     )
+
+
+def read_forms(run: Run) -> dict[str, Run]:
+    """Read the deployed forms of a run, by their names.
+
+    Raises:
+        UserError: a file of one cannot be read.
+    """
+    files = RunFiles(run.path)
+    forms = [files.form(directory.name) for directory in sorted(files.forms.glob("*"))]
+    try:
+        return {form.root.name: read_run(form.root) for form in forms if form.record.is_file()}
+    except UserError as error:
+        raise UserError(f"{error}\nAttack this form again with --form, or move it away") from error

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -119,6 +120,21 @@ def test_a_training_anew_takes_its_forms_along(rlr_eval: Command, runs: Path, su
     config = training.TrainConfig.from_record(records.read_run(runs / "LOW", results=False).record.config)
     jobs.train(config, runs / "LOW")
     assert (runs / "LOW" / "model.safetensors").read_bytes() == weights and not (runs / "LOW" / "forms").exists()
+
+
+def test_a_form_that_lost_a_file_is_made_again(rlr_eval: Command, runs: Path, suite: Path) -> None:
+    attack = ("attack", "LOW", "--suite", suite, "--n", 3, "--form", "merged")
+    ended(rlr_eval(*attack))
+    (runs / "LOW/forms/merged/metrics.parquet").unlink()
+    ended(rlr_eval("verify", "LOW"))  # the run itself lacks nothing
+    assert "Attack this form again" in ended(rlr_eval("report", "LOW"), 2).stderr
+    assert "is there already" in ended(rlr_eval(*attack)).stderr
+    ended(rlr_eval("report", "LOW"))
+    replayed = runs / "LOW/forms/merged/results/short/replayed.parquet"
+    frame = pd.read_parquet(replayed)
+    frame.loc[len(frame)] = ["trained", 0, "pgd-4", 0.15]
+    frame.to_parquet(replayed, index=False)
+    assert "replayed.parquet is not as it was written" in ended(rlr_eval("verify", "LOW/forms/merged"), 1).stdout
 
 
 def test_what_form_refuses(rlr_eval: Command, runs: Path, suite: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from robust_lowrank.records import BLACK_BOX, Result, Run, strangers
+from robust_lowrank.records import BLACK_BOX, Result, Run, read_forms, strangers
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def deployed_forms(run: Run, result: Result) -> Iterator[Deployed]:
     A form without gradients counts where it was attacked without them within the same budgets.
     """
     own = result.record
-    for name, form in run.forms.items():
+    for name, form in read_forms(run).items():
         if form.record.config.get("weights") != run.record.hashes.get("weights") or next(strangers(form), None):
             continue
         for theirs in form.results.values():
