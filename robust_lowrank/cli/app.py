@@ -20,6 +20,7 @@ from robust_lowrank.cli.commands.reports import condition, report
 from robust_lowrank.cli.commands.show import show
 from robust_lowrank.cli.commands.train import train
 from robust_lowrank.cli.errors import Commands
+from robust_lowrank.cli.stopping import heed_signals
 
 app: typer.Typer = typer.Typer(
     cls=Commands,
@@ -65,6 +66,7 @@ def root(
 
 def main() -> None:
     """Run the command line."""
+    heed_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a console without τ is no reason to fail at the very end
     app()

@@ -1,5 +1,7 @@
 """Errors end the command: 1 for a failure at work, 2 for wrong use or bad input; tracebacks only with --debug."""
 
+import errno
+import os
 import sys
 import traceback
 from typing import Any
@@ -7,7 +9,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from robust_lowrank.errors import UserError
+from robust_lowrank.cli.stopping import GOES_ON, exit_code, name_of
+from robust_lowrank.errors import UserError, first_line
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ELSEWHERE = (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 class Commands(TyperGroup):
@@ -35,18 +41,31 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except (typer.TyperException, typer.Exit, typer.Abort):
             raise
+        except KeyboardInterrupt as error:
+            typer.echo(f"Stopped by {name_of(error)}: {GOES_ON}", err=True)
+            raise typer.Exit(exit_code(error)) from None
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
         except Exception as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            if isinstance(error, UserError):
-                _say(str(error))
-                raise typer.Exit(2) from error
-            if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError):
-                _say(f"{error.filename}: {error.strerror}: choose another place")
-                raise typer.Exit(2) from error
-            reason = (str(error).splitlines() or ["no message"])[0]
-            _say(f"{type(error).__name__}: {reason}\nRun it again with 'rlr-eval --debug ...' for the traceback.")
-            raise typer.Exit(1) from error
+            message, code = _explain(error)
+            _say(message)
+            raise typer.Exit(code) from error
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return what to say of an error, and the exit code."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"{error.filename}: {error.strerror}: {GOES_ON}; make room first", 1
+    if isinstance(error, ELSEWHERE):
+        return f"{error.filename}: {error.strerror}: choose another place", 2
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        return f"{error.filename} has vanished: put it back, where it was moved or unmounted, and give the same command again", 1
+    return f"{type(error).__name__}: {first_line(error)}\nRun it again with 'rlr-eval --debug ...' for the traceback.", 1
 
 
 def _say(message: str) -> None:

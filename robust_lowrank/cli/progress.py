@@ -1,5 +1,6 @@
 """Events are shown as bars on a terminal, as plain lines elsewhere."""
 
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +33,8 @@ class Board:
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._last: dict[str, Event] = {}
+        self._notes: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -39,9 +42,14 @@ class Board:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bars.stop()
+        if isinstance(error, KeyboardInterrupt):
+            for text in self._unfinished():
+                self._console.print(text, markup=False)
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        self._last[event.job] = event
+        self._notes[event.job] = event.note or self._notes.get(event.job, "")
         for text in filter(None, (event.warning, "" if self._console.is_terminal else event.note)):
             self._console.print(f"{event.job}: {text}", markup=False)
         if not self._console.is_terminal:
@@ -50,3 +58,10 @@ class Board:
             self._tasks[event.job] = self._bars.add_task(event.job, total=event.total)
         description = ", ".join(filter(None, (event.job, event.stage, event.state)))
         self._bars.update(self._tasks[event.job], description=description, completed=event.done, total=event.total)
+
+    def _unfinished(self) -> Iterator[str]:
+        """Yield how far each job has come that has not ended."""
+        for job, event in self._last.items():
+            if event.done < event.total:
+                note = f"; last: {self._notes[job]}" if self._notes[job] else ""
+                yield f"{job}: stopped in {event.stage} at {event.done / event.total:.0%}{note}"

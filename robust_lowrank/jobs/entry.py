@@ -55,7 +55,8 @@ def train(
     elif not isinstance(config, TrainConfig):
         config = parse_config(config, source="config")
     directory = Path("runs") / run_name(config) if out is None else Path(out)
-    return train_run(config, directory, job=directory.name, command=command, report=progress)
+    with records.writing(directory):
+        return train_run(config, directory, job=directory.name, command=command, report=progress)
 
 
 def bench(
@@ -101,12 +102,13 @@ def bench(
     images = place.describe(reading(experiment.name, progress))
     remark(experiment.name, images.remarks, progress)
     jobs = experiment_jobs(experiment.model_copy(update={"data": place}), images, directory, command=command)
-    outcomes = perform_all(jobs, executor=executor, workers=workers, report=progress)
-    done = {job.name: outcome for job, outcome in zip(jobs, outcomes, strict=True)}
-    trained = [job for job in jobs if done[job.name].failure is None]
-    failures = {name: outcome.failure for name, outcome in done.items() if outcome.failure is not None}
-    for number, attack in enumerate(jobs[0].attacks if len(trained) > 1 else ()):
-        matrix(trained, attack, [done[job.name].results[number] for job in trained])
+    with records.writing(*(job.out for job in jobs)):
+        outcomes = perform_all(jobs, executor=executor, workers=workers, report=progress)
+        done = {job.name: outcome for job, outcome in zip(jobs, outcomes, strict=True)}
+        trained = [job for job in jobs if done[job.name].failure is None]
+        failures = {name: outcome.failure for name, outcome in done.items() if outcome.failure is not None}
+        for number, attack in enumerate(jobs[0].attacks if len(trained) > 1 else ()):
+            matrix(trained, attack, [done[job.name].results[number] for job in trained])
     if not trained:
         name, failure = next(iter(failures.items()))
         raise TrainingError(f"no run of {experiment.name} came to an end; {name}: {failure}")

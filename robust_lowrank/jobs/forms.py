@@ -50,6 +50,11 @@ def form_of(record: RunRecord) -> str | None:
     return None if FORM not in record.config else str(record.config[FORM])
 
 
+def owner(run_dir: Path) -> Path:
+    """Return the run directory whose lock covers another: the run that it is a form of, or itself."""
+    return origin(run_dir) or run_dir
+
+
 def origin(run_dir: Path) -> Path | None:
     """Return the run that a directory holds a form of; None if it holds a network of its own.
 

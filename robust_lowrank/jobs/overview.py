@@ -58,7 +58,7 @@ def overview(run_dir: Path) -> Overview:
         history=history.drop(columns="weights", errors="ignore").dropna(axis="columns", how="all"),
         results=results,
         certificates=certificates,
-        files={path.name: _size(path) for path in sorted(run_dir.iterdir())},
+        files={path.name: _size(path) for path in sorted(run_dir.glob("[!.]*"))},
         faults=tuple(dict.fromkeys(faults)),
         next=tuple(_next(run_dir, record, origin, results, certificates)),
     )

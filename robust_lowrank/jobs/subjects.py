@@ -277,7 +277,7 @@ def _check_place(out: Path, weights: str, behaviour: dict[str, str]) -> None:
     """Require a directory that is empty, not there, or of the network with these weights that answers like this."""
     path = records.RunFiles(out).record
     if not path.is_file():
-        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        if out.is_file() or not records.is_vacant(out):
             raise UserError(f"{out} is not empty and not a run directory: choose another one with --out")
         return
     there = records.read_record(path, records.RunRecord)

@@ -23,7 +23,8 @@
     RUN/forms/FORM/results/SUITE/flipped.safetensors   the clean examples whose verdicts are not those on the run's own network
 
 Further results of one suite lie in SUITE-2 and so on. Records are sealed with the files beside them (`records.seals`).
-Everything is written to a temporary name and renamed, so a reader never sees half a file.
+Everything is written to a temporary name and renamed, so a reader never sees half a file. RUN/.lock and RUN/.lock-holder are there
+while a process writes (`records.locking`).
 """
 
 from robust_lowrank.records.behaviour import unlike as unlike
@@ -52,6 +53,9 @@ from robust_lowrank.records.layout import BLACK_BOX as BLACK_BOX
 from robust_lowrank.records.layout import FORM as FORM
 from robust_lowrank.records.layout import ResultFiles as ResultFiles
 from robust_lowrank.records.layout import RunFiles as RunFiles
+from robust_lowrank.records.locking import is_vacant as is_vacant
+from robust_lowrank.records.locking import leftovers as leftovers
+from robust_lowrank.records.locking import writing as writing
 from robust_lowrank.records.run import Certificate as Certificate
 from robust_lowrank.records.run import Result as Result
 from robust_lowrank.records.run import Run as Run

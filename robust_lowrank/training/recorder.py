@@ -79,11 +79,12 @@ def record(
     """
     model, examples = uncompiled(model), take_examples(data)
     config = config_for(model, optimizer, examples, source=source, mean=mean, std=std)
-    writer = open_run(Path(out), model, config, examples, label=label, seed=seed)
-    recorder = Recorder(writer, config, examples, model, optimizer, monitor)
-    with recorder.watching():
-        yield recorder
-    recorder.complete()
+    with records.writing(Path(out)):
+        writer = open_run(Path(out), model, config, examples, label=label, seed=seed)
+        recorder = Recorder(writer, config, examples, model, optimizer, monitor)
+        with recorder.watching():
+            yield recorder
+        recorder.complete()
 
 
 class Recorder:

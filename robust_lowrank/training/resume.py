@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from robust_lowrank import checkpoint
 from robust_lowrank.errors import UserError
 from robust_lowrank.provenance import digest_tensors
-from robust_lowrank.records import RunFiles, RunRecord
+from robust_lowrank.records import RunFiles, RunRecord, replacing_directory
 
 TENSORS, VALUES = "state.safetensors", "state.json"
 VERSION = 1
@@ -41,23 +41,20 @@ def save_state(out: Path, state: SavedState) -> None:
     """Write a state, in the place of that of the epoch before."""
     epoch = state.record.epochs_done
     states = RunFiles(out).resume
-    directory, temporary = states / str(epoch), states / f".{epoch}.part"
-    for stale in (temporary, directory):
-        shutil.rmtree(stale, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    directory = states / str(epoch)
     tensors: dict[str, Tensor] = {}
     values = pack(state.values, tensors)
-    checkpoint.save(state.model, RunFiles(temporary).weights)
-    save_file(tensors, temporary / TENSORS)
-    text = {
-        "version": VERSION,
-        "weights": checkpoint.digest(state.model),
-        "tensors": digest_tensors(tensors),
-        "record": state.record.model_dump(),
-        "values": values,
-    }
-    (temporary / VALUES).write_text(json.dumps(text), encoding="utf-8")
-    temporary.rename(directory)
+    with replacing_directory(directory) as temporary:
+        checkpoint.save(state.model, RunFiles(temporary).weights)
+        save_file(tensors, temporary / TENSORS)
+        text = {
+            "version": VERSION,
+            "weights": checkpoint.digest(state.model),
+            "tensors": digest_tensors(tensors),
+            "record": state.record.model_dump(),
+            "values": values,
+        }
+        (temporary / VALUES).write_text(json.dumps(text), encoding="utf-8")
     for other in states.iterdir():
         if other != directory:
             shutil.rmtree(other, ignore_errors=True)

@@ -48,7 +48,7 @@ def existing_record(out: Path, config: dict[str, Any], hashes: dict[str, str]) -
         return None
     if not out.is_dir():
         raise UserError(f"{out} is a file: a run needs a directory")
-    if not any(out.iterdir()):
+    if records.is_vacant(out):
         return None
     if not (files := RunFiles(out)).record.is_file():
         raise UserError(f"{out} is not empty and not a run directory: choose another one")

@@ -89,8 +89,8 @@ def attack(
     from robust_lowrank.jobs.dispatch import check_workers, perform_all
     from robust_lowrank.jobs.events import remark
     from robust_lowrank.jobs.executors import find_executor
-    from robust_lowrank.jobs.forms import PROGRAMS
-    from robust_lowrank.records import ResultRecord, RunFiles, read_record, read_run
+    from robust_lowrank.jobs.forms import PROGRAMS, owner
+    from robust_lowrank.records import ResultRecord, RunFiles, read_record, read_run, writing
     from robust_lowrank.reporting.comparing.forms import deployed_forms
 
     check_workers(workers)
@@ -129,7 +129,6 @@ def attack(
         channels=channels,
         skip_broken=skip_broken,
     )
-    remarks: list[str] = []
     if foreign is None:
         if lone := [name for name, value in {"--out": out, "--label": label}.items() if value is not None]:
             raise UserError(f"{lone[0]} belongs to a network from elsewhere: name it with --model")
@@ -140,15 +139,15 @@ def attack(
         if runs or out is None:
             raise UserError("--model is attacked alone: give --out as well, and no run directory")
         jobs = [foreign_job(foreign, out, [settled], command=console.command_line())]
-        remarks = foreign.record(out, label=label, command=console.command_line()).remarks
-    with Board() as board:
-        remark(jobs[0].name, remarks, board)
+    with writing(*(owner(job.out) for job in jobs)), Board() as board:
+        if foreign is not None:
+            remark(jobs[0].name, foreign.record(jobs[0].out, label=label, command=console.command_line()).remarks, board)
         outcomes = perform_all(jobs, executor=executor, workers=workers, report=board)
-    names = [outcome.results[0] for outcome in outcomes]
+        names = [outcome.results[0] for outcome in outcomes]
+        transfer = transfers.matrix(jobs, settled, names) if matrix else None
     done = [read_run(job.out, results=bool(settled.forms)) for job in jobs]
     files = [RunFiles(job.out).result(name) for job, name in zip(jobs, names, strict=True)]
     results = [read_record(result.record, ResultRecord) for result in files]
-    transfer = transfers.matrix(jobs, settled, names) if matrix else None
     deployed = (
         [list(deployed_forms(run, run.results[name])) for run, name in zip(done, names, strict=True)] if settled.forms else []
     )

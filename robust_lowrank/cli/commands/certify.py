@@ -38,11 +38,12 @@ def certify(
     from robust_lowrank.cli.progress import Board
     from robust_lowrank.jobs.certification import CertifyConfig, certify_run, subject_to_certify
     from robust_lowrank.jobs.chain import Location
-    from robust_lowrank.records import read_run
+    from robust_lowrank.jobs.forms import owner
+    from robust_lowrank.records import read_run, writing
 
     config = CertifyConfig.resolve(method, sigma=sigma, samples=samples, alpha=alpha, seed=seed, radii=radius or ())
     subjects = [subject_to_certify(run, n, Location(data, data_dir)) for run in runs]
-    with Board() as board:
+    with writing(*map(owner, runs)), Board() as board:
         records = [certify_run(run, subject, config, board) for run, subject in zip(runs, subjects, strict=True)]
     labels = [read_run(run).record.label for run in runs]
     if json:

@@ -1,9 +1,12 @@
 """Tasks run in processes of this machine, each with its share of the cores; with one worker, in this process."""
 
 import os
+import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.queues import Queue
 from queue import Empty
@@ -11,6 +14,7 @@ from typing import Any, Self
 
 import torch
 
+from robust_lowrank.errors import TrainingError
 from robust_lowrank.jobs.events import Event, Report, Throttled
 from robust_lowrank.jobs.executors import Task
 
@@ -27,7 +31,8 @@ class Executor:
         if workers > 1:
             context = get_context("spawn")  # a forked child cannot use CUDA, and may inherit a lock that a thread of torch holds
             self._events: Queue[Event | None] = context.Queue()
-            begin = (self._events, threads_each(workers))
+            stop, self._stop = context.Pipe(duplex=False)
+            begin = (self._events, stop, threads_each(workers))
             self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_Worker.begin, initargs=begin)
 
     @classmethod
@@ -38,8 +43,10 @@ class Executor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool is not None:
+            if kind is not None and issubclass(kind, KeyboardInterrupt):
+                self._stop.send(None)  # what is under way may take hours, and is begun again from what it has stored
             self._pool.shutdown(cancel_futures=True)
 
     def submit(self, task: Task) -> None:
@@ -47,7 +54,8 @@ class Executor:
         if self._pool is None:
             self._waiting.append(task)
         else:
-            self._futures.append(self._pool.submit(_Worker.perform, task))
+            with _signals_held():
+                self._futures.append(self._pool.submit(_Worker.perform, task))
 
     def gather(self, report: Report) -> list[Any]:
         """Wait for all tasks, and return their results."""
@@ -57,6 +65,11 @@ class Executor:
         futures, self._futures = self._futures, []
         try:
             _watch(futures, self._events, report)
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a worker process was killed, as systems do where memory runs out: what is finished is kept, and the same command "
+                "goes on; fewer workers need less memory"
+            ) from error
         except BaseException:
             for future in futures:
                 future.cancel()
@@ -105,14 +118,30 @@ def _drain(events: "Queue[Event | None]", report: Report, wait: float) -> int:
             report(event)
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold signals back for a while: processes that are started meanwhile never see any.
+
+    Those by which a process is stopped reach all of a terminal or a batch job; the process that started the workers tells them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Worker:
     """A worker process, which sends events to the process that started it."""
 
     events: "Queue[Event | None]"
 
     @classmethod
-    def begin(cls, events: "Queue[Event | None]", threads: int) -> None:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+    def begin(cls, events: "Queue[Event | None]", stop: "connection.Connection", threads: int) -> None:
+        threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
         torch.set_num_threads(threads)
         cls.events = events
 
@@ -124,9 +153,9 @@ class _Worker:
             cls.events.put(None)
 
 
-def _end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, however it went: nobody waits for the work any more."""
+def _end_with_parent(stop: "connection.Connection") -> None:
+    """End this process as soon as the one that started it says so or is gone, however it went: nobody waits for the work then."""
     parent = parent_process()
     assert parent is not None
-    connection.wait([parent.sentinel])
+    connection.wait([parent.sentinel, stop])
     os._exit(1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from robust_lowrank.records import replacing, write_frame, write_text
+from robust_lowrank.records import replacing, write_frame, write_text, writing
 from robust_lowrank.reporting.formats.statements import Summary
 from robust_lowrank.reporting.formats.style import looks
 from robust_lowrank.reporting.output import document, latex, page
@@ -46,20 +46,21 @@ def write_report(
     drawings = {figure.name: Drawing(figure, figure.paper(series)) for section in drawn for figure in section.figures}
     files = _files(name, table_name, list(drawings.values()))
     context = {"title": title, "subtitle": subtitle, "summary": summary, "provenance": provenance}
-    for figure, drawing in drawings.items():
-        for suffix, content in drawing.paper.items():
-            _write_figure(out, f"{figure}.{suffix}", content)
-    for picture in [picture for section in sections for picture in section.pictures]:
-        _write_figure(out, f"{picture.name}.png", picture.png)
-    with replacing(out / f"{table_name}.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    write_frame(out / f"{table_name}.parquet", table)
-    write_text(out / f"{name}.json", document.render(name, table, context, [path for file in files for path in file.paths]))
-    tables = [one for section in sections for one in section.tables]
-    write_text(out / f"{name}.tex", latex.render(title, provenance, [*tables, *provenance.tables]))
-    shown = context | {"sections": sections, "drawings": drawings}
-    write_text(out / f"{name}.md", page.markdown(f"{name}.md", **shown))
-    write_text(out / f"{name}.html", page.html(f"{name}.html", series, files=files, **shown))
+    with writing(out):
+        for figure, drawing in drawings.items():
+            for suffix, content in drawing.paper.items():
+                _write_figure(out, f"{figure}.{suffix}", content)
+        for picture in [picture for section in sections for picture in section.pictures]:
+            _write_figure(out, f"{picture.name}.png", picture.png)
+        with replacing(out / f"{table_name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+        write_frame(out / f"{table_name}.parquet", table)
+        write_text(out / f"{name}.json", document.render(name, table, context, [path for file in files for path in file.paths]))
+        tables = [one for section in sections for one in section.tables]
+        write_text(out / f"{name}.tex", latex.render(title, provenance, [*tables, *provenance.tables]))
+        shown = context | {"sections": sections, "drawings": drawings}
+        write_text(out / f"{name}.md", page.markdown(f"{name}.md", **shown))
+        write_text(out / f"{name}.html", page.html(f"{name}.html", series, files=files, **shown))
     return out / f"{name}.html"
 
 
