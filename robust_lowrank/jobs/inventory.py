@@ -88,9 +88,10 @@ def _results(files: RunFiles, run: RunRecord) -> Iterator[Item]:
             try:
                 found[directory.name] = records.read_record(result.record, ResultRecord)
             except UserError as error:
-                yield Item(f"results/{directory.name}", "damaged", str(error), None, _attack(files.root, directory.name))
+                yield Item(f"results/{directory.name}", "damaged", str(error), None, _attack(files.root, _suite(directory.name)))
         elif any(path.exists() for path in result.beside):
-            yield Item(f"results/{directory.name}", "damaged", "its record is missing", None, _attack(files.root, directory.name))
+            finding = "without its record: the attack was stopped as it wrote, or it is lost"
+            yield Item(f"results/{directory.name}", "unfinished", finding, None, _attack(files.root, _suite(directory.name)))
     for name, record in found.items():
         state, finding = _state(files.result(name), record, run, [other for each, other in found.items() if each != name])
         remedy = _attack(files.root, record.suite, record) if state == "damaged" else ""
@@ -99,10 +100,10 @@ def _results(files: RunFiles, run: RunRecord) -> Iterator[Item]:
         broken = [path.name for path in sorted(units.glob("*.safetensors")) if UnitResult.from_file(path) is None]
         if broken:
             finding = f"{len(broken)} damaged, such as {broken[0]}: they are as good as not there"
-            yield Item(f"results/{units.parent.name}/units", "damaged", finding, None, _attack(files.root, units.parent.name))
+            yield Item(f"results/{units.parent.name}/units", "damaged", finding, None, _attack(files.root, _suite(units.parent.name)))
         elif units.parent.name not in found:
             finding = "of an evaluation that was stopped"
-            yield Item(f"results/{units.parent.name}/units", "unfinished", finding, None, _attack(files.root, units.parent.name))
+            yield Item(f"results/{units.parent.name}/units", "unfinished", finding, None, _attack(files.root, _suite(units.parent.name)))
 
 
 def _state(files: ResultFiles, record: ResultRecord, run: RunRecord, others: Sequence[ResultRecord]) -> tuple[State, str]:
@@ -120,6 +121,12 @@ def _attack(run_dir: Path, suite: str, record: ResultRecord | None = None) -> st
     eps = "".join(f" --eps {radius!r}" for radius in record.eps) if record else ""
     norm = f" --norm {record.norm}" if record else ""
     return f"rlr-eval attack {shlex.quote(str(run_dir))} --suite {shlex.quote(suite)}{norm}{eps}{n}"
+
+
+def _suite(directory: str) -> str:
+    """Return the suite whose results a directory has the name of, with a number or without."""
+    stem, _, number = directory.rpartition("-")
+    return stem if stem and number.isdecimal() else directory
 
 
 def _certificates(files: RunFiles, run: RunRecord) -> Iterator[Item]:

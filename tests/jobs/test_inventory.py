@@ -56,7 +56,6 @@ MERGED = "rlr-eval attack RUN --form merged"
         ("model.safetensors", "model.safetensors", "train it again"),
         ("metrics.parquet", "metrics.parquet", "train it again"),
         ("results/quick-2/verdicts.parquet", "results/quick-2", f"{QUICK} --norm Linf --eps 0.1 --n 8"),
-        ("results/quick-2/result.json", "results/quick-2", QUICK),
         ("certificates/lipschitz.json", "certificates/lipschitz", "rlr-eval certify RUN"),
         ("certificates/lipschitz.parquet", "certificates/lipschitz", "rlr-eval certify RUN"),
         ("forms/merged/spectra.parquet", "forms/merged/spectra.parquet", MERGED),
@@ -72,6 +71,15 @@ def test_what_is_damaged_is_named_with_what_makes_it_again(run: Path, path: str,
     (damaged,) = [item for item in inventory(run) if item.state == "damaged"]
     assert damaged.name == name
     assert remedy.replace("RUN", str(run)) in damaged.remedy
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut"])
+def test_a_result_without_a_whole_record_is_made_again(run: Path, damage: str) -> None:
+    path = run / "results" / "quick-2" / "result.json"
+    path.unlink() if damage == "lost" else path.write_bytes(path.read_bytes()[:100])
+    found = item(run, "results/quick-2")
+    assert found.state == ("unfinished" if damage == "lost" else "damaged")
+    assert found.remedy == QUICK.replace("RUN", str(run))
 
 
 def test_what_is_of_another_network_or_of_no_run_is_foreign(run: Path, whole: Path) -> None:

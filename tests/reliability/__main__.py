@@ -1,0 +1,53 @@
+"""Inject faults and write what became of them to docs/reliability.md: `python -m tests.reliability [--kills N] [--disks N] [--fuzz N]`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import robust_lowrank.cli.app  # what every command needs is there before it is forked
+import robust_lowrank.jobs
+import robust_lowrank.reporting
+from robust_lowrank.provenance import machine
+from tests.reliability.commands import SCENARIOS, Stage
+from tests.reliability.disks import fill
+from tests.reliability.fuzz import fuzz
+from tests.reliability.kills import kill
+
+OUT = Path("docs/reliability.md")
+MARK = "<!-- what follows is written by python -m tests.reliability -->"
+FULL = ("train", "attack", "certify", "report", "bench, two workers")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
+    parser.add_argument("--kills", type=int, default=44, help="of each command (default: 44)")
+    parser.add_argument("--disks", type=int, default=6, help="that are full, for each command (default: 6)")
+    parser.add_argument("--fuzz", type=int, default=1000, help="damaged files for each parser (default: 1000)")
+    options = parser.parse_args()
+    rows: list[tuple[str, int, int, list[str]]] = []
+
+    def tell(fault: str, injected: int, survived: int, faults: list[str]) -> None:
+        rows.append((fault, injected, survived, faults))
+        sys.stdout.write(f"{fault}: {injected} injected, {survived} survived, {len(faults)} faults\n")
+        sys.stdout.writelines(f"  {fault}\n" for fault in faults[:10])
+        sys.stdout.flush()
+
+    with Stage() as stage:
+        for scenario in SCENARIOS.values() if options.kills else ():
+            found = kill(scenario, options.kills, stage)
+            tell(f"`{scenario.name}` killed", found.killed, found.killed if not found.faults else 0, found.faults)
+    for name in FULL if options.disks else ():
+        disks = fill(name, options.disks)
+        tell(f"the disk full in `{name}`", disks.full, disks.full if not disks.faults else 0, disks.faults)
+    if options.fuzz:
+        for parser_name, cases, failures in fuzz(options.fuzz):
+            tell(f"damaged files for the parser of {parser_name}", cases, cases - len(failures), failures)
+    table = ["| fault | injected | survived | lost |", "| --- | ---: | ---: | ---: |"]
+    table += [f"| {fault} | {injected:,} | {survived:,} | {injected - survived:,} |" for fault, injected, survived, _ in rows]
+    text = OUT.read_text(encoding="utf-8").partition(MARK)[0]
+    OUT.write_text(f"{text}{MARK}\n\n" + "\n".join(table) + f"\n\n{machine()}.\n", encoding="utf-8")
+    return int(any(faults for *_, faults in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
