@@ -6,19 +6,30 @@ STAMP := $(VENV)/.installed
 DOCS_VENV := .venv-docs
 DOCS_BIN := $(DOCS_VENV)/bin
 DOCS_STAMP := $(DOCS_VENV)/.installed
+SUPPLY_VENV := .venv-supply
+SUPPLY_BIN := $(SUPPLY_VENV)/bin
+LOCK := .ci/requirements.txt
 # Parallel test workers bring their own parallelism; a thread pool in each only makes them wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
-.PHONY: demo test test-slow test-all check format bench evaluation conformance networks mutations reports-index docs clean
+.PHONY: demo test test-slow test-all check format bench evaluation conformance networks mutations reliability reports-index docs lock audit sbom clean
 
 # torchattacks and robustbench are pure Python; pip would pin requests, timm and others back to please them, so they
 # come last, alone, and in this order: both bring a top-level package `robustbench`, and the one installed last wins.
-$(STAMP): pyproject.toml
+# With LOCKED=1 every file is of the version, and has the hash, that .ci names.
+$(STAMP): pyproject.toml $(LOCK)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifdef LOCKED
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement .ci/torchattacks.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement .ci/robustbench.txt
+else
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps 'torchattacks>=3.5'
 	$(BIN)/python -m pip install --quiet --no-deps 'robustbench>=1.1'
+endif
 	@touch $@
 
 demo: $(STAMP)
@@ -64,6 +75,10 @@ evaluation: $(STAMP)
 mutations: $(STAMP)
 	$(BIN)/python -m tests.mutations
 
+# Kills, full disks and damaged files, a quarter of an hour and more: the table of docs/reliability.md.
+reliability: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability
+
 # reports/README.md from the JSON files of the reports beside it.
 reports-index: $(STAMP)
 	$(BIN)/python -m robust_lowrank.reporting.index reports
@@ -79,5 +94,25 @@ docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build --strict --quiet
 	@echo "The site is in site/: open site/index.html"
 
+$(SUPPLY_VENV):
+	test -x $(SUPPLY_BIN)/python || $(PYTHON) -m venv $(SUPPLY_VENV)
+	$(SUPPLY_BIN)/python -m pip install --quiet 'uv>=0.8' 'pip-audit>=2.9' 'cyclonedx-bom>=7'
+	@touch $@
+
+# The versions and hashes that CI installs: the newest that pyproject.toml allows.
+lock: $(SUPPLY_VENV)
+	printf 'hatchling>=1.26\neditables>=0.5\n' | $(SUPPLY_BIN)/uv pip compile pyproject.toml - --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-header --quiet --output-file $(LOCK)
+
+# Known vulnerabilities of what CI installs, where the database can be reached; what cannot be looked up is named.
+audit: $(SUPPLY_VENV)
+	$(SUPPLY_BIN)/pip-audit --requirement $(LOCK) --disable-pip --require-hashes
+
+# What an environment consists of, as CycloneDX.
+sbom: $(STAMP) $(SUPPLY_VENV)
+	@mkdir -p build
+	$(SUPPLY_BIN)/cyclonedx-py environment --output-format JSON --output-file build/sbom.json $(BIN)/python
+	@echo "build/sbom.json"
+
 clean:
-	rm -rf $(VENV) $(DOCS_VENV) build dist site
+	rm -rf $(VENV) $(DOCS_VENV) $(SUPPLY_VENV) build dist site
