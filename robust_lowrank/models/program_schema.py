@@ -189,8 +189,8 @@ class Program(Said):
     opset_version: dict[Annotated[str, Field(max_length=40)], Annotated[int, Field(ge=0, le=10_000)]]
     range_constraints: dict[Symbol, Range]
     schema_version: Version
-    verifiers: list[Literal["TRAINING", "ATEN", "EDGE"]] = []
-    guards_code: list[Guard] = []
+    verifiers: list[Literal["TRAINING", "ATEN", "EDGE"]] = Field(default_factory=list)
+    guards_code: list[Guard] = Field(default_factory=list)
 
 
 class Payload(Said):
