@@ -23,7 +23,7 @@ OBJECTS = ("opaque_obj", "custom_obj")  # names of pickled objects
 GRAPH = "models/model.json"
 TENSORS = {"data/weights": "model_weights_config.json", "data/constants": "model_constants_config.json"}
 EXAMPLE = "data/sample_inputs/model.pt"
-SHORT = {  # what else torch reads, and what it may be
+SHORT: dict[str, tuple[bytes, ...]] = {  # what else torch reads, and what it may be
     "archive_format": (b"pt2",),
     "archive_version": (b"0", b"1"),
     ".data/version": tuple(b"%d" % version for version in range(100)),

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from robust_lowrank.models.operations import is_known
 from robust_lowrank.models.symbolic import SYMBOL, is_arithmetic, is_guard
@@ -50,16 +50,12 @@ Number = float | Literal["Infinity", "-Infinity", "NaN"]
 Code = Annotated[int, Field(ge=0, le=64)]  # of a type, a layout or a form of memory
 
 
-class Said(BaseModel):
+class Said(BaseModel, strict=True, extra="ignore", allow_inf_nan=False):
     """Fields of which others are left out."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
-
-class OneOf(BaseModel):
+class OneOf(BaseModel, strict=True, extra="forbid", allow_inf_nan=False):
     """Fields of which exactly one is given, and no other."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _single(self) -> Self:

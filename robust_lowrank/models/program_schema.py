@@ -9,7 +9,7 @@ import json
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from robust_lowrank.models.program_graph import (
     Argument,
@@ -132,10 +132,9 @@ class Tree(Said):
         return self
 
 
-class Trees(BaseModel):
+class Trees(Said):
     """A packing with the number of its format."""
 
-    model_config = ConfigDict(strict=True)
     packed: tuple[Literal[1], Tree]
 
 

@@ -47,11 +47,18 @@ def test_hostile_programs(maker: programs.Maker, tmp_path: Path, monkeypatch: py
     refuse(tmp_path, maker(tmp_path), load)
 
 
+OUTSIDE = (
+    programs.make_onnx_above, programs.make_onnx_absolute, programs.make_onnx_link, programs.make_onnx_constant,
+    programs.make_onnx_device,
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("maker", programs.ONNX, ids=lambda maker: maker.__name__)
 def test_hostile_onnx(maker: programs.Maker, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     (tmp_path / "model").mkdir()
-    refuse(tmp_path, maker(tmp_path), load)
+    message = refuse(tmp_path, maker(tmp_path), load)
+    assert (maker in OUTSIDE) == ("not a file in its own directory" in message)  # said by us, before the runtime opens anything
 
 
 @pytest.mark.parametrize("maker", weights.HOSTILE, ids=lambda maker: maker.__name__)
@@ -65,6 +72,10 @@ def test_hostile_weights(maker: weights.Maker, tmp_path: Path) -> None:
 @pytest.mark.parametrize("maker", weights.NO_SPECTRA, ids=lambda maker: maker.__name__)
 def test_hostile_weights_have_no_spectra(maker: weights.Maker, tmp_path: Path) -> None:
     refuse(tmp_path, maker(tmp_path), skeleton)
+
+
+def test_numbers_that_are_not_there_are_refused_before_they_are_used(tmp_path: Path) -> None:
+    assert "more than it holds" in refuse(tmp_path, weights.make_expanded(tmp_path), skeleton)
 
 
 @pytest.mark.parametrize("make", [programs.make_plain, programs.make_plain_onnx])

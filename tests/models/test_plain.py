@@ -20,6 +20,8 @@ CPU = torch.device("cpu")
 class Block(nn.Module):
     """Attention with a table of positions, a part without gradients, one in another precision, and a weight that is used twice."""
 
+    positions: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
