@@ -170,6 +170,6 @@ def _blank(name: str, layer: Source, entry: dict[str, Any], *, bias: bool = True
         built.alpha = float(entry.get("alpha", 1.0))
         if "start" in entry:
             built.start = Start(form.blank(layer, tuple(int(rank) for rank in entry["start"])))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"the description of layer {name!r} does not fit this network") from error
     return built

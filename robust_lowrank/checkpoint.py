@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robust_lowrank.admission import admit, describe
+from robust_lowrank.containers import check_safetensors
 from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.exporting.thin import take_thin
 from robust_lowrank.installation import undoing
@@ -109,7 +110,21 @@ def misfits(model: nn.Module, expected: dict[str, Tensor], tensors: dict[str, Te
             factors.update(names)
             if not layer.fits({name: tensors[key] for name, key in zip(layer.names(), names, strict=True)}):
                 wrong += names
-    return wrong + [key for key, tensor in tensors.items() if key not in factors and expected[key].shape != tensor.shape]
+    return wrong + [
+        key
+        for key, tensor in tensors.items()
+        if key not in wrong
+        and ((key not in factors and expected[key].shape != tensor.shape) or not same_kind(expected[key], tensor))
+    ]
+
+
+def same_kind(ours: Tensor, theirs: Tensor) -> bool:
+    """Return whether one tensor's numbers stay what they are, copied into the other: real, complex, integers or truths."""
+
+    def kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+        return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype == torch.bool
+
+    return kind(ours) == kind(theirs)
 
 
 @torch.no_grad()
@@ -181,12 +196,15 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         UserError: there is none, or it is something else.
     """
     try:
+        check_safetensors(path)
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, PLAIN))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: there are no weights to load") from error
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except UserError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a file of weights in safetensors, or it is damaged ({type(error).__name__})") from error
     header = {"without": [], **header} if isinstance(header, dict) else {}
     sound = isinstance(header.get("layers"), dict) and isinstance(header["without"], list)

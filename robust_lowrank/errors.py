@@ -10,6 +10,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 UNSEEN = ("Cc", "Cn", "Cs", "Zl", "Zp")  # categories of Unicode: controls, no characters, halves of some, ends of lines
+LONGEST_LINE = 400  # characters of another library's message
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they change the direction of what follows
 
 
@@ -60,8 +61,9 @@ def renamed(**names: str) -> Callable[[_Function], _Function]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its class if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's message, cut where it is very long, or the name of its class if it has none."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return shown(line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ...")
 
 
 class TrainingError(RuntimeError):

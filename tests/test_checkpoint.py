@@ -87,7 +87,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="missing"):
         load(net(), tmp_path / "none.safetensors")
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(UserError, match="not a file of weights"):
+    with pytest.raises(UserError, match="not a safetensors file"):
         load(net(), tmp_path / "text")
 
 

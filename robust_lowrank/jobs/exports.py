@@ -13,7 +13,8 @@ from robust_lowrank.exporting.plain import never
 from robust_lowrank.exporting.timing import LayerTimes
 from robust_lowrank.jobs.chain import Location, moved, stored_job
 from robust_lowrank.jobs.subjects import device_of, network, require_factors, trained
-from robust_lowrank.models.programs import load_exported, load_onnx
+from robust_lowrank.models.onnx_files import load_onnx
+from robust_lowrank.models.programs import load_exported
 
 EXAMPLES = 64  # inputs that layers are timed on, and programs traced with
 UNMOVED = Location()
@@ -65,7 +66,7 @@ def _read(path: Path, model: nn.Module, device: torch.device) -> nn.Module:
     if path.suffix == ".onnx":
         return load_onnx(path)
     if path.suffix == ".pt2":
-        return load_exported(path, device)
+        return load_exported(path, device, trust_code=True)  # it was written a moment ago
     return checkpoint.load(plain(model, never), path).eval()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from robust_lowrank.errors import UserError
 from robust_lowrank.exporting import export
 from robust_lowrank.exporting.programs import require_onnx
-from robust_lowrank.models.programs import load_onnx
+from robust_lowrank.models.onnx_files import load_onnx
 from robust_lowrank.records import FORM, RunFiles, RunRecord, read_record
 
 FORMS: dict[str, str] = {  # with what they are

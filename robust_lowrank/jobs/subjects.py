@@ -190,6 +190,7 @@ class Foreign:
     classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    trust_code: bool = False
 
     def load(self, progress: Progress = quiet) -> Subject:
         """Return the network and its examples.
@@ -236,6 +237,7 @@ class Foreign:
             mean=self.mean,
             std=self.std,
             device=_device(),
+            trust_code=self.trust_code,
         )
 
 

@@ -12,7 +12,8 @@ from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.models.architectures import architecture
 from robust_lowrank.models.files import sha256
 from robust_lowrank.models.normalize import normalised, written
-from robust_lowrank.models.programs import Program, float_type_of, load_exported, load_onnx, load_torchscript
+from robust_lowrank.models.onnx_files import load_onnx
+from robust_lowrank.models.programs import Program, float_type_of, load_exported, load_torchscript
 from robust_lowrank.models.weights import load_weights
 
 PROGRAMS = {".pt": "TorchScript", ".ts": "TorchScript", ".pt2": "exported program", ".onnx": "ONNX"}
@@ -35,6 +36,7 @@ def load_foreign(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     device: torch.device,
+    trust_code: bool = False,
 ) -> Foreign:
     """Load a classifier of images in [0, 1] and find out, on one input, whether it has gradients.
 
@@ -44,8 +46,9 @@ def load_foreign(
         >>> target.gradients, target.model(torch.rand(2, 1, 1, 3)).shape
         (True, torch.Size([2, 3]))
 
-    Nothing in a file of weights, a TorchScript file or an exported program is unpickled but tensors. A function of the user's is
-    ordinary Python: importing its module runs it.
+    Files are data: of weights nothing but tensors is unpickled, exported programs and ONNX files are looked at before they are
+    loaded, and TorchScript, which is code, is refused without `trust_code`. A function of the user's is ordinary Python: importing
+    its module runs it.
 
     Args:
         source: `module:function` (that takes no arguments, or `input_shape` and `num_classes`), `torchvision:NAME` or that name
@@ -56,15 +59,17 @@ def load_foreign(
         mean: to subtract from each channel, for networks that expect normalised images. None: they normalise by themselves.
         std: to divide each channel by; given with `mean`.
         device: where the network shall be; ONNX files run on the CPU.
+        trust_code: load TorchScript too, exported programs that are more than plain ones, and ONNX files with loops: their code may
+            do whatever you may.
 
     Raises:
         UserError: something is not there, is damaged or refused, or does not fit; the message says what to do.
     """
-    suffix = Path(source).suffix
+    suffix = Path(source).suffix.lower()
     if suffix in PROGRAMS:
         if weights is not None:
             raise UserError(f"{source} holds its own weights: leave {weights} away")
-        program = _load_program(Path(source), device)
+        program = _load_program(Path(source), device, trust_code=trust_code)
         model, _ = normalised(program, input_shape, mean, std)
         described = {"kind": PROGRAMS[suffix], "sha256": program.digest, "file": source}
     else:
@@ -84,10 +89,11 @@ def load_foreign(
     return Foreign(model, gradients, {"source": source} | described)
 
 
-def _load_program(path: Path, device: torch.device) -> Program:
-    if path.suffix == ".onnx":
-        return load_onnx(path)
-    return load_exported(path, device) if path.suffix == ".pt2" else load_torchscript(path, device)
+def _load_program(path: Path, device: torch.device, *, trust_code: bool) -> Program:
+    if path.suffix.lower() == ".onnx":
+        return load_onnx(path, trust_code=trust_code)
+    load = load_exported if path.suffix.lower() == ".pt2" else load_torchscript
+    return load(path, device, trust_code=trust_code)
 
 
 def _probe(source: str, model: nn.Module, input_shape: tuple[int, ...], num_classes: int | None, device: torch.device) -> bool:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank import checkpoint
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.layers import ChainLayer, LowRankConv, LowRankLinear
 from robust_lowrank.layers.forms import FORMS, Dense
 from robust_lowrank.layers.network import put
-from robust_lowrank.models.weights import PREFIXES, read_weights
+from robust_lowrank.models.weights import bare, is_safetensors, read_weights
 
 FACTORED = {layer.core_name: layer for form in FORMS.values() for layer in form.layers if issubclass(layer, ChainLayer)}
 DENSE: dict[int, type[ChainLayer]] = {
@@ -39,10 +39,8 @@ def skeleton(path: Path) -> nn.Module:
         UserError: there is no such file, it is not one of weights alone, or it holds no such weight.
     """
     tensors = read_weights(path)
-    described = checkpoint.described(path) if path.suffix == ".safetensors" else None
-    for prefix in PREFIXES:
-        if described is None and all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    described = checkpoint.described(path) if is_safetensors(path) else None
+    tensors = bare(tensors) if described is None else tensors
     root = nn.Module()
     try:
         factored = _factored(tensors, described or {})
@@ -52,8 +50,9 @@ def skeleton(path: Path) -> nn.Module:
             if not any(key.startswith(f"{name}.") for name in factored):
                 parent, _, name = key.rpartition(".")
                 _reach(root, parent).register_buffer(name, tensors[key])
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} holds names that no network has, or factors that do not fit one another: {error}") from error
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, StopIteration) as error:
+        reason = first_line(error)
+        raise UserError(f"{path} holds names that no network has, or factors that do not fit one another: {reason}") from error
     if not any(isinstance(module, Dense) for module in root.modules()):
         raise UserError(f"{path} holds no weight of a linear layer or convolution: there is no spectrum to report")
     return root if described is None else checkpoint.load(root, path)

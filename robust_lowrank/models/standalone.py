@@ -15,5 +15,5 @@ def load_standalone(path: Path, device: torch.device) -> nn.Module:
     Raises:
         UserError: as `programs.read_program`.
     """
-    program, _ = read_program(path, device)
-    return copy.deepcopy(program.module()).eval()  # only a copy has modes
+    module, _ = read_program(path, device)
+    return copy.deepcopy(module).eval()  # only a copy has modes

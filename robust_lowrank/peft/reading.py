@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from robust_lowrank.containers import check_safetensors
 from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.peft.naming import CONFIG, PREFIX, WEIGHTS, matching
 
@@ -128,11 +129,15 @@ def read_peft(path: str | Path) -> PeftFile:
 def _config_of(path: Path) -> dict[str, Any]:
     file = path / CONFIG
     try:
+        if file.exists() and not file.is_file():
+            raise UserError(f"{file} is no regular file")
         if file.stat().st_size > LARGEST_CONFIG:
             raise UserError(f"{file} is larger than any configuration")
         text = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} holds no {CONFIG}: give a directory that peft's save_pretrained wrote") from error
+    except UserError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {first_line(error)}") from error
     if not isinstance(text, dict):
@@ -148,6 +153,7 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
             "anew: PeftModel.from_pretrained(...).save_pretrained(...)"
         )
     try:
+        check_safetensors(file)
         with safe_open(file, framework="pt") as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except FileNotFoundError as error:

@@ -22,6 +22,7 @@ from robust_lowrank.exporting import export
 from robust_lowrank.exporting.tracing import fixed_batch, trace
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.methods import Method
+from robust_lowrank.models.operations import unknown_operations
 from robust_lowrank.models.programs import float_type_of
 from robust_lowrank.optim import LowRankOptimizer
 from robust_lowrank.provenance import machine, versions
@@ -201,10 +202,12 @@ def _try(model: nn.Module, config: RecordedConfig, examples: HeldOut) -> Descrip
         dense = plain(network)
         if config.source is None:
             try:
-                fixed = fixed_batch(trace(dense, blank_batch(dense, shape)))
+                program = trace(dense, blank_batch(dense, shape))
             except UserError as error:
                 raise UserError(f"{error}\n{REMEDY}") from error
-            if fixed:
+            if unknown := unknown_operations(program.graph_module):
+                raise UserError(f"the network has operations that no program of a run may hold, {', '.join(unknown[:4])}\n{REMEDY}")
+            if fixed := fixed_batch(program):
                 raise UserError(f"the network takes batches of {fixed} alone, and so would the program of the run\n{REMEDY}")
         else:
             _try_source(model, network, config, data, examples)

@@ -11,6 +11,7 @@ from torch import nn
 from typer.testing import Result
 
 from robust_lowrank import data, records
+from tests.hostile import marker, programs
 
 Command = Callable[..., Result]
 
@@ -77,7 +78,7 @@ queries = 20
     ("options", "suite", "layers"),
     [
         ((*SMALL, "--data", "digits"), "quick", ["1", "3"]),
-        (("--model", "small.ts", "--data", "examples.npz", "--label", "Script"), "quick", []),
+        (("--model", "small.ts", "--trust-code", "--data", "examples.npz", "--label", "Script"), "quick", []),
         (("--model", "networks:closed", "--data", "examples.npz"), "noise", []),
     ],
 )
@@ -94,7 +95,7 @@ def test_it_is_attacked(rlr_eval: Command, elsewhere: Path, options: tuple[str, 
     assert run.results[suite].record.accuracies[0].total == 12
 
 
-@pytest.mark.parametrize("model", [pytest.param(SMALL, marks=pytest.mark.slow), ("--model", "small.ts")])
+@pytest.mark.parametrize("model", [pytest.param(SMALL, marks=pytest.mark.slow), ("--model", "small.ts", "--trust-code")])
 def test_it_is_reported_alone_and_beside_a_trained_run(rlr_eval: Command, elsewhere: Path, model: tuple[str, ...]) -> None:
     assert rlr_eval("attack", *model, "--data", "examples.npz", "--suite", "quick", "--out", "OUT").exit_code == 0
     assert rlr_eval("attack", "LOW", "--suite", "quick", "--n", 12).exit_code == 0
@@ -171,3 +172,30 @@ def test_bad_input(rlr_eval: Command, places: Path) -> None:
         assert 1 <= len(result.stderr.strip().splitlines()) <= 3, name
         assert not result.stdout, name
         assert files(places) == before, name
+
+
+def test_code_in_files_needs_trust(rlr_eval: Command, elsewhere: Path) -> None:
+    data = ("--data", "examples.npz", "--n", 4)
+    assert rlr_eval("attack", "--model", "small.ts", "--trust-code", *data, "--suite", "quick", "--out", "OUT").exit_code == 0
+    hostile = [make(elsewhere) for make in (programs.make_expression, programs.make_guard, programs.make_writing_script)]
+    for model in ("small.ts", *hostile):
+        commands = [("attack", "--out", "NEW", *data), ("forecast", *data), ("verify", "OUT", *data[:2])]
+        for command, *options in commands:
+            result = rlr_eval(command, *options, "--model", model)
+            assert (result.exit_code, result.stdout) == (2, ""), result.stderr
+            assert "--trust-code" in result.stderr
+            assert len(result.stderr.strip().splitlines()) <= 3
+    assert not marker(elsewhere).exists()
+    assert not Path("NEW").exists()
+    assert rlr_eval("forecast", "--model", "small.ts", "--trust-code", *data).exit_code == 0
+    assert rlr_eval("verify", "OUT", "--model", "small.ts", "--trust-code", *data[:2]).exit_code == 0
+    result = rlr_eval("attack", "LOW", "--trust-code")
+    assert result.exit_code == 2
+    assert "--trust-code belongs to a network from elsewhere" in result.stderr
+
+
+def test_a_plain_program_needs_no_trust(rlr_eval: Command, elsewhere: Path) -> None:
+    model = str(programs.make_plain(elsewhere))
+    result = rlr_eval("attack", "--model", model, "--data", "examples.npz", "--suite", "quick", "--n", 4, "--out", "OUT")
+    assert result.exit_code == 0, result.stderr
+    assert records.read_run(Path("OUT")).record.model == model

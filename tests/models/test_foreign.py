@@ -91,7 +91,7 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_stored_program_gives_the_logits_of_its_network(name: str, tmp_path: Path) -> None:
     model = network().eval()
-    target = foreign(WRITERS[name](tmp_path / name, model))
+    target = foreign(WRITERS[name](tmp_path / name, model), trust_code=name.startswith("script"))
     assert target.gradients == (not name.endswith("onnx"))
     for size in (1, 3, 7):
         x = torch.rand(size, *SHAPE)
@@ -103,7 +103,7 @@ def test_a_stored_program_gives_the_logits_of_its_network(name: str, tmp_path: P
 @pytest.mark.parametrize("name", [name for name in WRITERS if not name.endswith("onnx")])
 def test_a_stored_program_has_the_gradients_of_its_network(name: str, tmp_path: Path) -> None:
     model = network().eval()
-    target = foreign(WRITERS[name](tmp_path / name, model))
+    target = foreign(WRITERS[name](tmp_path / name, model), trust_code=name.startswith("script"))
     x = torch.rand(4, *SHAPE, requires_grad=True)
     for _ in range(3):
         (ours,), (theirs,) = (torch.autograd.grad(net(x).square().sum(), x) for net in (target.model, model))
@@ -116,7 +116,7 @@ def test_a_stored_program_is_attacked_like_its_network(name: str, tmp_path: Path
     x, y = torch.rand(10, *SHAPE), torch.arange(10) % CLASSES
     ours, theirs = (
         evaluate(net, x, y, suite="quick", eps=0.1, batch_size=4)
-        for net in (foreign(WRITERS[name](tmp_path / name, model)).model, model)
+        for net in (foreign(WRITERS[name](tmp_path / name, model), trust_code=name.startswith("script")).model, model)
     )
     assert float(ours.robust_accuracy) == float(theirs.robust_accuracy)
     assert ours.record.hashes["weights"] != theirs.record.hashes["weights"]
@@ -142,9 +142,28 @@ def test_no_gradients_no_gradient_attack(module: types.ModuleType) -> None:
     assert EvalConfig.resolve("quick", gradients=foreign("nets_of_mine:network").gradients).gradients
 
 
-@pytest.mark.parametrize("wrap", [None, "state_dict", "model", "net"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".th"])
+def test_compiled_parts_and_prefixes_within_one_another(module: types.ModuleType, tmp_path: Path) -> None:
+    model, x = network().eval(), torch.rand(2, *SHAPE)
+    state = {f"model._orig_mod.module.{key.replace('.', '._orig_mod.', 1)}": value for key, value in model.state_dict().items()}
+    torch.save({"model_state_dict": {"state_dict": state}, "lr": 0.1}, path := tmp_path / "NET.PTH")
+    assert torch.equal(foreign("nets_of_mine:network", path).model(x), model(x))
+    save_file(state, path := tmp_path / "NET.SafeTensors")
+    assert torch.equal(foreign("nets_of_mine:network", path).model(x), model(x))
+
+
+def test_several_networks_in_one_file_are_named_unless_they_are_the_same(module: types.ModuleType, tmp_path: Path) -> None:
+    model, x, path = network().eval(), torch.rand(2, *SHAPE), tmp_path / "net.pth"
+    torch.save({"state_dict": model.state_dict(), "state_dict_ema": model.state_dict()}, path)
+    assert torch.equal(foreign("nets_of_mine:network", path).model(x), model(x))
+    torch.save({"state_dict": model.state_dict(), "state_dict_ema": network().state_dict()}, path)
+    refused(
+        r"holds several networks: state_dict, state_dict_ema\n.*weights_only=True\)\['state_dict'\]", "nets_of_mine:network", path
+    )
+
+
+@pytest.mark.parametrize("wrap", [None, "state_dict", "model_state_dict", "ema"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "encoder.body."])
+@pytest.mark.parametrize("suffix", [".pt", ".th"])
 def test_weights_are_unwrapped(wrap: str | None, prefix: str, suffix: str, module: types.ModuleType, tmp_path: Path) -> None:
     model = network().eval()
     state = {prefix + key: tensor for key, tensor in model.state_dict().items()}
@@ -211,7 +230,7 @@ def test_timm_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("package", ["timm", "onnxruntime"])
 def test_a_package_that_is_not_installed_is_named(package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    (tmp_path / "any.onnx").touch()
+    (tmp_path / "any.onnx").write_bytes(b"\x08\x09")
     source, extra = {"timm": ("timm:resnet10t", "timm"), "onnxruntime": (tmp_path / "any.onnx", "onnx")}[package]
     refused(rf"needs {package}: pip install 'robust-lowrank\[{extra}\]'", source)
 
@@ -293,21 +312,13 @@ def test_weights_with_code_in_them_are_refused_unexecuted(module: types.ModuleTy
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("sample", ["sample_inputs", "opaque_obj"])
-def test_exported_programs_with_code_in_them_are_refused_unexecuted(sample: str, tmp_path: Path) -> None:
-    trace, fine, bad = tmp_path / "trace", exported(tmp_path / "fine.pt2", network().eval()), tmp_path / "bad.pt2"
-    torch.save(Code(trace), payload := tmp_path / "payload")
-    replaced = 0
-    with zipfile.ZipFile(fine) as source, zipfile.ZipFile(bad, "w", zipfile.ZIP_STORED) as target:
-        for name in source.namelist():
-            hostile = sample in name
-            replaced += hostile
-            target.writestr(name, payload.read_bytes() if hostile else source.read(name))
-        if not replaced:
-            target.writestr(f"{name.partition('/')[0]}/data/constants/{sample}_0", payload.read_bytes())
-    refused("refused|damaged", bad)
-    assert not trace.exists()
-    assert foreign(fine).gradients
+@pytest.mark.parametrize("trust_code", [False, True])
+def test_trust_does_not_change_what_a_plain_program_computes(trust_code: bool, tmp_path: Path) -> None:
+    model, x = network().eval(), torch.rand(3, *SHAPE)
+    target = foreign(exported(tmp_path / "NET.PT2", model), trust_code=trust_code)
+    torch.testing.assert_close(target.model(x), model(x))
+    with pytest.raises(AssertionError, match=r"Guard failed: .*size\(\)\[2\] == 4"):
+        target.model(torch.rand(3, 1, 5, 5))
 
 
 def test_programs_exported_in_training_mode_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,17 @@ def test_a_configuration_that_says_something_else_is_refused(change: dict, match
 def test_a_configuration_that_is_none_is_refused(text: str, plain: Path) -> None:
     (plain / CONFIG).write_text(text)
     refused(plain, CONFIG)
+
+
+def test_what_never_ends_or_is_another_file_is_refused(plain: Path) -> None:
+    (plain / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1")
+    refused(plain, "a pointer of Git LFS")
+    (plain / WEIGHTS).write_bytes(b"\xff" * 7 + b"\x7f{")
+    refused(plain, "not a safetensors file")
+    for name in (WEIGHTS, CONFIG):
+        (plain / name).unlink()
+        os.mkfifo(plain / name)
+        refused(plain, "no regular file")
 
 
 def test_files_that_lack_or_are_cut_off_are_refused(plain: Path) -> None:

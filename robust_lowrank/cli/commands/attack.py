@@ -13,6 +13,7 @@ from robust_lowrank.cli.commands.elsewhere import (
     ForeignModel,
     ForeignStd,
     ForeignWeights,
+    TrustCode,
     foreign_network,
 )
 from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken
@@ -72,6 +73,7 @@ def attack(
     image_size: ImageSize = None,
     channels: Channels = None,
     skip_broken: SkipBroken = False,
+    trust_code: TrustCode = False,
     label: Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What reports call it.")] = None,
     out: Annotated[Path | None, typer.Option(rich_help_panel=ELSEWHERE, help="Run directory for its results.")] = None,
     json: Json = False,
@@ -128,6 +130,7 @@ def attack(
         image_size=image_size,
         channels=channels,
         skip_broken=skip_broken,
+        trust_code=trust_code,
     )
     if foreign is None:
         if lone := [name for name, value in {"--out": out, "--label": label}.items() if value is not None]:

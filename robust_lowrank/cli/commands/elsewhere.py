@@ -23,6 +23,15 @@ ForeignWeights = Annotated[Path | None, typer.Option(rich_help_panel=ELSEWHERE, 
 ForeignClasses = Annotated[int | None, typer.Option(rich_help_panel=ELSEWHERE, help="How many classes it has.")]
 ForeignMean = Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What it expects subtracted: 0.49,0.48,0.45")]
 ForeignStd = Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What it expects divided by, a channel each.")]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        rich_help_panel=ELSEWHERE,
+        help="Load TorchScript, and programs that are more than plain tensor operations: code in the file then runs with your "
+        "rights, and may read, write and send whatever you may. Only where you trust whoever made it.",
+    ),
+]
 
 
 def foreign_network(
@@ -37,6 +46,7 @@ def foreign_network(
     image_size: str | None,
     channels: int | None,
     skip_broken: bool,
+    trust_code: bool,
 ) -> "Foreign | None":
     """Return the network that the options name; None without --model.
 
@@ -45,7 +55,7 @@ def foreign_network(
     """
     keys = reading_keys(image_size, channels, skip_broken)
     if model is None:
-        given = {"--weights": weights, "--classes": classes, "--mean": mean, "--std": std}
+        given = {"--weights": weights, "--classes": classes, "--mean": mean, "--std": std, "--trust-code": trust_code or None}
         if lone := [name for name, value in given.items() if value is not None]:
             raise UserError(f"{lone[0]} belongs to a network from elsewhere: name it with --model")
         if any(value is not None for value in keys.values()):
@@ -60,7 +70,7 @@ def foreign_network(
     shift, scale = numbers_of(mean, "--mean"), numbers_of(std, "--std")
     values = {"name": data, "data_dir": None if data_dir is None else str(data_dir), **keys}
     images = parse_table({key: value for key, value in values.items() if value is not None}, DataConfig, source="options")
-    return Foreign(model, weights, images, classes=classes, mean=shift, std=scale)
+    return Foreign(model, weights, images, classes=classes, mean=shift, std=scale, trust_code=trust_code)
 
 
 def numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:

@@ -15,6 +15,7 @@ from robust_lowrank.cli.commands.elsewhere import (
     ForeignModel,
     ForeignStd,
     ForeignWeights,
+    TrustCode,
     foreign_network,
 )
 from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken
@@ -41,6 +42,7 @@ def verify(
     image_size: ImageSize = None,
     channels: Channels = None,
     skip_broken: SkipBroken = False,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Prove results again from what is stored: every figure from the verdicts, these from inputs, network and examples.
@@ -67,6 +69,7 @@ def verify(
         image_size=image_size,
         channels=channels,
         skip_broken=skip_broken,
+        trust_code=trust_code,
     )
     examination = examine(run, suite, Location(data, data_dir), foreign=foreign, again=again, seed=drawn)
     if json:
@@ -158,6 +161,7 @@ def forecast(
     image_size: ImageSize = None,
     channels: Channels = None,
     skip_broken: SkipBroken = False,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Say what an attack will take at most, before it starts: passes, time at this machine's present speed, memory.
@@ -180,6 +184,7 @@ def forecast(
         image_size=image_size,
         channels=channels,
         skip_broken=skip_broken,
+        trust_code=trust_code,
     )
     if foreign is not None and run is not None:
         raise UserError("--model stands alone: give no run directory")
