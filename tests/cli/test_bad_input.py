@@ -58,7 +58,7 @@ CASES = [
     (("attack", "nothing", "--eps", "much"), "'much'"),
     (("attack", "nothing", "--norm", "L3"), "L3"),
     (("attack", "nothing", "--norm", "L2"), "eps for L2"),
-    (("attack", "nothing", "--n", "0"), "0 examples"),
+    (("attack", "nothing", "--n", "0"), "n = 0 must lie between 1 and 1,000,000,000"),
     (("attack", "nothing", "--executor", "cloud"), "cloud"),
     (("attack",), "nothing to attack"),
     (("report", "nothing"), "not a run directory"),
@@ -72,7 +72,7 @@ CASES = [
     (("bench", "wrong_suite.toml"), "did you mean 'quick'"),
     (("bench", "wide_eps.toml"), "eps 1.5 is outside"),
     (("bench", "twice.toml"), "quick"),
-    (("bench", "tiny.toml", "--workers", "0"), "0 workers"),
+    (("bench", "tiny.toml", "--workers", "0"), "workers = 0 must lie between 1 and "),
     (("list", "model"), "models"),
 ]
 

@@ -154,7 +154,7 @@ def test_a_network_from_elsewhere_takes_them(rlr_eval: Command, here: Path) -> N
         (("train", "--data", "nowhere"), "nor is there anything at {here}/nowhere"),
         (("train", "--data", "notes.txt"), "neither a directory of images nor a file of arrays"),
         (("train", "--data", "pair", "--image-size", "8by8"), "--image-size 8by8 is no size"),
-        (("train", "--data", "pair", "--image-size", "0"), "size = 0 must be one or two numbers from 1"),
+        (("train", "--data", "pair", "--image-size", "0"), "size = 0 must lie between 1 and 8,192"),
         (("train", "--data", "pair", "--channels", "2"), "channels = 2 must be 1 (grey) or 3 (RGB)"),
         (("train", "--data", "pair", "--data-dir", "."), "{here}/pair holds the data itself: leave --data-dir out"),
         (("train", "--data", "digits", "--image-size", "16"), "digits comes as it is: size belongs to data of your own"),

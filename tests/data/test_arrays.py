@@ -146,7 +146,7 @@ def test_two_classes_do_not_share_a_name(tmp_path: Path) -> None:
 
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     for arrays in ({"x": np.array([{}], dtype=object), "y": Y}, {"x": X, "y": Y, "classes": np.array(["a", None], dtype=object)}):
-        with pytest.raises(UserError, match="Nothing is unpickled"):
+        with pytest.raises(UserError, match="holds pickled objects, and nothing is unpickled"):
             read_arrays(npz(tmp_path, **arrays))
     with pytest.raises(UserError, match="no array y, only x"):
         read_arrays(npz(tmp_path, x=X))
@@ -156,14 +156,14 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"noise")
         with pytest.raises(UserError, match="damaged"):
             read_arrays(tmp_path / name)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="cannot be read: No such file"):
         read_arrays(tmp_path / "nothing.npz")
 
 
 def test_a_single_array_is_not_a_file_of_arrays(tmp_path: Path) -> None:
     with (tmp_path / "single.npz").open("wb") as file:
         np.save(file, X)
-    with pytest.raises(UserError, match="holds no plain arrays"):
+    with pytest.raises(UserError, match=r"is no \.npz file"):
         read_arrays(tmp_path / "single.npz")
 
 
@@ -172,8 +172,8 @@ def test_what_would_not_fit_into_memory_is_not_unpacked(tmp_path: Path, monkeypa
     np.savez_compressed(path, x=np.zeros((3, 1000, 1000)), y=Y)
     assert path.stat().st_size < 100_000
     monkeypatch.setattr("os.sysconf", lambda name: 2000)
-    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda *_: pytest.fail("it was unpacked"))
-    with pytest.raises(UserError, match=r"would take 0\.0 GiB, and this machine has 0\.0 GiB of memory"):
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(UserError, match=r"would take 0\.0 GiB, and 0\.0 GiB of memory are free here"):
         read_arrays(path)
 
 

@@ -91,6 +91,7 @@ def train(
     """
     from robust_lowrank import jobs
     from robust_lowrank.cli.progress import Board
+    from robust_lowrank.ranges import FACTORS, SHIFTS
     from robust_lowrank.training.naming import run_name
 
     given = {
@@ -102,7 +103,7 @@ def train(
             "train_examples": train_examples,
             **reading_keys(image_size, channels, skip_broken),
         },
-        "model": {"name": model, "mean": numbers_of(mean, "--mean"), "std": numbers_of(std, "--std")},
+        "model": {"name": model, "mean": numbers_of(mean, "--mean", SHIFTS), "std": numbers_of(std, "--std", FACTORS)},
         "training": {
             "epochs": epochs,
             "batch_size": batch_size,
