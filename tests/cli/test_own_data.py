@@ -153,7 +153,7 @@ def test_a_network_from_elsewhere_takes_them(rlr_eval: Command, here: Path) -> N
         (("train", "--data", "./nowhere"), "there is nothing at {here}/nowhere: name the place of the data with --data"),
         (("train", "--data", "nowhere"), "nor is there anything at {here}/nowhere"),
         (("train", "--data", "notes.txt"), "neither a directory of images nor a file of arrays"),
-        (("train", "--data", "pair", "--image-size", "8by8"), "--image-size 8by8 is no size"),
+        (("train", "--data", "pair", "--image-size", "8by8"), "--image-size '8by8' is no size"),
         (("train", "--data", "pair", "--image-size", "0"), "size = 0 must lie between 1 and 8,192"),
         (("train", "--data", "pair", "--channels", "2"), "channels = 2 must be 1 (grey) or 3 (RGB)"),
         (("train", "--data", "pair", "--data-dir", "."), "{here}/pair holds the data itself: leave --data-dir out"),

@@ -89,7 +89,10 @@ def test_npy(content: bytes) -> None:
 
 
 @fuzzed
-@given(shape=st.lists(st.integers(-(2**70), 2**70), max_size=40), kind=st.sampled_from(["<f4", "|u1", "<U0", "|V0", "<U9", "|O", "<c8"]))
+@given(
+    shape=st.lists(st.integers(-(2**70), 2**70), max_size=40),
+    kind=st.sampled_from(["<f4", "|u1", "<U0", "|V0", "<U9", "|O", "<c8"]),
+)
 def test_heads_of_npy_that_lie(shape: list[int], kind: str) -> None:
     head = str({"descr": kind, "fortran_order": False, "shape": tuple(shape)}).encode() + b"\n"
     content = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + bytes(64)

@@ -50,12 +50,14 @@ algorithm = "MIFGSM"
 parameters = { steps = 5 }
 """
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.sampled_from([10**5000, "a\0b", "\ud800", 2**63])
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.sampled_from([10**4000, "a\0b", "\ud800", 2**63])
 )
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6
 )
-KEYS = st.sampled_from(["seed", "data", "model", "method", "training", "monitor", "name", "size", "rank", "epochs", "lr", "mean", "std"])
+KEYS = st.sampled_from(
+    ["seed", "data", "model", "method", "training", "monitor", "name", "size", "rank", "epochs", "lr", "mean", "std"]
+)
 
 
 @fuzzed

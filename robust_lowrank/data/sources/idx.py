@@ -68,6 +68,8 @@ def read_idx(path: Path, *, sha256: str, what: str) -> Tensor:
         with gzip.open(path) if packed else path.open("rb") as file:
             head, shape = _head(path, file)
             announced = math.prod(shape)
+            if not announced:
+                raise UserError(f"{shown(path)} announces no bytes: get it anew")
             if packed:
                 require_proportion(announced, size, shown(path), "get it anew")
             elif announced != size - len(head):
