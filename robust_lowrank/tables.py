@@ -82,6 +82,8 @@ def _said(text: str, message: str) -> str:
 
 
 def _path_text(path: str) -> str:
+    if path != path.encode("utf-8", "replace").decode():
+        raise UserError(f"{brief(path)} is not valid UTF-8, and records are: rename it")
     if unseen := [char for char in path if unicodedata.category(char) in UNSEEN]:
         raise UserError(f"{brief(path)} has the character {unseen[0]!r}, which no path should have: {WINDOWS}")
     return path

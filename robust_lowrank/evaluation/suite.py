@@ -133,7 +133,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text:
         path = Path(name_or_path)
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"there is no suite file {path}; suites by name: {', '.join(suite_names())}")
     elif text in suite_names():
         path = shipped_files("suites", "attacks") / f"{text}.toml"

@@ -48,6 +48,7 @@ def picture(form: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
+KINDS = ("<f4", "|u1", "<U0", "|V0", "<U9", "|O", "<c8")
 NPZ = (npz(x=X, y=Y), packed(x=X, y=Y, classes=np.array(["a", "b", "c"])), npz(train_x=X, train_y=Y, test_x=X, test_y=Y))
 HELD = {"x": torch.from_numpy(X), "y": torch.from_numpy(Y)}
 HALVES = {"x": torch.zeros(3, 2, dtype=torch.float16), "y": torch.arange(3), "more": torch.zeros(0)}
@@ -91,7 +92,7 @@ def test_npy(content: bytes) -> None:
 @fuzzed
 @given(
     shape=st.lists(st.integers(-(2**70), 2**70), max_size=40),
-    kind=st.sampled_from(["<f4", "|u1", "<U0", "|V0", "<U9", "|O", "<c8"]),
+    kind=st.sampled_from(KINDS),
 )
 def test_heads_of_npy_that_lie(shape: list[int], kind: str) -> None:
     head = str({"descr": kind, "fortran_order": False, "shape": tuple(shape)}).encode() + b"\n"
@@ -116,6 +117,13 @@ def test_gz(tmp_path: Path, content: bytes) -> None:
     only_refuses(lambda: read_idx(path, sha256=hashlib.sha256(IDX).hexdigest(), what="some"))
 
 
+@pytest.fixture(scope="module")
+def resizing() -> None:
+    """Load what resizes images, which takes seconds."""
+    from torchvision.transforms import v2  # noqa: F401
+
+
+@pytest.mark.usefixtures("resizing")
 @fuzzed
 @given(content=arbitrary(*PICTURES), size=st.sampled_from([None, 4]))
 @pytest.mark.filterwarnings("ignore")  # as where images of a directory are decoded
