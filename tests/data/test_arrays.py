@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from robust_lowrank import bounds
+from robust_lowrank.data import load_examples
 from robust_lowrank.data.arrays import read_arrays
 from robust_lowrank.errors import UserError
 
@@ -185,3 +187,37 @@ def test_a_head_that_lies_about_its_size_is_damage(tmp_path: Path) -> None:
         file.writestr("y.npy", b"")
     with pytest.raises(UserError, match="damaged"):
         read_arrays(tmp_path / "liar.npz")
+
+
+@pytest.mark.parametrize(("dtype", "excess"), [("f4", 1e-6), ("f8", 1e-6), ("f2", 2**-10)])
+def test_what_rounding_brought_beyond_the_ends_is_brought_back_and_said(dtype: str, excess: float, tmp_path: Path) -> None:
+    x = X.astype(dtype)
+    x[0, 0, 0, 0], x[-1, -1, -1, -1] = -excess / 2, 1 + excess
+    part = whole(npz(tmp_path, x=x, y=Y))
+    assert (float(part.x.min()), float(part.x.max())) == (0, 1)
+    assert "2 values beyond [0, 1] by at most " in part.note
+    x[0, 0, 0, 0] = -3 * excess
+    with pytest.raises(UserError, match=r"1 of 3 examples are not in \[0, 1\]|2 of 3"):
+        read_arrays(npz(tmp_path, x=x, y=Y))
+
+
+@pytest.mark.parametrize("suffix", [".NPZ", ".Npz", ".SAFETENSORS"])
+def test_suffixes_may_be_in_capitals(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"some{suffix}"
+    if suffix == ".SAFETENSORS":
+        save_file({"x": torch.from_numpy(X), "y": torch.from_numpy(Y)}, path)
+    else:
+        npz(tmp_path, x=X, y=Y).rename(path)
+    assert load_examples(str(path)).y.tolist() == [0, 2, 1]
+
+
+def test_an_archive_expands_in_a_proportion_to_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "FREE", 2**16)
+    np.savez_compressed(path := tmp_path / "bomb.npz", x=np.zeros((3, 1000, 100)), y=Y)
+    with pytest.raises(UserError, match=r"would take 2 MiB of memory, .* as a decompression bomb does: write it unpacked"):
+        read_arrays(path)
+    np.savez(path, x=np.zeros((3, 1000, 100)), y=Y)
+    assert len(whole(path).x) == 3
+    np.savez(path, x=np.zeros((1000, 1), dtype=np.uint8), y=np.zeros(1000, dtype=np.int8))
+    with pytest.raises(UserError, match=r"the 1,000 examples of .* would take 0 MiB"):
+        read_arrays(path)
