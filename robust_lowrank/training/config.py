@@ -159,8 +159,8 @@ class MethodConfig(Table, extra="allow"):
     def _defaults(cls, values: Any) -> Any:
         if isinstance(values, dict):
             refuse_old_keys(values, {"integration": "step", "start": "init"})
-        if isinstance(values, dict) and values.get("name", DENSE) != DENSE:
-            ranked = values["name"] in METHODS and METHODS[values["name"]].ranked
+        if isinstance(values, dict) and isinstance(name := values.get("name", DENSE), str) and name != DENSE:
+            ranked = name in METHODS and METHODS[name].ranked
             defaults = {"rank": DEFAULT_RANK if ranked else None, "init": DEFAULT_INIT}
             return values | {key: value for key, value in defaults.items() if values.get(key) is None}
         return values

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from robust_lowrank.cli.commands.elsewhere import numbers_of
 from robust_lowrank.cli.commands.images import reading_keys
-from robust_lowrank.evaluation import load_suite
-from robust_lowrank.jobs import load_experiment
+from robust_lowrank.evaluation import Suite, load_suite
+from robust_lowrank.jobs import Experiment, load_experiment
 from robust_lowrank.ranges import FACTORS
+from robust_lowrank.tables import parse_table
 from robust_lowrank.threat import radius
 from robust_lowrank.training import load_config, parse_config
 from tests.experiments import TINY
@@ -58,6 +59,7 @@ VALUES = st.recursive(
 KEYS = st.sampled_from(
     ["seed", "data", "model", "method", "training", "monitor", "name", "size", "rank", "epochs", "lr", "mean", "std"]
 )
+FIELDS = st.sampled_from(["attack", "engine", "name", "eps", "examples", "steps", "restarts", "targets", "loss"])
 
 
 @fuzzed
@@ -88,6 +90,16 @@ def test_suites(tmp_path: Path, content: bytes) -> None:
 @given(values=st.dictionaries(KEYS, VALUES | st.dictionaries(KEYS, VALUES, max_size=3), max_size=3))
 def test_values_of_any_type(values: dict) -> None:
     only_refuses(lambda: parse_config(values, source="options"))
+    methods = [values.get("method", {}), {"name": "dense"}]
+    only_refuses(lambda: parse_table({"name": "some", "methods": methods} | values, Experiment, source="some"))
+
+
+@fuzzed
+@given(key=st.sampled_from(["norm", "eps", "attacks", "description"]), value=VALUES, field=FIELDS, inner=VALUES)
+def test_values_of_suites(key: str, value: object, field: str, inner: object) -> None:
+    attacks = [{"attack": "apgd", "steps": 3} | {field: inner}]
+    only_refuses(lambda: parse_table({"attacks": attacks, "eps": 0.1}, Suite, source="some", name="some"))
+    only_refuses(lambda: parse_table({"attacks": attacks, key: value}, Suite, source="some", name="some"))
 
 
 @fuzzed
