@@ -63,7 +63,7 @@ SECONDS = Range(0, 10**9, above=True)
 FACTORS = Range(0, 1e6, above=True)  # what something is multiplied or divided by
 WEIGHTS = Range(0, 1e6)
 SHIFTS = Range(-1e6, 1e6)
-BUDGETS = 100  # eps or radii in one list
+BUDGETS = 1000  # eps or radii in one list
 
 Seed = Annotated[int, AfterValidator(SEEDS.check)]
 Epochs = Annotated[int, AfterValidator(EPOCHS.check)]
@@ -82,7 +82,7 @@ def distinct(values: tuple[float, ...]) -> tuple[float, ...]:
         UserError: it is long, or something stands in it twice.
     """
     if len(values) > BUDGETS:
-        raise UserError(f"{len(values):,} numbers are too many: give at most {BUDGETS}")
+        raise UserError(f"{len(values):,} numbers are too many: give at most {BUDGETS:,}")
     if repeated := [value for index, value in enumerate(values) if value in values[:index]]:
         raise UserError(f"{repeated[0]:g} stands here twice: give each number once")
     return values

@@ -28,7 +28,7 @@ def test_a_list_is_short_and_repeats_nothing() -> None:
     assert distinct((0.2, 0.1)) == (0.2, 0.1)
     with pytest.raises(UserError, match=r"0\.1 stands here twice"):
         distinct((0.1, 0.2, 0.1))
-    with pytest.raises(UserError, match="101 numbers are too many"):
+    with pytest.raises(UserError, match="1,001 numbers are too many"):
         distinct(tuple(float(number) for number in range(BUDGETS + 1)))
 
 

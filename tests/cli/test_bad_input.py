@@ -96,7 +96,7 @@ CASES = [
     (("attack", "nothing", "--eps", "nan"), "eps 'nan' is not above 0 and finite"),
     (("attack", "nothing", "--eps", "1e999999999"), "is not above 0 and finite"),
     (("attack", "nothing", "--eps", "0.1", "--eps", "1/10"), "0.1 stands here twice"),
-    (("attack", "nothing", *("--eps", "0.1") * 101), "101 numbers are too many: give at most 100"),
+    (("attack", "nothing", *("--eps", "0.1") * 1001), "1,001 numbers are too many: give at most 1,000"),
     (("attack", "nothing", "--batch-size", "-1"), "batch_size = -1 must lie between 1 and"),
     (("attack", "nothing", "--max-seconds", "nan"), "max_seconds = nan must be above 0"),
     (("attack", "--model", "lenet5", "--data", "digits", "--out", "new", "--std", "nan", "--mean", "1"), "--std = nan"),
