@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import reprlib
 import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 UNSEEN = ("Cc", "Cn", "Cs", "Zl", "Zp")  # categories of Unicode: controls, no characters, halves of some, ends of lines
 LONGEST_LINE = 400  # characters of another library's message
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they change the direction of what follows
+BRIEF = 88  # characters of a value in a message
 
 
 class UserError(ValueError):
@@ -26,9 +28,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
         "unknown method 'condrl': did you mean 'condlr'? Known: condlr, dlrt"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(name[:BRIEF], names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")
+    return UserError(f"unknown {kind} {brief(name)}: {hint}Known: {', '.join(names)}")
 
 
 def shown(name: object) -> str:
@@ -43,6 +45,32 @@ def shown(name: object) -> str:
         return char.encode("unicode_escape").decode() if unicodedata.category(char) in UNSEEN or char in TURNING else char
 
     return "".join(map(escaped, str(name)))
+
+
+class _Brief(reprlib.Repr):
+    """A `repr` that is cut, for values of any length, depth and number of digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = BRIEF
+        self.maxlevel = 3
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Return an integer, or how long it is."""
+        return repr(x) if x.bit_length() <= 4 * BRIEF else f"an integer of {x.bit_length():,} bits"
+
+
+_BRIEF = _Brief()
+
+
+def brief(value: object) -> str:
+    """Return a value that others gave as it stands in an error's message, no longer than about a line.
+
+    Example:
+        >>> brief(0.5), brief([1, "two"]), brief(10**5000)
+        ('0.5', "[1, 'two']", 'an integer of 16,610 bits')
+    """
+    return _BRIEF.repr(value)
 
 
 def renamed(**names: str) -> Callable[[_Function], _Function]:

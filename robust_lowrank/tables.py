@@ -1,14 +1,24 @@
 """Tables of TOML files become validated values, with errors that name file, key and remedy."""
 
+import codecs
+import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.bounds import read_bounded
+from robust_lowrank.errors import UNSEEN, UserError, brief, first_line, shown, unknown_name
+
+DEPTH = 32  # of dotted keys: tomllib takes time and memory that grow with the square of it
+DIGITS = 4300  # of the longest number that Python reads
+SAID = 160  # characters of a message of tomllib, which may hold the file's own
+WINDOWS = r"write a Windows path in 'single quotes', or with slashes: 'C:\data' or 'C:/data'"
+_CHAIN = re.compile(rf"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{DEPTH},}}""")
 
 
 class Table(BaseModel):
@@ -32,17 +42,54 @@ def read_table(path: Path, kind: type[_Table]) -> _Table:
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """Read the nested values of a TOML file.
+    """Read the nested values of a TOML file, which may begin with a byte order mark.
 
     Raises:
-        UserError: the file is missing or is not TOML.
+        UserError: the file is missing, large or no file, or is not TOML in UTF-8.
     """
+    text = _text(path, read_bounded(path))
+    if chain := _CHAIN.search(text):
+        raise UserError(f"{shown(path)} is not a TOML file: the key {brief(chain[0])} is nested more than {DEPTH} deep")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{shown(path)} is not a TOML file: its values are nested too deep") from error
     except ValueError as error:
-        raise UserError(f"{path} is not a TOML file: {error}") from error
+        raise UserError(f"{shown(path)} is not a TOML file: {_said(text, first_line(error))}") from error
+
+
+def _text(path: Path, content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:4]:
+        raise UserError(f"{shown(path)} is in UTF-16: save it as UTF-8 (in PowerShell: Set-Content -Encoding utf8)")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{shown(path)} is not in UTF-8: the byte 0x{content[error.start]:02x} of line {line} is of another encoding, "
+            "such as Latin-1; save it as UTF-8"
+        ) from error
+
+
+def _said(text: str, message: str) -> str:
+    """Return a message of tomllib in words that help."""
+    if "integer string conversion" in message:
+        return f"a number in it has more than {DIGITS:,} digits"
+    number = re.search(r"at line (\d+)", message)
+    line = "" if number is None else text.split("\n")[int(number[1]) - 1]
+    cut = message if len(message) <= SAID else f"{message[: SAID // 2]}...{message[-SAID // 2 :]}"
+    return shown(cut) + (f"\n{WINDOWS}" if "\\" in line else "")
+
+
+def _path_text(path: str) -> str:
+    if path != path.encode("utf-8", "replace").decode():
+        raise UserError(f"{brief(path)} is not valid UTF-8, and records are: rename it")
+    if unseen := [char for char in path if unicodedata.category(char) in UNSEEN]:
+        raise UserError(f"{brief(path)} has the character {unseen[0]!r}, which no path should have: {WINDOWS}")
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_path_text)]  # the name of a file, or of what may lie in one
 
 
 def parse_table(values: Mapping[str, Any], kind: type[_Table], *, source: str, **settled: Any) -> _Table:
@@ -54,7 +101,7 @@ def parse_table(values: Mapping[str, Any], kind: type[_Table], *, source: str, *
     try:
         return kind.model_validate({**settled, **values})
     except ValidationError as error:
-        errors = error.errors()
+        errors = error.errors(include_url=False)
         telling = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a misspelt key, not its absence
         raise UserError(f"{source}: {_message(telling, kind, settled)}") from error
 
@@ -89,10 +136,10 @@ def _message(error: Any, kind: type[Table], settled: Mapping[str, Any]) -> str:
             return f"{path} does not say which {field} it is: set {field} to one of {', '.join(tags)}"
         case "value_error":
             reason = str(error["ctx"]["error"])
-        case "too_short":
+        case "too_short" | "too_long":
             reason = error["msg"]
         case _:
-            reason = f"{error['msg'].replace('valid tuple', 'list')}, not {error['input']!r}"
+            reason = f"{error['msg'].replace('valid tuple', 'list')}, not {brief(error['input'])}"
     return f"{path}: {reason}" if path else reason
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from robust_lowrank.errors import UserError, shown
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -17,7 +19,14 @@ if TYPE_CHECKING:
 
 
 def command_line() -> str:
-    """Return the command that makes this again, with the program's own name in place of its path."""
+    """Return the command that makes this again, with the program's own name in place of its path.
+
+    Raises:
+        UserError: an argument is not UTF-8, as records are.
+    """
+    for argument in sys.argv[1:]:
+        if argument != argument.encode("utf-8", "replace").decode():
+            raise UserError(f"{shown(argument)} is not valid UTF-8, and records are: choose another name")
     return shlex.join(["rlr-eval", *sys.argv[1:]])
 
 

@@ -1,16 +1,20 @@
 """Files of arrays hold examples: images or other inputs, and their labels."""
 
+import zipfile
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from robust_lowrank.data.reading import require_memory
-from robust_lowrank.errors import UserError, shown
+from robust_lowrank.bounds import regular_size, require_memory, require_proportion
+from robust_lowrank.data.npy import members, read_npy
+from robust_lowrank.data.reading import counted
+from robust_lowrank.errors import UserError, first_line, shown
 
 SUFFIXES = (".npz", ".safetensors")
 HOW = "write it with numpy.savez(path, x=images, y=labels), or with train_x, train_y, test_x and test_y"
@@ -25,6 +29,9 @@ NUMBERED = "classes, y = numpy.unique(y, return_inverse=True) has them, and the 
 FLOATS = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float32, torch.float64: torch.float64}
 INTEGERS = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64)
 DEEP = 65535  # white in 16 bits
+ROUNDING = 1e-6  # beyond [0, 1], or the spacing of the type's numbers at 1 where that is more
+NAMED = 100_000  # classes at most
+EXAMPLE = 512  # bytes that an example's number, label and place in the split take
 
 
 class Part(NamedTuple):
@@ -58,9 +65,8 @@ def read_arrays(path: Path) -> Arrays:
     Raises:
         UserError: there is no such file, an array is missing, or its shape, type or values are others.
     """
-    if not path.is_file():
-        raise UserError(f"{shown(path)} does not exist: there are no examples to read")
-    names, arrays = _npz(path) if path.suffix == ".npz" else _safetensors(path)
+    size = regular_size(path)
+    names, arrays = _npz(path, size) if path.suffix.lower() == ".npz" else _safetensors(path, size)
     train, test, whole = (pair and _part(path, pair, arrays) for pair in _pairs(path, names))
     classes = _classes(path, arrays[CLASSES]) if CLASSES in arrays else None
     return Arrays(train, test, whole, classes, sorted(set(names) - arrays.keys()))
@@ -84,30 +90,41 @@ def _wanted(path: Path, names: Collection[str]) -> list[str]:
     return [name for pair in _pairs(path, names) if pair for name in pair] + [CLASSES] * (CLASSES in names)
 
 
-def _npz(path: Path) -> tuple[list[str], dict[str, Any]]:
+def _npz(path: Path, size: int) -> tuple[list[str], dict[str, Any]]:
     """Return the names of all arrays, and those that are wanted; their sizes are looked at before they are unpacked."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            wanted = _wanted(path, file.files)
-            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in file.zip.infolist()}
-            require_memory(sum(sizes[name] for name in wanted), shown(path))
-            return file.files, {name: file[name] for name in wanted}
+        with zipfile.ZipFile(path) as file:
+            found = members(file, shown(path))
+            wanted = {name: found[name] for name in _wanted(path, found)}
+            expanded = sum(member.file_size for member in wanted.values())
+            require_proportion(expanded, size, shown(path), "write it unpacked, with numpy.savez")
+            require_memory(expanded, shown(path))
+            arrays = dict[str, Any]()
+            for name, member in wanted.items():
+                with file.open(member) as stream:
+                    arrays[name] = read_npy(stream, member.file_size, f"{shown(path)}: {name}")
+            return [*found], arrays
     except UserError:
         raise
-    except Exception as error:  # numpy raises nearly anything on damaged files
-        raise UserError(f"{shown(path)} holds no plain arrays, or is damaged: {error}\nNothing is unpickled: {HOW}") from error
+    except Exception as error:  # zipfile raises nearly anything on damaged files
+        raise UserError(f"{shown(path)} is no .npz file, or is damaged: {shown(first_line(error))}\n{HOW}") from error
 
 
-def _safetensors(path: Path) -> tuple[list[str], dict[str, Any]]:
+def _safetensors(path: Path, size: int) -> tuple[list[str], dict[str, Any]]:
+    require_memory(size, shown(path))
     try:
         with safe_open(path, framework="pt") as file:
             return list(file.keys()), {name: file.get_tensor(name) for name in _wanted(path, file.keys())}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{shown(path)} is not a safetensors file, or it is damaged: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # torch raises on types and shapes that it does not have
+        raise UserError(f"{shown(path)} is not a safetensors file, or it is damaged: {shown(first_line(error))}") from error
 
 
 def _part(path: Path, names: Names, arrays: dict[str, Any]) -> Part:
     inputs, labels = (f"{shown(path)}: {name}" for name in names)
+    count = max((array.shape[0] for array in (arrays[name] for name in names) if array.ndim), default=0)
+    require_proportion(EXAMPLE * count, regular_size(path), f"the {count:,} examples of {inputs}", "store fewer")
     x, note = _inputs(inputs, _tensor(inputs, arrays[names[0]], "inputs are floats in [0, 1] or uint8"))
     y = _labels(labels, arrays[names[1]])
     if len(x) != len(y):
@@ -156,11 +173,22 @@ def _inputs(where: str, x: Tensor) -> tuple[Tensor, str]:
         fits = x.dtype in INTEGERS and int(x.long().min()) >= 0 and int(x.long().max()) < 256
         hint = ": store x.astype('uint8')" if fits else ""
         raise UserError(f"{where} is of type {_type(x)}, where floats in [0, 1] are due, or uint8, which is divided by 255{hint}")
-    note, x = _type(x), x.to(FLOATS[x.dtype])
+    note, x = _rounded(x)
     outside = ~((x >= 0) & (x <= 1)).flatten(1).all(dim=1)
     if outside.any():
         raise UserError(f"{where}: {int(outside.sum())} of {len(x)} examples are not in [0, 1] {_range(x, outside)}")
     return x, note
+
+
+def _rounded(x: Tensor) -> tuple[str, Tensor]:
+    """Return a note, and floats of which those that rounding has brought beyond [0, 1] are brought back."""
+    type_, most = _type(x), max(ROUNDING, torch.finfo(x.dtype).eps)
+    x = x.to(FLOATS[x.dtype])
+    low, high = x.min().item(), x.max().item()
+    if not -most <= low <= high <= 1 + most or (low >= 0 and high <= 1):
+        return type_, x
+    beyond = counted(int(((x < 0) | (x > 1)).sum()), "value")
+    return f"{type_}, {beyond} beyond [0, 1] by at most {max(-low, high - 1):.1g} taken as its ends", x.clamp(0, 1)
 
 
 def _range(x: Tensor, outside: Tensor) -> str:
@@ -180,8 +208,10 @@ def _range(x: Tensor, outside: Tensor) -> str:
 def _classes(path: Path, names: Any) -> tuple[str, ...]:
     if isinstance(names, Tensor) or names.ndim != 1 or names.dtype.kind != "U":
         raise UserError(f"{shown(path)}: classes must be a list of the classes' names: classes=['cat', 'dog']")
+    if len(names) > NAMED:
+        raise UserError(f"{shown(path)}: classes has {len(names):,} names, and there are at most {NAMED:,} classes")
     texts = tuple(str(name).encode("utf-8", "backslashreplace").decode() for name in names)
-    if repeated := [name for name in texts if texts.count(name) > 1]:
+    if repeated := [name for name, count in Counter(texts).items() if count > 1]:
         raise UserError(f"{shown(path)}: the class {shown(repeated[0])} stands in classes more than once")
     return texts
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
+from robust_lowrank.bounds import regular_size
 from robust_lowrank.data import sources
 from robust_lowrank.data.arrays import SUFFIXES
 from robust_lowrank.data.dataset import Dataset, Description, Examples
@@ -102,11 +103,13 @@ def _own(name: str, data_dir: Path | str | None, download: bool) -> Path:
         raise UserError(f"{shown(name)} is not valid UTF-8, and records are: rename it")
     path = Path(name).expanduser().absolute()
     if not path.is_dir() and not path.is_file():
-        if path.suffix in SUFFIXES or Path(name).name != name:
+        if path.exists():
+            regular_size(path)
+        if path.suffix.lower() in SUFFIXES or Path(name).name != name:
             raise UserError(f"there is nothing at {shown(path)}: name the place of the data with --data")
         unknown = unknown_name("data set", name, DATASETS)
         raise UserError(f"{unknown};\nnor is there anything at {shown(path)}: name the place of data of your own with --data")
-    if path.is_file() and path.suffix not in SUFFIXES:
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{shown(path)} is neither a directory of images nor a file of arrays, {' or '.join(SUFFIXES)}")
     if data_dir is not None or download:
         option = "--download" if data_dir is None else "--data-dir"

@@ -5,18 +5,20 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from robust_lowrank.bounds import require_memory, require_proportion
 from robust_lowrank.data.layout import Picture
-from robust_lowrank.data.reading import Progress, Reading, counted, listed, require_memory
+from robust_lowrank.data.reading import Progress, Reading, counted, listed
 from robust_lowrank.errors import UserError, first_line, shown
 
 if TYPE_CHECKING:
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others are opened, whatever a file is called
 DEEP = 65535  # white in 16 bits
+PIXELS, DENSE = 2**24, 64  # so many pixels, or so many a byte of its file, an image may have
+SMALL, USUAL = 2**20, 8  # with more, images are decoded one at a time, so that threads do not add up their memory
+SCAN, SCANS = b"\xff\xda", 200  # of progressive JPEG; ten are usual
+BLOCK = 4096  # bytes that the smallest file takes
+_ALONE = Lock()
 TURNED, FRAMES, LAID, SCALED, RESIZED = (
     "turned as their EXIF orientation says",
     "with several frames, of which the first is taken",
@@ -68,7 +75,9 @@ def read_images(root: Path, pictures: Sequence[Picture], reading: Reading, progr
             pixels = pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
             if not kept:
                 shape = (len(pictures), reading.channels or 1, *pixels.shape[1:])
-                require_memory(prod(shape), f"{shown(root)}: {counted(len(pictures), 'image')} of this size")
+                what = f"{shown(root)}: {counted(len(pictures), 'image')} of this size"
+                require_memory(prod(shape), what)
+                require_proportion(prod(shape), _occupied(pictures), what, "give a smaller size, or mend what is blank")
                 images = torch.empty(shape, dtype=torch.uint8)
             if different := pixels.shape[1:] != images.shape[2:]:
                 break
@@ -92,6 +101,11 @@ def read_images(root: Path, pictures: Sequence[Picture], reading: Reading, progr
     return Images(images[: len(kept)], kept, remarks)
 
 
+def _occupied(pictures: Sequence[Picture]) -> int:
+    """Return how many bytes the files take on a disk, about."""
+    return sum(max(picture.path.stat().st_size, BLOCK) for picture in pictures if picture.path.is_file())
+
+
 @contextmanager
 def _decoding(pictures: Sequence[Picture], reading: Reading) -> Iterator[Iterator[Decoded]]:
     from PIL import Image
@@ -107,12 +121,18 @@ def _decoding(pictures: Sequence[Picture], reading: Reading) -> Iterator[Iterato
 
 
 def decode(path: Path, reading: Reading) -> Decoded:
-    """Read one image file."""
+    """Read one image file; nothing is decoded that has far more pixels than the file has bytes."""
     from PIL import Image
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return _decoded(image, reading)
+            pixels, size = prod(image.size), path.stat().st_size
+            if pixels > max(PIXELS, DENSE * size):
+                return Decoded(None, fault=f"{pixels:,} pixels in {size:,} bytes, as in a decompression bomb")
+            if image.format == "JPEG" and path.read_bytes().count(SCAN) > SCANS:
+                return Decoded(None, fault=f"a JPEG of more than {SCANS} scans, which takes as long as so many images")
+            with nullcontext() if pixels <= max(SMALL, USUAL * size) else _ALONE:
+                return _decoded(image, reading)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return Decoded(None, fault=f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, as in a decompression bomb")
     except Exception as error:  # pillow raises nearly anything on damaged files

@@ -12,6 +12,7 @@ from robust_lowrank.errors import UserError, shown
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there is tested on
+DEPTH = 32  # of folders within a class's folder
 LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # that systems leave behind, beside what is hidden by a leading dot
 TREE = "DIR/train/CLASS/* and DIR/test/CLASS/*, or DIR/CLASS/*"
 
@@ -117,11 +118,13 @@ class _Tree:
         for (one, many), count in self._passed.items():
             yield f"{count:,} {one if count == 1 else many} ignored"
 
-    def _images(self, folder: Path) -> Iterator[Path]:
+    def _images(self, folder: Path, depth: int = 0) -> Iterator[Path]:
+        if depth > DEPTH:
+            raise UserError(f"a folder of {shown(self.root)} has folders within folders, more than {DEPTH} deep: take them away")
         listing = self.listing(folder)
         yield from listing.images.values()
         for path in listing.folders.values():
-            yield from self._images(path)
+            yield from self._images(path, depth + 1)
 
     def _list(self, folder: Path) -> _Listing:
         try:

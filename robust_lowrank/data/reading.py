@@ -1,10 +1,10 @@
-"""How data of one's own are read, in what words they are spoken of, and how much of them fits into memory."""
+"""How data of one's own are read, and in what words they are spoken of."""
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, brief
+from robust_lowrank.ranges import SIDES
 
 Progress = Callable[[int, int], None]  # how many images are read, of how many
 TEST_FRACTION = 0.2
@@ -35,10 +35,10 @@ class Reading:
     skip_broken: bool = False
 
     def __post_init__(self) -> None:
-        if self.shape is not None and min(self.shape) < 1:
-            raise UserError(f"size = {self.size} must be one or two numbers from 1, height and width")
+        for side in self.shape or ():
+            SIDES.require("size", side)
         if self.channels not in (None, 1, 3):
-            raise UserError(f"channels = {self.channels} must be 1 (grey) or 3 (RGB)")
+            raise UserError(f"channels = {brief(self.channels)} must be 1 (grey) or 3 (RGB)")
         if self.test_fraction is not None and not 0 < self.test_fraction < 1:
             raise UserError(f"test_fraction = {self.test_fraction} must lie between 0 and 1, such as {TEST_FRACTION}")
 
@@ -72,16 +72,3 @@ def listed(names: Iterable[str], most: int = SHOWN) -> str:
     every = list(names)
     rest = f" and {len(every) - most:,} more" if len(every) > most else ""
     return ", ".join(every[:most]) + rest
-
-
-def require_memory(size: int, what: str) -> None:
-    """Make sure that data fit into this machine's memory.
-
-    Raises:
-        UserError: they do not.
-    """
-    if not hasattr(os, "sysconf"):  # Windows does not tell
-        return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory:
-        raise UserError(f"{what} would take {size / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB of memory")

@@ -9,10 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.attacks.base import Attack, Radii, listed
 from robust_lowrank.evaluation.attacks.registry import AnyAttack
+from robust_lowrank.ranges import BATCHES, SEEDS, distinct
 from robust_lowrank.tables import Table, parse_table, read_values, shipped_files
 from robust_lowrank.threat import THREATS, radius
 
 BATCH = 256
+ATTACKS = 100  # the most of a suite
 
 
 class Suite(Table):
@@ -29,7 +31,7 @@ class Suite(Table):
     description: str = ""
     norm: Literal["Linf", "L2", "L1"] = "Linf"
     eps: Radii | None = None
-    attacks: Annotated[tuple[AnyAttack, ...], Field(min_length=1, strict=False)]
+    attacks: Annotated[tuple[AnyAttack, ...], Field(min_length=1, max_length=ATTACKS, strict=False)]
 
     @field_validator("norm", mode="before")
     @classmethod
@@ -74,6 +76,7 @@ class Suite(Table):
             radii = tuple(radius(value) for value in listed(eps))
             if not radii:
                 raise UserError("eps is empty: give at least one budget, such as 0.1 or '8/255'")
+            distinct(radii)
             changes |= {"eps": radii, "attacks": tuple(attack.model_copy(update={"eps": None}) for attack in self.attacks)}
         return self.model_copy(update=changes)
 
@@ -105,8 +108,8 @@ class EvalConfig(NamedTuple):
             UserError: one of them is not what it should be.
         """
         chosen = (suite if isinstance(suite, Suite) else load_suite(suite)).replaced(eps=eps, norm=norm)
-        if batch_size < 1:
-            raise UserError(f"batch_size is at least 1, not {batch_size}")
+        BATCHES.require("batch_size", batch_size)
+        SEEDS.require("seed", seed)
         if not gradients and (needing := [attack.label for attack in chosen.attacks if attack.gradients]):
             raise UserError(f"the network has no gradients, which {', '.join(needing)} needs: take the suite 'blackbox'")
         return cls(chosen, seed, batch_size, gradients, offset)
@@ -130,7 +133,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text:
         path = Path(name_or_path)
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"there is no suite file {path}; suites by name: {', '.join(suite_names())}")
     elif text in suite_names():
         path = shipped_files("suites", "attacks") / f"{text}.toml"

@@ -14,6 +14,7 @@ from robust_lowrank.evaluation.attacks.square import Square
 from robust_lowrank.evaluation.attacks.transfer import Transfer
 from robust_lowrank.jobs.forms import FORMS
 from robust_lowrank.jobs.subjects import stored_config
+from robust_lowrank.ranges import COUNTS
 from robust_lowrank.records import BLACK_BOX
 
 QUERIES = 1000  # of Square on a form without gradients
@@ -59,8 +60,7 @@ class Attack:
                 raise unknown_name("form", form, FORMS)
         chosen = evaluation.load_suite(suite)
         evaluation.Meter(max_passes=max_passes, max_seconds=max_seconds)
-        if examples is not None and examples < 1:
-            raise UserError(f"{examples} examples are none: attack at least one")
+        COUNTS.require("n", examples)
         config = evaluation.EvalConfig.resolve(chosen, eps=eps or None, norm=norm, seed=seed, batch_size=batch_size)
         if sources and not any(kind.transfers for kind in chosen.attacks):
             raise UserError(

@@ -13,6 +13,7 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.jobs.chain import Location, moved, stored_job
 from robust_lowrank.jobs.events import Event, Report
 from robust_lowrank.jobs.subjects import Subject, trained
+from robust_lowrank.ranges import SEEDS, TRIES, distinct
 from robust_lowrank.records import CertificateRecord, CurvePoint, LayerBound
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ class CertifyConfig:
         """
         if bad := [radius for radius in radii if not 0 <= radius < math.inf]:
             raise UserError(f"--radius {bad[0]:g} is no radius: give a number from 0")
+        distinct(tuple(radii))
+        TRIES.require("--samples", samples)
+        SEEDS.require("--seed", seed)
         given = {"--sigma": sigma, "--samples": samples, "--alpha": alpha, "--seed": seed}
         curve = tuple(sorted({0.0, *radii})) if radii else RADII
         if method == "lipschitz":

@@ -1,24 +1,26 @@
 """Jobs are done side by side by an executor."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 
-from robust_lowrank.errors import UserError
 from robust_lowrank.jobs.chain import Job
 from robust_lowrank.jobs.events import Report
 from robust_lowrank.jobs.executors import find_executor
 from robust_lowrank.jobs.parts import parts, perform_part
 from robust_lowrank.jobs.performing import Outcome, perform
+from robust_lowrank.ranges import Range
+
+WORKERS = 4  # a core, at most
 
 
 def check_workers(workers: int | None) -> None:
-    """Require a worker, where their number is given.
+    """Require a worker, and no more than this machine can use, where their number is given.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or more than four a core.
     """
-    if workers is not None and workers < 1:
-        raise UserError(f"{workers} workers do nothing: give at least one")
+    Range(1, WORKERS * (os.cpu_count() or 1)).require("workers", workers)
 
 
 def perform_all(jobs: Sequence[Job], *, executor: str, workers: int | None, report: Report) -> list[Outcome]:

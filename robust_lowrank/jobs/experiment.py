@@ -1,12 +1,14 @@
 """An experiment names several methods, ranks and seeds on the same data and model, and the attacks they then undergo."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.errors import UserError, brief, unknown_name
 from robust_lowrank.evaluation.attacks.base import listed
+from robust_lowrank.ranges import BUDGETS, Count, Seed, distinct
 from robust_lowrank.tables import Table, read_table, shipped_files
 from robust_lowrank.threat import radius
 from robust_lowrank.training.adversarial_config import AdversarialConfig
@@ -16,18 +18,19 @@ from robust_lowrank.training.config import (
     MethodConfig,
     ModelConfig,
     MonitorConfig,
-    Seed,
     TrainConfig,
     TrainingConfig,
 )
 from robust_lowrank.training.naming import describe, directory_name
 from robust_lowrank.training.rank_config import Rank
 
+RUNS, ATTACKS = 10_000, 100  # the most of an experiment
+
 
 class ExperimentMethod(MethodConfig):
     """A method of an experiment, at one `rank` or at several `ranks`."""
 
-    ranks: tuple[Rank, ...] | None = Field(default=None, strict=False)
+    ranks: tuple[Rank, ...] | None = Field(default=None, strict=False, max_length=RUNS)
 
     @model_validator(mode="before")
     @classmethod
@@ -61,19 +64,22 @@ class AttackConfig(Table):
     """An attack on every run: a suite by name or file, eps and norm if not the suite's own, the first test images."""
 
     suite: str
-    eps: Annotated[tuple[float | str, ...] | None, BeforeValidator(listed)] = Field(None, strict=False)  # or texts, such as "8/255"
+    eps: Annotated[tuple[float | str, ...] | None, BeforeValidator(listed)] = Field(
+        None, strict=False, max_length=BUDGETS
+    )  # or texts, such as "8/255"
     norm: Literal["Linf", "L2", "L1"] | None = None
-    examples: int | None = Field(default=None, ge=1)  # None: the whole test set
+    examples: Count | None = None  # None: the whole test set
 
     @field_validator("eps")
     @classmethod
     def _positive(cls, eps: tuple[float | str, ...] | None) -> tuple[float | str, ...] | None:
         try:
-            positive = eps is None or bool([radius(value) for value in eps])
+            radii = None if eps is None else tuple(map(radius, eps))
         except UserError:
-            positive = False
-        if not positive:
-            raise UserError(f"eps = {eps} must be one or more positive numbers, or fractions such as '8/255'")
+            radii = ()
+        if radii == ():
+            raise UserError(f"eps = {brief(eps)} must be one or more positive numbers, or fractions such as '8/255'")
+        distinct(radii or ())
         return eps
 
 
@@ -83,7 +89,7 @@ class DeployConfig(Table):
     forms: tuple[Literal["merged", "factors", "bf16", "onnx", "int8"], ...] = Field(min_length=1, strict=False)
     suite: str
     methods: tuple[str, ...] | None = Field(default=None, min_length=1, strict=False)
-    examples: int | None = Field(default=None, ge=1)  # None: as many as for the networks
+    examples: Count | None = None  # None: as many as for the networks
 
 
 class Experiment(Table):
@@ -95,23 +101,26 @@ class Experiment(Table):
         ['dense-seed0', 'condlr-tau0.1-rank0.2-seed0', 'condlr-tau0.1-rank0.5-seed0']
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # names the report's directory
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)  # names the report's directory
     description: str = ""
-    seeds: tuple[Seed, ...] = Field(default=(0,), strict=False)
+    seeds: tuple[Seed, ...] = Field(default=(0,), strict=False, max_length=RUNS)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     monitor: MonitorConfig | None = None
-    methods: tuple[ExperimentMethod, ...] = Field(strict=False)
-    attacks: tuple[AttackConfig, ...] = Field(default=(), strict=False)
+    methods: tuple[ExperimentMethod, ...] = Field(strict=False, max_length=RUNS)
+    attacks: tuple[AttackConfig, ...] = Field(default=(), strict=False, max_length=ATTACKS)
     deploy: DeployConfig | None = None
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if not self.seeds or not self.methods:
             raise UserError("an experiment needs at least one of seeds and one of [[methods]]")
-        names = [name for name, _ in self.runs()]
-        if repeated := [name for name in names if names.count(name) > 1]:
+        count = len(self.seeds) * sum(len(method.ranks or (1,)) for method in self.methods)
+        if count > RUNS:
+            raise UserError(f"methods, ranks and seeds make {count:,} runs, and an experiment has at most {RUNS:,}: divide it")
+        names = Counter(name for name, _ in self.runs())
+        if repeated := [name for name, times in names.items() if times > 1]:
             raise UserError(f"the run {repeated[0]} stands here more than once: its methods or seeds are the same")
         if self.deploy is not None:
             for kind, place, wanted, there in (

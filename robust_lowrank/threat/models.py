@@ -3,13 +3,12 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.errors import UserError, brief, unknown_name
 from robust_lowrank.threat.noise import KeyedNoise
 
 
@@ -260,12 +259,17 @@ def radius(value: float | str) -> float:
         UserError: it is not a positive, finite number.
     """
     try:
-        number = float(Fraction(value)) if isinstance(value, str) else float(value)
+        number = _fraction(value) if isinstance(value, str) and "/" in value else float(value)
     except (ValueError, OverflowError, ZeroDivisionError, TypeError) as error:
-        raise UserError(f'eps {value!r} is not a number: write 0.1 or "8/255"') from error
+        raise UserError(f'eps {brief(value)} is not a number: write 0.1 or "8/255"') from error
     if isinstance(value, bool) or not 0 < number < float("inf"):
-        raise UserError(f"eps {value!r} is not above 0 and finite")
+        raise UserError(f"eps {brief(value)} is not above 0 and finite")
     return number
+
+
+def _fraction(text: str) -> float:
+    numerator, _, denominator = text.partition("/")
+    return int(numerator) / int(denominator)
 
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from robust_lowrank.errors import UserError
+from robust_lowrank.ranges import Factor, Tries
 from robust_lowrank.tables import Table
 from robust_lowrank.threat import radius
 
@@ -12,8 +13,6 @@ DEFAULT_STEPS = 10
 PGD_PATH = 2.5  # eps: the length of all steps together, as in Madry et al. 2018, section 5
 TRADES_PATH = 2.25  # eps: 10 steps of 0.007 at eps 0.031, Zhang et al. 2019, section 5
 DEFAULT_BETA = 6.0
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _MISPLACED = {
     "random_start": "random_start is an option of fgsm: {attack} always has a start of its own, so leave it out",
@@ -41,10 +40,10 @@ class AdversarialConfig(Table):
     eps: Annotated[float, BeforeValidator(radius)]  # a number, or a fraction as text: "8/255"
     norm: Literal["Linf", "L2"] = "Linf"
     random_start: bool | None = None  # fgsm: False
-    steps: int | None = Field(default=None, ge=1)  # pgd, trades: 10
-    step_size: Positive | None = None  # pgd: 2.5 eps / steps; trades: 2.25 eps / steps
+    steps: Tries | None = None  # pgd, trades: 10
+    step_size: Factor | None = None  # pgd: 2.5 eps / steps; trades: 2.25 eps / steps
     mix: float | None = Field(default=None, gt=0, le=1)  # fgsm, pgd: the perturbed fraction of a batch, 1
-    beta: Positive | None = None  # trades: 6
+    beta: Factor | None = None  # trades: 6
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

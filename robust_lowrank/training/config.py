@@ -12,18 +12,20 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_
 
 from robust_lowrank.data import Dataset, Description, Examples, Progress, Reading, describe, load, load_examples
 from robust_lowrank.data.reading import quiet
-from robust_lowrank.errors import UserError, first_line, unknown_name
+from robust_lowrank.errors import UserError, brief, first_line, unknown_name
 from robust_lowrank.methods import ADAPTERS, METHODS, GalerkinMethod, Method
 from robust_lowrank.models import MODELS
 from robust_lowrank.penalties import Form, Penalty, Place
+from robust_lowrank.ranges import BatchSize, Count, Epochs, Factor, Seed, Shift, Weight
 from robust_lowrank.ranks import DEFAULT_RANK
-from robust_lowrank.tables import Table, parse_table, read_table
+from robust_lowrank.tables import PathText, Table, parse_table, read_table
 from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.rank_config import Rank, refuse_old_keys
 
 DENSE = "dense"  # not a method: the network is not compressed
 DEFAULT_INIT = "kaiming"
 DEFAULT_MOMENTUM = 0.3
+MILESTONES, CHANNELS = 1000, 4096  # the most in one list
 READING_KEYS = ("size", "channels", "test_fraction", "skip_broken")  # of [data]: how data of one's own are read
 
 
@@ -60,17 +62,14 @@ def infinite(value: Any) -> Any:
     return math.inf if value == "inf" else value
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
 class PenaltyTable(Table):
     """A term added to the loss: `rlr.Penalty`, its milestones in epochs."""
 
     form: Form = "R"
-    weight: float = 0.05
+    weight: Weight = 0.05
     on: Place = "cores"
-    milestones: tuple[int, ...] = Field(default=(), strict=False)
-    decay: tuple[float, ...] = Field(default=(), strict=False)
+    milestones: tuple[Epochs, ...] = Field(default=(), strict=False, max_length=MILESTONES)
+    decay: tuple[Weight, ...] = Field(default=(), strict=False, max_length=MILESTONES)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -89,16 +88,16 @@ class DataConfig(Table):
     `size` to `skip_broken` say how data of one's own are read: `data.Reading`.
     """
 
-    name: str = "digits"  # or the path of a directory or a file of arrays, as it was given
-    data_dir: str | None = None
+    name: PathText = "digits"  # or the path of a directory or a file of arrays, as it was given
+    data_dir: PathText | None = None
     download: bool = False
     size: int | Annotated[tuple[int, int], Field(strict=False)] | None = None
     channels: int | None = None
     test_fraction: float | None = None
     skip_broken: bool = False
-    train_examples: int | None = Field(default=None, ge=1)  # None: all but those for validation
-    validation_examples: int = Field(default=0, ge=0)
-    test_examples: int | None = Field(default=None, ge=1)  # None: all
+    train_examples: Count | None = None  # None: all but those for validation
+    validation_examples: Count | Literal[0] = 0
+    test_examples: Count | None = None  # None: all
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -126,13 +125,17 @@ class ModelConfig(Table):
     """The architecture: one of `MODELS`, `module:function`, `torchvision:NAME` or `timm:NAME`, as `models.make` takes them."""
 
     name: Annotated[str, AfterValidator(_require_model)] = "cnn"
-    mean: tuple[float, ...] | None = Field(default=None, strict=False)  # None: the network normalises by itself
-    std: tuple[float, ...] | None = Field(default=None, strict=False)
+    mean: tuple[Shift, ...] | None = Field(
+        default=None, strict=False, min_length=1, max_length=CHANNELS
+    )  # None: it normalises itself
+    std: tuple[Factor, ...] | None = Field(default=None, strict=False, min_length=1, max_length=CHANNELS)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.mean is None) != (self.std is None):
             raise UserError("mean and std go together: give both, or neither where the network normalises by itself")
+        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
+            raise UserError(f"mean has {len(self.mean)} numbers and std {len(self.std)}: give one of each a channel")
         return self
 
 
@@ -140,12 +143,14 @@ class MethodConfig(Table, extra="allow"):
     """The method, its rank, and its own options as further keys, such as `tau`."""
 
     name: str = DENSE
-    label: str | None = Field(default=None, min_length=1)  # what reports call the run; None: made from name and options
+    label: str | None = Field(
+        default=None, min_length=1, max_length=200
+    )  # what reports call the run; None: made from name and options
     rank: Rank | None = None  # of a dense network: None
     exclude: tuple[str, ...] | None = Field(default=None, strict=False)  # None: the last linear layer stays dense
     init: Literal["gaussian", "kaiming"] | None = None  # how `compress` draws new factors; of a dense network: None
     step: Literal["exact", "amortised"] = "exact"  # of `LowRankOptimizer`
-    window: int | None = Field(default=None, ge=0)  # of amortised steps; None: the method's own
+    window: Count | Literal[0] | None = None  # of amortised steps; None: the method's own
     moments: Literal["tangent", "elementwise"] = "tangent"
     penalties: tuple[PenaltyTable, ...] = Field(default=(), strict=False)
 
@@ -154,8 +159,8 @@ class MethodConfig(Table, extra="allow"):
     def _defaults(cls, values: Any) -> Any:
         if isinstance(values, dict):
             refuse_old_keys(values, {"integration": "step", "start": "init"})
-        if isinstance(values, dict) and values.get("name", DENSE) != DENSE:
-            ranked = values["name"] in METHODS and METHODS[values["name"]].ranked
+        if isinstance(values, dict) and isinstance(name := values.get("name", DENSE), str) and name != DENSE:
+            ranked = name in METHODS and METHODS[name].ranked
             defaults = {"rank": DEFAULT_RANK if ranked else None, "init": DEFAULT_INIT}
             return values | {key: value for key, value in defaults.items() if values.get(key) is None}
         return values
@@ -199,24 +204,26 @@ class MethodConfig(Table, extra="allow"):
             try:
                 TypeAdapter(types[key]).validate_python(value, strict=True)
             except ValidationError as error:
-                raise UserError(f"{key} = {value!r}: {error.errors()[0]['msg']}") from error
+                raise UserError(f"{key} = {brief(value)}: {error.errors()[0]['msg']}") from error
         return kind(**self.options)
 
 
 class TrainingConfig(Table):
     """Length and speed."""
 
-    epochs: int = Field(default=5, ge=1)
-    batch_size: int = Field(default=128, ge=1)
+    epochs: Epochs = 5
+    batch_size: BatchSize = 128
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    lr: Factor = 0.1
     momentum: float | None = Field(default=None, ge=0, lt=1)  # 0.3 with SGD; the others have none
     cycle_momentum: bool = False  # SGD, one-cycle: from 0.95 to 0.85 while the learning rate rises, and back
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    weight_decay: Weight = 0.0
     schedule: Literal["constant", "one-cycle", "cosine", "multistep"] = "one-cycle"
-    milestones: tuple[int, ...] = Field(default=(), strict=False)  # epochs after which lr is multiplied by gamma
+    milestones: tuple[Epochs, ...] = Field(
+        default=(), strict=False, max_length=MILESTONES
+    )  # epochs after which lr is multiplied by gamma
     gamma: float = Field(default=0.1, gt=0, lt=1)
-    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # divides the logits in the loss; above 1 margins grow
+    temperature: Factor = 1.0  # divides the logits in the loss; above 1 margins grow
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast; weights and factors stay float32
     device: str = "auto"  # "auto": CUDA where there is one
     adversarial: AdversarialConfig | None = None  # None: ordinary training, on clean images
@@ -259,8 +266,8 @@ class TrainingConfig(Table):
 class MonitorConfig(Table):
     """The interval, in steps, at which conditioning is recorded: `rlr.Monitor`."""
 
-    every: int = Field(default=10, ge=1)
-    dense_every: int | None = Field(default=None, ge=1)  # layers that stayed dense; None: never
+    every: Count = 10
+    dense_every: Count | None = None  # layers that stayed dense; None: never
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -5,15 +5,16 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from robust_lowrank import ranks
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, brief
+from robust_lowrank.ranges import RANKS
 from robust_lowrank.tables import Table
 
 
 def _number(rank: Any) -> int | float:
     if isinstance(rank, bool) or not isinstance(rank, (int, float)):
-        raise UserError(f"{rank!r} is not a number")
-    if not (rank >= 1 if isinstance(rank, int) else 0 < rank <= 1):
-        raise UserError(f"rank = {rank} must be an integer from 1, or a fraction of full rank in (0, 1]")
+        raise UserError(f"{brief(rank)} is not a number")
+    if not (rank in RANKS if isinstance(rank, int) else 0 < rank <= 1):
+        raise UserError(f"rank = {brief(rank)} must be an integer from 1 to {RANKS.high:,}, or a fraction of full rank in (0, 1]")
     return rank
 
 

@@ -58,7 +58,7 @@ CASES = [
     (("attack", "nothing", "--eps", "much"), "'much'"),
     (("attack", "nothing", "--norm", "L3"), "L3"),
     (("attack", "nothing", "--norm", "L2"), "eps for L2"),
-    (("attack", "nothing", "--n", "0"), "0 examples"),
+    (("attack", "nothing", "--n", "0"), "n = 0 must lie between 1 and 1,000,000,000"),
     (("attack", "nothing", "--executor", "cloud"), "cloud"),
     (("attack",), "nothing to attack"),
     (("report", "nothing"), "not a run directory"),
@@ -72,8 +72,42 @@ CASES = [
     (("bench", "wrong_suite.toml"), "did you mean 'quick'"),
     (("bench", "wide_eps.toml"), "eps 1.5 is outside"),
     (("bench", "twice.toml"), "quick"),
-    (("bench", "tiny.toml", "--workers", "0"), "0 workers"),
+    (("bench", "tiny.toml", "--workers", "0"), "workers = 0 must lie between 1 and "),
     (("list", "model"), "models"),
+    (("train", "--epochs", "9" * 20), "epochs: 99999999999999999999 must lie between 1 and 1,000,000"),
+    (("train", "--batch-size", "9999999999"), "batch_size: 9999999999 must lie between 1 and 1,048,576"),
+    (("train", "--seed", str(2**63)), "seed: 9223372036854775808 must lie between 0 and 9,223,372,036,854,775,807"),
+    (("train", "--lr", "inf"), "lr: inf must be above 0"),
+    (("train", "--weight-decay", "nan"), "weight_decay: nan must lie between 0 and"),
+    (("train", "--image-size", "99999"), "size = 99999 must lie between 1 and 8,192"),
+    (("train", "--monitor-every", "0"), "monitor.every: 0 must lie between 1 and"),
+    (("train", "--train-examples", "-5"), "train_examples: -5 must lie between 1 and"),
+    (("train", "--method", "condlr", "--rank", "9" * 30), "must be an integer from 1 to 1,000,000"),
+    (("train", "--method", "condlr", "--params", "nan"), "params = nan"),
+    (("train", "--method", "condlr", "--cond", "nan"), "cond"),
+    (("train", "--method", "condlr", "--option", "power=" + "[" * 5000), "unknown option of condlr 'power'"),
+    (("train", "--model", "bad_nets:seven", "--mean", "nan", "--std", "1"), "--mean = nan must lie between"),
+    (("train", "--model", "bad_nets:seven", "--mean", "0.5", "--std", "0"), "--std = 0.0 must be above 0"),
+    (("train", "--model", "bad_nets:seven", "--mean", "0.5", "--std", "1,1"), "mean has 1 numbers and std 2"),
+    (("train", "--adversarial", "pgd", "--adversarial-eps", "1e99999"), "eps"),
+    (("demo", "--seed", "-1"), "--seed = -1 must lie between 0 and"),
+    (("bench", "tiny.toml", "--workers", "100000"), "workers = 100000 must lie between 1 and"),
+    (("attack", "nothing", "--seed", "-1"), "seed = -1 must lie between 0 and"),
+    (("attack", "nothing", "--eps", "nan"), "eps 'nan' is not above 0 and finite"),
+    (("attack", "nothing", "--eps", "1e999999999"), "is not above 0 and finite"),
+    (("attack", "nothing", "--eps", "0.1", "--eps", "1/10"), "0.1 stands here twice"),
+    (("attack", "nothing", *("--eps", "0.1") * 1001), "1,001 numbers are too many: give at most 1,000"),
+    (("attack", "nothing", "--batch-size", "-1"), "batch_size = -1 must lie between 1 and"),
+    (("attack", "nothing", "--max-seconds", "nan"), "max_seconds = nan must be above 0"),
+    (("attack", "--model", "lenet5", "--data", "digits", "--out", "new", "--std", "nan", "--mean", "1"), "--std = nan"),
+    (("attack", "--model", "lenet5", "--data", "digits", "--out", "new", "--classes", "0"), "--classes = 0 must lie"),
+    (("certify", "nothing", "--method", "smoothing", "--samples", "99999999999"), "--samples = 99999999999 must lie between"),
+    (("certify", "nothing", "--method", "smoothing", "--seed", "-1"), "--seed = -1 must lie between"),
+    (("certify", "nothing", "--method", "smoothing", "--sigma", "nan"), "sigma > 0"),
+    (("certify", "nothing", "--radius", "nan"), "--radius nan is no radius"),
+    (("certify", "nothing", "--radius", "1", "--radius", "1"), "1 stands here twice"),
+    (("verify", "nothing", "--again", "0.5", "--seed", "-1"), "--seed = -1 must lie between"),
+    (("forecast", "nothing", "--batch-size", "0"), "batch_size = 0 must lie between"),
 ]
 
 
@@ -95,11 +129,11 @@ def files(here: Path, experiment: Path) -> None:
         (here / name).write_text(content)
 
 
-@pytest.mark.parametrize(("args", "said"), CASES, ids=lambda case: " ".join(case) if isinstance(case, tuple) else "")
+@pytest.mark.parametrize(("args", "said"), CASES, ids=lambda case: " ".join(case)[:60] if isinstance(case, tuple) else "")
 def test_bad_input(rlr_eval: Command, here: Path, files: None, args: tuple[str, ...], said: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
     result = rlr_eval(*args)
-    assert result.exit_code == 2
+    assert result.exit_code == 2, result.output
     assert 1 <= len(result.stderr.strip().splitlines()) <= 3
     assert said in result.stderr
     assert "Traceback" not in result.stderr

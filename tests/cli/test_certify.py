@@ -74,7 +74,7 @@ WRONG = {
     "a method": (("LOW", "--method", "margin"), "'margin' is not one of"),
     "a radius": (("LOW", "--radius", "-1"), "--radius -1 is no radius"),
     "sigma": (("LOW", "--method", "smoothing", "--sigma", "0"), "sigma > 0"),
-    "samples": (("LOW", "--method", "smoothing", "--samples", "0"), "n from 1"),
+    "samples": (("LOW", "--method", "smoothing", "--samples", "0"), "samples = 0 must lie between"),
     "alpha": (("LOW", "--method", "smoothing", "--alpha", "0.7"), "alpha in (0, 0.5)"),
     "sigma for nothing": (("LOW", "--sigma", "0.5"), "--sigma belongs to --method smoothing"),
     "no examples": (("LOW", "--n", "0"), "0 cannot be taken"),

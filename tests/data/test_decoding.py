@@ -240,3 +240,28 @@ def test_more_than_memory_holds_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("os.sysconf", lambda name: 1)
     with pytest.raises(UserError, match="1 image of this size would take"):
         read_images(tmp_path, pictures(tmp_path / "0.png"), AS_IT_COMES, quiet)
+
+
+def test_images_have_no_more_pixels_than_their_bytes_can_mean(tmp_path: Path) -> None:
+    Image.new("L", (4100, 4100)).save(blank := tmp_path / "blank.png")
+    assert "16,810,000 pixels in" in decode(blank, AS_IT_COMES).fault
+    Image.new("L", (4096, 4096)).save(blank)
+    assert decode(blank, Reading(8)).pixels is not None
+
+
+def test_a_directory_does_not_expand_out_of_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robust_lowrank.bounds.FREE", 2**16)
+    for number in range(3):
+        Image.new("RGB", (600, 600), (1, 2, number)).save(tmp_path / f"{number}.png")
+    listed = pictures(*sorted(tmp_path.iterdir()))
+    with pytest.raises(UserError, match=r"3 images of this size would take 3 MiB .* as a decompression bomb does: give a smaller"):
+        read_images(tmp_path, listed, Reading(channels=3), quiet)
+    assert len(read_images(tmp_path, listed, Reading(size=8), quiet).kept) == 3
+
+
+def test_a_jpeg_of_endless_scans_is_broken(tmp_path: Path) -> None:
+    Image.fromarray(COLOUR).save(path := tmp_path / "image.jpg", progressive=True)
+    content = path.read_bytes()
+    last = content.rindex(b"\xff\xda")
+    path.write_bytes(content[:last] + content[last:-2] * 300 + content[-2:])
+    assert decode(path, AS_IT_COMES).fault == "a JPEG of more than 200 scans, which takes as long as so many images"

@@ -108,7 +108,7 @@ FGSM_TABLE = '[[attacks]]\nattack = "fgsm"\n'
         (f"epss = 0.1\n{FGSM_TABLE}", r"unknown key 'epss': did you mean 'eps'"),
         ('eps = 0.1\n[[attacks]]\nattack = "pgd"\nsteps = "3"', r"attacks\[0\]\.steps: .*integer"),
         ('eps = 0.1\n[[attacks]]\nattack = "pgd"\nsteps = true', r"attacks\[0\]\.steps"),
-        ('eps = 0.1\n[[attacks]]\nattack = "pgd"\nsteps = 0', r"attacks\[0\]\.steps: .*greater than or equal to 1"),
+        ('eps = 0.1\n[[attacks]]\nattack = "pgd"\nsteps = 0', r"attacks\[0\]\.steps: 0 must lie between 1 and"),
         (f'norm = "linf"\neps = 0.1\n{FGSM_TABLE}', "unknown norm 'linf': did you mean 'Linf'"),
         (f"norm = 2\neps = 0.1\n{FGSM_TABLE}", "norm: "),
         (f'eps = ["x"]\n{FGSM_TABLE}', r"eps\[0\]: eps 'x' is not a number"),

@@ -1,4 +1,4 @@
-"""Makers of files that strangers might send: each is refused in one to three lines, and leaves no marker."""
+"""Files that strangers might send: each maker writes one below a folder, says in its docstring what it is after, and returns it."""
 
 from pathlib import Path
 

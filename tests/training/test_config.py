@@ -18,9 +18,9 @@ INFINITE = {"method": {"name": "condlr", "tau": math.inf, "exclude": ["fc.*"]}}
         ({"training": {"epoch": 1}}, r"f\.toml: unknown key 'epoch': did you mean 'epochs'\?.*in \[training\]"),
         ({"training": {"epochs": "ten"}}, r"f\.toml: training\.epochs: .*integer, not 'ten'"),
         ({"training": {"epochs": True}}, r"training\.epochs: .*integer, not True"),
-        ({"training": {"epochs": 0}}, r"training\.epochs: .*greater than or equal to 1, not 0"),
+        ({"training": {"epochs": 0}}, r"training\.epochs: 0 must lie between 1 and 1,000,000"),
         ({"training": {"lr": math.nan}}, r"training\.lr: "),
-        ({"training": {"lr": -0.1}}, r"training\.lr: .*greater than 0"),
+        ({"training": {"lr": -0.1}}, r"training\.lr: -0.1 must be above 0"),
         ({"training": {"momentum": 1.0}}, r"training\.momentum: .*less than 1"),
         ({"training": {"schedule": "cosin"}}, r"training\.schedule: .*'cosine'"),
         ({"training": {"schedule": "multistep"}}, r"training: milestones .* go together"),
@@ -134,7 +134,7 @@ def test_a_monitor_is_part_of_the_record_only_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"every": 0}, r"monitor\.every: .* not 0"),
+        ({"every": 0}, r"monitor\.every: 0 must lie between 1 and"),
         ({"every": 10, "dense_every": 15}, "dense_every = 15 must be a multiple of every = 10"),
         ({"evry": 10}, "unknown key 'evry': did you mean 'every'"),
     ],

@@ -41,9 +41,11 @@ def demo(
     Trains them, attacks them with FGSM, PGD and AutoAttack, and writes the report; at most two minutes on two cores.
     """
     from robust_lowrank.jobs import load_experiment
+    from robust_lowrank.ranges import SEEDS
 
     experiment = load_experiment("demo")
     if seed is not None:
+        SEEDS.require("--seed", seed)
         experiment = experiment.model_copy(update={"seeds": (seed,)})
     _run(experiment, out, executor=executor, workers=workers)
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robust_lowrank.cli.commands.images import reading_keys
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, brief
 
 if TYPE_CHECKING:
     from robust_lowrank.jobs.subjects import Foreign
+    from robust_lowrank.ranges import Range
 
 ELSEWHERE = "A network from elsewhere"
 ForeignModel = Annotated[
@@ -64,24 +65,29 @@ def foreign_network(
     if data is None:
         raise UserError("--model needs its examples: give --data, such as the name of a data set")
     from robust_lowrank.jobs.subjects import Foreign
+    from robust_lowrank.ranges import COUNTS, FACTORS, SHIFTS
     from robust_lowrank.tables import parse_table
     from robust_lowrank.training import DataConfig
 
-    shift, scale = numbers_of(mean, "--mean"), numbers_of(std, "--std")
+    COUNTS.require("--classes", classes)
+    shift, scale = numbers_of(mean, "--mean", SHIFTS), numbers_of(std, "--std", FACTORS)
     values = {"name": data, "data_dir": None if data_dir is None else str(data_dir), **keys}
     images = parse_table({key: value for key, value in values.items() if value is not None}, DataConfig, source="options")
     return Foreign(model, weights, images, classes=classes, mean=shift, std=scale, trust_code=trust_code)
 
 
-def numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:
+def numbers_of(text: str | None, option: str, allowed: "Range") -> tuple[float, ...] | None:
     """Return the numbers of an option such as "0.49,0.48,0.45".
 
     Raises:
-        UserError: it holds something else.
+        UserError: it holds something else, or a number is out of range.
     """
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise UserError(f"{option} {text!r} is not a list of numbers: write one a channel, such as 0.49,0.48,0.45") from error
+        raise UserError(f"{option} {brief(text)} is not a list of numbers: write one a channel, such as 0.49,0.48,0.45") from error
+    for number in numbers:
+        allowed.require(option, number)
+    return numbers

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, brief
 
 OWN = "Images of your own"
 ImageSize = Annotated[
@@ -30,6 +30,6 @@ def reading_keys(image_size: str | None, channels: int | None, skip_broken: bool
     except ValueError:
         sides = []
     if sides is not None and len(sides) not in (1, 2):
-        raise UserError(f"--image-size {image_size} is no size: give one number, such as 32, or height and width, such as 32x48")
+        raise UserError(f"--image-size {brief(image_size)} is no size: give one number, such as 32, or two, such as 32x48")
     size = sides[0] if sides is not None and len(sides) == 1 else sides
     return {"size": size, "channels": channels, "skip_broken": skip_broken or None}

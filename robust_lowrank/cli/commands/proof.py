@@ -54,9 +54,11 @@ def verify(
 
     from robust_lowrank.jobs.chain import Location
     from robust_lowrank.jobs.examination import examine
+    from robust_lowrank.ranges import SEEDS
 
     if seed is not None and again is None:
         raise UserError("--seed draws the examples that are attacked anew: give --again as well")
+    SEEDS.require("--seed", seed)
     drawn = secrets.randbelow(2**31) if seed is None else seed
     foreign = foreign_network(
         model,

@@ -9,7 +9,7 @@ import typer
 from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.elsewhere import numbers_of
 from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken, reading_keys
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, brief
 
 if TYPE_CHECKING:
     from robust_lowrank.training import TrainConfig
@@ -91,6 +91,7 @@ def train(
     """
     from robust_lowrank import jobs
     from robust_lowrank.cli.progress import Board
+    from robust_lowrank.ranges import FACTORS, SHIFTS
     from robust_lowrank.training.naming import run_name
 
     given = {
@@ -102,7 +103,7 @@ def train(
             "train_examples": train_examples,
             **reading_keys(image_size, channels, skip_broken),
         },
-        "model": {"name": model, "mean": numbers_of(mean, "--mean"), "std": numbers_of(std, "--std")},
+        "model": {"name": model, "mean": numbers_of(mean, "--mean", SHIFTS), "std": numbers_of(std, "--std", FACTORS)},
         "training": {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -159,16 +160,16 @@ def _rank(text: str | None, params: float | None) -> Any:
             return None if text is None else kind(text)
         except ValueError:
             continue
-    raise UserError(f"rank {text!r} is not a number: give an integer such as 8, or a fraction of full rank such as 0.25")
+    raise UserError(f"rank {brief(text)} is not a number: give an integer such as 8, or a fraction of full rank such as 0.25")
 
 
 def _option(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise UserError(f"--option {text!r} is not of the form KEY=VALUE, such as modes=all")
+        raise UserError(f"--option {brief(text)} is not of the form KEY=VALUE, such as modes=all")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key, value
 
 

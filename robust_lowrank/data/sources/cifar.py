@@ -12,22 +12,26 @@ import hashlib
 import io
 import json
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from robust_lowrank.bounds import read_bounded
 from robust_lowrank.data.dataset import Dataset
 from robust_lowrank.data.download import download_with, nothing_found
+from robust_lowrank.data.npy import read_npy
 from robust_lowrank.data.sources import Entry
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, first_line, shown
 
 NAME = "cifar10"
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
 INDEX = "index.json"
 ROWS, COLUMNS, SIDE = 25, 40, 32
+SHEETS, FILE = 50, 2**23  # the most of one part, and the most bytes of a file; a sheet has 3 MB before it is packed
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -71,50 +75,58 @@ def _from_torchvision(root: Path, *, download: bool) -> Dataset:
 
 def _read_index(path: Path) -> dict[str, str]:
     try:
-        sums = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        sums = json.loads(read_bounded(path))["sha256"]
         return {str(name): str(checksum) for name, checksum in sums.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not the index of a rebuilt data set: it must hold {{'sha256': {{file: checksum}}}}") from error
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{shown(path)} is not the index of a rebuilt data set: it must hold {{'sha256': {{file: checksum}}}}"
+        ) from error
 
 
 def _read_part(folder: Path, part: str, sums: dict[str, str]) -> tuple[Tensor, Tensor]:
     names = sorted(name for name in sums if re.fullmatch(rf"{part}_\d+\.webp", name))
     if not names:
-        raise UserError(f"{folder / INDEX} names no sheet {part}_00.webp")
+        raise UserError(f"{shown(folder / INDEX)} names no sheet {part}_00.webp")
+    if len(names) > SHEETS:
+        raise UserError(f"{shown(folder / INDEX)} names {len(names)} sheets {part}_00.webp and on: there are at most {SHEETS}")
     images = torch.cat([_read_sheet(folder / name, sums[name]) for name in names])
     path = folder / f"{part}_labels.npy"
     content = _read_verified(path, sums.get(path.name, ""))
-    try:
-        labels = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a table of labels: {error}") from error
+    labels = read_npy(io.BytesIO(content), len(content), shown(path))
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{path} must hold {len(images)} integers, one an image, not {labels.shape} {labels.dtype}")
     return images, torch.from_numpy(labels.astype(np.int64))
 
 
 def _read_sheet(path: Path, checksum: str) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     content = _read_verified(path, checksum)
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.size != (COLUMNS * SIDE, ROWS * SIDE):
-                raise UserError(f"{path} is {image.size[0]} x {image.size[1]} pixels, a sheet is {COLUMNS * SIDE} x {ROWS * SIDE}")
-            pixels = np.array(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path} is not a picture: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd in a file and does no harm
+            with Image.open(io.BytesIO(content), formats=["WEBP"]) as image:
+                if image.size != (COLUMNS * SIDE, ROWS * SIDE):
+                    found, due = (f"{width} x {height}" for width, height in (image.size, (COLUMNS * SIDE, ROWS * SIDE)))
+                    raise UserError(f"{shown(path)} is {found} pixels, a sheet is {due}")
+                pixels = np.array(image.convert("RGB"))
+    except UserError:
+        raise
+    except Exception as error:  # pillow raises nearly anything on damaged files
+        raise UserError(f"{shown(path)} is not a picture: {shown(first_line(error))}") from error
     grid = torch.from_numpy(pixels).reshape(ROWS, SIDE, COLUMNS, SIDE, 3)
     return grid.permute(0, 2, 4, 1, 3).reshape(ROWS * COLUMNS, 3, SIDE, SIDE)
 
 
 def _read_verified(path: Path, checksum: str) -> bytes:
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}, named in {INDEX}, cannot be read: {error.strerror}") from error
+        content = read_bounded(path, most=FILE)
+    except UserError as error:
+        raise UserError(f"{error} (it is named in {INDEX})") from error
     if hashlib.sha256(content).hexdigest() != checksum:
-        raise UserError(f"{path} is damaged: its sha256 is not the one in {INDEX}")
+        raise UserError(f"{shown(path)} is damaged: its sha256 is not the one in {INDEX}")
     return content
 
 

@@ -1,19 +1,22 @@
-"""MNIST and Fashion-MNIST are read from idx files, packed or not, checked by sha256."""
+"""MNIST and Fashion-MNIST are read from idx files, packed or not, checked by their heads and sha256."""
 
 import gzip
 import hashlib
 import math
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
 
+from robust_lowrank.bounds import regular_size, require_proportion
 from robust_lowrank.data.dataset import Dataset
 from robust_lowrank.data.download import download_with, nothing_found
 from robust_lowrank.data.sources import DIGITS, Entry
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, shown
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -22,6 +25,7 @@ FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 GARMENTS = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 UNSIGNED_BYTES = 0x08  # the type code of idx that all these files use
+DIMENSIONS = 3
 
 
 @dataclass(frozen=True)
@@ -54,33 +58,55 @@ class IdxSource:
 
 
 def read_idx(path: Path, *, sha256: str, what: str) -> Tensor:
-    """Return the uint8 array of an idx file (`.gz` files are unpacked in memory).
+    """Return the uint8 array of an idx file (`.gz` files are unpacked in memory, no further than their head announces).
 
     Raises:
         UserError: the file is damaged, or its contents are not those with this sha256.
     """
+    size, packed = regular_size(path), path.suffix == ".gz"
     try:
-        raw = path.read_bytes()
-        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        with gzip.open(path) if packed else path.open("rb") as file:
+            head, shape = _head(path, file)
+            announced = math.prod(shape)
+            if not announced:
+                raise UserError(f"{shown(path)} announces no bytes: get it anew")
+            if packed:
+                require_proportion(announced, size, shown(path), "get it anew")
+            elif announced != size - len(head):
+                raise UserError(f"{shown(path)} announces {announced:,} bytes and holds {size - len(head):,}")
+            data = file.read(announced + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{shown(path)} cannot be read: {error}") from error
+    if len(data) != announced:
         raise UserError(
-            f"{path} is not the file of {what}, or is damaged: its sha256 differs\nGet it anew, or point --data-dir elsewhere"
+            f"{shown(path)} announces {announced:,} bytes and holds {'more' if len(data) > announced else f'{len(data):,}'}"
         )
-    if content[:3] != bytes((0, 0, UNSIGNED_BYTES)):
-        raise UserError(f"{path} is not an idx file of unsigned bytes")
-    dimensions = content[3]
-    shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
-    data = content[4 + 4 * dimensions :]
-    if len(data) != math.prod(shape):
-        raise UserError(f"{path} announces {math.prod(shape)} bytes and holds {len(data)}")
+    if hashlib.sha256(head + data).hexdigest() != sha256:
+        wrong = f"{shown(path)} is not the file of {what}, or is damaged: its sha256 differs"
+        raise UserError(f"{wrong}\nGet it anew, or point --data-dir elsewhere")
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(shape)
+
+
+def _head(path: Path, file: IO[bytes] | gzip.GzipFile) -> tuple[bytes, list[int]]:
+    """Return the head of an idx file and the shape that it announces."""
+    kind = file.read(4)
+    if kind[:3] != bytes((0, 0, UNSIGNED_BYTES)) or len(kind) < 4 or not 1 <= kind[3] <= DIMENSIONS:
+        raise UserError(f"{shown(path)} is not an idx file of unsigned bytes with at most {DIMENSIONS} dimensions")
+    sizes = file.read(4 * kind[3])
+    if len(sizes) < 4 * kind[3]:
+        raise UserError(f"{shown(path)} ends within its head")
+    return kind + sizes, [int.from_bytes(sizes[start : start + 4], "big") for start in range(0, len(sizes), 4)]
+
+
+def _places(folder: Path, name: str) -> Iterator[Path]:
+    """Yield under which names a file may lie in a folder, those that come first last."""
+    for written in (name.replace("-idx", ".idx"), name):  # with a dot where it has been unpacked by other tools
+        yield from (folder / f"{written}.gz", folder / written)
 
 
 def _locate(folders: tuple[Path, ...]) -> dict[str, Path]:
     for folder in folders:
-        paths = {name: path for name in FILES for path in (folder / f"{name}.gz", folder / name) if path.is_file()}
+        paths = {name: path for name in FILES for path in _places(folder, name) if path.is_file()}
         if len(paths) == len(FILES):
             return paths
     return {}

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from robust_lowrank.errors import unknown_name
 from robust_lowrank.evaluation.attacks.apgd_paths import MomentumPath, SparsePath
-from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, named
+from robust_lowrank.evaluation.attacks.base import NativeAttack, named
 from robust_lowrank.evaluation.attacks.gradients import Loss, cross_entropy, dlr, input_gradient, runner_up_classes, targeted_dlr
 from robust_lowrank.evaluation.attacks.search import Search
 from robust_lowrank.evaluation.unit_result import Attempt
+from robust_lowrank.ranges import Tries
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # of logits and of the rows that they belong to
@@ -30,9 +31,9 @@ class APGD(NativeAttack):
     turn: ClassVar[int] = 60
     title: ClassVar[str | None] = "APGD"
     loss: Literal["ce", "dlr", "targeted-dlr"] = "ce"
-    steps: Count = STEPS
-    restarts: Count = 1
-    targets: Count = TARGETS  # of the targeted loss, at most one less than there are classes
+    steps: Tries = STEPS
+    restarts: Tries = 1
+    targets: Tries = TARGETS  # of the targeted loss, at most one less than there are classes
 
     @property
     def label(self) -> str:

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 from torch import Tensor, nn
 
 from robust_lowrank.evaluation.network.meter import Meter
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.unit_result import Attempt, UnitResult
+from robust_lowrank.ranges import BUDGETS, distinct
 from robust_lowrank.tables import Table
 from robust_lowrank.threat import KeyedNoise, Threat, radius
 
@@ -20,9 +21,12 @@ def listed(value: Any) -> Any:
     return [value] if isinstance(value, (int, float, str)) else value
 
 
-Radii = Annotated[tuple[Annotated[float, BeforeValidator(radius)], ...], Field(min_length=1, strict=False), BeforeValidator(listed)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Radii = Annotated[
+    tuple[Annotated[float, BeforeValidator(radius)], ...],
+    Field(min_length=1, max_length=BUDGETS, strict=False),
+    AfterValidator(distinct),
+    BeforeValidator(listed),
+]
 
 
 class Attack(Table):

@@ -5,9 +5,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.attacks.base import Count, Positive, named
+from robust_lowrank.evaluation.attacks.base import named
 from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
 from robust_lowrank.evaluation.verdict import margins
+from robust_lowrank.ranges import Factor, Tries
 from robust_lowrank.threat import KeyedNoise
 
 STEPS, SEARCHES = 100, 9
@@ -22,9 +23,9 @@ class CarliniWagner(NearestAttack):
     turn: ClassVar[int] = 76
     norms: ClassVar[tuple[str, ...]] = ("L2",)
     title: ClassVar[str | None] = "C&W"
-    steps: Count = STEPS
-    binary_search_steps: Count = SEARCHES
-    lr: Positive = LR
+    steps: Tries = STEPS
+    binary_search_steps: Tries = SEARCHES
+    lr: Factor = LR
 
     @property
     def label(self) -> str:

@@ -7,11 +7,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.attacks.base import Count, named
+from robust_lowrank.evaluation.attacks.base import named
 from robust_lowrank.evaluation.attacks.fmn import cosine
 from robust_lowrank.evaluation.attacks.gradients import cross_entropy, input_gradient
 from robust_lowrank.evaluation.attacks.hyperplane import lengths
 from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
+from robust_lowrank.ranges import Tries
 from robust_lowrank.threat import KeyedNoise, per_example
 
 STEPS = 100
@@ -25,7 +26,7 @@ class DDN(NearestAttack):
     turn: ClassVar[int] = 74
     norms: ClassVar[tuple[str, ...]] = ("L2",)
     title: ClassVar[str | None] = "DDN"
-    steps: Count = STEPS
+    steps: Tries = STEPS
     factor: Annotated[float, Field(gt=0, lt=1)] = FACTOR
 
     @property

@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.attacks.base import Count, Positive
 from robust_lowrank.evaluation.attacks.gradients import linearise, runner_up_classes
 from robust_lowrank.evaluation.attacks.hyperplane import DUALS, project_onto_hyperplane
 from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
 from robust_lowrank.evaluation.unit_result import Attempt
+from robust_lowrank.ranges import Factor, Tries
 from robust_lowrank.threat import KeyedNoise, Threat
 
 
@@ -18,9 +18,9 @@ class DeepFool(NearestAttack):
 
     attack: Literal["deepfool"] = "deepfool"
     turn: ClassVar[int] = 70
-    steps: Count = 50
-    overshoot: Positive = 0.02
-    candidates: Count = 10
+    steps: Tries = 50
+    overshoot: Factor = 0.02
+    candidates: Tries = 10
 
     def cost(self, classes: int, norm: str) -> int:
         """Return a forward and a backward for each rival class a step, one on both ends, and a final search."""

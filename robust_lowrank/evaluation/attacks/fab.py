@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.evaluation.attacks.apgd import STEPS, TARGETS
-from robust_lowrank.evaluation.attacks.base import Count, named
+from robust_lowrank.evaluation.attacks.base import named
 from robust_lowrank.evaluation.attacks.gradients import linearise, runner_up_classes
 from robust_lowrank.evaluation.attacks.hyperplane import ORDERS, lengths, project_onto_hyperplane
 from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
 from robust_lowrank.evaluation.unit_result import Attempt
+from robust_lowrank.ranges import Tries
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
 
 ALPHA_MAX = 0.1
@@ -25,9 +26,9 @@ class FAB(NearestAttack):
     attack: Literal["fab"] = "fab"
     turn: ClassVar[int] = 80
     title: ClassVar[str | None] = "FAB"
-    steps: Count = STEPS
-    restarts: Count = 1
-    targets: Count = TARGETS
+    steps: Tries = STEPS
+    restarts: Tries = 1
+    targets: Tries = TARGETS
 
     @property
     def label(self) -> str:

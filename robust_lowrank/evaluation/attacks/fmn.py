@@ -6,11 +6,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.attacks.base import Count, Positive, named
+from robust_lowrank.evaluation.attacks.base import named
 from robust_lowrank.evaluation.attacks.gradients import input_gradient
 from robust_lowrank.evaluation.attacks.hyperplane import DUALS, lengths
 from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
 from robust_lowrank.evaluation.verdict import margins
+from robust_lowrank.ranges import Factor, Tries
 from robust_lowrank.threat import KeyedNoise, per_example
 
 STEPS = 100
@@ -24,8 +25,8 @@ class FMN(NearestAttack):
     attack: Literal["fmn"] = "fmn"
     turn: ClassVar[int] = 72
     title: ClassVar[str | None] = "FMN"
-    steps: Count = STEPS
-    step: Positive = STEP
+    steps: Tries = STEPS
+    step: Factor = STEP
 
     @property
     def label(self) -> str:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.attacks.base import Count, named
+from robust_lowrank.evaluation.attacks.base import named
 from robust_lowrank.evaluation.attacks.hyperplane import lengths
 from robust_lowrank.evaluation.attacks.nearest import Distances, Nearest, NearestAttack
 from robust_lowrank.evaluation.verdict import predictions
+from robust_lowrank.ranges import Tries
 from robust_lowrank.threat import KeyedNoise, per_example
 
 STEPS, DRAWS, MOST_DRAWS = 40, 100, 2000
@@ -26,8 +27,8 @@ class HopSkipJump(NearestAttack):
     turn: ClassVar[int] = 95
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2")
     title: ClassVar[str | None] = "HopSkipJump"
-    steps: Count = STEPS
-    draws: Count = DRAWS
+    steps: Tries = STEPS
+    draws: Tries = DRAWS
     gradients: ClassVar[bool] = False
 
     @property

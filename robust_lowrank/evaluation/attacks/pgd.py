@@ -7,10 +7,11 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, Positive
+from robust_lowrank.evaluation.attacks.base import NativeAttack
 from robust_lowrank.evaluation.attacks.gradients import Loss, dlr, input_gradient, margin_loss, own_cross_entropy
 from robust_lowrank.evaluation.attacks.search import Search
 from robust_lowrank.evaluation.unit_result import Attempt
+from robust_lowrank.ranges import Factor, Tries
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
 
 LOSSES: dict[str, Loss] = {"ce": own_cross_entropy, "margin": margin_loss, "dlr": dlr}
@@ -21,9 +22,9 @@ class Stepwise(NativeAttack):
 
     revised: ClassVar[tuple[str, ...]] = ("L1",)
     maskable: ClassVar[bool] = True
-    steps: Count = 20
-    relative_step: Positive = 2.5
-    restarts: Count = 1
+    steps: Tries = 20
+    relative_step: Factor = 2.5
+    restarts: Tries = 1
     random_start: bool = True
     loss: Literal["ce", "margin", "dlr"] = "ce"
 
@@ -76,7 +77,7 @@ class MomentumPGD(Stepwise):
 
     attack: Literal["momentum-pgd"] = "momentum-pgd"
     turn: ClassVar[int] = 50
-    momentum: Positive = 1.0
+    momentum: Factor = 1.0
 
     def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
         """Take the steps."""

@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.evaluation.attacks.base import Count, NativeAttack
+from robust_lowrank.evaluation.attacks.base import NativeAttack
 from robust_lowrank.evaluation.attacks.search import Search
 from robust_lowrank.evaluation.unit_result import Attempt
+from robust_lowrank.ranges import Tries
 from robust_lowrank.threat import KeyedNoise, Threat
 
 
@@ -18,7 +19,7 @@ class RandomNoise(NativeAttack):
     attack: Literal["random-noise"] = "random-noise"
     turn: ClassVar[int] = 30
     maskable: ClassVar[bool] = True
-    draws: Count = 100
+    draws: Tries = 100
     gradients: ClassVar[bool] = False
     searches: ClassVar[bool] = False
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError, unknown_name
-from robust_lowrank.evaluation.attacks.base import Count, NativeAttack, named
+from robust_lowrank.evaluation.attacks.base import NativeAttack, named
 from robust_lowrank.evaluation.attacks.search import Search
 from robust_lowrank.evaluation.attacks.square_moves import Grid, LinfMoves, LpMoves, Moves
 from robust_lowrank.evaluation.attacks.view import image_view
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.evaluation.verdict import margins
+from robust_lowrank.ranges import Tries
 from robust_lowrank.threat import KeyedNoise, Threat
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # the last move before the part of a window is halved
@@ -30,8 +31,8 @@ class Square(NativeAttack):
     attack: Literal["square"] = "square"
     turn: ClassVar[int] = 90
     title: ClassVar[str | None] = "Square"
-    queries: Count = QUERIES
-    restarts: Count = 1
+    queries: Tries = QUERIES
+    restarts: Tries = 1
     gradients: ClassVar[bool] = False
 
     @property

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.evaluation.attacks.base import Count
 from robust_lowrank.evaluation.attacks.pgd import Stepwise
 from robust_lowrank.evaluation.attacks.search import Search
 from robust_lowrank.evaluation.unit_result import Attempt
+from robust_lowrank.ranges import Tries
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
 
 
@@ -19,7 +19,7 @@ class Transfer(Stepwise):
 
     attack: Literal["transfer"] = "transfer"
     turn: ClassVar[int] = 20
-    steps: Count = 40
+    steps: Tries = 40
     gradients: ClassVar[bool] = False  # of the network under attack
     searches: ClassVar[bool] = False
     transfers: ClassVar[bool] = True

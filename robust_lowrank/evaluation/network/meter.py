@@ -4,7 +4,7 @@ import time
 
 from torch import Tensor
 
-from robust_lowrank.errors import UserError
+from robust_lowrank.ranges import PASSES, SECONDS
 
 
 class Exhausted(Exception):
@@ -24,10 +24,8 @@ class Meter:
     max_passes: int | None
 
     def __init__(self, *, max_passes: int | None = None, max_seconds: float | None = None) -> None:
-        if max_passes is not None and max_passes < 1:
-            raise UserError(f"max_passes is at least 1, not {max_passes}")
-        if max_seconds is not None and not max_seconds > 0:
-            raise UserError(f"max_seconds is above 0, not {max_seconds:g}")
+        PASSES.require("max_passes", max_passes)
+        SECONDS.require("max_seconds", max_seconds)
         self.passes, self.max_passes = 0, max_passes
         self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
 

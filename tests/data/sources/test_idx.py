@@ -80,3 +80,29 @@ def test_content_must_be_what_the_header_says(content: bytes, message: str, tmp_
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_idx(path, sha256=hashlib.sha256(content).hexdigest(), what="tiny")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_names_may_have_a_dot(packed: bool, tmp_path: Path) -> None:
+    write(tmp_path, packed=packed)
+    for path in tmp_path.iterdir():
+        path.rename(tmp_path / path.name.replace("-idx", ".idx"))
+    assert source()(tmp_path, download=False).test_y.tolist() == [9, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (bytes((0, 0, 8, 3)) + b"\xff" * 12, "as a decompression bomb does"),
+        (bytes((0, 0, 8, 1, 0, 0, 0, 4)) + bytes(2**20), "announces 4 bytes and holds more"),
+        (bytes((0, 0, 8, 1, 0, 0, 0, 4)) + bytes(3), "announces 4 bytes and holds 3"),
+        (bytes((0, 0, 8, 1, 0, 0, 0, 0)), "announces no bytes"),
+        (bytes((0, 0, 8, 9)) + bytes(40), "with at most 3 dimensions"),
+        (bytes((0, 0, 8, 3)) + bytes(9), "ends within its head"),
+    ],
+)
+def test_packed_files_are_unpacked_no_further_than_their_head_says(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "some-idx.gz"
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(UserError, match=message):
+        read_idx(path, sha256="0" * 64, what="tiny")
