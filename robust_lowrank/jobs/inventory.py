@@ -97,13 +97,14 @@ def _results(files: RunFiles, run: RunRecord) -> Iterator[Item]:
         remedy = _attack(files.root, record.suite, record) if state == "damaged" else ""
         yield Item(f"results/{name}", state, finding, record.seconds, remedy)
     for units in sorted(files.results.glob("*/units")):
+        name, again = f"results/{units.parent.name}/units", _attack(files.root, _suite(units.parent.name))
         broken = [path.name for path in sorted(units.glob("*.safetensors")) if UnitResult.from_file(path) is None]
         if broken:
             finding = f"{len(broken)} damaged, such as {broken[0]}: they are as good as not there"
-            yield Item(f"results/{units.parent.name}/units", "damaged", finding, None, _attack(files.root, _suite(units.parent.name)))
+            yield Item(name, "damaged", finding, None, again)
         elif units.parent.name not in found:
             finding = "of an evaluation that was stopped"
-            yield Item(f"results/{units.parent.name}/units", "unfinished", finding, None, _attack(files.root, _suite(units.parent.name)))
+            yield Item(name, "unfinished", finding, None, again)
 
 
 def _state(files: ResultFiles, record: ResultRecord, run: RunRecord, others: Sequence[ResultRecord]) -> tuple[State, str]:

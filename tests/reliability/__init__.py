@@ -1,1 +1,1 @@
-"""Faults are injected into real commands, and what survived is counted: `python -m tests.reliability` writes docs/reliability.md."""
+"""Faults are injected into real commands, and what survived is counted: `python -m tests.reliability`."""

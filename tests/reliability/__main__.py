@@ -1,12 +1,12 @@
-"""Inject faults and write what became of them to docs/reliability.md: `python -m tests.reliability [--kills N] [--disks N] [--fuzz N]`."""
+"""Inject faults into commands and write what became of them to docs/reliability.md: `python -m tests.reliability --help`."""
 
 import argparse
 import sys
 from pathlib import Path
 
-import robust_lowrank.cli.app  # what every command needs is there before it is forked
+import robust_lowrank.cli.app
 import robust_lowrank.jobs
-import robust_lowrank.reporting
+import robust_lowrank.reporting  # noqa: F401 what every command needs is there before it is forked
 from robust_lowrank.provenance import machine
 from tests.reliability.commands import SCENARIOS, Stage
 from tests.reliability.disks import fill

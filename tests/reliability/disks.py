@@ -28,7 +28,7 @@ def fill(name: str, points: int) -> Disks:
     Raises:
         RuntimeError: this system lets nobody mount a file system of his own.
     """
-    mount = f"mount -t tmpfs -o size={SIZE} none /mnt && exec \"$@\""
+    mount = f'mount -t tmpfs -o size={SIZE} none /mnt && exec "$@"'
     command = ["unshare", "-rm", "sh", "-c", mount, "sh", sys.executable, "-c", INSIDE, name, str(points)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
