@@ -20,7 +20,8 @@ def test_unresolved_examples_raise_what_an_accuracy_can_be():
 def test_a_configuration_written_under_earlier_names_is_still_read():
     method = {"name": "dlrt", "start": "kaiming", "integration": "amortised", "tol": 0.1, "max_rank": 8}
     early = {"method": method | {"rank": {"init": 0.5, "tol": None, "min": None, "max": 8, "overrides": {"fc": 4}}}, "seed": 3}
-    fields = {"label": "DLRT", "method": "dlrt", "model": "cnn", "data": "digits", "seed": 3, "created": "", "command": ""}
+    named = {"label": "DLRT", "method": "dlrt", "model": "cnn", "data": "digits", "command": ""}
+    fields = named | {"seed": 3, "created": "2026-11-24T00:00:00+00:00"}
     parameters = {"total": 4, "dense": 4, "inference": 4, "removed": 0.0, "rank_fraction": 1.0}
     record = RunRecord.model_validate(
         fields | {"config": early, "versions": {}, "machine": "", "hashes": {}, "parameters": parameters}

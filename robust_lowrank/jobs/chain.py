@@ -42,7 +42,8 @@ def experiment_jobs(experiment: Experiment, images: data.Description, out: Path,
         UserError: a suite is unknown, or a budget is out of range for these images.
     """
     attacks = tuple(
-        Attack.settle(entry.suite, eps=entry.eps, norm=entry.norm, examples=entry.examples, trust_code=True) for entry in experiment.attacks
+        Attack.settle(entry.suite, eps=entry.eps, norm=entry.norm, examples=entry.examples, trust_code=True)
+        for entry in experiment.attacks
     )
     for attack in attacks:
         attack.check_budgets(images.input_shape)

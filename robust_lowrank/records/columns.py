@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from robust_lowrank.records.tables import VERDICT
 from robust_lowrank.records.values import LARGEST
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 
@@ -35,34 +38,25 @@ class Kind:
                 return types.is_string(kind) or types.is_large_string(kind)
         return is_numbers(kind)
 
-    def fault(self, column: "pa.ChunkedArray") -> str:
+    def fault(self, column: "pd.Series") -> str:
         """Return in words what is wrong with the values of a column, or nothing."""
-        import pyarrow.compute as pc
-
-        if self.of == "numbers":
-            return "has gaps" if column.null_count else ""
-        numeric = self.of in ("whole", "number")
-        missing = column.null_count + (_count(pc.is_nan(column)) if numeric and str(column.type) in ("float", "double") else 0)
-        if missing and not self.gaps:
+        if not self.gaps and column.isna().any():
             return "has gaps"
         if self.choices:
-            strange = [value for value in pc.unique(column).to_pylist() if value not in (*self.choices, None)]
+            strange = [value for value in column.dropna().unique() if value not in self.choices]
             return f"holds {strange[0]!r:.60}, which is none of {', '.join(self.choices)}" if strange else ""
-        if numeric:
-            known = column.filter(pc.is_finite(column))
-            if self.of == "whole" and len(known) + missing < len(column):
-                return "holds a number that is not finite"
-            if self.of == "whole" and not pc.all(pc.equal(pc.floor(known), known), min_count=0).as_py():
-                return "holds a number that is not whole"
-            extremes: Any = pc.min_max(column.filter(pc.invert(pc.is_nan(column)))).as_py()
-            for value in (extremes["min"], extremes["max"]):
-                if value is not None and not self.least <= value <= self.most:
-                    return f"holds {value:g}, which is not {self._limits}"
-        return ""
+        if self.of not in ("whole", "number"):
+            return ""
+        values = column.dropna().to_numpy(dtype=np.float64)
+        wrong = (values < self.least) | (values > self.most)
+        if self.of == "whole":
+            wrong |= values != np.floor(values)
+        return f"holds {values[wrong][0]:g}, which is no {self._due}" if wrong.any() else ""
 
     @property
-    def _limits(self) -> str:
-        return f"{self.least:g} or more" if self.most >= LARGEST else f"from {self.least:g} to {self.most:g}"
+    def _due(self) -> str:
+        most = f" to {self.most:g}" if self.most < LARGEST else ""
+        return f"{'whole ' if self.of == 'whole' else ''}number from {self.least:g}{most}"
 
 
 def is_numbers(kind: "pa.DataType") -> bool:
@@ -70,12 +64,6 @@ def is_numbers(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
     return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_floating(kind.value_type)
-
-
-def _count(mask: Any) -> int:
-    import pyarrow.compute as pc
-
-    return pc.sum(mask, min_count=0).as_py()
 
 
 _COUNT, _INDEX = Kind("whole", 0, LARGEST), Kind("whole", -1, LARGEST)  # -1 is no class

@@ -22,6 +22,7 @@ from robust_lowrank.records.values import (
     Time,
     attack_entries,
     require_order,
+    with_keys,
 )
 
 SCHEMA_VERSION = 1
@@ -88,7 +89,9 @@ class RunRecord(SealedRecord):
     behaviour: dict[Name, Answers] = {}  # `threat.observe` on the test set; older runs and those under way have none
     parameters: Parameters
     costs: Costs | None = None  # None before training ends, and in runs older than the measurement
-    classes: Annotated[list[Name], Field(max_length=CLASSES)] = []  # the classes' names; empty where they have none but their numbers
+    classes: Annotated[
+        list[Name], Field(max_length=CLASSES)
+    ] = []  # empty where they have none but their numbers
     input_shape: Shape | None = None  # channels, height and width of images; None of networks from elsewhere and older runs
     remarks: list[Prose] = []  # what was done to the images as they came
     kept_dense: dict[Name, Prose] = {}  # layer name: reason
@@ -152,10 +155,10 @@ class ResultRecord(SealedRecord):
     created: Time
     versions: dict[Name, Name]
     machine: Prose
-    hashes: dict[Name, Digest]  # "weights", "data", "attack"
+    hashes: Annotated[dict[Name, Digest], AfterValidator(with_keys("weights", "data", "attack"))]
     behaviour: dict[Name, Answers] = {}  # `threat.observe` on the examples; older results have none
     interval: Name  # such as "Wilson 95 %"
-    accuracies: list[AccuracyRecord]
+    accuracies: Annotated[list[AccuracyRecord], Field(min_length=1)]
     audit: list[AuditFinding]
     definition: Annotated[dict[str, Any], AfterValidator(attack_entries)]  # the suite as it ran, every parameter explicit
     seconds: Size
@@ -210,7 +213,7 @@ class CertificateRecord(SealedRecord):
     created: Time
     versions: dict[Name, Name]
     machine: Prose
-    hashes: dict[Name, Digest]  # "weights", "data", as in ResultRecord
+    hashes: Annotated[dict[Name, Digest], AfterValidator(with_keys("weights", "data"))]  # as in ResultRecord
     behaviour: dict[Name, Answers] = {}  # as in ResultRecord
     version: Count = 1  # of the computation: what an older one has certified is certified again
     parameters: dict[Name, Finite]  # of smoothing: sigma, n0, n, alpha, seed

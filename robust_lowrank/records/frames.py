@@ -39,11 +39,13 @@ def read_frame(path: Path, columns: Collection[str] = ()) -> "pd.DataFrame":
         with pq.ParquetFile(path, read_dictionary=texts) as file:  # repeated texts stay one until their lengths are known
             table = file.read().replace_schema_metadata(None)
         for name in texts:
-            table = table.set_column(table.schema.get_field_index(name), name, _decoded(path, name, table[name]))
-        for name in columns:
-            if table.num_rows and (fault := KINDS[name].fault(table[name])):
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, name, _decoded(path, name, table[name], max(EXPANDED, RATIO * size)))
+        frame = table.to_pandas()
+        for name in columns if len(frame) else ():
+            if fault := KINDS[name].fault(frame[name]):
                 raise _damaged(path, name, fault)
-        return table.to_pandas()
+        return frame
     except UserError:
         raise
     except (OSError, pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
@@ -90,17 +92,23 @@ def _plain(kind: "pa.DataType") -> bool:
     return number or types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind) or is_numbers(kind)
 
 
-def _decoded(path: Path, name: str, column: "pa.ChunkedArray") -> "pa.ChunkedArray":
-    """Return a column of texts, each in one line, after making sure that none is very long."""
+def _decoded(path: Path, name: str, column: "pa.ChunkedArray", most: int) -> "pa.ChunkedArray":
+    """Return a column of texts, each in one line, after making sure that they are short, and no more bytes than so many together.
+
+    Raises:
+        UserError: they are not.
+    """
+    import numpy as np
     import pyarrow as pa
 
-    parts = []
+    parts, total = [], 0
     for part in column.chunks:
-        words = [None if word is None else str(word) for word in part.dictionary.to_pylist()]
-        if any(word is not None and len(word) > LONGEST for word in words):
-            raise _damaged(path, name, f"holds a text of more than {LONGEST} characters")
-        words = pa.array([None if word is None else escaped(word) for word in words], pa.large_string())
-        parts.append(words.take(part.indices))
+        words = [None if word is None else escaped(word) for word in part.dictionary.to_pylist()]
+        lengths = np.array([0, *(len(word or "") for word in words)])
+        total += int(lengths[1 + part.indices.fill_null(-1).to_numpy()].sum())
+        if lengths.max() > LONGEST or total > most:
+            raise _damaged(path, name, f"holds texts of more than {LONGEST} characters, or far too many")
+        parts.append(pa.array(words, pa.large_string()).take(part.indices))
     return pa.chunked_array(parts, pa.large_string())
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import stat
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -58,10 +59,12 @@ def read_json(path: Path) -> Any:
     """
     content = read_bounded(path, LARGEST)
     try:
-        values = json.loads(content.decode("utf-8"), parse_constant=_refuse)
+        values = json.loads(content.decode("utf-8"), parse_constant=_refuse, parse_int=_whole)
         _check(values)
     except RecursionError as error:
         raise UserError(f"{path} cannot be read: it has tables within more than {DEEPEST} others") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} cannot be read: it is no UTF-8") from error
     except ValueError as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from error
     return values
@@ -100,22 +103,29 @@ def regular_size(path: Path) -> int:
 
 
 def _fault(error: Any) -> str:
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).removeprefix(".")
-    reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"].replace("Input should", "should")
+    parts = [part for part in error["loc"] if part != "[key]"]
+    place = shown("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix("."))[:_VALUE]
+    reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else re.sub(r"^\w+ should", "should", error["msg"])
     match error["type"]:
         case "missing":
             return f"{place} is missing"
         case "extra_forbidden":
-            return f"{shown(place)[:_VALUE]} is no field of it"
+            return f"{place} is no field of it"
     value = error["input"]
     if isinstance(value, dict | list):
-        return f"{shown(place)}: {shown(reason)}" if place else shown(reason)
+        return f"{place}: {shown(reason)}" if place else shown(reason)
     text = repr(value)
-    return f"{shown(place)} = {shown(text if len(text) <= _VALUE else text[:_VALUE] + '…')} {shown(reason)}"
+    return f"{place} = {shown(text if len(text) <= _VALUE else text[:_VALUE] + '…')} {shown(reason)}"
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number of JSON")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError("a number of it is too large")
+    return int(digits)
 
 
 def _check(values: Any) -> None:

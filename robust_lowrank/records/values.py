@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -85,6 +86,17 @@ Seed = Annotated[int, Field(ge=-LARGEST - 1, le=LARGEST)]
 Shape = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8), AfterValidator(_shape)]
 
 
+def with_keys(*keys: str) -> Callable[[dict[str, str]], dict[str, str]]:
+    """Return a validator of a table that has some keys."""
+
+    def validate(table: dict[str, str]) -> dict[str, str]:
+        if lacking := [key for key in keys if key not in table]:
+            raise ValueError(f"should have {lacking[0]!r}")
+        return table
+
+    return validate
+
+
 def require_order(low: float, value: float, high: float) -> None:
     """Require an interval that holds its value, but for rounding.
 
@@ -108,5 +120,8 @@ def attack_entries(definition: dict[str, Any]) -> dict[str, Any]:
         for key, kind in (("name", str), ("title", str), ("minimal", bool)):
             if key in entry and not isinstance(entry[key], kind):
                 raise ValueError(f"should have a {kind.__name__} as {key} of an attack, not {entry[key]!r:.40}")
+        radii = entry.get("eps", [])
+        if not isinstance(radii, list) or not all(isinstance(eps, int | float) and 0 <= eps < math.inf for eps in radii):
+            raise ValueError(f"should have a list of radii as eps of an attack, not {radii!r:.40}")
     texts = [{key: escaped(entry[key][:1000]) for key in ("name", "title") if key in entry} for entry in entries]
     return definition | {"attacks": [entry | text for entry, text in zip(entries, texts, strict=True)]}

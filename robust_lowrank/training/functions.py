@@ -26,9 +26,8 @@ def require_own(source: str, run_dir: Path, *, trust_code: bool) -> None:
     if not colon or module in PACKAGES or trust_code or _is_own(module, name, run_dir):
         return
     raise UserError(
-        f"{run_dir} names a function that makes its network, {shown(source)[:200]}, which no file of yours in {Path.cwd()} defines: "
-        "to call it runs its code\n"
-        "Go to the directory of that file; or give --trust-code, in Python trust_code=True, if you trust whoever made the run"
+        f"{run_dir} names the function {shown(source)[:200]} as its network's, which no file of yours in {Path.cwd()} defines\n"
+        "To call it runs its code: go to that file's directory, or give --trust-code (in Python trust_code=True) if you trust it"
     )
 
 

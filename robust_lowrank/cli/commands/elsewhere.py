@@ -23,6 +23,10 @@ ForeignWeights = Annotated[Path | None, typer.Option(rich_help_panel=ELSEWHERE, 
 ForeignClasses = Annotated[int | None, typer.Option(rich_help_panel=ELSEWHERE, help="How many classes it has.")]
 ForeignMean = Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What it expects subtracted: 0.49,0.48,0.45")]
 ForeignStd = Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What it expects divided by, a channel each.")]
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Run code that strangers may have written: functions that a run names as its network's."),
+]
 
 
 def foreign_network(

@@ -15,6 +15,7 @@ from robust_lowrank.cli.commands.elsewhere import (
     ForeignModel,
     ForeignStd,
     ForeignWeights,
+    TrustCode,
     foreign_network,
 )
 from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken
@@ -41,6 +42,7 @@ def verify(
     image_size: ImageSize = None,
     channels: Channels = None,
     skip_broken: SkipBroken = False,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Prove results again from what is stored: every figure from the verdicts, these from inputs, network and examples.
@@ -68,7 +70,7 @@ def verify(
         channels=channels,
         skip_broken=skip_broken,
     )
-    examination = examine(run, suite, Location(data, data_dir), foreign=foreign, again=again, seed=drawn)
+    examination = examine(run, suite, Location(data, data_dir), foreign=foreign, again=again, seed=drawn, trust_code=trust_code)
     if json:
         console.print_json(_listed(examination) | ({"seed": drawn} if again else {}))
     else:
@@ -158,6 +160,7 @@ def forecast(
     image_size: ImageSize = None,
     channels: Channels = None,
     skip_broken: SkipBroken = False,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Say what an attack will take at most, before it starts: passes, time at this machine's present speed, memory.
@@ -168,7 +171,7 @@ def forecast(
     from robust_lowrank.jobs.chain import Location
     from robust_lowrank.jobs.examination import forecast_of
 
-    settled = Attack.settle(suite, eps=eps, norm=norm, examples=n, batch_size=batch_size)
+    settled = Attack.settle(suite, eps=eps, norm=norm, examples=n, batch_size=batch_size, trust_code=trust_code)
     foreign = foreign_network(
         model,
         weights,

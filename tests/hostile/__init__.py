@@ -1,0 +1,1 @@
+"""Files as an attacker would send them, made anew for every test."""
