@@ -101,7 +101,9 @@ class RunRecord(SealedRecord):
     @classmethod
     def _present_names(cls, config: dict[str, Any]) -> dict[str, Any]:
         """Return a configuration, which may be an early one, under the present names of its keys."""
-        method = dict(config.get("method", {}))
+        if not isinstance(method := config.get("method", {}), dict):
+            raise ValueError("should have a table 'method'")
+        method = dict(method)
         for old, new in (("integration", "step"), ("start", "init")):
             if old in method:
                 method[new] = method.pop(old)

@@ -127,9 +127,9 @@ def make_record_that_is_a_list(run: Path) -> None:
 
 
 def make_sparse_record(run: Path) -> None:
-    """The record is a gigabyte of nothing, which takes no place on a disk."""
+    """The record is much of nothing, which takes no place on a disk."""
     with RunFiles(run).record.open("wb") as file:
-        file.truncate(2**30)
+        file.truncate(2**26)
 
 
 def make_newer_schema(run: Path) -> None:
@@ -199,22 +199,22 @@ def make_pipe(run: Path) -> None:
 
 
 def make_table_bomb(run: Path) -> None:
-    """A small table declares a hundred million rows."""
-    rows = pa.array(np.zeros(100_000_000, dtype=np.int8))
+    """A small table declares forty million rows."""
+    rows = pa.array(np.zeros(40_000_000, dtype=np.int8))
     pq.write_table(pa.table({"epoch": rows}), RunFiles(run).metrics, compression="zstd")
 
 
 def make_text_bomb(run: Path) -> None:
     """One long text is repeated in every row of a small table."""
     table = _verdicts(run)
-    long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), dtype=np.int32)), pa.array(["x" * 10**6]))
-    _write_verdicts(run, table.set_column(table.schema.get_field_index("flags"), "flags", long))
+    _write_verdicts(run, table.set_column(table.schema.get_field_index("flags"), "flags", pa.array(["x" * 10**6] * len(table))))
 
 
 def make_list_bomb(run: Path) -> None:
-    """A row of a small table holds two hundred million numbers."""
-    table = pa.table({"singular_values": pa.array([np.zeros(50_000_000)], pa.list_(pa.float64()))})
-    pq.write_table(table, RunFiles(run).spectra, compression="zstd")
+    """A row of a small table holds forty million numbers."""
+    numbers = pa.array(np.zeros(40_000_000, dtype=np.int8))
+    row = pa.ListArray.from_arrays(pa.array([0, len(numbers)], pa.int32()), numbers)
+    pq.write_table(pa.table({"singular_values": row}), RunFiles(run).spectra, compression="zstd")
 
 
 def make_table_of_texts(run: Path) -> None:
