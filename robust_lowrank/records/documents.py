@@ -89,9 +89,7 @@ class RunRecord(SealedRecord):
     behaviour: dict[Name, Answers] = {}  # `threat.observe` on the test set; older runs and those under way have none
     parameters: Parameters
     costs: Costs | None = None  # None before training ends, and in runs older than the measurement
-    classes: Annotated[
-        list[Name], Field(max_length=CLASSES)
-    ] = []  # empty where they have none but their numbers
+    classes: Annotated[list[Name], Field(max_length=CLASSES)] = []  # empty where they have none but their numbers
     input_shape: Shape | None = None  # channels, height and width of images; None of networks from elsewhere and older runs
     remarks: list[Prose] = []  # what was done to the images as they came
     kept_dense: dict[Name, Prose] = {}  # layer name: reason

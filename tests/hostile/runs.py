@@ -33,7 +33,9 @@ def make_accuracy_of_seven(run: Path) -> None:
 
 def make_many_wrong_fields(run: Path) -> None:
     """Nothing is what it should be: a message must not be as long."""
-    _edit(run, test_accuracy=-1, seed="x", epochs_done=-3, created="yesterday", seconds=-1, hashes={"weights": "../../etc"}, extra=1)
+    _edit(
+        run, test_accuracy=-1, seed="x", epochs_done=-3, created="yesterday", seconds=-1, hashes={"weights": "../../etc"}, extra=1
+    )
 
 
 def make_counts_beyond_total(run: Path) -> None:
@@ -220,7 +222,9 @@ def make_list_bomb(run: Path) -> None:
 def make_table_of_texts(run: Path) -> None:
     """Every column of the verdicts is text."""
     table = _verdicts(run)
-    _write_verdicts(run, pa.table({name: pa.array([str(value) for value in table[name].to_pylist()]) for name in table.schema.names}))
+    _write_verdicts(
+        run, pa.table({name: pa.array([str(value) for value in table[name].to_pylist()]) for name in table.schema.names})
+    )
 
 
 def make_table_without_a_column(run: Path) -> None:

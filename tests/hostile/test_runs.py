@@ -61,7 +61,7 @@ def run(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _contents(folder: Path) -> dict[str, str]:
     """Return what lies in a directory: where links lead, and hashes of files."""
     return {
-        path.relative_to(folder).as_posix(): os.readlink(path)
+        path.relative_to(folder).as_posix(): str(path.readlink())
         if path.is_symlink()
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -119,7 +119,9 @@ def test_a_damaged_unit_is_as_good_as_none(name: str, run: Path) -> None:
 
 
 def test_a_function_below_the_current_directory_needs_no_trust(run: Path, tmp_path: Path) -> None:
-    source = "from torch import nn\ndef small(input_shape, num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    source = (
+        "from torch import nn\ndef small(input_shape, num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
     (tmp_path / "hostile_nets.py").write_text(source)
     (tmp_path / "hostile_nets_more.py").write_text("from os import abort\nfrom hostile_nets import small\n")
     config = {"data": {"train_examples": 64}, "model": {"name": "hostile_nets:small"}, "training": {"epochs": 1, "device": "cpu"}}
