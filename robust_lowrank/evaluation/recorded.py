@@ -3,9 +3,7 @@
 import json
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.evaluation.attacks.base import Attack, NamedAttack
 from robust_lowrank.evaluation.attacks.registry import ATTACKS, title_of
 from robust_lowrank.evaluation.suite import Suite
@@ -28,10 +26,13 @@ def recorded_suite(record: ResultRecord) -> Suite:
         'Linf'
 
     Raises:
-        UserError: an attack is one that this version lacks, or has not such parameters.
+        UserError: an attack is one that this version lacks, or has not such parameters, or they make no suite.
     """
     attacks = tuple(_attack(entry, record.suite, name=f"attack{i}") for i, entry in enumerate(record.definition["attacks"]))
-    return Suite(name=record.suite, norm=record.norm, eps=tuple(record.eps), attacks=attacks)
+    try:
+        return Suite(name=record.suite, norm=record.norm, eps=tuple(record.eps), attacks=attacks)
+    except ValueError as error:
+        raise UserError(f"the result of suite {record.suite!r} is of no suite: {first_line(error)}") from error
 
 
 def recorded_units(record: ResultRecord, shape: tuple[int, ...], classes: int) -> list[RecordedUnit]:
@@ -73,7 +74,7 @@ def _attack(entry: dict[str, Any], suite: str, *, name: str) -> Attack:
         values["name"] = name
     try:
         return kind.model_validate_json(json.dumps(kind.of_record(values)))
-    except (ValidationError, UserError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # ValidationError and UserError are ValueErrors
         raise UserError(
             f"the result of suite {suite!r} has an attack {entry.get('name')!r} with parameters that it has not"
         ) from error

@@ -163,7 +163,7 @@ class Run:
             return
         first = int(batch[0])
         stored = self.store.get(key, self.behaviour(first)) if self.store else None
-        if stored is not None and torch.equal(stored.rows + first, rows) and self._still_breaks(stored.shift(first), unit):
+        if stored is not None and self._is_of(stored.shift(first), rows, unit):
             ledger.enter(stored.shift(first))
             return
         try:
@@ -176,6 +176,11 @@ class Run:
         if self.store:
             self.store.put(key, result.shift(-first), self.behaviour(first))
         ledger.enter(result)
+
+    def _is_of(self, stored: UnitResult, rows: Tensor, unit: Unit) -> bool:
+        """Return whether a stored unit is of these examples, and every input of it that broke one does so now."""
+        alike = stored.inputs.shape[1:] == self.x.shape[1:] and stored.inputs.dtype == self.x.dtype
+        return alike and torch.equal(stored.rows, rows) and self._still_breaks(stored, unit)
 
     def _still_breaks(self, stored: UnitResult, unit: Unit) -> bool:
         """Return whether every input of a stored unit that broke an example does so now."""

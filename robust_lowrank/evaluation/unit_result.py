@@ -12,6 +12,19 @@ from torch import Tensor
 from robust_lowrank.evaluation.verdict import Check
 from robust_lowrank.provenance import digest_definition, digest_tensors
 
+_TYPES = {  # of what has a number for each example
+    "rows": torch.int64,
+    "broken": torch.bool,
+    "nonfinite": torch.bool,
+    "rejected": torch.bool,
+    "prediction": torch.int64,
+    "margin": torch.float64,
+    "distance": torch.float64,
+    "forwards": torch.int64,
+    "backwards": torch.int64,
+    "seconds": torch.float64,
+}
+
 
 class Attempt(NamedTuple):
     """An attack's proposals; every field has a row an example."""
@@ -75,7 +88,7 @@ class UnitResult:
 
     @classmethod
     def from_file(cls, path: Path) -> "tuple[UnitResult, dict[str, str]] | None":
-        """Read them and the behaviour of the network that they are of, or return None if the file is not what was written."""
+        """Read them and the behaviour of the network that they are of, or return None if the file is not what `to_file` writes."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -85,8 +98,9 @@ class UnitResult:
             if about.pop("digest") != _digest(tensors, about):
                 return None
             behaviour = {str(kind): str(numbers) for kind, numbers in json.loads(about["behaviour"]).items()}
-            return cls(**tensors, remarks=tuple(map(str, json.loads(about["remarks"])))), behaviour
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError):
+            read = cls(**tensors, remarks=tuple(map(str, json.loads(about["remarks"]))))
+            return (read, behaviour) if read._consistent() else None
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError):
             return None
 
     @classmethod
@@ -94,6 +108,22 @@ class UnitResult:
         """Return several as one."""
         tensors = {name: torch.cat([part._tensors()[name] for part in parts]) for name in parts[0]._tensors()}
         return cls(**tensors, remarks=tuple(remark for part in parts for remark in part.remarks))
+
+    def _consistent(self) -> bool:
+        """Return whether every tensor is of its type, with a row for each example that it is of."""
+        count, shape = len(self.rows), self.inputs.shape[1:]
+        each = [getattr(self, name) for name in _TYPES]
+        return (
+            all(tensor.shape == (count,) and tensor.dtype == dtype for tensor, dtype in zip(each, _TYPES.values(), strict=True))
+            and len(self.remarks) == count
+            and self.closest.shape[1:] == shape
+            and self.closest.dtype == self.inputs.dtype
+            and self.inputs.is_floating_point()
+            and len(self.inputs) == int(self.broken.sum())
+            and len(self.closest) == count - len(self.inputs)
+            and bool((self.prediction >= -1).all())
+            and all(bool((spent >= 0).all()) for spent in (self.rows, self.forwards, self.backwards, self.seconds))
+        )
 
     def _tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name).contiguous() for field in fields(self) if field.name != "remarks"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, first_line, shown
 from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.memory import observed
 from robust_lowrank.evaluation.network.target import Target
@@ -71,9 +71,24 @@ def read_adversarial(path: Path) -> dict[str, Adversarial]:
     try:
         tensors = load_file(path)
         keys = {name.rsplit("/", 1)[0] for name in tensors}
-        return {key: Adversarial(tensors[f"{key}/inputs"], tensors[f"{key}/examples"]) for key in sorted(keys)}
+        read = {key: Adversarial(tensors.pop(f"{key}/inputs"), tensors.pop(f"{key}/examples")) for key in sorted(keys)}
     except (OSError, SafetensorError, KeyError, IndexError) as error:
-        raise UserError(f"{path} cannot be read as adversarial inputs: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} cannot be read as adversarial inputs: {first_line(error)}") from error
+    strange = [*tensors, *(key for key, each in read.items() if not _are_of(key, each))]
+    if strange:
+        raise UserError(f"{path} cannot be read as adversarial inputs: {shown(strange[0])!r:.80} is none of an attack at an eps")
+    return read
+
+
+def _are_of(key: str, found: Adversarial) -> bool:
+    """Return whether a key is that of an attack at an eps, and its inputs are as many as the examples that they are of."""
+    attack, _, eps = key.rpartition("/")
+    try:
+        radius = float(eps)
+    except ValueError:
+        return False
+    numbers = found.examples.dtype == torch.int64 and found.examples.shape == found.inputs.shape[:1]
+    return bool(attack) and 0 <= radius < math.inf and numbers and found.inputs.is_floating_point()
 
 
 def verify(
@@ -155,6 +170,9 @@ def replay(model: nn.Module, x: Tensor, y: Tensor, adversarial: Mapping[str, Adv
     Example:
         >>> replay(dense, x, y, evaluate(low_rank, x, y, suite="quick").adversarial)["fgsm", 0.1].fooled
         tensor([ 3, 17, 40])
+
+    Raises:
+        UserError: they are not of these examples.
     """
     with frozen_eval(model), torch.no_grad():
         network = FixedBatch(Target(model, x))
@@ -167,6 +185,8 @@ def replay(model: nn.Module, x: Tensor, y: Tensor, adversarial: Mapping[str, Adv
         found = {}
         for key, (inputs, examples) in adversarial.items():
             attack, _, eps = key.rpartition("/")
+            if inputs.shape[1:] != x.shape[1:] or not bool(((examples >= 0) & (examples < len(x))).all()):
+                raise UserError(f"adversarial inputs of {shown(key)} are of other examples than these: attack that network again")
             tried = right[examples]
             fooled = wrong(inputs[tried], y[examples[tried]])
             found[attack, float(eps)] = Replayed(examples[tried], examples[tried][fooled])

@@ -33,6 +33,7 @@ class Attack:
     max_passes: int | None = None
     max_seconds: float | None = None
     forms: tuple[str, ...] = ()  # of deployment, that are attacked as well
+    trust_code: bool = False  # call functions that records of runs name, as `training.load_network` has it
     form_examples: int | None = None  # the first of the test set for these; None: as many as for the run
 
     @classmethod
@@ -49,6 +50,7 @@ class Attack:
         max_passes: int | None = None,
         max_seconds: float | None = None,
         forms: Sequence[str] = (),
+        trust_code: bool = False,
     ) -> "Attack":
         """Read a suite by name or file and give it other budgets or another norm, which then shows in the directory's name.
 
@@ -70,7 +72,8 @@ class Attack:
             stored_config(source)
         directory = chosen.name if norm in (None, chosen.norm) else f"{chosen.name}-{norm}"
         chosen_forms = tuple(dict.fromkeys(forms))
-        return cls(config.suite, directory, examples, seed, batch_size, tuple(sources), max_passes, max_seconds, chosen_forms)
+        places = tuple(sources)
+        return cls(config.suite, directory, examples, seed, batch_size, places, max_passes, max_seconds, chosen_forms, trust_code)
 
     def without_gradients(self, source: Path) -> "Attack":
         """Return the attack for a network without gradients that computes what a run does, which has some.

@@ -79,14 +79,14 @@ class CertifyConfig:
         return cls(method, f"smoothing-{parameters['sigma']!r}{suffix}", parameters, curve)
 
 
-def subject_to_certify(run_dir: Path, examples: int | None, location: Location) -> Subject:
-    """Return a run's network with the first of its test images.
+def subject_to_certify(run_dir: Path, examples: int | None, location: Location, *, trust_code: bool = False) -> Subject:
+    """Return a run's network with the first of its test images; `trust_code` as in `training.load_network`.
 
     Raises:
         UserError: it is not a complete run, its weights are not those of its record, or the images are others or too few.
     """
     job = moved(stored_job(run_dir, []), location)
-    subject = trained(run_dir, job.config.data)
+    subject = trained(run_dir, job.config.data, trust_code=trust_code)
     if examples is not None and not 1 <= examples <= len(subject.y):
         raise UserError(f"{run_dir} has {len(subject.y)} test images: {examples} cannot be taken from them")
     return subject.first(examples)

@@ -42,7 +42,8 @@ def experiment_jobs(experiment: Experiment, images: data.Description, out: Path,
         UserError: a suite is unknown, or a budget is out of range for these images.
     """
     attacks = tuple(
-        Attack.settle(entry.suite, eps=entry.eps, norm=entry.norm, examples=entry.examples) for entry in experiment.attacks
+        Attack.settle(entry.suite, eps=entry.eps, norm=entry.norm, examples=entry.examples, trust_code=True)
+        for entry in experiment.attacks
     )
     for attack in attacks:
         attack.check_budgets(images.input_shape)
@@ -170,8 +171,9 @@ def teller(name: str, stage: str, report: Report) -> evaluation.Progress:
 def subject_of(job: Job, attack: Attack, report: Report = quiet) -> Subject:
     """Return what an attack of a job is put on."""
     progress = reading(job.name, report)
-    subject = trained(job.out, job.config.data, progress) if job.foreign is None else job.foreign.load(progress)
-    return subject.first(attack.examples)
+    if job.foreign is not None:
+        return job.foreign.load(progress).first(attack.examples)
+    return trained(job.out, job.config.data, progress, trust_code=attack.trust_code).first(attack.examples)
 
 
 def config_of(subject: Subject, attack: Attack, offset: int = 0) -> evaluation.EvalConfig:
@@ -182,7 +184,7 @@ def config_of(subject: Subject, attack: Attack, offset: int = 0) -> evaluation.E
 
 def source_networks(attack: Attack) -> list[nn.Module]:
     """Return the networks on which attacks by transfer make their inputs."""
-    return [network(source) for source in attack.sources]
+    return [network(source, trust_code=attack.trust_code) for source in attack.sources]
 
 
 def place_of(job: Job, attack: Attack, subject: Subject) -> Place:

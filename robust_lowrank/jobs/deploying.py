@@ -32,7 +32,7 @@ def attack_forms(job: Job, attack: Attack, result: str, report: Report) -> dict[
         name = f"{job.name}, {form}"
         try:
             report(Event(name, "form", 0, 1))
-            out = make_form(job.out, form, job.config.data, command=job.command)
+            out = make_form(job.out, form, job.config.data, command=job.command, trust_code=attack.trust_code)
         except UserError as error:
             left_out[form] = str(error)
             report(Event(name, "form", 1, 1, warning=f"left out: {error}"))
@@ -42,7 +42,8 @@ def attack_forms(job: Job, attack: Attack, result: str, report: Report) -> dict[
         deployed = Job(name, out, job.config, (mine,), job.command, train=False)
         files = records.RunFiles(out).result(attack_run(deployed, mine, report))
         subject = subject_of(deployed, mine)
-        _hold_against(files, records.RunFiles(job.out).result(result), subject, network(job.out))
+        own = network(job.out, trust_code=attack.trust_code)
+        _hold_against(files, records.RunFiles(job.out).result(result), subject, own)
     return left_out
 
 
@@ -69,8 +70,11 @@ def _hold_against(form: records.ResultFiles, trained: records.ResultFiles, subje
     records.write_sealed(form.record, records.read_record(form.record, records.ResultRecord), form.beside)
 
 
-def make_form(run_dir: Path, form: str, place: training.DataConfig, *, command: str) -> Path:
+def make_form(run_dir: Path, form: str, place: training.DataConfig, *, command: str, trust_code: bool = False) -> Path:
     """Write the run directory of a form of a run's network, unless it is there and whole, and return it.
+
+    Args:
+        trust_code: as in `training.load_network`.
 
     Raises:
         UserError: the network cannot take the form, its packages are not installed, or what is there is of other weights.
@@ -78,7 +82,7 @@ def make_form(run_dir: Path, form: str, place: training.DataConfig, *, command: 
     if origin(run_dir) is not None:
         raise UserError(f"{run_dir} is a form itself: attack the forms of the run that it lies in")
     require_factors(run_dir, form)
-    subject = trained(run_dir, place)
+    subject = trained(run_dir, place, trust_code=trust_code)
     files, run = records.RunFiles(run_dir).form(form), records.read_run(run_dir, results=False).record
     weights = digest_tensors(subject.model.state_dict())
     if files.record.is_file():

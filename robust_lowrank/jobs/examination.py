@@ -46,6 +46,7 @@ def examine(
     foreign: Foreign | None = None,
     again: float | None = None,
     seed: int = 0,
+    trust_code: bool = False,
 ) -> Examination:
     """Prove a run's stored results again, and attack a share of each anew if one is given.
 
@@ -54,6 +55,7 @@ def examine(
         location: where the run's images lie now.
         foreign: the network of a run that was not trained here.
         seed: which examples are attacked anew.
+        trust_code: as in `training.load_network`.
 
     Raises:
         UserError: there is no such result, or one is stale, or the network is not the run's.
@@ -64,7 +66,7 @@ def examine(
     chosen = {name: result for name, result in run.results.items() if suite in (None, name)}
     if not chosen and not run.certificates:
         raise UserError(f"{run_dir} has no results: attack it first")
-    subject = _subject(run, location, foreign)
+    subject = _subject(run, location, foreign, trust_code)
     examined = {}
     for name, result in chosen.items():
         files = records.RunFiles(run_dir).result(name)
@@ -87,7 +89,7 @@ def examine(
     return Examination(examined, tuple(faults), tuple(smoothed))
 
 
-def _subject(run: records.Run, location: Location, foreign: Foreign | None) -> Subject:
+def _subject(run: records.Run, location: Location, foreign: Foreign | None, trust_code: bool) -> Subject:
     """Return a run's network with its examples.
 
     Raises:
@@ -96,7 +98,7 @@ def _subject(run: records.Run, location: Location, foreign: Foreign | None) -> S
     if run.record.method != FOREIGN:
         if foreign is not None:
             raise UserError(f"{run.path} holds its own network: leave out --model")
-        return trained(run.path, moved(stored_job(run.path, []), location).config.data)
+        return trained(run.path, moved(stored_job(run.path, []), location).config.data, trust_code=trust_code)
     if foreign is None:
         raise UserError(f"{run.path} holds the results of {run.record.model}, not the network: give it with --model and --data")
     subject = foreign.load()

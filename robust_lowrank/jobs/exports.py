@@ -31,13 +31,16 @@ class Exported(NamedTuple):
     flipped: int  # predictions that are others
 
 
-def export_run(run_dir: Path, to: str, *, out: Path | None = None, images: Location = UNMOVED) -> Exported:
+def export_run(
+    run_dir: Path, to: str, *, out: Path | None = None, images: Location = UNMOVED, trust_code: bool = False
+) -> Exported:
     """Write the network of a run directory in another form, and read it again to compare it with the run.
 
     Args:
         to: a form of `rlr.export`.
         out: the file, RUN/exports/FORM with the suffix of its kind if not given; nothing there is replaced.
         images: where they lie now.
+        trust_code: as in `training.load_network`.
 
     Raises:
         UserError: it is not a complete run directory, its data are not there, there is no such form, or the network cannot take it.
@@ -50,8 +53,8 @@ def export_run(run_dir: Path, to: str, *, out: Path | None = None, images: Locat
         raise UserError(f"{path} is there already: give another file with --out, or move it away")
     require_factors(run_dir, to)
     if to == PEFT:
-        return Exported(export(network(run_dir), to="peft", path=path), {}, 0, 0.0, 0)
-    subject = trained(run_dir, moved(stored_job(run_dir, []), images).config.data)
+        return Exported(export(network(run_dir, trust_code=trust_code), to="peft", path=path), {}, 0, 0.0, 0)
+    subject = trained(run_dir, moved(stored_job(run_dir, []), images).config.data, trust_code=trust_code)
     device = device_of(subject.model)
     x = subject.x[: CALIBRATION if to == "int8" else EXAMPLES].to(device)
     taken = take_away(subject.model, to=to, path=path, example_input=x)

@@ -44,6 +44,7 @@ def overview(run_dir: Path) -> Overview:
     files = RunFiles(run_dir)
     if not files.record.is_file():
         raise UserError(f"{run_dir} is not a run directory: it has no {files.record.name}; name one that has")
+    records.require_plain(run_dir)
     record = records.read_record(files.record, RunRecord)
     faults = list(records.broken_seals(files.record, record, files.beside)) if record.seal or record.status == "complete" else []
     spectra, history = (_table(*each, faults) for each in ((files.spectra, records.SPECTRA), (files.metrics, records.METRICS)))

@@ -1,6 +1,5 @@
 """A result has a place of its own in a run directory, and takes no other result's."""
 
-import json
 from typing import NamedTuple
 
 from robust_lowrank import evaluation, records
@@ -46,9 +45,9 @@ def place_result(run: records.RunFiles, suite: str, known: evaluation.Fingerprin
     damaged: records.ResultFiles | None = None
     for files in map(run.result, run.existing_results(suite)):
         try:
-            if "schema_version" not in json.loads(files.record.read_bytes()):
+            if "schema_version" not in records.read_json(files.record):
                 raise ValueError(files.record)
-        except (FileNotFoundError, ValueError, TypeError):
+        except (ValueError, TypeError):  # a UserError is one
             damaged = damaged or (files if _may_be(files, config, n) else None)
             continue
         stored = records.read_record(files.record, records.ResultRecord)

@@ -33,18 +33,18 @@ class Subject(NamedTuple):
         return self._replace(x=self.x[:examples], y=self.y[:examples])
 
 
-def trained(run_dir: Path, place: training.DataConfig, progress: Progress = quiet) -> Subject:
-    """Return a run's network with the test images of its record.
+def trained(run_dir: Path, place: training.DataConfig, progress: Progress = quiet, *, trust_code: bool = False) -> Subject:
+    """Return a run's network with the test images of its record; `trust_code` as in `training.load_network`.
 
     Raises:
         UserError: the images in that place are others, or the network is not the one of the record.
     """
     parent = origin(run_dir)
     if parent is not None:
-        return _deployed(run_dir, trained(parent, place, progress))
+        return _deployed(run_dir, trained(parent, place, progress, trust_code=trust_code))
     recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
     images, labels = _test_images(run_dir, recorded, place, progress)
-    subject = Subject(network(run_dir), data.unit_range(images), labels)
+    subject = Subject(network(run_dir, trust_code=trust_code), data.unit_range(images), labels)
     if where := records.unlike(recorded.behaviour, evaluation.behaviour(subject.model, subject.x)):
         raise UserError(
             f"{run_dir}: its network has the weights that run.json names and other answers, {where}: its code has changed since; "
@@ -133,7 +133,8 @@ def require_factors(run_dir: Path, form: str) -> None:
 def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfig]:
     """Return the record of a trained run and its configuration.
 
-    Of one that a loop of one's own has trained the configuration says no more than where its images lie.
+    Of one that a loop of one's own has trained the configuration says no more than where its images lie. That they be fetched
+    no record says.
 
     Raises:
         UserError: it is not a complete run directory, or its network was not trained here.
@@ -149,16 +150,16 @@ def stored_config(run_dir: Path) -> tuple[records.RunRecord, training.TrainConfi
     try:
         config = training.config_of(record)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
+        reason = records.faults(error)
         path = records.RunFiles(run_dir).record
         raise UserError(f"{path}: this version cannot read its configuration: {reason}") from error
-    if isinstance(config, training.TrainConfig):
-        return record, config
-    return record, training.TrainConfig(data=config.data or OWN_EXAMPLES)
+    if not isinstance(config, training.TrainConfig):
+        return record, training.TrainConfig(data=config.data or OWN_EXAMPLES)
+    return record, config.model_copy(update={"data": config.data.model_copy(update={"download": False})})
 
 
-def network(run_dir: Path) -> nn.Module:
-    """Return the network of a run directory as it was trained, on the GPU if there is one.
+def network(run_dir: Path, *, trust_code: bool = False) -> nn.Module:
+    """Return the network of a run directory as it was trained, on the GPU if there is one; `trust_code` as in `load_network`.
 
     Of one that a loop of one's own has trained, without a function that makes it, it is the program that the run keeps.
 
@@ -166,12 +167,12 @@ def network(run_dir: Path) -> nn.Module:
         UserError: its weights are not those of its record.
     """
     if (parent := origin(run_dir)) is not None:
-        return _form_of(run_dir, network(parent))
+        return _form_of(run_dir, network(parent, trust_code=trust_code))
     files = records.RunFiles(run_dir)
     recorded = records.read_record(files.record, records.RunRecord).hashes
     if "program" in recorded and files.program.is_file() and sha256(files.program) != recorded["program"]:
         raise UserError(f"{files.program} is not the program that run.json names: put the run's own file back")
-    model = training.load_network(run_dir, _device())
+    model = training.load_network(run_dir, _device(), trust_code=trust_code)
     if (found := checkpoint.digest(model)) != recorded.get("weights", ""):
         raise UserError(
             f"{run_dir}: model.safetensors holds other weights ({found[:12]}) than run.json names ({recorded['weights'][:12]}): "

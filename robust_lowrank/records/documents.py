@@ -1,9 +1,29 @@
 """Records are the JSON documents of a run."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, field_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
+
+from robust_lowrank.records.values import (
+    CLASSES,
+    Answers,
+    Count,
+    Digest,
+    FileName,
+    Finite,
+    Fraction,
+    Name,
+    Positive,
+    Prose,
+    Seed,
+    Shape,
+    Size,
+    Time,
+    attack_entries,
+    require_order,
+    with_keys,
+)
 
 SCHEMA_VERSION = 1
 
@@ -15,73 +35,73 @@ _SEEK_NEAREST = ("deepfool", "fab")
 class Parameters(BaseModel, extra="forbid"):
     """Parameter counts of a network; `removed` and `rank_fraction` are the two things that papers call compression."""
 
-    total: int  # all parameters as stored for training, layers that stayed dense included
-    dense: int  # of the dense network
-    inference: int  # with S merged into a factor where that is smaller, or the dense matrix where that is smallest
-    removed: float  # 1 - (r(n+m) + r^2) / nm over the factored layers' weights; 0 without any
-    rank_fraction: float  # mean of r / min(n, m) over the factored layers; 1 without any
+    total: Count  # all parameters as stored for training, layers that stayed dense included
+    dense: Count  # of the dense network
+    inference: Count  # with S merged into a factor where that is smaller, or the dense matrix where that is smallest
+    removed: Annotated[Finite, Field(le=1)]  # 1 - (r(n+m) + r^2) / nm over the factored layers' weights; 0 without any
+    rank_fraction: Size  # mean of r / min(n, m) over the factored layers; 1 without any
 
 
 class Latency(BaseModel, extra="forbid"):
     """The median time of a forward pass of one batch."""
 
-    batch: int
-    milliseconds: float
-    dense_milliseconds: float  # of the dense network
-    passes: int  # the fewer of the two
+    batch: Positive
+    milliseconds: Size
+    dense_milliseconds: Size  # of the dense network
+    passes: Count  # the fewer of the two
 
 
 class Costs(BaseModel, extra="forbid"):
     """Costs of inference, with S merged into a factor where that is smaller, or the dense matrix where that is smallest."""
 
-    flops: int  # of one example's forward pass, 2 a multiplication and addition; matrix products and convolutions alone
-    dense_flops: int  # of the dense network
+    flops: Count  # of one example's forward pass, 2 a multiplication and addition; matrix products and convolutions alone
+    dense_flops: Count  # of the dense network
     latencies: list[Latency]
-    threads: int
-    machine: str
+    threads: Count
+    machine: Prose
 
 
 class SealedRecord(BaseModel, extra="forbid"):
     """A record with the digests of the files that belong to it and, over these and itself, its own."""
 
-    files: dict[str, str] = {}  # SHA-256 by name, of files in the record's directory
-    seal: str = ""  # SHA-256 of the record without it; older records have none
+    files: dict[FileName, Digest] = {}  # SHA-256 by name, of files in the record's directory
+    seal: Digest | Literal[""] = ""  # SHA-256 of the record without it; older records have none
 
 
 class RunRecord(SealedRecord):
     """The document `run.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    label: str  # what reports call this run, such as "CondLR τ=0.1"
-    method: str  # dense, vanilla, condlr, dlrt, tdlrt, geolora
-    model: str
-    data: str
-    seed: int
+    label: Name  # what reports call this run, such as "CondLR τ=0.1"
+    method: Name  # dense, vanilla, condlr, dlrt, tdlrt, geolora
+    model: Name
+    data: Name
+    seed: Seed
     status: Literal["running", "complete"] = "running"
-    epochs_done: int = 0
-    test_accuracy: float | None = None  # on the whole test set, fraction
-    created: str
-    command: str
+    epochs_done: Count = 0
+    test_accuracy: Fraction | None = None  # on the whole test set, fraction
+    created: Time
+    command: Prose
     config: dict[str, Any]
-    versions: dict[str, str]
-    machine: str
-    hashes: dict[str, str]  # "weights", "train", "test"
-    behaviour: dict[str, str] = {}  # `threat.observe` on the test set; older runs and those under way have none
+    versions: dict[Name, Name]
+    machine: Prose
+    hashes: dict[Name, Digest]  # "weights", "train", "test"
+    behaviour: dict[Name, Answers] = {}  # `threat.observe` on the test set; older runs and those under way have none
     parameters: Parameters
     costs: Costs | None = None  # None before training ends, and in runs older than the measurement
-    classes: list[str] = []  # the classes' names; empty where they have none but their numbers
-    input_shape: tuple[int, ...] | None = (
-        None  # channels, height and width of images; None of networks from elsewhere and older runs
-    )
-    remarks: list[str] = []  # what was done to the images as they came
-    kept_dense: dict[str, str] = {}  # layer name: reason
-    seconds: float = 0.0  # training time
+    classes: Annotated[list[Name], Field(max_length=CLASSES)] = []  # empty where they have none but their numbers
+    input_shape: Shape | None = None  # channels, height and width of images; None of networks from elsewhere and older runs
+    remarks: list[Prose] = []  # what was done to the images as they came
+    kept_dense: dict[Name, Prose] = {}  # layer name: reason
+    seconds: Size = 0.0  # training time
 
     @field_validator("config")
     @classmethod
     def _present_names(cls, config: dict[str, Any]) -> dict[str, Any]:
         """Return a configuration, which may be an early one, under the present names of its keys."""
-        method = dict(config.get("method", {}))
+        if not isinstance(method := config.get("method", {}), dict):
+            raise ValueError("should have a table 'method'")
+        method = dict(method)
         for old, new in (("integration", "step"), ("start", "init")):
             if old in method:
                 method[new] = method.pop(old)
@@ -93,23 +113,30 @@ class RunRecord(SealedRecord):
 class AuditFinding(BaseModel, extra="forbid"):
     """One check of an evaluation."""
 
-    check: str
+    check: Name
     status: Literal["pass", "warn", "fail"]
-    message: str
-    remedy: str = ""
+    message: Prose
+    remedy: Prose = ""
 
 
 class AccuracyRecord(BaseModel, extra="forbid"):
     """An accuracy with its interval; `value` is `correct / total`, which with unresolved examples is the least it can be."""
 
-    attack: str  # "clean", an attack's name, or "worst" (worst case per example over the suite)
-    eps: float
-    correct: int
-    total: int
-    value: float
-    low: float
-    high: float
-    unresolved: int = 0  # neither correct nor broken when the budget ran out; the interval covers both (`statistics.bounded`)
+    attack: Name  # "clean", an attack's name, or "worst" (worst case per example over the suite)
+    eps: Size
+    correct: Count
+    total: Positive
+    value: Fraction
+    low: Fraction
+    high: Fraction
+    unresolved: Count = 0  # neither correct nor broken when the budget ran out; the interval covers both (`statistics.bounded`)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.correct + self.unresolved > self.total:
+            raise ValueError(f"correct = {self.correct} and unresolved = {self.unresolved} are more than total = {self.total}")
+        require_order(self.low, self.value, self.high)
+        return self
 
     @property
     def most(self) -> float:
@@ -121,20 +148,20 @@ class ResultRecord(SealedRecord):
     """The document `results/SUITE/result.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    suite: str
+    suite: Name
     norm: Literal["Linf", "L2", "L1"]
-    eps: list[float]
-    seed: int
-    created: str
-    versions: dict[str, str]
-    machine: str
-    hashes: dict[str, str]  # "weights", "data", "attack"
-    behaviour: dict[str, str] = {}  # `threat.observe` on the examples; older results have none
-    interval: str  # such as "Wilson 95 %"
-    accuracies: list[AccuracyRecord]
+    eps: list[Size]
+    seed: Seed
+    created: Time
+    versions: dict[Name, Name]
+    machine: Prose
+    hashes: Annotated[dict[Name, Digest], AfterValidator(with_keys("weights", "data", "attack"))]
+    behaviour: dict[Name, Answers] = {}  # `threat.observe` on the examples; older results have none
+    interval: Name  # such as "Wilson 95 %"
+    accuracies: Annotated[list[AccuracyRecord], Field(min_length=1)]
     audit: list[AuditFinding]
-    definition: dict[str, Any]  # the suite as it ran, every parameter explicit
-    seconds: float
+    definition: Annotated[dict[str, Any], AfterValidator(attack_entries)]  # the suite as it ran, every parameter explicit
+    seconds: Size
 
     def title(self, attack: str) -> str | None:
         """Return what reports call an attack, such as `PGD-20` for `pgd-20`; None in results that do not say it."""
@@ -151,45 +178,52 @@ class ResultRecord(SealedRecord):
 class CurvePoint(BaseModel, extra="forbid"):
     """The share of examples that are proved right within a radius, with its interval: a row of CURVE."""
 
-    radius: float
-    certified: int
-    total: int
-    value: float
-    low: float
-    high: float
+    radius: Size
+    certified: Count
+    total: Positive
+    value: Fraction
+    low: Fraction
+    high: Fraction
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.certified > self.total:
+            raise ValueError(f"certified = {self.certified} is more than total = {self.total}")
+        require_order(self.low, self.value, self.high)
+        return self
 
 
 class LayerBound(BaseModel, extra="forbid"):
     """One call's part of a Lipschitz bound; without a number it has none, and the note says why."""
 
-    layer: str
-    operation: str
-    constant: float | None
-    bound: float | None  # from the input up to it
-    note: str
+    layer: Name
+    operation: Name
+    constant: Size | None
+    bound: Size | None  # from the input up to it
+    note: Prose
 
 
 class CertificateRecord(SealedRecord):
     """The document `certificates/NAME.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    name: str
+    name: Name
     kind: Literal["lipschitz", "smoothing"]
     norm: Literal["L2"] = "L2"
-    created: str
-    versions: dict[str, str]
-    machine: str
-    hashes: dict[str, str]  # "weights", "data", as in ResultRecord
-    behaviour: dict[str, str] = {}  # as in ResultRecord
-    version: int = 1  # of the computation: what an older one has certified is certified again
-    parameters: dict[str, float]  # of smoothing: sigma, n0, n, alpha, seed
-    assumptions: list[str]
-    reasons: list[str] = []  # why nothing is certified
-    bound: float | None = None  # Lipschitz bound of the logits; of smoothing none
+    created: Time
+    versions: dict[Name, Name]
+    machine: Prose
+    hashes: Annotated[dict[Name, Digest], AfterValidator(with_keys("weights", "data"))]  # as in ResultRecord
+    behaviour: dict[Name, Answers] = {}  # as in ResultRecord
+    version: Count = 1  # of the computation: what an older one has certified is certified again
+    parameters: dict[Name, Finite]  # of smoothing: sigma, n0, n, alpha, seed
+    assumptions: list[Prose]
+    reasons: list[Prose] = []  # why nothing is certified
+    bound: Size | None = None  # Lipschitz bound of the logits; of smoothing none
     layers: list[LayerBound] = []  # what it is made of
-    interval: str  # of the curve, such as "Clopper–Pearson 95 %"
+    interval: Name  # of the curve, such as "Clopper–Pearson 95 %"
     curve: list[CurvePoint]
-    seconds: float
+    seconds: Size
 
 
 def attack_title(name: str) -> str:

@@ -1,18 +1,15 @@
-"""Files are read with errors that name them, and replaced whole."""
+"""Files are replaced whole."""
 
-import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ValidationError
-
-from robust_lowrank.errors import UserError
+from pydantic import BaseModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,42 +119,3 @@ def write_frame(path: Path, frame: "pd.DataFrame") -> None:
     """Write a table as Parquet at once."""
     with replacing(path) as temporary:
         frame.to_parquet(temporary, index=False)
-
-
-_Record = TypeVar("_Record", bound=BaseModel)
-
-
-def read_record(path: Path, kind: type[_Record]) -> _Record:
-    """Read a JSON record.
-
-    Raises:
-        UserError: there is no such file, or it is not such a record.
-    """
-    return _read(path, lambda: kind.model_validate(json.loads(path.read_text(encoding="utf-8"))))
-
-
-def read_frame(path: Path, columns: Collection[str] = ()) -> "pd.DataFrame":
-    """Read a Parquet table.
-
-    Raises:
-        UserError: there is no such file, it is not a table, or it lacks one of the `columns`.
-    """
-    import pandas as pd
-
-    frame = _read(path, lambda: pd.read_parquet(path))
-    if lacking := [column for column in columns if column not in frame]:
-        raise UserError(f"{path} has no column {lacking[0]!r}: it is another table, or was changed; make it again")
-    return frame
-
-
-_Read = TypeVar("_Read")
-
-
-def _read(path: Path, parse: Callable[[], _Read]) -> _Read:
-    try:
-        return parse()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: the run stopped before writing it, or this is not a run directory") from error
-    except (OSError, ValueError, ValidationError, LookupError, TypeError, AttributeError, NotImplementedError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)  # a parser stumbles over a damaged file in many ways
-        raise UserError(f"{path} cannot be read: {reason}") from error

@@ -1,9 +1,12 @@
 """The layout of a run directory names its files, for every stage."""
 
 import glob
+import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+
+from robust_lowrank.errors import UserError, shown
 
 FORM = "form"  # the key in the configuration of a network that is a form of another run's
 BLACK_BOX = "-black-box"  # ends the name of a suite where a form without gradients was attacked in its place
@@ -87,3 +90,25 @@ class RunFiles:
     def certificate(self, name: str) -> Path:
         """Return the `CertificateRecord` of that name; its table `CERTIFICATE` lies beside it, as .parquet."""
         return self.certificates / f"{name}.json"
+
+
+def require_plain(root: Path) -> None:
+    """Require a directory that holds all its files itself, and nothing else than files.
+
+    Raises:
+        UserError: a link in it leads out of it, or a pipe or device lies there, at which a reader would wait.
+    """
+    real, folders = os.path.realpath(root), [os.fspath(root)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    if not Path(target := os.path.realpath(entry.path)).is_relative_to(real):
+                        raise UserError(
+                            f"{shown(entry.path)} is a link out of the run directory, to {shown(target)}: put what it leads to "
+                            "in its place, or take the link away"
+                        )
+                elif entry.is_dir():
+                    folders.append(entry.path)
+                elif not entry.is_file():
+                    raise UserError(f"{shown(entry.path)} is neither file nor directory: take it away")

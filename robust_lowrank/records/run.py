@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.records.documents import CertificateRecord, ResultRecord, RunRecord
-from robust_lowrank.records.files import read_frame, read_record
-from robust_lowrank.records.layout import RunFiles
+from robust_lowrank.records.frames import read_frame
+from robust_lowrank.records.layout import RunFiles, require_plain
+from robust_lowrank.records.parsing import read_record
 from robust_lowrank.records.tables import CERTIFICATE, METRICS, OPERATORS, REPLAYED, SPECTRA, TRANSFER, VERDICTS
 
 if TYPE_CHECKING:
@@ -53,13 +54,14 @@ def read_run(path: Path, *, results: bool = True) -> Run:
         results: False leaves out evaluations and certificates, of which files may be lost.
 
     Raises:
-        UserError: `path` is not a run directory, or a file in it cannot be read.
+        UserError: `path` is not a run directory, a file in it cannot be read, or a link in it leads out of it.
     """
     files = RunFiles(path)
     if not files.record.is_file():
         raise UserError(
             f"{path} is not a run directory: it has no {files.record.name}. Make one with 'rlr-eval train --out {path}'"
         )
+    require_plain(path)
     directories = [files.result(directory.name) for directory in sorted(files.results.glob("*")) if results]
     evaluations = {
         result.root.name: Result(

@@ -171,6 +171,8 @@ def _existing(out: Path, config: RecordedConfig, hashes: dict[str, str]) -> RunR
         UserError: something else is there.
     """
     path, elsewhere = RunFiles(out).record, "choose another directory, or delete this one"
+    if out.is_dir():
+        records.require_plain(out)
     if path.is_file() and not is_recorded(records.read_record(path, RunRecord).config):
         raise UserError(f"{out} holds a run that rlr.record did not begin: {elsewhere}")
     there = existing_record(out, config.to_record(), hashes)

@@ -19,13 +19,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from robust_lowrank import checkpoint
+from robust_lowrank import checkpoint, records
+from robust_lowrank.bounds import read_bounded
 from robust_lowrank.errors import UserError
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.records import RunFiles, RunRecord, replacing_directory
 
 TENSORS, VALUES = "state.safetensors", "state.json"
 VERSION = 1
+LARGEST = 2**28  # bytes of the values
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -67,15 +69,16 @@ def load_state(out: Path, network: Callable[[], nn.Module]) -> SavedState | None
         return None
     directory = max(directories, key=lambda entry: int(entry.name))
     try:
-        text = json.loads((directory / VALUES).read_text(encoding="utf-8"))
+        records.require_plain(directory)
+        text = json.loads(read_bounded(directory / VALUES, most=LARGEST))
         tensors = load_file(directory / TENSORS)
         model = checkpoint.load(network(), RunFiles(directory).weights)
         digests = checkpoint.digest(model), digest_tensors(tensors)
         if (text["version"], text["weights"], text["tensors"]) != (VERSION, *digests):
             return None
         return SavedState(RunRecord.model_validate(text["record"]), model, unpack(text["values"], tensors))
-    except (OSError, SafetensorError, UserError, ValueError, KeyError, TypeError, RuntimeError):
-        return None
+    except (OSError, SafetensorError, UserError, ValueError, LookupError, AttributeError, TypeError, RuntimeError, MemoryError):
+        return None  # it was damaged in one of many ways
 
 
 def drop_states(out: Path) -> None:
@@ -115,7 +118,7 @@ def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
     """Return what `pack` was given, its tensors on the CPU.
 
     Raises:
-        ValueError, KeyError, TypeError, RuntimeError: `pack` did not make it.
+        ValueError, LookupError, AttributeError, TypeError, RuntimeError: `pack` did not make it.
     """
     if isinstance(packed, list):
         return [unpack(item, tensors) for item in packed]

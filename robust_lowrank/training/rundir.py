@@ -31,7 +31,7 @@ def finished_run(out: Path, config: TrainConfig, hashes: dict[str, str], dataset
     record = existing_record(out, config.to_record(), hashes)
     if record is None or record.status != "complete" or not same_images(record, hashes):
         return None
-    network = load_network(out)
+    network = load_network(out, trust_code=True)  # the configuration names the same function
     if checkpoint.digest(network) != record.hashes.get("weights"):
         return None
     refuse_changed_code(out, record, network, dataset)
@@ -50,6 +50,7 @@ def existing_record(out: Path, config: dict[str, Any], hashes: dict[str, str]) -
         raise UserError(f"{out} is a file: a run needs a directory")
     if records.is_vacant(out):
         return None
+    records.require_plain(out)
     if not (files := RunFiles(out)).record.is_file():
         raise UserError(f"{out} is not empty and not a run directory: choose another one")
     record = records.read_record(files.record, RunRecord)

@@ -163,7 +163,7 @@ class TrainState:
                 if len(training.history.rows) != state.values["rows"]:
                     return None
             _set_random_states(state.values["random"], job.device)
-        except (UserError, ValueError, KeyError, TypeError, RuntimeError):
+        except (UserError, ValueError, LookupError, AttributeError, TypeError, RuntimeError):
             return None
         return training
 

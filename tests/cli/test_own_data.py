@@ -15,6 +15,7 @@ from typer.testing import Result
 
 import robust_lowrank as rlr
 from robust_lowrank import data, records
+from robust_lowrank.errors import shown
 from tests.data.pictures import drawn, folder
 
 Command = Callable[..., Result]
@@ -48,7 +49,7 @@ def test_every_command_takes_a_run_on_them(rlr_eval: Command, place: Path) -> No
     result = rlr_eval("train", "--data", "odd", *TRAIN, "--method", "condlr", "--rank", 0.5, "--out", "RUN")
     assert result.exit_code == 0, result.stderr
     record = records.read_run(Path("RUN")).record
-    assert record.classes == sorted(NAMES)
+    assert record.classes == [shown(name) for name in sorted(NAMES)]
     assert record.input_shape == (1, 8, 12)
     assert record.data == "odd"
     assert {"2 hidden files and folders ignored", "one channel, grey"} < set(record.remarks)

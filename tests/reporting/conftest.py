@@ -85,7 +85,7 @@ def result(
         created="2026-11-24T00:00:00+00:00",
         versions={"torch": torch.__version__},
         machine="a test machine",
-        hashes={"weights": "w", "data": data, "attack": attack},
+        hashes={"weights": "aa", "data": data, "attack": attack},
         interval="Wilson 95 %",
         accuracies=[
             accuracy("clean", 0.0, clean),
@@ -155,7 +155,7 @@ def make_run() -> Callable[..., Run]:
                     "config": config or {"seed": seed, "epochs": 3},
                     "versions": {"torch": torch.__version__},
                     "machine": "a test machine",
-                    "hashes": {"weights": "w", "train": "t", "test": "e"},
+                    "hashes": {"weights": "aa", "train": "bb", "test": "cc"},
                     "parameters": Parameters(total=1000, dense=5000, inference=900, removed=0.8, rank_fraction=0.2),
                     **record,
                 }

@@ -51,7 +51,7 @@ def test_a_record_without_costs_is_read(tmp_path):
         "model": "mlp",
         "data": "digits",
         "seed": 0,
-        "created": "",
+        "created": "2026-11-24T00:00:00+00:00",
         "command": "",
         "config": {},
         "versions": {},

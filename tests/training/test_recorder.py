@@ -264,7 +264,7 @@ def test_a_network_that_cannot_be_exported_is_made_by_a_function(define: Callabl
     with rlr.record(tmp_path / "run", model, data=TEST, source="loops_of_mine:net") as run:
         run.epoch()
     assert not RunFiles(tmp_path / "run").program.exists()
-    kept = subjects.network(tmp_path / "run")
+    kept = subjects.network(tmp_path / "run", trust_code=True)
     assert isinstance(kept, Branching)
     assert torch.equal(kept(TEST[0]), model(TEST[0]))
     assert records.read_run(tmp_path / "run").record.model == "loops_of_mine:net"
@@ -285,7 +285,8 @@ def test_networks_of_normalised_inputs(source: str | None, define: Callable[...,
     model = compressed()
     with rlr.record(tmp_path / "run", model, data=TEST, source=source, mean=[0.5], std=[0.25]) as run:
         run.epoch()
-    torch.testing.assert_close(subjects.network(tmp_path / "run")(TEST[0]), model.eval()((TEST[0] - 0.5) / 0.25))
+    kept = subjects.network(tmp_path / "run", trust_code=source is not None)
+    torch.testing.assert_close(kept(TEST[0]), model.eval()((TEST[0] - 0.5) / 0.25))
     read = records.read_run(tmp_path / "run")
     assert "1" in set(read.spectra["layer"])
     assert (read.record.config["mean"], read.record.config["std"]) == ([0.5], [0.25])

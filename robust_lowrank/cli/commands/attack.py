@@ -73,9 +73,9 @@ def attack(
     image_size: ImageSize = None,
     channels: Channels = None,
     skip_broken: SkipBroken = False,
-    trust_code: TrustCode = False,
     label: Annotated[str | None, typer.Option(rich_help_panel=ELSEWHERE, help="What reports call it.")] = None,
     out: Annotated[Path | None, typer.Option(rich_help_panel=ELSEWHERE, help="Run directory for its results.")] = None,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Attack networks with a suite, and store verdicts, accuracies and audit below RUN/results.
@@ -114,6 +114,7 @@ def attack(
         max_passes=max_passes,
         max_seconds=max_seconds,
         forms=[name.strip() for text in form or () for name in text.split(",") if name.strip()],
+        trust_code=trust_code,
     )
     if model is not None and settled.forms:
         raise UserError("--form is of a run's own network: a network from elsewhere has the form that it is given in")

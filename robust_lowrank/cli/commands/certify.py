@@ -9,6 +9,7 @@ from rich.table import Table
 
 from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.attack import Data, DataDir, Json
+from robust_lowrank.cli.commands.elsewhere import TrustCode
 
 Smoothing = "Smoothing"
 
@@ -29,6 +30,7 @@ def certify(
     seed: Annotated[int | None, typer.Option(rich_help_panel=Smoothing, help="Seed of the noise; 0 without it.")] = None,
     data: Data = None,
     data_dir: DataDir = None,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Prove L2 radii within which no prediction changes, and store them below RUN/certificates.
@@ -42,7 +44,7 @@ def certify(
     from robust_lowrank.records import read_run, writing
 
     config = CertifyConfig.resolve(method, sigma=sigma, samples=samples, alpha=alpha, seed=seed, radii=radius or ())
-    subjects = [subject_to_certify(run, n, Location(data, data_dir)) for run in runs]
+    subjects = [subject_to_certify(run, n, Location(data, data_dir), trust_code=trust_code) for run in runs]
     with writing(*map(owner, runs)), Board() as board:
         records = [certify_run(run, subject, config, board) for run, subject in zip(runs, subjects, strict=True)]
     labels = [read_run(run).record.label for run in runs]

@@ -28,9 +28,8 @@ TrustCode = Annotated[
     bool,
     typer.Option(
         "--trust-code",
-        rich_help_panel=ELSEWHERE,
-        help="Load TorchScript, and programs that are more than plain tensor operations: code in the file then runs with your "
-        "rights, and may read, write and send whatever you may. Only where you trust whoever made it.",
+        help="Run code that strangers may have written, with your rights: TorchScript, programs that are more than plain tensor "
+        "operations, and functions that a run names as its network's. Only where you trust whoever made it.",
     ),
 ]
 
@@ -56,7 +55,7 @@ def foreign_network(
     """
     keys = reading_keys(image_size, channels, skip_broken)
     if model is None:
-        given = {"--weights": weights, "--classes": classes, "--mean": mean, "--std": std, "--trust-code": trust_code or None}
+        given = {"--weights": weights, "--classes": classes, "--mean": mean, "--std": std}
         if lone := [name for name, value in given.items() if value is not None]:
             raise UserError(f"{lone[0]} belongs to a network from elsewhere: name it with --model")
         if any(value is not None for value in keys.values()):

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.attack import Data, DataDir
+from robust_lowrank.cli.commands.elsewhere import TrustCode
 
 
 def export(
@@ -17,6 +18,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="The file to write; RUN/exports/FORM with its suffix without it.")] = None,
     data: Data = None,
     data_dir: DataDir = None,
+    trust_code: TrustCode = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Take a network away: as weights of ordinary layers, or as a program that runs without this package.
@@ -27,7 +29,7 @@ def export(
     from robust_lowrank.jobs.chain import Location
     from robust_lowrank.jobs.exports import export_run
 
-    exported = export_run(run, to, out=out, images=Location(data, data_dir))
+    exported = export_run(run, to, out=out, images=Location(data, data_dir), trust_code=trust_code)
     if json:
         layers = {name: times._asdict() for name, times in exported.times.items()}
         console.print_json(exported._asdict() | {"path": str(exported.path), "times": layers})

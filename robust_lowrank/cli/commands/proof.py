@@ -73,7 +73,7 @@ def verify(
         skip_broken=skip_broken,
         trust_code=trust_code,
     )
-    examination = examine(run, suite, Location(data, data_dir), foreign=foreign, again=again, seed=drawn)
+    examination = examine(run, suite, Location(data, data_dir), foreign=foreign, again=again, seed=drawn, trust_code=trust_code)
     if json:
         console.print_json(_listed(examination) | ({"seed": drawn} if again else {}))
     else:
@@ -174,7 +174,7 @@ def forecast(
     from robust_lowrank.jobs.chain import Location
     from robust_lowrank.jobs.examination import forecast_of
 
-    settled = Attack.settle(suite, eps=eps, norm=norm, examples=n, batch_size=batch_size)
+    settled = Attack.settle(suite, eps=eps, norm=norm, examples=n, batch_size=batch_size, trust_code=trust_code)
     foreign = foreign_network(
         model,
         weights,

@@ -13,6 +13,7 @@ from robust_lowrank.statistics import Interval, SeedSpread, over_seeds
 
 CLEAN = "clean"
 WORST = "worst"
+SLUG = 80  # letters of a name in the names of files
 FEW_EXAMPLES = 100  # below it a 95 % interval can be wider than 19 points
 
 
@@ -191,4 +192,4 @@ def _rank(results: dict[str, Result]) -> tuple[int, bool, bool, int]:
 
 
 def _slug(name: str) -> str:
-    return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in name.lower()).split())
+    return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in name.lower()).split())[:SLUG]

@@ -1,5 +1,6 @@
 """Figures have one definition for the interactive page and for the SVG and PDF files."""
 
+import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +8,9 @@ from functools import cache
 from typing import Any
 
 import altair as alt
-import vl_convert
 
 from robust_lowrank.errors import shown
+from robust_lowrank.reporting.formats.drawing import shared_engine
 from robust_lowrank.reporting.formats.style import Look, paper_config, vega_range
 
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
@@ -67,7 +68,11 @@ class Figure:
         return [look for look in looks if look.series in self.series]
 
     def paper(self, looks: Sequence[Look]) -> dict[str, bytes]:
-        """Return the files for print by suffix: a column (3.3 inches) wide, or the text (6.9 inches) with several panels."""
+        """Return the files for print by suffix: a column (3.3 inches) wide, or the text (6.9 inches) with several panels.
+
+        Raises:
+            NotDrawnError: the engine that draws them fails.
+        """
         inches = COLUMN if len(self.panels) == 1 else TEXT
         goal = round(inches * _DENSITY)
         svg = self._print(goal, looks, goal)
@@ -75,11 +80,8 @@ class Figure:
         svg = self._print(max(goal - beside, goal // 3), looks, goal)
         width, height = _extent(svg)
         points = _resize(svg, f"{72 * inches:g}", f"{72 * inches * height / width:g}")
-        return {
-            "pdf": vl_convert.svg_to_pdf(points),
-            "svg": _resize(svg, f"{inches}in", f"{inches * height / width:.3f}in").encode(),
-            "png": vl_convert.svg_to_png(points, ppi=_DPI),
-        }
+        pdf, png = map(base64.b64decode, shared_engine().do("print", svg=points, dpi=_DPI))
+        return {"pdf": pdf, "svg": _resize(svg, f"{inches}in", f"{inches * height / width:.3f}in").encode(), "png": png}
 
     def _print(self, width: int, looks: Sequence[Look], goal: int) -> str:
         if len(self.panels) == 1:
@@ -91,7 +93,7 @@ class Figure:
             spec = self._spec(alt.concat(*sized, columns=self.columns), "")
         drawn = self.drawn(looks)
         config = paper_config(drawn, goal) | {"range": vega_range("light", drawn)}
-        return vl_convert.vegalite_to_svg(spec | {"config": config}, vl_version=_VEGA_LITE, allowed_base_urls=[])
+        return shared_engine().do("svg", spec=spec | {"config": config}, version=_VEGA_LITE)
 
     def _sized(self, panel: Panel, width: int | str) -> alt.Chart | alt.LayerChart:
         return panel.chart.properties(width=width, height=self.height)
@@ -105,7 +107,7 @@ class Figure:
 
 
 def _shown(value: Any) -> Any:
-    """Return a chart whose texts hold no controls, at which the converter would end this process."""
+    """Return a chart whose texts hold no controls, over which the engine would die."""
     if isinstance(value, dict):
         return {key: _shown(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -131,5 +133,9 @@ def _resize(svg: str, width: str, height: str) -> str:
 
 @cache
 def javascript() -> str:
-    """Return the script that draws Vega-Lite charts, whole, so that a page needs no network; it defines `vegaEmbed`."""
-    return vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE)
+    """Return the script that draws Vega-Lite charts, whole, so that a page needs no network; it defines `vegaEmbed`.
+
+    Raises:
+        NotDrawnError: the engine that has it fails.
+    """
+    return shared_engine().do("script", snippet="window.vegaEmbed = vegaEmbed;", version=_VEGA_LITE)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -10,9 +11,11 @@ from robust_lowrank.records import replacing, write_frame, write_text, writing
 from robust_lowrank.reporting.formats.statements import Summary
 from robust_lowrank.reporting.formats.style import looks
 from robust_lowrank.reporting.output import document, latex, page
-from robust_lowrank.reporting.output.page import Drawing
+from robust_lowrank.reporting.output.page import Drawing, draw
 from robust_lowrank.reporting.output.provenance import Provenance
 from robust_lowrank.reporting.sections.section import Section
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # beginnings of what a spreadsheet computes
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def write_report(
     """
     series = looks(methods)
     drawn = sorted(sections, key=lambda section: not section.leading)
-    drawings = {figure.name: Drawing(figure, figure.paper(series)) for section in drawn for figure in section.figures}
+    drawings = {figure.name: draw(figure, series) for section in drawn for figure in section.figures}
     files = _files(name, table_name, list(drawings.values()))
     context = {"title": title, "subtitle": subtitle, "summary": summary, "provenance": provenance}
     with writing(out):
@@ -53,7 +56,7 @@ def write_report(
         for picture in [picture for section in sections for picture in section.pictures]:
             _write_figure(out, f"{picture.name}.png", picture.png)
         with replacing(out / f"{table_name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
+            _harmless(table).to_csv(temporary, index=False)
         write_frame(out / f"{table_name}.parquet", table)
         write_text(out / f"{name}.json", document.render(name, table, context, [path for file in files for path in file.paths]))
         tables = [one for section in sections for one in section.tables]
@@ -62,6 +65,16 @@ def write_report(
         write_text(out / f"{name}.md", page.markdown(f"{name}.md", **shown))
         write_text(out / f"{name}.html", page.html(f"{name}.html", series, files=files, **shown))
     return out / f"{name}.html"
+
+
+def _harmless(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose texts a spreadsheet takes for texts: an apostrophe stands before one that begins like a formula."""
+    texts = {name: column for name, column in table.items() if not pd.api.types.is_numeric_dtype(column)}
+    return table.assign(**{str(name): column.map(_harmless_text) for name, column in texts.items()})
+
+
+def _harmless_text(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _write_figure(out: Path, name: str, content: bytes) -> None:
@@ -76,5 +89,5 @@ def _files(name: str, table_name: str, drawings: Sequence[Drawing]) -> list[Besi
         Beside((f"{table_name}.csv",), "every number in full precision, a row an observation"),
         Beside((f"{table_name}.parquet",), "the same with its types"),
         Beside((f"{name}.json",), "the same with the statements on top of this page"),
-        *(Beside(tuple(f"figures/{d.figure.name}.{suffix}" for suffix in d.paper), d.figure.title) for d in drawings),
+        *(Beside(tuple(f"figures/{d.figure.name}.{suffix}" for suffix in d.paper), d.figure.title) for d in drawings if d.paper),
     ]

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from robust_lowrank.reporting.formats.drawing import NotDrawnError
 from robust_lowrank.reporting.formats.figures import Figure, javascript
 from robust_lowrank.reporting.formats.style import Look, Theme, vega_config, vega_range
 
@@ -16,12 +17,21 @@ _LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")
 _MARKDOWN_SPECIALS = re.compile(r"([\\`*_\[\]|~$#])")
 
 
+def draw(figure: Figure, series: Sequence[Look]) -> "Drawing":
+    """Return a figure with its files, or with the reason why there are none."""
+    try:
+        return Drawing(figure, figure.paper(series))
+    except NotDrawnError as error:
+        return Drawing(figure, {}, str(error))
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure with its files' contents."""
 
     figure: Figure
-    paper: dict[str, bytes]  # by suffix
+    paper: dict[str, bytes]  # by suffix; empty where it could not be drawn
+    failure: str = ""  # why it could not
 
     @property
     def data_uri(self) -> str:
@@ -45,10 +55,18 @@ def html(template: str, series: Sequence[Look], **context: Any) -> str:
             looks=series,
             look={look.series: i for i, look in enumerate(series)},
             charts=charts,
-            vega=Markup(javascript()),
+            vega=Markup(_script()),
             **context,
         )
     )
+
+
+def _script() -> str:
+    """Return the script that draws the charts; without it they are pictures."""
+    try:
+        return javascript()
+    except NotDrawnError:
+        return ""
 
 
 def markdown(template: str, **context: Any) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from robust_lowrank.errors import shown
 from robust_lowrank.records import ResultRecord, now
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.formats import numbers
@@ -136,4 +137,4 @@ def _short(digest: str) -> str:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return "\n".join(map(shown, json.dumps(value, indent=2, ensure_ascii=False, default=str).split("\n")))

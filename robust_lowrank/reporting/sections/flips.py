@@ -9,7 +9,7 @@ import numpy as np
 
 from robust_lowrank.records import Result, ResultFiles
 from robust_lowrank.reporting.comparing.entries import Entry
-from robust_lowrank.reporting.comparing.evaluations import Evaluation
+from robust_lowrank.reporting.comparing.evaluations import SLUG, Evaluation
 from robust_lowrank.reporting.comparing.forms import Deployed, deployed_forms
 from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.pictures import Picture, draw_picture, read_images
@@ -80,7 +80,7 @@ def _flip(evaluation: Evaluation, entry: Entry, form: Deployed, eps: float, exam
     """Return one flip, without pictures where they are not stored."""
     own, theirs = (entry.name, form.trained), (f"{form.form} of {entry.name}", form.result)
     (loser, result), (holder, other) = (theirs, own) if example in form.lost(eps) else (own, theirs)
-    stem = _safe(f"flip-{evaluation.slug}-{form.form}-{entry.name}-{eps:g}-{example}")
+    stem = _safe(f"flip-{evaluation.slug}-{form.form}-{entry.name[:SLUG]}-{eps:g}-{example}")
     rows = result.verdicts[result.verdicts["example"] == example]
     label, taken_for = (entry.class_name(int(rows[column].iloc[0])) for column in ("label", "clean_prediction"))
     images = []

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from robust_lowrank.reporting import comparison_report, condition_report
+from robust_lowrank.reporting.formats.drawing import NotDrawnError
+from robust_lowrank.reporting.formats.figures import Figure
 from robust_lowrank.reporting.formats.statements import Summary
-from robust_lowrank.reporting.output import latex
+from robust_lowrank.reporting.output import latex, page
 from robust_lowrank.reporting.output.document import render
 from robust_lowrank.reporting.output.provenance import Provenance
 
@@ -81,8 +83,10 @@ def test_names_come_back_whole_from_json(hostile, name):
 
 @pytest.mark.parametrize("name", ["results", "condition"])
 def test_names_come_back_whole_from_csv_and_parquet(hostile, name):
-    for frame in (pd.read_csv(hostile / f"{name}.csv"), pd.read_parquet(hostile / f"{name}.parquet")):
-        assert set(frame["run"]) == set(HOSTILE)
+    assert set(pd.read_parquet(hostile / f"{name}.parquet")["run"]) == set(HOSTILE)
+    written = {f"'{text}" if text[0] in "=+-@" else text for text in HOSTILE}
+    assert written != set(HOSTILE)
+    assert set(pd.read_csv(hostile / f"{name}.csv")["run"]) == written
 
 
 @pytest.mark.parametrize("name", ["report", "condition"])
@@ -181,3 +185,19 @@ def test_json_numbers_are_exact():
 )
 def test_text_is_typeset_as_it_stands(text, typeset):
     assert latex.escape(text) == typeset
+
+
+def test_a_report_comes_without_pictures_where_the_engine_fails(hostile_runs, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise NotDrawnError("it died")
+
+    monkeypatch.setattr(Figure, "paper", fail)
+    monkeypatch.setattr(page, "javascript", fail)
+    whole = comparison_report(hostile_runs[:2], tmp_path, title="t", command="c").read_text(encoding="utf-8")
+    assert "There is no picture of it: it died." in whole
+    assert '<img class="still"' not in whole
+    assert not list(tmp_path.glob("figures/*.svg"))
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "There is no picture of it: it died." in text
+    assert ".svg" not in text
+    assert ".svg" not in (tmp_path / "report.json").read_text(encoding="utf-8")

@@ -13,9 +13,9 @@ NAMES = ("A", "B", "C")
 
 
 def rows(target: str, fooled: dict[str, int], **changes) -> pd.DataFrame:
-    common = {"source_seed": 0, "source_created": "", "target_weights": target, "data": "d1", "attack_hash": "a1"}
+    common = {"source_seed": 0, "source_created": "", "target_weights": target.lower(), "data": "d1", "attack_hash": "a1"}
     common |= {"attack": "pgd-20", "norm": "Linf", "eps": 0.1, "tried": 40} | changes
-    found = [{"source": name, "source_weights": name, "fooled": count, **common} for name, count in fooled.items()]
+    found = [{"source": name, "source_weights": name.lower(), "fooled": count, **common} for name, count in fooled.items()]
     return pd.DataFrame(found, columns=list(TRANSFER))
 
 
@@ -26,8 +26,8 @@ def make_evaluation(make_run, make_result):
         for name, transfer in stored.items():
             held = {("fgsm", 0.1): RIGHT & (np.arange(100) < 70), ("pgd-20", 0.1): RIGHT & (np.arange(100) < 50)}
             made = make_result(RIGHT, held)
-            made.record.hashes["weights"] = name
-            runs.append(make_run(name, results=[Result(made.record, made.verdicts, transfer)], hashes={"weights": name}))
+            made.record.hashes["weights"] = name.lower()
+            runs.append(make_run(name, results=[Result(made.record, made.verdicts, transfer)], hashes={"weights": name.lower()}))
         return find_evaluations(arrange(runs))[0]
 
     return make

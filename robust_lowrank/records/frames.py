@@ -1,0 +1,118 @@
+"""Tables are read within what their files declare, and every column is looked at before it is used."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robust_lowrank.bounds import regular_size
+from robust_lowrank.errors import UserError, first_line, shown
+from robust_lowrank.records.columns import KINDS, is_numbers
+from robust_lowrank.records.parsing import require_there
+from robust_lowrank.records.values import escaped
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from pyarrow.parquet import FileMetaData, ParquetFile
+
+EXPANDED = 256 * 2**20  # bytes that a small file may become,
+RATIO = 16  # and how many times its own size a larger one
+COLUMNS = 1000
+LONGEST = 1000  # characters of a text
+_NUMBER = 8  # bytes
+
+
+def read_frame(path: Path, columns: Collection[str] = ()) -> "pd.DataFrame":
+    """Read a Parquet table.
+
+    A file is refused before it is expanded where it declares far more than it holds. Texts come in one line, as `errors.shown`.
+
+    Raises:
+        UserError: there is no such file, it is not a table, or one of the `columns` is missing or holds something else.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    require_there(path)
+    size = regular_size(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            texts = _checked(path, file, size, columns)
+        with pq.ParquetFile(path, read_dictionary=texts) as file:  # repeated texts stay one until their lengths are known
+            table = file.read().replace_schema_metadata(None)
+        for name in texts:
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, name, _decoded(path, name, table[name], max(EXPANDED, RATIO * size)))
+        frame = table.to_pandas()
+        for name in columns if len(frame) else ():
+            if fault := KINDS[name].fault(frame[name]):
+                raise _damaged(path, name, fault)
+        return frame
+    except UserError:
+        raise
+    except (OSError, pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
+        raise UserError(f"{path} cannot be read: {shown(first_line(error))}") from error  # it is damaged in one of many ways
+
+
+def _checked(path: Path, file: "ParquetFile", size: int, columns: Collection[str]) -> list[str]:
+    """Return the names of the columns of texts, after making sure that the file is a table of the due types and of a due size.
+
+    Raises:
+        UserError: it is not.
+    """
+    import pyarrow as pa
+
+    schema, rows = file.schema_arrow, file.metadata.num_rows
+    if (declared := _declared(file.metadata)) > max(EXPANDED, RATIO * size):
+        raise UserError(f"{path} cannot be read: its {size:,} bytes would become {declared:,}, which no table of a run does")
+    if len(schema.names) > COLUMNS or len(set(schema.names)) < len(schema.names):
+        raise UserError(f"{path} cannot be read: it has a column twice, or more than {COLUMNS}")
+    if lacking := [column for column in columns if column not in schema.names]:
+        raise UserError(f"{path} has no column {lacking[0]!r}: it is another table, or was changed; make it again")
+    for field in schema:
+        known = KINDS[field.name].fits(field.type) if field.name in columns and rows else _plain(field.type)
+        if not known:
+            raise _damaged(path, field.name, f"is of the type {field.type!s:.60}")
+    return [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+
+
+def _declared(metadata: "FileMetaData") -> int:
+    """Return how many bytes a file says that it has when it is expanded."""
+    total = metadata.num_rows * metadata.num_columns * _NUMBER
+    values = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for chunk in map(group.column, range(group.num_columns)):
+            values += max(chunk.num_values * _NUMBER, chunk.total_uncompressed_size)
+    return max(total, values)
+
+
+def _plain(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+    return number or types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind) or is_numbers(kind)
+
+
+def _decoded(path: Path, name: str, column: "pa.ChunkedArray", most: int) -> "pa.ChunkedArray":
+    """Return a column of texts, each in one line, after making sure that they are short, and no more bytes than so many together.
+
+    Raises:
+        UserError: they are not.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    parts, total = [], 0
+    for part in column.chunks:
+        words = [None if word is None else escaped(word) for word in part.dictionary.to_pylist()]
+        lengths = np.array([0, *(len(word or "") for word in words)])
+        total += int(lengths[1 + part.indices.fill_null(-1).to_numpy()].sum())
+        if lengths.max() > LONGEST or total > most:
+            raise _damaged(path, name, f"holds texts of more than {LONGEST} characters, or far too many")
+        parts.append(pa.array(words, pa.large_string()).take(part.indices))
+    return pa.chunked_array(parts, pa.large_string())
+
+
+def _damaged(path: Path, column: str, fault: str) -> UserError:
+    return UserError(f"{path}: column {shown(column)!r:.60} {shown(fault)}; the file is damaged or was changed: make it again")
