@@ -201,7 +201,11 @@ class GalerkinMethod(Method, ABC):
             idle = (slice(used[0], None), *block[1:])
             waiting = linalg.project_out(vh.T, core[idle].flatten(1).T).T  # not to mix with the rest, nor to overtake it
             most = (1 - clearance) * torch.where(sunk > 0, sunk, math.inf).min()
-            memory[idle] = torch.renorm(linalg.in_float64(waiting), 2, 0, float(most)).to(core).reshape(core[idle].shape) if len(waiting) else core[idle]
+            memory[idle] = (
+                torch.renorm(linalg.in_float64(waiting), 2, 0, float(most)).to(core).reshape(core[idle].shape)
+                if len(waiting)
+                else core[idle]
+            )
         return shown, memory if self.adaptive else shown
 
     def project(self, factors: Factors) -> Factors:

@@ -1,5 +1,6 @@
 """What is not finite is found before it moves a weight, and named."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from robust_lowrank.errors import TrainingError
 from robust_lowrank.layers.network import shown_name
 
+AT_ONCE = ("cpu",)  # devices on which a look costs no waiting
 LOOK_EVERY = 100  # steps between two looks at the notes of a device other than the CPU
 
 
@@ -55,7 +57,7 @@ class Sentinel:
                 devices.setdefault(grad.device, {})[name] = grad._values() if grad.is_sparse else grad
         for device, grads in devices.items():
             sound = torch.stack([_sum(grad).isfinite() for grad in grads.values()])
-            if device.type == "cpu":
+            if device.type in AT_ONCE:
                 if not bool(sound.all()):
                     self._name_the_first(grads, step)
                 continue
@@ -63,7 +65,7 @@ class Sentinel:
                 grad.masked_fill_(~sound.all(), 0)
             blank = Note(torch.ones_like(sound), torch.zeros((), dtype=torch.int64, device=device))
             self._notes.setdefault((device, tuple(grads)), blank).add(sound, step)
-        if isinstance(loss, Tensor) and loss.device.type == "cpu" and not bool(loss.isfinite().all()):
+        if isinstance(loss, Tensor) and loss.device.type in AT_ONCE and not bool(loss.isfinite().all()):
             raise TrainingError(f"step {step}: the loss is {float(loss.detach().sum())}")
 
     def report(self, *, step: int) -> None:
@@ -77,19 +79,28 @@ class Sentinel:
         if found:
             first, names, sound = min(found, key=lambda note: note[0])
             raise TrainingError(f"step {first}: the gradient of {_place(names[int(sound.int().argmin())])} is not finite")
-        self._require_finite_weights(step)
-
-    def _require_finite_weights(self, step: int) -> None:
-        for name, parameter in self._parameters:
-            if not bool(_sum(parameter.detach()).isfinite()) and not bool(parameter.isfinite().all()):
-                raise TrainingError(f"step {step}: {_place(name)} is not finite")
+        require_finite(self._parameters, f"step {step}")
 
     def _name_the_first(self, grads: dict[str, Tensor], step: int) -> None:
         """Raise if the sum of a gradient is not finite because an entry is not, and not because finite ones overflow."""
         for name, grad in grads.items():
             if not bool(grad.isfinite().all()):
-                self._require_finite_weights(step)
+                require_finite(self._parameters, f"step {step}")
                 raise TrainingError(f"step {step}: the gradient of {_place(name)} is not finite")
+
+
+def require_finite(named: Iterable[tuple[str, Tensor]], where: str) -> None:
+    """Require that parameters or buffers, given with their paths in the network, are finite; this waits for devices.
+
+    Args:
+        where: in the training, in words: what the error begins with.
+
+    Raises:
+        TrainingError: one is not.
+    """
+    for name, tensor in named:
+        if not bool(_sum(tensor.detach()).isfinite()) and not bool(tensor.isfinite().all()):
+            raise TrainingError(f"{where}: {_place(name)} is not finite")
 
 
 def _sum(a: Tensor) -> Tensor:

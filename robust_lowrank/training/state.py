@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_HALVINGS = 5  # of the learning rate, before a training that is not finite stops all the same
+RETURNS = 2  # to the end of one epoch
 
 
 class Phase(NamedTuple):
@@ -175,16 +176,20 @@ class TrainState:
     def roll_back(self, error: TrainingError, on_alert: Callable[[Alert], None]) -> Self:
         """Return the training after its last complete epoch once more, with half the learning rate of this attempt.
 
+        Where that has not helped twice, the epoch before was unsound already, and the training begins anew.
+
         Raises:
             TrainingError: the learning rate has been halved often enough.
         """
         if self.halvings == MOST_HALVINGS:
-            raise TrainingError(f"{error}\nIt went back {MOST_HALVINGS} times before, each time to half the learning rate") from error
-        state = type(self).resume(self.job, on_alert) or type(self).begin(self.job, on_alert)
+            raise TrainingError(f"{error}\nHalving it {MOST_HALVINGS} times has not helped") from error
+        state = type(self).resume(self.job, on_alert)
+        if state is None or self.halvings - state.halvings == RETURNS:
+            state = type(self).begin(self.job, on_alert)
         halvings = self.halvings + 1
         state.loop.slow_down(0.5 ** (halvings - state.halvings))
         state.halvings = halvings
-        remark = f"{error}. It went back to the end of epoch {state.done}, with the learning rate times {0.5**halvings:g}"
+        remark = f"{error}. Went back to {f'the end of epoch {state.done}' if state.done else 'the beginning'}, with the learning rate times {0.5**halvings:g}"
         record = state.writer.record
         state.writer.record = record.model_copy(update={"remarks": [*self.remarks, remark]})
         return state

@@ -112,15 +112,12 @@ def _run(
 ) -> None:
     """Train to the end, and write every epoch as it is complete."""
     config, epochs = state.job.config, phases(state.job.config)[-1].last
-    remarks: tuple[str, ...] = ()
 
-    def report(metrics: dict[str, float] | None = None) -> None:
-        nonlocal remarks
+    def report(metrics: dict[str, float] | None = None, *remarks: str) -> None:
         if progress is not None:
             line = "" if state.monitor is None else state.monitor.line()
             warnings = (*remarks, *map(str, alerts))
             alerts.clear()
-            remarks = ()
             steps = epochs * state.loop.steps_per_epoch
             epoch = state.done + (metrics is None)
             progress(Progress(state.writer.record.label, state.step, steps, epoch, epochs, metrics, line, warnings))
@@ -132,7 +129,7 @@ def _run(
             if config.training.on_nonfinite == "stop":
                 raise
             state = state.roll_back(error, on_alert)
-            remarks = (state.remarks[-1],)
+            report(None, state.remarks[-1])
             continue
         if state.done < epochs:
             state.keep()
