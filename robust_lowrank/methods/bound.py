@@ -1,6 +1,5 @@
 """The condition number is bounded by a clamp, and directions leave a weight and join it."""
 
-import torch
 from torch import Tensor
 
 from robust_lowrank import linalg

@@ -4,7 +4,6 @@ import math
 from dataclasses import InitVar, dataclass
 from typing import ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor
 
 from robust_lowrank import linalg

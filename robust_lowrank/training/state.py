@@ -189,7 +189,8 @@ class TrainState:
         halvings = self.halvings + 1
         state.loop.slow_down(0.5 ** (halvings - state.halvings))
         state.halvings = halvings
-        remark = f"{error}. Went back to {f'the end of epoch {state.done}' if state.done else 'the beginning'}, with the learning rate times {0.5**halvings:g}"
+        place = f"the end of epoch {state.done}" if state.done else "the beginning"
+        remark = f"{error}. Went back to {place}, with the learning rate times {0.5**halvings:g}"
         record = state.writer.record
         state.writer.record = record.model_copy(update={"remarks": [*self.remarks, remark]})
         return state

@@ -27,8 +27,8 @@ from robust_lowrank.training.state import TrainJob, TrainState, factorise, phase
 class Progress:
     """Progress of a training after a step, or after an epoch with its metrics (a row of `records.METRICS`).
 
-    With a monitor also its line; `alerts` are what it has warned of since the last time, and why an epoch begins again. Before the first epoch a step is an image that
-    is read, and at the end of that come the remarks on them.
+    With a monitor also its line; `alerts` are what it has warned of since the last time, and why epochs begin again. Before the
+    first epoch a step is an image that is read, and at the end of that come the remarks on them.
     """
 
     label: str

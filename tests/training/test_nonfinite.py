@@ -82,7 +82,7 @@ def test_a_training_that_goes_back_twice_in_vain_begins_anew(small: Small, tmp_p
 
 def test_a_training_that_nothing_helps_stops(small: Small, tmp_path: Path, poisoned) -> None:
     poisoned(4, 0.0)
-    with pytest.raises(TrainingError, match="epoch 2 at step 5: .*\nHalving it 5 times has not helped"):
+    with pytest.raises(TrainingError, match=r"epoch 2 at step 5: .*\nHalving it 5 times has not helped"):
         train(configured(small, on_nonfinite="rollback"), tmp_path / "run")
     assert records.read_run(tmp_path / "run").record.epochs_done == 1
 
