@@ -72,6 +72,7 @@ class Recurrent(nn.Module):
         return self.mid(x)[0][:, -1]
 
 
+STARTS = ["1e-30", "1e30", "0", "equal", "rank 1", "no gradient", "one example"]
 KINDS: dict[str, type[nn.Module]] = {"linear": Linear, "conv": Conv, "merged": Recurrent}
 
 
@@ -117,9 +118,19 @@ def factor(net: nn.Module, method: Method) -> None:
     compress(net, method=method, init="weights", **({"rank": 3} if method.ranked else {}))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("start", ["1e-30", "1e30", "0", "equal", "rank 1", "no gradient", "one example"])
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize(
+    ("kind", "dtype", "start"),
+    [
+        (kind, dtype, start)
+        for kind, dtype, starts in (
+            ("linear", torch.float32, STARTS),
+            ("conv", torch.float32, STARTS),
+            ("merged", torch.float32, STARTS[:3]),
+            ("conv", torch.float64, STARTS[:3]),
+        )
+        for start in starts
+    ],
+)
 @with_each(ALL)
 def test_every_method_trains_from_unusual_starts_or_refuses_them(method: Method, kind: str, start: str, dtype: torch.dtype) -> None:
     net = started(kind, start, dtype)
