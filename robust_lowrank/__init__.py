@@ -25,6 +25,7 @@ from robust_lowrank.conditioning import Monitor as Monitor
 from robust_lowrank.conditioning import ParquetWriter as ParquetWriter
 from robust_lowrank.conditioning import TensorBoardWriter as TensorBoardWriter
 from robust_lowrank.conditioning import spectra as spectra
+from robust_lowrank.errors import TrainingError as TrainingError
 from robust_lowrank.errors import UserError as UserError
 from robust_lowrank.evaluation import Evaluation as Evaluation
 from robust_lowrank.evaluation import evaluate as evaluate

@@ -167,7 +167,7 @@ def weighted_sum(a: Tensor | float, first: Factors, b: Tensor | float, second: F
     """Return a X + b Y, as (a + b) X + b (Y - X), in orthonormal bases; those of X and Y need not be orthonormal."""
     bases, cores = [], [first.core, second.core]
     for mode, pair in enumerate(zip(first.bases, second.bases, strict=True)):
-        q, triangle = torch.linalg.qr(torch.cat(pair, 1))
+        q, triangle = linalg.qr(torch.cat(pair, 1))
         bases.append(q)
         blocks = triangle.split([basis.shape[1] for basis in pair], 1)
         cores = [linalg.mode_product(core, block, mode) for core, block in zip(cores, blocks, strict=True)]

@@ -75,5 +75,5 @@ def factor(layer: Source, ranks: Ranks, method: Method, init: Init, gain: float 
         parameter.requires_grad_(trains)
     if isinstance(built, ChainLayer) and built.bias is not None and layer.bias is not None:
         built.bias.requires_grad_(layer.bias.requires_grad)
-    error = (linalg.at_least_float32(built.merged()).reshape(weight.shape) - weight).norm() / weight.norm()
+    error = linalg.norm(linalg.at_least_float32(built.merged()).reshape(weight.shape) - weight) / linalg.norm(weight)
     return built, float(error) if init == "weights" else math.nan

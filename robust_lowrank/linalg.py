@@ -7,26 +7,23 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from robust_lowrank.decompositions import SVD as SVD
+from robust_lowrank.decompositions import FactorisationError as FactorisationError
+from robust_lowrank.decompositions import at_least_float32 as at_least_float32
+from robust_lowrank.decompositions import eigh as eigh
+from robust_lowrank.decompositions import in_float64 as in_float64
+from robust_lowrank.decompositions import inverse as inverse
+from robust_lowrank.decompositions import qr as qr
+from robust_lowrank.decompositions import require_finite as require_finite
+from robust_lowrank.decompositions import svd as svd
+
 Ranks = tuple[int, ...]  # of the bases, in their order
 Reference = Literal["rms", "mean", "exact"]
 Retraction = Literal["qr", "polar"]
 
 REFERENCE_FLOOR = 1e-12  # below it the reference value of the clamp is no scale to hold singular values to
-PERTURBATION = 1e-7  # relative size of the noise that gets a stubborn matrix through the SVD
 WELL_CONDITIONED = 10.0  # the norm of a Gram matrix I + D^T D up to which its Cholesky factor is as good as a QR
 LEAST_PART = 100.0  # roundings of its norm that a matrix must have outside a basis for new columns to come from there
-
-
-class FactorisationError(RuntimeError):
-    """A singular value decomposition that no fallback could complete, or a core without scale."""
-
-
-class SVD(NamedTuple):
-    """`U @ diag(sigma) @ Vh`, with `sigma` descending."""
-
-    U: Tensor
-    sigma: Tensor
-    Vh: Tensor
 
 
 class Factors(NamedTuple):
@@ -36,87 +33,31 @@ class Factors(NamedTuple):
     bases: tuple[Tensor, ...]
 
 
-def at_least_float32(a: Tensor) -> Tensor:
-    """Return `a` in float32 if it is of a shorter type, and as it is otherwise."""
-    return a.float() if a.dtype in (torch.float16, torch.bfloat16) else a
-
-
-def in_float64(a: Tensor) -> Tensor:
-    """Return `a` in float64, on the CPU if its device has none."""
-    return a.cpu().double() if a.device.type == "mps" else a.double()
-
-
 def triangle(a: Tensor) -> Tensor:
     """Return R of the QR of a tall matrix, in float64: B R^T has the singular values of B a^T."""
-    return torch.linalg.qr(in_float64(a), mode="r").R
+    return qr(in_float64(a)).R
 
 
-def svd(a: Tensor) -> SVD:
-    """Return the reduced singular value decomposition, in float32 or better.
-
-    LAPACK now and then fails to converge on matrices that are in order. Then the decomposition is tried in float64, then on
-    the matrix with noise of relative size 1e-7.
-
-    Raises:
-        FactorisationError: `a` is not finite, or all attempts failed.
-    """
-    a = at_least_float32(a)
-    with torch.autocast(a.device.type, enabled=False):
-        for attempt in (_plain, _double, _perturbed):
-            try:
-                return attempt(a)
-            except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
-                failure = error
-    reason = "did not converge" if bool(torch.isfinite(a).all()) else "was given NaN or infinity"
-    raise FactorisationError(f"the SVD of a {tuple(a.shape)} matrix {reason}") from failure
-
-
-def _plain(a: Tensor) -> SVD:
-    return SVD(*torch.linalg.svd(a, full_matrices=False))
-
-
-def _double(a: Tensor) -> SVD:
-    return SVD(*(factor.to(a.dtype) for factor in torch.linalg.svd(a.double(), full_matrices=False)))
-
-
-def _perturbed(a: Tensor) -> SVD:
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(a.shape, generator=generator, dtype=torch.float64).to(a.device)
-    wide = a.double()
-    return SVD(*(factor.to(a.dtype) for factor in _plain(wide + PERTURBATION * wide.norm() / noise.norm() * noise)))
-
-
-def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the eigenvalues and eigenvectors of a symmetric matrix, in float32 or better; as `svd` where LAPACK fails.
-
-    Raises:
-        FactorisationError: as `svd`.
-    """
-    a = at_least_float32(a)
-    with torch.autocast(a.device.type, enabled=False):
-        try:
-            values, vectors = torch.linalg.eigh(a)
-        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
-            vectors, sizes, vh = svd(a)
-            values = sizes * (vectors * vh.T).sum(0).sign()
-    return values, vectors
+def norm(a: Tensor) -> Tensor:
+    """Return ||A||, in float64, where no square overflows or vanishes."""
+    return in_float64(a).norm()
 
 
 def orth(a: Tensor) -> Tensor:
     """Return Q of the reduced Householder QR: orthonormal columns whose span holds that of `a`, any signs."""
-    return torch.linalg.qr(at_least_float32(a)).Q
+    return qr(a).Q
 
 
 def qf(a: Tensor) -> Tensor:
     """Return Q of the reduced QR with the signs that make the diagonal of R positive: the QR retraction."""
-    q, r = torch.linalg.qr(at_least_float32(a))
+    q, r = qr(a)
     diagonal = r.diagonal()
     return q * torch.where(diagonal < 0, -1.0, 1.0).to(q.dtype)
 
 
 def polar(a: Tensor) -> Tensor:
     """Return the orthonormal polar factor of a tall matrix, the nearest to it: the polar retraction."""
-    q, r = torch.linalg.qr(at_least_float32(a))
+    q, r = qr(a)
     u, _, vh = svd(r)
     return q @ (u @ vh)
 
@@ -134,17 +75,21 @@ def retract(basis: Tensor, increment: Tensor, retraction: Retraction) -> Tensor:
     square = moved.T @ moved
     if not bool(square.abs().sum(0).max() <= WELL_CONDITIONED):
         return RETRACTIONS[retraction](moved)
-    return moved @ _inverse_root(square, retraction)
+    return _normalised(moved, square, retraction)
 
 
-def _inverse_root(square: Tensor, retraction: Retraction) -> Tensor:
-    """Return the triangle R^{-1} with R^T R = A, or the symmetric A^{-1/2}, of a well-conditioned Gram matrix A."""
+def _normalised(columns: Tensor, square: Tensor, retraction: Retraction) -> Tensor:
+    """Return columns, with their well-conditioned Gram matrix A, times R^{-1} with R^T R = A, or times A^{-1/2}."""
     if retraction == "qr":
-        lower = torch.linalg.cholesky_ex(square).L
+        lower, failed = torch.linalg.cholesky_ex(square)
+        if bool(failed):
+            return qf(columns)
         identity = torch.eye(len(square), dtype=square.dtype, device=square.device)
-        return torch.linalg.solve_triangular(lower, identity, upper=False).T
-    values, vectors = torch.linalg.eigh(square)
-    return (vectors * values.rsqrt()) @ vectors.T
+        return columns @ torch.linalg.solve_triangular(lower, identity, upper=False).T
+    values, vectors = eigh(square)
+    if not bool(values.min() > 0):
+        return polar(columns)
+    return columns @ ((vectors * values.rsqrt()) @ vectors.T)
 
 
 def extend(basis: Tensor, x: Tensor) -> Tensor:
@@ -160,13 +105,13 @@ def extend(basis: Tensor, x: Tensor) -> Tensor:
         return basis
     if r + x.shape[1] > n:
         return torch.cat([basis, orth(torch.cat([basis, x], 1))[:, r:]], 1)
-    q, triangle = torch.linalg.qr(project_out(basis, x))
-    least = LEAST_PART * torch.finfo(x.dtype).eps * x.norm()
+    q, triangle = qr(project_out(basis, x))
+    least = LEAST_PART * torch.finfo(x.dtype).eps * norm(x).to(x)
     if not bool(triangle.diagonal().abs().min() > least):
         rotation, sigma, _ = svd(triangle)
         q = q @ rotation[:, sigma > least]
     q = project_out(basis, q)
-    return torch.cat([basis, q @ _inverse_root(q.T @ q, "qr")], 1)
+    return torch.cat([basis, _normalised(q, q.T @ q, "qr")], 1)
 
 
 def gram_defect(basis: Tensor) -> Tensor:
@@ -192,7 +137,8 @@ def tangent(g: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 def tail_norms(sigma: Tensor) -> Tensor:
     """Return the norms of what is cut off when j = 0, 1, ..., len(sigma) singular values are kept."""
-    squares = torch.cat([sigma.new_zeros(1), sigma.flip(0).square()])
+    wide = in_float64(sigma)  # squares of float32 neither overflow there nor vanish
+    squares = torch.cat([wide.new_zeros(1), wide.flip(0).square()])
     return squares.cumsum(0).sqrt().flip(0)
 
 
@@ -217,7 +163,7 @@ def reference_value(sigma: Tensor, tau: float, reference: Reference | float) -> 
     if isinstance(reference, float):
         return sigma.new_tensor(reference)
     if reference == "rms":
-        return sigma.square().mean().sqrt()
+        return (norm(sigma) / math.sqrt(len(sigma))).to(sigma)
     if reference == "mean":
         return sigma.mean()
     eps = half_width(tau)

@@ -42,10 +42,13 @@ def spread(s: Tensor) -> Tensor:
 
 def spread_gradient(s: Tensor) -> Tensor:
     """Return the gradient 2 S (S^T S - a^2 I) / R(S), and zero where R(S) < 1e-12 (methods (52))."""
-    deviation = _deviation(s)
+    largest = s.abs().max().clamp(min=torch.finfo(s.dtype).tiny)
+    unit = s / largest  # whose squares neither overflow nor vanish
+    deviation = _deviation(unit)
     size = deviation.norm()
-    direction = s @ deviation if s.shape[0] >= s.shape[1] else deviation @ s
-    return torch.where(size < SPREAD_FLOOR, torch.zeros_like(s), 2 * direction / size.clamp(min=SPREAD_FLOOR))
+    direction = unit @ deviation if s.shape[0] >= s.shape[1] else deviation @ unit
+    least = SPREAD_FLOOR / largest / largest
+    return torch.where(size < least, torch.zeros_like(s), 2 * largest * (direction / size.clamp(min=torch.finfo(s.dtype).tiny)))
 
 
 def _deviation(s: Tensor) -> Tensor:

@@ -94,9 +94,9 @@ def test_only_regular_files_are_read(tmp_path):
     with pytest.raises(UserError, match="is missing"):
         read_json(tmp_path / "none.json")
     for path in (tmp_path, Path(os.devnull)):
-        with pytest.raises(UserError, match="no regular file"):
+        with pytest.raises(UserError, match="where a file is due"):
             read_json(path)
-        with pytest.raises(UserError, match="no regular file"):
+        with pytest.raises(UserError, match="where a file is due"):
             read_frame(path)
 
 

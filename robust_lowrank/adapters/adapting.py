@@ -150,7 +150,7 @@ def update_from(layer: Source, left: Tensor, right: Tensor, method: Method, scal
         FactorisationError: the method cannot start from it.
     """
     weight = form_of(method).weight(layer)
-    (u, a), (v, b) = (torch.linalg.qr(linalg.in_float64(half.to(weight.device))) for half in (left / scale, right))
+    (u, a), (v, b) = (linalg.qr(linalg.in_float64(half.to(weight.device))) for half in (left / scale, right))
     p, sigma, qh = linalg.svd(a @ b.T)
     rank = min(len(sigma), rank or len(sigma))
     if not bool(sigma.any()):

@@ -60,12 +60,14 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, UserError):
         return str(error), 2
     if isinstance(error, OSError) and error.errno in FULL:
-        return f"{error.filename}: {error.strerror}: {GOES_ON}; make room first", 1
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror}: {GOES_ON}; make room first", 1
     if isinstance(error, ELSEWHERE):
         return f"{error.filename}: {error.strerror}: choose another place", 2
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return f"{error.filename} has vanished: put it back, where it was moved or unmounted, and give the same command again", 1
-    return f"{type(error).__name__}: {first_line(error)}\nRun it again with 'rlr-eval --debug ...' for the traceback.", 1
+    reason = first_line(error) if str(error) else "no message"
+    return f"{type(error).__name__}: {reason}\nRun it again with 'rlr-eval --debug ...' for the traceback.", 1
 
 
 def _say(message: str) -> None:

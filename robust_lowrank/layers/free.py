@@ -69,7 +69,7 @@ class FreeLayer(FactoredLayer):
     @torch.no_grad()
     def keep_leading(self, rank: int) -> None:
         """Leave the leading singular triplets of the weight."""
-        (u, left), (v, right) = torch.linalg.qr(self.left()), torch.linalg.qr(self.right())
+        (u, left), (v, right) = linalg.qr(self.left()), linalg.qr(self.right())
         p, sigma, qh = linalg.svd(left @ right.T)
         leading = Factors(sigma[:rank].diag(), (u @ p[:, :rank], v @ qh[:rank].T))
         for name, value in self.stored(leading).items():

@@ -1,6 +1,5 @@
 """The condition number is bounded by a clamp, and directions leave a weight and join it."""
 
-import torch
 from torch import Tensor
 
 from robust_lowrank import linalg
@@ -28,7 +27,7 @@ def used_under_bound(sigma: Tensor, rows: Tensor, cond: float, *, minimum: int) 
     used = int((sigma > 0).sum())
     while used > minimum:
         there = rows[:used][~new[:used]]  # what would join has no part in the bound that it has to come near to
-        values = torch.linalg.svdvals(there) if len(there) else sigma[:used]
+        values = linalg.svd(there).sigma if len(there) else sigma[:used]
         least = float(linalg.clamp_values(values[values > 0], cond - 1, "exact")[0]) / cond
         if float(sigma[used - 1]) >= (RISEN if bool(new[used - 1]) else SUNK) * least:
             break
@@ -38,5 +37,5 @@ def used_under_bound(sigma: Tensor, rows: Tensor, cond: float, *, minimum: int) 
 
 def missing_directions(rows: Tensor, cond: float) -> Tensor:
     """Return for each row whether a weight with a bounded condition number has nothing in its direction but what one step gave."""
-    norms = rows.norm(dim=1)
+    norms = linalg.in_float64(rows).norm(dim=1).to(rows)
     return norms <= SUNK * norms.max() / cond

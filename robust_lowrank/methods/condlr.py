@@ -1,9 +1,9 @@
 """CondLR ends every step with a condition number of at most 1 + tau."""
 
+import math
 from dataclasses import InitVar, dataclass
 from typing import ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor
 
 from robust_lowrank import linalg
@@ -72,7 +72,13 @@ class CondLR(RetractionMethod):
         return self.tau
 
     def project(self, factors: Factors) -> Factors:
-        """Return the factors with the spectrum clamped."""
+        """Return the factors with the spectrum clamped.
+
+        Raises:
+            FactorisationError: the core is zero, or too small for a clamp.
+        """
+        if self.bound == math.inf and self.precond != "none" and not bool(factors.core.any()):
+            raise linalg.FactorisationError("its weight is zero, and a step of condlr divides by it")
         return factors._replace(core=linalg.clamp_spectrum(factors.core, self.bound, self.reference))
 
     def directions(self, factors: Factors, gradients: Gradients) -> Factors:
@@ -103,7 +109,7 @@ class CondLR(RetractionMethod):
 
 def right_solve(a: Tensor, s: Tensor) -> Tensor:
     """Return a S^{-1}; on the constraint set S is as well conditioned as the clamp makes it, so its inverse loses nothing."""
-    return a @ torch.linalg.inv_ex(s).inverse
+    return a @ linalg.inverse(s)
 
 
 def repo_scale(s: Tensor, tau: float) -> Tensor:

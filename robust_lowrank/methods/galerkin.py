@@ -148,7 +148,7 @@ class GalerkinMethod(Method, ABC):
 
     def thresholds(self, spectra: Sequence[Sequence[Tensor]]) -> list[float]:
         """Return how much of each layer's norm may be cut (methods (4)): what is but rounding always."""
-        norms = [float(layer[0].norm()) for layer in spectra]
+        norms = [float(linalg.norm(layer[0])) for layer in spectra]
         scales = [math.sqrt(sum(norm**2 for norm in norms) / len(norms))] * len(norms) if self.threshold == "network" else norms
         rounded = [ROUNDINGS * torch.finfo(layer[0].dtype).eps * norm for layer, norm in zip(spectra, norms, strict=True)]
         return [max(self.tolerance * scale, least) for scale, least in zip(scales, rounded, strict=True)]
@@ -188,7 +188,7 @@ class GalerkinMethod(Method, ABC):
         block = tuple(map(slice, used))
         shown, memory = torch.zeros_like(core), core.clone()
         shown[block] = core[block]
-        if self.cond is not None and bool(core.norm() > 0):
+        if self.cond is not None and bool(core.any()):
             old = (block[0], *map(slice, map(min, before[1:], used[1:])))
             shown[old] = weight[old]
             part, rows = linalg.unfold(core[block], 0), linalg.unfold(shown[block], 0)
@@ -201,12 +201,16 @@ class GalerkinMethod(Method, ABC):
             idle = (slice(used[0], None), *block[1:])
             waiting = linalg.project_out(vh.T, core[idle].flatten(1).T).T  # not to mix with the rest, nor to overtake it
             most = (1 - clearance) * torch.where(sunk > 0, sunk, math.inf).min()
-            memory[idle] = torch.renorm(waiting, 2, 0, float(most)).reshape(core[idle].shape) if len(waiting) else core[idle]
+            memory[idle] = (
+                torch.renorm(linalg.in_float64(waiting), 2, 0, float(most)).to(core).reshape(core[idle].shape)
+                if len(waiting)
+                else core[idle]
+            )
         return shown, memory if self.adaptive else shown
 
     def project(self, factors: Factors) -> Factors:
         """Return the factors with the spectrum clamped to `cond` by the exact projection (methods (17))."""
-        if self.cond is None or bool(factors.core.norm() == 0):
+        if self.cond is None or not bool(factors.core.any()):
             return factors
         return factors._replace(core=clamp_core(factors.core, self.cond - 1, "exact"))
 

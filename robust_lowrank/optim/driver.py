@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.layers.base import FactoredLayer
@@ -19,6 +20,14 @@ from robust_lowrank.optim.moments import Moments
 from robust_lowrank.optim.rules import Rule
 from robust_lowrank.optim.tangential import TangentMoments
 from robust_lowrank.optim.truncation import Truncation, naming_layer
+
+
+class Snapshot(NamedTuple):
+    """What a step changes of factored layers; it shares all tensors with them that no step writes into."""
+
+    factors: dict[str, tuple[Factors, tuple[int, ...]]]  # and the idle columns
+    states: dict[str, Any]  # the torch optimizer's, of the cores and bases
+    window: tuple[int, dict[str, Kept], dict[str, Tensor]]
 
 
 class LayerDriver:
@@ -69,6 +78,34 @@ class LayerDriver:
         self._truncation.load_state_dict(state["beside"], self._layers)
         if self._tangent is not None:
             self._tangent.forget_journeys()
+        self.require_bases_grad(False)
+
+    def snapshot(self) -> Snapshot:
+        """Return what `restore` needs, before a step."""
+        factors = {}
+        for name, layer in self._layers.items():
+            core, bases = layer.factors()
+            factors[name] = Factors(core if self._mover(layer).whole else core.clone(), bases), layer.idle
+        states = {
+            name: [dict(self._inner.state.get(parameter, {})) for parameter in (layer.core, *layer.bases())]
+            for name, layer in self._layers.items()
+        }
+        return Snapshot(factors, states, (self.position, dict(self._open), self._truncation.state_dict()))
+
+    def restore(self, before: Snapshot) -> None:
+        """Put the layers back to where they were before a step that failed."""
+        self.require_bases_grad(True)
+        self.position, self._open, beside = before.window
+        self._truncation.load_state_dict(beside, self._layers)
+        for name, layer in self._layers.items():
+            factors, idle = before.factors[name]
+            layer.set_factors(factors, idle=idle)
+            self._mover(layer).forget(layer)
+            for parameter, state in zip((layer.core, *layer.bases()), before.states[name], strict=True):
+                if state:
+                    self._inner.state[parameter] = state
+                else:
+                    self._inner.state.pop(parameter, None)
         self.require_bases_grad(False)
 
     def drop(self, names: Iterable[str]) -> None:
@@ -158,6 +195,10 @@ class LayerDriver:
         for name, layer in aimed.items():
             with naming_layer(name):
                 self._mover(layer).land(layer)
+        for name, layer in self._layers.items():
+            if layer in resting or name in aimed:  # nothing decomposes their cores
+                with naming_layer(name):
+                    linalg.require_finite(layer.core.detach())
 
     def _hold(self, layer: FactoredLayer) -> None:
         """Keep what is idle in a layer whose core has moved in resting bases, and its condition number."""

@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank.errors import UserError, renamed, unknown_name
+from robust_lowrank.errors import TrainingError, UserError, renamed, unknown_name
 from robust_lowrank.layers import FactoredLayer, trained_layers
 from robust_lowrank.layers.compiling import leave_ranks_open
+from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import GalerkinMethod, RetractionMethod
 from robust_lowrank.methods.galerkin import off_diagonal_factor
 from robust_lowrank.optim.driver import LayerDriver
@@ -18,12 +19,14 @@ from robust_lowrank.optim.free_layers import FreeLayers
 from robust_lowrank.optim.groups import parameter_groups, window_of
 from robust_lowrank.optim.loads import Loads
 from robust_lowrank.optim.loss_terms import add_penalty, penalty_targets
+from robust_lowrank.optim.nonfinite import LOOK_EVERY, Sentinel
 from robust_lowrank.optim.rules import make_inner, rule_of
 from robust_lowrank.optim.steps import amortised_step, exact_step
 from robust_lowrank.penalties import Penalty
 
 Step = Literal["exact", "amortised"]
 MomentsName = Literal["tangent", "elementwise"]
+REMEDY = "try a smaller learning rate"
 
 
 class LowRankOptimizer(torch.optim.Optimizer):
@@ -103,6 +106,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         ]
         self._free = FreeLayers(model)
         self._loads = Loads(dict(trained_layers(model)))
+        self._sentinel = Sentinel(model)
         self._known: dict[FactoredLayer, int] = {layer: id(layer.all_factors()[0]) for _, layer in trained_layers(model)}
         self.steps: int = 0
         self._ranks: dict[str, tuple[int, ...]] | None = None  # that a state which was loaded belongs to, until the next step
@@ -191,8 +195,9 @@ class LowRankOptimizer(torch.optim.Optimizer):
         Raises:
             UserError: a method needs more than one evaluation and there is no closure; the network has other parameters than when
                 the optimizer was made; or at the first step nothing has a gradient.
-            FactorisationError: a core is not finite when it is decomposed, which names the layer; in a window of amortised
-                steps that is at its end.
+            TrainingError: loss, gradients or new factors are not finite, or a decomposition fails (`FactorisationError`), which
+                names step, layer and parameter. Factors and their moments are those before the step. Devices other than the
+                CPU are not waited for: they take a gradient of zero, and the error comes within 100 steps, or with `truncate`.
         """
         present = trained_layers(self.model)
         if self.steps == 0 or any(self._known.get(layer) != id(layer.all_factors()[0]) for _, layer in present):
@@ -204,30 +209,53 @@ class LowRankOptimizer(torch.optim.Optimizer):
             self._driver.drop(loaded)
         if closure is None and self.evaluations_per_step > 1:
             raise self._needs_closure()
+        before = self._driver.snapshot()
         try:
             if self.amortised:
                 loss = amortised_step(self._driver, self.window, lambda: self._evaluate(closure))
             else:
                 loss = exact_step(self._driver, self.model, lambda: self._evaluate(closure))
+        except TrainingError as error:
+            self._driver.restore(before)
+            if isinstance(error, FactorisationError):
+                raise FactorisationError(f"step {self.steps + 1}: {error}; {REMEDY}") from error
+            raise TrainingError(f"{error}; {REMEDY}") from error
         finally:
             self._driver.arrive()
         self._free.after_step(self.steps)
         self.steps += 1
+        if self.steps % LOOK_EVERY == 0:
+            self._report()
         return loss
 
     @torch.no_grad()
     def truncate(self) -> None:
-        """Truncate now if a window of amortised steps is open: to look at ranks, or to save a network on its way."""
+        """Truncate now if a window of amortised steps is open: to look at ranks, or to save a network on its way.
+
+        Raises:
+            TrainingError: a weight, or a gradient since the last look, is not finite.
+        """
         self._require_the_ranks_of_the_state()
         self._driver.truncate()
         self._driver.arrive()
+        self._report()
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Truncate, and drop the directions from which ranks would have grown, which changes no weight: at the end of training."""
+        """Truncate, and drop the directions from which ranks would have grown, which changes no weight: at the end of training.
+
+        Raises:
+            TrainingError: as `truncate`.
+        """
         self.truncate()
         self._driver.drop_idle()
         self._driver.arrive()
+
+    def _report(self) -> None:
+        try:
+            self._sentinel.report(step=self.steps)
+        except TrainingError as error:
+            raise TrainingError(f"{error}; {REMEDY}") from error
 
     def _needs_closure(self) -> UserError:
         name, layer = next((name, layer) for name, layer in self.layers.items() if layer.method.evaluations > 1)
@@ -247,6 +275,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 for layer in layers:
                     add_penalty(layer, penalty, weight)
         self._free.adjust_gradients()
+        self._sentinel.look(step=self.steps + 1, loss=loss)
         if self.steps == 0 and not any(parameter.grad is not None for group in self.param_groups for parameter in group["params"]):
             raise UserError(
                 "no parameter has a gradient: call backward on a loss of this network before the step, or in the closure"

@@ -225,6 +225,7 @@ class TrainingConfig(Table):
     gamma: float = Field(default=0.1, gt=0, lt=1)
     temperature: Factor = 1.0  # divides the logits in the loss; above 1 margins grow
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast; weights and factors stay float32
+    on_nonfinite: Literal["stop", "rollback"] = "stop"  # rollback: from the last complete epoch on, with half the learning rate
     device: str = "auto"  # "auto": CUDA where there is one
     adversarial: AdversarialConfig | None = None  # None: ordinary training, on clean images
 
@@ -309,6 +310,8 @@ class TrainConfig(Table):
                 del record["data"][key]
         if self.training.temperature == 1:
             del record["training"]["temperature"]
+        if self.training.on_nonfinite == "stop":
+            del record["training"]["on_nonfinite"]
         if self.training.adversarial is None:
             del record["training"]["adversarial"]
         else:

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from robust_lowrank.data import unit_range
 from robust_lowrank.errors import TrainingError
-from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.optim import LowRankOptimizer
 from robust_lowrank.threat import KeyedNoise, Threat, threat
 from robust_lowrank.training.adversarial import training_inputs, training_loss
@@ -21,6 +19,7 @@ from robust_lowrank.training.optimizers import PLAIN, make_optimizer, make_sched
 
 EVALUATION_BATCH = 512
 SCHEDULE_STATE = ("last_epoch", "_step_count", "_last_lr")  # all else of a schedule follows from the configuration
+RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # of a parameter group, as schedules keep them there
 
 
 class Examples(NamedTuple):
@@ -50,6 +49,9 @@ class Loop:
     the same on every device; its batches differ in size by one at most, so that none is too small for batch statistics.
     Adversarial training perturbs each batch once, before its step, by noise that depends on seed, example and step alone.
 
+    Args:
+        first_epoch: what errors call its first epoch.
+
     Raises:
         UserError: the eps of adversarial training is beyond the diameter of all images.
 
@@ -60,7 +62,14 @@ class Loop:
     """
 
     def __init__(
-        self, model: nn.Module, examples: Examples, config: TrainingConfig, method: MethodConfig = PLAIN, *, seed: int
+        self,
+        model: nn.Module,
+        examples: Examples,
+        config: TrainingConfig,
+        method: MethodConfig = PLAIN,
+        *,
+        seed: int,
+        first_epoch: int = 1,
     ) -> None:
         self.model = model
         self.short: bool = config.precision == "bf16"
@@ -72,6 +81,7 @@ class Loop:
         self._schedule = make_schedule(self.optimizer, config, steps_per_epoch=self.steps_per_epoch)
         self._order = torch.Generator().manual_seed(seed)
         self._seed = seed
+        self._first_epoch = first_epoch
         self._temperature = config.temperature
         self._attack: tuple[AdversarialConfig, Threat] | None = None
         if config.adversarial is not None:
@@ -100,30 +110,40 @@ class Loop:
         """Visit every example once.
 
         Raises:
-            TrainingError: the loss was not finite, or a factorisation failed.
+            TrainingError: loss, gradients or factors were not finite, or a factorisation failed: it names layer, epoch and step.
         """
         started = time.perf_counter()
         self.model.train()
+        epoch = self._first_epoch + self.step // self.steps_per_epoch
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device, dtype=torch.int64)
         lr = 0.0
         images, labels = self.examples
         order = torch.randperm(len(labels), generator=self._order).to(self.device)
-        for index in order.tensor_split(self.steps_per_epoch):
-            lr = self.optimizer.param_groups[0]["lr"]
-            inputs = self._inputs(unit_range(images[index]), labels[index], index)
-            batch_loss, batch_correct = self._train_on(inputs, labels[index])
-            loss += batch_loss * len(index)
-            correct += batch_correct
-            self._schedule.step()
-            self.step += 1
-            on_step()
-        with self._explain_failure():
+        try:
+            for index in order.tensor_split(self.steps_per_epoch):
+                lr = self.optimizer.param_groups[0]["lr"]
+                inputs = self._inputs(unit_range(images[index]), labels[index], index)
+                batch_loss, batch_correct = self._train_on(inputs, labels[index])
+                loss += batch_loss * len(index)
+                correct += batch_correct
+                self._schedule.step()
+                self.step += 1
+                on_step()
             self.optimizer.truncate()
+        except TrainingError as error:
+            raise TrainingError(f"training stopped in epoch {epoch} at {error}") from error
         mean_loss = float(loss) / len(labels)
         if not math.isfinite(mean_loss):
-            raise TrainingError(f"{self._position()} the loss is {mean_loss}: try a smaller learning rate")
+            raise TrainingError(f"training stopped in epoch {epoch}: the mean loss is {mean_loss}; try a smaller learning rate")
         return Outcome(mean_loss, int(correct) / len(labels), lr, time.perf_counter() - started)
+
+    def slow_down(self, by: float) -> None:
+        """Multiply the learning rate by a factor, now and in all that is left of its schedule."""
+        for group in self.optimizer.param_groups:
+            group.update({key: group[key] * by for key in RATES if key in group})
+        for name in ("base_lrs", "_last_lr"):
+            setattr(self._schedule, name, [rate * by for rate in getattr(self._schedule, name)])
 
     def finish(self) -> None:
         """Drop the directions from which ranks would have grown, after the last epoch; the weights stay as they are."""
@@ -150,20 +170,8 @@ class Loop:
             loss.backward()
             return loss
 
-        with self._explain_failure():
-            loss = self.optimizer.step(closure)
+        loss = self.optimizer.step(closure)
         return loss.detach(), correct[0]
-
-    @contextmanager
-    def _explain_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except FactorisationError as error:
-            raise TrainingError(f"{self._position()} {error}: try a smaller learning rate") from error
-
-    def _position(self) -> str:
-        epoch = math.ceil(max(self.step, 1) / self.steps_per_epoch)
-        return f"training stopped in epoch {epoch}, after {self.step} steps:"
 
 
 @torch.no_grad()

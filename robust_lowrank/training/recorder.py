@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.exporting.programs import write_program
 from robust_lowrank.layers.network import uncompiled
 from robust_lowrank.models.files import sha256
+from robust_lowrank.optim.nonfinite import require_finite
 from robust_lowrank.records import METRICS, MONITOR
 from robust_lowrank.threat import frozen_eval
 from robust_lowrank.training.costs import measure_costs
@@ -130,7 +132,8 @@ class Recorder:
             numbers: further columns of `metrics.parquet`, under their names; `lr` and `step` in place of the optimizer's.
 
         Raises:
-            UserError: one is no number, or a weight of the network is not finite; the epoch is not recorded then.
+            UserError: one is no number; the epoch is not recorded then.
+            TrainingError: a weight of the network is not finite, nor is the epoch recorded then.
         """
         seconds = time.perf_counter() - self._since
         given = {"train_loss": loss, "train_accuracy": accuracy} | numbers
@@ -138,6 +141,7 @@ class Recorder:
             raise UserError(f"run.epoch({taken[0]}=...): the run fills {taken[0]} by itself; give the number another name")
         known = {"epoch": self.epochs_done + 1, "step": self._step(), "lr": _number("lr", self._lr), "seconds": seconds}
         told = {name: _number(name, value) for name, value in given.items() if value is not None}
+        self._require_finite_weights()
         with frozen_eval(self._model):
             hashes = self._writer.record.hashes | {"weights": checkpoint.digest(self._model)}
             row = dict.fromkeys(METRICS, math.nan) | known | told | {"weights": hashes["weights"]}
@@ -163,8 +167,9 @@ class Recorder:
 
         Raises:
             UserError: what the run keeps of the network answers otherwise than the network does.
-            TrainingError: its logits are not finite.
+            TrainingError: a weight or a logit is not finite.
         """
+        self._require_finite_weights()
         model, writer, examples = self._model, self._writer, self._examples
         if not self.epochs_done and checkpoint.digest(model) != writer.record.hashes["start"]:
             self.epoch()
@@ -193,6 +198,14 @@ class Recorder:
                 test_accuracy=_accuracy(kept, examples),
                 costs=measure_costs(network, data.input_shape),
             )
+
+    def _require_finite_weights(self) -> None:
+        where = f"training stopped in epoch {self.epochs_done + 1} at step {self._step():g}"
+        try:
+            require_finite(chain(self._model.named_parameters(), self._model.named_buffers()), where)
+        except TrainingError as error:
+            kept = f"{self.out} keeps epoch {self.epochs_done}" if self.epochs_done else "no epoch is recorded yet"
+            raise TrainingError(f"{error}; {kept}. Load the last sound weights and go on with a smaller learning rate") from error
 
     def _write(self, row: dict[str, Any] | None, **changes: Any) -> None:
         if self._history.rows:

@@ -13,7 +13,7 @@ from robust_lowrank import records
 from robust_lowrank.compression import compress, count_parameters, plan
 from robust_lowrank.conditioning import Alert, Monitor, ParquetWriter
 from robust_lowrank.data import Dataset, Description
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.methods import SVD
 from robust_lowrank.models import classifier
 from robust_lowrank.provenance import machine, versions
@@ -28,6 +28,9 @@ from robust_lowrank.training.rundir import RunWriter, difference, refuse_changed
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MOST_HALVINGS = 5  # of the learning rate, before a training that is not finite stops all the same
+RETURNS = 2  # to the end of one epoch
 
 
 class Phase(NamedTuple):
@@ -72,7 +75,7 @@ class TrainJob(NamedTuple):
     def loop(self, model: nn.Module, phase: Phase) -> Loop:
         """Return what fits the network in a phase."""
         examples = Examples(self.dataset.train_images, self.dataset.train_y)
-        return Loop(model, examples, phase.training, self.config.method, seed=phase.seed)
+        return Loop(model, examples, phase.training, self.config.method, seed=phase.seed, first_epoch=phase.first)
 
 
 @dataclass
@@ -83,6 +86,7 @@ class TrainState:
         loop: that of the phase in which the next epoch lies, or the last one.
         on_alert: what the monitor tells of a layer beyond its limits, where the configuration wants a monitor.
         history: the file of the monitor, where there is one.
+        halvings: how often the learning rate has been halved, of `on_nonfinite = "rollback"`.
     """
 
     job: TrainJob
@@ -93,6 +97,7 @@ class TrainState:
     on_alert: InitVar[Callable[[Alert], None]]
     monitor: Monitor | None = None
     history: ParquetWriter | None = None
+    halvings: int = 0
 
     def __post_init__(self, on_alert: Callable[[Alert], None]) -> None:
         if (config := self.job.config.monitor) is not None:
@@ -151,13 +156,14 @@ class TrainState:
         refuse_changed_code(job.out, state.record, model, job.dataset)
         phase = job.phase(state.record.epochs_done + 1)
         try:
-            loop = job.loop(model, phase)
+            loop, halvings = job.loop(model, phase), state.values.get("halvings", 0)
+            loop.slow_down(0.5**halvings)
             if state.values["fitting"] is not None:
                 loop.load_state_dict(state.values["fitting"])
             record = state.record.model_copy(update={"versions": versions(), "machine": machine(job.device)})
             if (writer := RunWriter.resume(job.out, record, model)) is None:
                 return None
-            training = cls(job, model, phase, loop, writer, on_alert)
+            training = cls(job, model, phase, loop, writer, on_alert, halvings=halvings)
             if training.monitor is not None and training.history is not None:
                 training.monitor.load_state_dict(state.values["monitor"])
                 if len(training.history.rows) != state.values["rows"]:
@@ -166,6 +172,33 @@ class TrainState:
         except (UserError, ValueError, LookupError, AttributeError, TypeError, RuntimeError):
             return None
         return training
+
+    def roll_back(self, error: TrainingError, on_alert: Callable[[Alert], None]) -> Self:
+        """Return the training after its last complete epoch once more, with half the learning rate of this attempt.
+
+        Where that has not helped twice, the epoch before was unsound already, and the training begins anew.
+
+        Raises:
+            TrainingError: the learning rate has been halved often enough.
+        """
+        if self.halvings == MOST_HALVINGS:
+            raise TrainingError(f"{error}\nHalving it {MOST_HALVINGS} times has not helped") from error
+        state = type(self).resume(self.job, on_alert)
+        if state is None or self.halvings - state.halvings == RETURNS:
+            state = type(self).begin(self.job, on_alert)
+        halvings = self.halvings + 1
+        state.loop.slow_down(0.5 ** (halvings - state.halvings))
+        state.halvings = halvings
+        place = f"the end of epoch {state.done}" if state.done else "the beginning"
+        remark = f"{error}. Went back to {place}, with the learning rate times {0.5**halvings:g}"
+        record = state.writer.record
+        state.writer.record = record.model_copy(update={"remarks": [*self.remarks, remark]})
+        return state
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the record says of how the training went, and of the images as they came."""
+        return self.writer.record.remarks
 
     @property
     def done(self) -> int:
@@ -181,6 +214,7 @@ class TrainState:
         """Begin another phase if an epoch lies in one."""
         if (phase := self.job.phase(epoch)) != self.phase:
             self.phase, self.loop = phase, self.job.loop(self.model, phase)
+            self.loop.slow_down(0.5**self.halvings)
             if self.monitor is not None:
                 self.monitor.detach()
                 self.monitor.attach(self.loop.optimizer)
@@ -189,6 +223,7 @@ class TrainState:
         """Write down where the training stands, so that it goes on from here if it is interrupted."""
         ends = self.done == self.phase.last
         values = {"fitting": None if ends else self.loop.state_dict(), "random": _random_states(self.job.device)}
+        values |= {"halvings": self.halvings} if self.halvings else {}
         if self.monitor is not None and self.history is not None:
             values |= {"monitor": self.monitor.state_dict(), "rows": len(self.history.rows)}
         save_state(self.job.out, SavedState(self.writer.record, self.model, values))

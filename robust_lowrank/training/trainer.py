@@ -12,7 +12,7 @@ from robust_lowrank.compression import count_parameters
 from robust_lowrank.conditioning import Alert
 from robust_lowrank.conditioning.alerts import log
 from robust_lowrank.data import Dataset, digest
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.methods import SVD
 from robust_lowrank.training.config import TrainConfig
 from robust_lowrank.training.costs import measure_costs
@@ -27,8 +27,8 @@ from robust_lowrank.training.state import TrainJob, TrainState, factorise, phase
 class Progress:
     """Progress of a training after a step, or after an epoch with its metrics (a row of `records.METRICS`).
 
-    With a monitor also its line, and what it has warned of since the last time. Before the first epoch a step is an image that
-    is read, and at the end of that come the remarks on them.
+    With a monitor also its line; `alerts` are what it has warned of since the last time, and why epochs begin again. Before the
+    first epoch a step is an image that is read, and at the end of that come the remarks on them.
     """
 
     label: str
@@ -67,7 +67,8 @@ def train(
     Raises:
         UserError: data are missing, ranks, eps or the network do not fit, or `out` holds something else, such as a run of
             a network whose code was another; nothing has been written then.
-        TrainingError: the loss or the logits are no longer finite; `out` keeps the last sound epoch, status "running".
+        TrainingError: loss, gradients, factors or logits are no longer finite, and `on_nonfinite` is "stop" or has not helped;
+            `out` keeps the last sound epoch, status "running", from which a next attempt goes on.
     """
     out = Path(out)
     dataset, validation = _data(config, progress)
@@ -81,7 +82,7 @@ def train(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         on_alert = log if progress is None else alerts.append
         state = TrainState.resume(job, on_alert) or TrainState.begin(job, on_alert)
-        _run(state, validation, progress, alerts)
+        _run(state, validation, progress, alerts, on_alert)
     return read_trained(out)
 
 
@@ -107,47 +108,66 @@ def _run(
     validation: Examples | None,
     progress: Callable[[Progress], None] | None,
     alerts: list[Alert],
+    on_alert: Callable[[Alert], None],
 ) -> None:
     """Train to the end, and write every epoch as it is complete."""
-    config, dataset, model, writer = state.job.config, state.job.dataset, state.model, state.writer
-    last_dense = config.training.epochs if config.method.name == SVD.name else None
-    epochs = phases(config)[-1].last
+    config, epochs = state.job.config, phases(state.job.config)[-1].last
 
-    def report(epoch: int, metrics: dict[str, float] | None = None) -> None:
+    def report(metrics: dict[str, float] | None = None, *remarks: str) -> None:
         if progress is not None:
             line = "" if state.monitor is None else state.monitor.line()
-            warnings = tuple(map(str, alerts))
+            warnings = (*remarks, *map(str, alerts))
             alerts.clear()
             steps = epochs * state.loop.steps_per_epoch
-            progress(Progress(writer.record.label, state.step, steps, epoch, epochs, metrics, line, warnings))
+            epoch = state.done + (metrics is None)
+            progress(Progress(state.writer.record.label, state.step, steps, epoch, epochs, metrics, line, warnings))
 
-    for epoch in range(state.done + 1, epochs + 1):
-        state.enter(epoch)
-        outcome = state.loop.epoch(on_step=lambda: report(epoch))  # noqa: B023
-        if epoch == state.phase.last:
-            state.loop.finish()
-        changes: dict[str, object] = {"seconds": writer.record.seconds + outcome.seconds}
-        if epoch == last_dense:
-            changes["kept_dense"] = factorise(model, config, state.job.data)
-        changes["parameters"] = count_parameters(model)
-        metrics = {
-            "epoch": epoch,
-            "step": state.step,
-            "lr": outcome.lr,
-            "train_loss": outcome.loss,
-            "train_accuracy": outcome.accuracy,
-            "validation_accuracy": math.nan if validation is None else accuracy(model, validation),
-            "seconds": outcome.seconds,
-        }
-        if epoch == epochs:
-            tested = accuracy(model, Examples(dataset.test_images, dataset.test_y))
-            costs = measure_costs(model, dataset.input_shape)
-            changes |= {"status": "complete", "test_accuracy": tested, "costs": costs}
-        changes["behaviour"] = behaviour_on(model, dataset)
-        if state.history is not None:
-            state.history.flush()
-        writer.write(model, metrics, **changes)
-        if epoch < epochs:
+    while state.done < epochs:
+        try:
+            metrics = _epoch(state, validation, report)
+        except TrainingError as error:
+            if config.training.on_nonfinite == "stop":
+                raise
+            state = state.roll_back(error, on_alert)
+            report(None, state.remarks[-1])
+            continue
+        if state.done < epochs:
             state.keep()
-        report(epoch, metrics)
-    drop_states(writer.out)
+        report(metrics)
+    drop_states(state.job.out)
+
+
+def _epoch(state: TrainState, validation: Examples | None, report: Callable[[], None]) -> dict[str, float]:
+    """Train an epoch, write it and return its metrics.
+
+    Raises:
+        TrainingError: something is no longer finite; nothing has been written then.
+    """
+    config, dataset, model, writer = state.job.config, state.job.dataset, state.model, state.writer
+    epoch = state.done + 1
+    state.enter(epoch)
+    outcome = state.loop.epoch(on_step=report)
+    if epoch == state.phase.last:
+        state.loop.finish()
+    changes: dict[str, object] = {"seconds": writer.record.seconds + outcome.seconds}
+    if config.method.name == SVD.name and epoch == config.training.epochs:
+        changes["kept_dense"] = factorise(model, config, state.job.data)
+    changes["parameters"] = count_parameters(model)
+    metrics = {
+        "epoch": epoch,
+        "step": state.step,
+        "lr": outcome.lr,
+        "train_loss": outcome.loss,
+        "train_accuracy": outcome.accuracy,
+        "validation_accuracy": math.nan if validation is None else accuracy(model, validation),
+        "seconds": outcome.seconds,
+    }
+    if epoch == phases(config)[-1].last:
+        tested = accuracy(model, Examples(dataset.test_images, dataset.test_y))
+        costs = measure_costs(model, dataset.input_shape)
+        changes |= {"status": "complete", "test_accuracy": tested, "costs": costs}
+    changes["behaviour"] = behaviour_on(model, dataset)
+    if state.history is not None:
+        state.history.flush()
+    writer.write(model, metrics, **changes)
+    return metrics

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import Result
 
 from robust_lowrank import evaluation, records
+from tests.trees import stamps
 
 Command = Callable[..., Result]
 
@@ -55,17 +56,13 @@ WRONG = {
 }
 
 
-def assert_refused(result: Result, said: str, place: Path, before: dict[Path, int]) -> None:
+def assert_refused(result: Result, said: str, place: Path, before: dict[Path, int | None]) -> None:
     assert result.exit_code == 2, result.output
     assert said in result.stderr
     assert 1 <= len(result.stderr.strip().splitlines()) <= 3
     assert "Traceback" not in result.stderr
     assert not result.stdout
-    assert times(place) == before
-
-
-def times(place: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+    assert stamps(place) == before
 
 
 @pytest.fixture
@@ -82,7 +79,7 @@ def place(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_options(rlr_eval: Command, place: Path, name: str) -> None:
     options, said = WRONG[name]
-    before = times(place)
+    before = stamps(place)
     assert_refused(rlr_eval("attack", *options), said, place, before)
 
 
@@ -91,5 +88,5 @@ def test_wrong_suites(rlr_eval: Command, place: Path, name: str) -> None:
     right, wrong, said = TYPOS[name]
     assert right in SUITE
     (place / "mine.toml").write_text(SUITE.replace(right, wrong), encoding="utf-8")
-    before = times(place)
+    before = stamps(place)
     assert_refused(rlr_eval("attack", "LOW", "--suite", "mine.toml"), said, place, before)

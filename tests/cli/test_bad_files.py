@@ -8,6 +8,7 @@ import pytest
 from typer.testing import Result
 
 from tests.hostile import data, tables
+from tests.trees import stamps
 
 Command = Callable[..., Result]
 
@@ -93,7 +94,7 @@ def test_bad_files(
     rlr_eval: Command, hostile: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str | bytes, ...], said: str
 ) -> None:
     monkeypatch.chdir(hostile)
-    before = times(hostile)
+    before = stamps(hostile)
     result = rlr_eval(*map(os.fsdecode, args))
     assert result.exit_code == 2, result.output
     assert said in result.stderr
@@ -101,8 +102,8 @@ def test_bad_files(
     assert len(result.stderr) < 1200
     assert "Traceback" not in result.stderr
     assert not result.stdout
-    assert times(hostile) == before
+    assert stamps(hostile) == before
 
 
-def times(place: Path) -> dict[Path, int]:
+def stamps(place: Path) -> dict[Path, int]:
     return {path: path.lstat().st_mtime_ns for path in place.rglob("*")}

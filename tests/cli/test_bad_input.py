@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from tests.trees import stamps
+
 Command = Callable[..., Result]
 
 CASES = [
@@ -131,11 +133,11 @@ def files(here: Path, experiment: Path) -> None:
 
 @pytest.mark.parametrize(("args", "said"), CASES, ids=lambda case: " ".join(case)[:60] if isinstance(case, tuple) else "")
 def test_bad_input(rlr_eval: Command, here: Path, files: None, args: tuple[str, ...], said: str) -> None:
-    before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
+    before = stamps(here)
     result = rlr_eval(*args)
     assert result.exit_code == 2, result.output
     assert 1 <= len(result.stderr.strip().splitlines()) <= 3
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert not result.stdout
-    assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
+    assert stamps(here) == before

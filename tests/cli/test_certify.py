@@ -9,12 +9,9 @@ import pytest
 from typer.testing import Result
 
 from robust_lowrank import checkpoint, conditioning, data, evaluation, records, training
+from tests.trees import stamps
 
 Command = Callable[..., Result]
-
-
-def times(place: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in place.rglob("*")}
 
 
 def test_a_lipschitz_certificate_is_stored_and_kept(rlr_eval: Command, runs: Path) -> None:
@@ -85,12 +82,12 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_wrong_use_is_refused_and_nothing_written(what: str, rlr_eval: Command, runs: Path) -> None:
     arguments, said = WRONG[what]
-    before = times(runs)
+    before = stamps(runs)
     result = rlr_eval("certify", *arguments)
     assert result.exit_code == 2, result.output
     assert said in result.stderr
     assert 1 <= len(result.stderr.strip().splitlines()) <= 3
-    assert times(runs) == before
+    assert stamps(runs) == before
 
 
 def other_weights(run: Path) -> None:
@@ -110,11 +107,11 @@ def test_weights_or_images_that_the_record_does_not_name_are_refused(
     change: Callable[[Path], None], said: str, rlr_eval: Command, runs: Path
 ) -> None:
     change(Path("LOW"))
-    before = times(runs)
+    before = stamps(runs)
     result = rlr_eval("certify", "DENSE", "LOW")
     assert result.exit_code == 2
     assert said in result.stderr
-    assert times(runs) == before
+    assert stamps(runs) == before
 
 
 def test_a_certificate_of_earlier_weights_is_done_again(rlr_eval: Command, runs: Path) -> None:

@@ -77,7 +77,8 @@ def test_T9_the_product_does_not_depend_on_how_the_factors_share_it(method: LoRA
     other.update.A.data = layer.update.A.detach() @ turn
     other.update.B.data = layer.update.B.detach() @ torch.linalg.inv(turn).T
     assert torch.dist(product(layer), product(other)) < 1e-10
-    pairs = zip(descend(layer, target, 10, lr=0.01), descend(other, target, 10, lr=0.01), strict=True)
+    steps = 10 if invariant else 1  # plain descent may leave for infinity
+    pairs = zip(descend(layer, target, steps, lr=0.01), descend(other, target, steps, lr=0.01), strict=True)
     gaps = [float(torch.dist(*pair)) for pair in pairs]
     assert max(gaps) < 1e-8 if invariant else gaps[0] > 1e-2
 

@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_training(compressed: bool) -> None:
         compress(model, method="condlr", rank=0.25, exclude=["fc2"])
     config = TrainingConfig.model_validate({"epochs": 1, "batch_size": 20, "lr": 1e30, "schedule": "constant"})
     loop = Loop(model, digits(200), config, seed=0)
-    with pytest.raises(TrainingError, match=r"training stopped in epoch 1, after \d+ steps: .*smaller learning rate"):
+    with pytest.raises(TrainingError, match=r"training stopped in epoch 1 at step \d+: .*layer.*smaller learning rate"):
         loop.epoch(on_step=nothing)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import robust_lowrank as rlr
 from robust_lowrank import checkpoint, conditioning, data, records, training
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.jobs import subjects
 from robust_lowrank.records import RunFiles
 
@@ -387,7 +387,8 @@ def test_directories_that_hold_something_else(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_finite_are_not_recorded(tmp_path: Path) -> None:
     model = compressed()
-    with pytest.raises(UserError, match="NaN or infinity"), rlr.record(tmp_path / "run", model, data=TEST) as run:
+    message = "epoch 2 at step nan: bias of layer '4' is not finite; .*run keeps epoch 1"
+    with pytest.raises(TrainingError, match=message), rlr.record(tmp_path / "run", model, data=TEST) as run:
         run.epoch()
         nn.init.constant_(model.get_submodule("4").bias, math.nan)
         run.epoch()
