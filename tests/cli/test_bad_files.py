@@ -103,7 +103,3 @@ def test_bad_files(
     assert "Traceback" not in result.stderr
     assert not result.stdout
     assert stamps(hostile) == before
-
-
-def stamps(place: Path) -> dict[Path, int]:
-    return {path: path.lstat().st_mtime_ns for path in place.rglob("*")}
