@@ -13,6 +13,7 @@ from robust_lowrank.methods import Method
 
 HEAD_RATE = 1e-3  # of the classifier, whatever the updates have
 RANK, FIRST_RANK, ALPHA = 4, 8, 16.0  # of a layer on average; that AdaLoRA starts from; of LoRA and AdaLoRA
+SHARED_RANK = 3.5  # that GeoLoRA shares out, a layer on average: large layers ask for more of it, and have more parameters a rank
 
 
 class Adapted(NamedTuple):
@@ -106,7 +107,7 @@ def falling_budget(layers: int, steps: int) -> AdaLoRA:
 METHODS = {
     "LoRA": Row(ours(lambda layers, steps: "lora", RANK, ALPHA), 1e-3),
     "AdaLoRA": Row(ours(falling_budget, FIRST_RANK, ALPHA), 3e-3),
-    "GeoLoRA": Row(ours(lambda layers, steps: GeoLoRA(budget=RANK * layers), RANK), 1e-4),
+    "GeoLoRA": Row(ours(lambda layers, steps: GeoLoRA(budget=round(SHARED_RANK * layers)), RANK), 1e-4),
     "CondLR": Row(ours(lambda layers, steps: CondLR(), RANK), 1e-4),
     "peft's LoRA": Row(peft(adaptive=False), "LoRA"),
     "peft's AdaLoRA": Row(peft(adaptive=True), "AdaLoRA"),
