@@ -17,6 +17,7 @@ from robust_lowrank.optim.elementwise import ElementwiseMoments
 from robust_lowrank.optim.factor_grads import can_turn, clear, require_grad
 from robust_lowrank.optim.loss_terms import add_gradient
 from robust_lowrank.optim.moments import Moments
+from robust_lowrank.optim.nonfinite import AT_ONCE
 from robust_lowrank.optim.rules import Rule
 from robust_lowrank.optim.tangential import TangentMoments
 from robust_lowrank.optim.truncation import Truncation, naming_layer
@@ -196,7 +197,7 @@ class LayerDriver:
             with naming_layer(name):
                 self._mover(layer).land(layer)
         for name, layer in self._layers.items():
-            if layer in resting or name in aimed:  # nothing decomposes their cores
+            if layer.core.device.type in AT_ONCE and (layer in resting or name in aimed):  # nothing decomposes their cores
                 with naming_layer(name):
                     linalg.require_finite(layer.core.detach())
 
