@@ -1,5 +1,6 @@
 """Run directories are read whole."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +60,7 @@ def read_run(path: Path, *, results: bool = True) -> Run:
     files = RunFiles(path)
     if not files.record.is_file():
         raise UserError(
-            f"{path} is not a run directory: it has no {files.record.name}. Make one with 'rlr-eval train --out {path}'"
+            f"{path} is not a run directory: it has no {files.record.name}. Make one with: rlr-eval train --out {shlex.quote(str(path))}"
         )
     require_plain(path)
     directories = [files.result(directory.name) for directory in sorted(files.results.glob("*")) if results]

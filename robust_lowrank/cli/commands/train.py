@@ -1,5 +1,6 @@
 """`rlr-eval train`."""
 
+import shlex
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,7 +131,7 @@ def train(
         console.print_json(run.record.model_dump())
     else:
         console.say(f"{run.record.label}: test accuracy {run.record.test_accuracy:.1%}, in {directory}")
-        console.say(f"Attack it with: rlr-eval attack {directory}")
+        console.say(f"Attack it with: rlr-eval attack {shlex.quote(str(directory))}")
 
 
 def configuration(
