@@ -59,9 +59,8 @@ def read_run(path: Path, *, results: bool = True) -> Run:
     """
     files = RunFiles(path)
     if not files.record.is_file():
-        raise UserError(
-            f"{path} is not a run directory: it has no {files.record.name}. Make one with: rlr-eval train --out {shlex.quote(str(path))}"
-        )
+        remedy = f"Make one with: rlr-eval train --out {shlex.quote(str(path))}"
+        raise UserError(f"{path} is not a run directory: it has no {files.record.name}. {remedy}")
     require_plain(path)
     directories = [files.result(directory.name) for directory in sorted(files.results.glob("*")) if results]
     evaluations = {
