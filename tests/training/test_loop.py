@@ -127,7 +127,7 @@ def test_a_loss_that_is_not_finite_stops_training(compressed: bool) -> None:
     model = build("cnn", input_shape=(1, 8, 8), num_classes=10)
     if compressed:
         compress(model, method="condlr", rank=0.25, exclude=["fc2"])
-    config = TrainingConfig.model_validate({"epochs": 1, "batch_size": 20, "lr": 1e30, "schedule": "constant"})
+    config = TrainingConfig.model_validate({"epochs": 1, "batch_size": 20, "lr": 1e6, "schedule": "constant"})
     loop = Loop(model, digits(200), config, seed=0)
     with pytest.raises(TrainingError, match=r"training stopped in epoch 1 at step \d+: .*layer.*smaller learning rate"):
         loop.epoch(on_step=nothing)

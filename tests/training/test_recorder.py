@@ -374,9 +374,12 @@ def test_directories_that_hold_something_else(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.txt").write_text("years of work")
     (tmp_path / "file").write_text("a file")
-    with rlr.record(tmp_path / "named", network(), data=TEST), pytest.raises(UserError, match="tested on other examples"):
+    for name in ("named", "dense"):
+        with pytest.raises(KeyboardInterrupt), rlr.record(tmp_path / name, network(), data=TEST):
+            raise KeyboardInterrupt
+    with pytest.raises(UserError, match="tested on other examples"):
         rlr.record(tmp_path / "named", network(), data=(TEST[0][:8], TEST[1][:8])).__enter__()
-    with rlr.record(tmp_path / "dense", network(), data=TEST), pytest.raises(UserError, match=r"its method.name is 'dense', not"):
+    with pytest.raises(UserError, match=r"its method.name is 'dense', not"):
         rlr.record(tmp_path / "dense", compressed(), data=TEST).__enter__()
     trained = {"data": {"train_examples": 32, "test_examples": 20}, "training": {"epochs": 1, "batch_size": 32}}
     rlr.train(trained, tmp_path / "trained")
