@@ -37,11 +37,12 @@ def inventory(run_dir: Path) -> list[Item]:
         []
 
     Raises:
-        UserError: it is not a run directory, or its record cannot be read.
+        UserError: it is not a run directory, a link leads out of it, or its record cannot be read.
     """
     files = RunFiles(run_dir)
     if not files.record.is_file():
         raise UserError(f"{run_dir} is not a run directory: it has no {files.record.name}; name one that has")
+    records.require_plain(run_dir)
     record = records.read_record(files.record, RunRecord)
     items = [*_own(files, record), *_results(files, record), *_certificates(files, record), *_forms(files, record)]
     items += [Item(str(path.relative_to(run_dir)), "leftover", HALVES) for path in records.leftovers(run_dir)]

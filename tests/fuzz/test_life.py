@@ -276,6 +276,13 @@ class Life(RuleBasedStateMachine):
         assert not result.exit_code or not self.sound
 
 
-LONG = 6 if CASES <= 50 else 20
+
+
+def examples(cases: int) -> int:
+    """Return how many lives are lived where each parser gets so many files."""
+    return max(8, cases // 20)
+
+
+LONG = 6 if CASES <= 50 else 20  # rules of a life
 TestLife = pytest.mark.filterwarnings("ignore")(Life.TestCase)
-TestLife.settings = settings(fuzzed, max_examples=max(8, CASES // 20), stateful_step_count=LONG, deadline=None)
+TestLife.settings = settings(fuzzed, max_examples=examples(CASES), stateful_step_count=LONG, deadline=None)

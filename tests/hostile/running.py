@@ -46,7 +46,7 @@ class Ended(NamedTuple):
 def run(command: str, place: Path, temporary: Path) -> Ended:
     """Run a command in a directory and with another for temporary files; nobody sees what it says."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([name for name in NEEDED if _is_there(name)])
+    context.set_forkserver_preload([name for name in NEEDED if is_there(name)])
     here, there = context.Pipe(duplex=False)
     with (temporary.parent / "said").open("w+b") as said:
         process = context.Process(target=_run, args=(command, place, temporary, said.name, there))
@@ -106,5 +106,6 @@ def _run(command: str, place: Path, temporary: Path, said: str, there: object) -
     there.send((code, seconds, 1024 * mine.ru_maxrss - before))  # type: ignore[attr-defined]
 
 
-def _is_there(name: str) -> bool:
+def is_there(name: str) -> bool:
+    """Return whether a package is installed."""
     return importlib.util.find_spec(name.partition(".")[0]) is not None

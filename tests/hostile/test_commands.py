@@ -1,0 +1,51 @@
+"""Every hostile thing is given to every command that takes it: refused in three lines, nothing runs, and nothing is changed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.commands import EXCEPTIONS, KINDS, Survey, prepared
+from tests.hostile.running import is_there
+from tests.hostile.test_readers import LARGE
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    prepared(place := tmp_path_factory.mktemp("whole") / "place")
+    return place
+
+
+def things(*, large: bool) -> list[object]:
+    """Return the kinds and names of all things; those that take seconds to be made are slow."""
+    return [
+        pytest.param(kind, name, id=f"{kind.replace(' ', '_')}-{name}", marks=[pytest.mark.slow] * slow)
+        for kind, (makers, _) in KINDS.items()
+        for name in makers
+        if (slow := f"make_{name}" in LARGE or name.endswith("_bomb")) <= large
+    ]
+
+
+def require(whole: Path, folder: Path, kind: str, name: str, commands: Sequence[str]) -> None:
+    if kind == "ONNX file" and not is_there("onnxruntime"):
+        pytest.skip("onnxruntime is not installed")
+    tried = list(Survey(whole, folder / "work").tried(kind, name, commands))
+    assert not [f"{each.command}: {fault}" for each in tried for fault in each.faults]
+
+
+@pytest.mark.parametrize(("kind", "name"), things(large=False))
+def test_what_reads_most_of_it(kind: str, name: str, whole: Path, tmp_path: Path) -> None:
+    require(whole, tmp_path, kind, name, KINDS[kind].commands[:1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), things(large=True))
+def test_every_command(kind: str, name: str, whole: Path, tmp_path: Path) -> None:
+    require(whole, tmp_path, kind, name, KINDS[kind].commands)
+
+
+def test_there_are_many_and_each_exception_is_of_one(whole: Path) -> None:
+    assert len(KINDS) >= 9
+    assert sum(len(kind.makers) for kind in KINDS.values()) >= 60
+    for each in EXCEPTIONS:
+        assert any(each.holds(each.kind, name, command) for name in KINDS[each.kind].makers for command in KINDS[each.kind].commands)
