@@ -213,6 +213,7 @@ class Life(RuleBasedStateMachine):
             return
         path.write_text(json.dumps(change(record), indent=2) + "\n", encoding="utf-8")
 
+    @precondition(lambda self: self.there)
     @rule(number=st.integers(0, 99), place=st.integers(0, 10**6), bit=st.integers(0, 7))
     def flip(self, number: int, place: int, bit: int) -> None:
         path = self._some(number)
@@ -220,6 +221,7 @@ class Life(RuleBasedStateMachine):
         content[place % len(content)] ^= 1 << bit
         path.write_bytes(content)
 
+    @precondition(lambda self: self.there)
     @rule(number=st.integers(0, 99))
     def delete(self, number: int) -> None:
         path = self._some(number)
@@ -229,9 +231,13 @@ class Life(RuleBasedStateMachine):
             for each in [each for each in self.written if each == path.relative_to(self.run).as_posix() or each.startswith(f"{gone}/")]:
                 del self.written[each]
 
+    @property
+    def there(self) -> list[str]:
+        """The files that a command has written, as far as they are there."""
+        return sorted(self.written.keys() & digests(self.run).keys())
+
     def _some(self, number: int) -> Path:
-        there = sorted(self.written.keys() & digests(self.run).keys())
-        return self.run / there[number % len(there)]
+        return self.run / self.there[number % len(self.there)]
 
     @rule()
     def leave_something_half_written(self) -> None:
