@@ -1,4 +1,4 @@
-"""The life of a run directory, at random: trained, killed, attacked, certified, copied, edited, made older and newer, and looked at.
+"""The life of a run directory at random: trained, killed, attacked, certified, copied, edited, made older and newer, looked at.
 
 What a command has written is remembered. Whether a file still is that tells what `doctor` and `verify` must say.
 """
@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,34 @@ from robust_lowrank.cli.app import app
 from robust_lowrank.records import RunFiles, files
 from tests.fuzz import CASES, fuzzed
 
-TRAIN = ("train", "--data", "digits", "--train-examples", "64", "--epochs", "2", "--model", "mlp", "--method", "dlrt", "--rank", "4")
+TRAIN = (
+    "train",
+    "--data",
+    "digits",
+    "--train-examples",
+    "64",
+    "--epochs",
+    "2",
+    "--model",
+    "mlp",
+    "--method",
+    "dlrt",
+    "--rank",
+    "4",
+)
 ATTACK = ("attack", "--suite", "quick", "--eps", "0.1", "--n")
 EXAMPLES = st.sampled_from([4, 6])
 WRITES = st.integers(1, 12)  # after which a command is killed
 NEWER = ("costs", "remarks", "kept_dense", "behaviour")  # fields that older records have not
 FIELDS = st.sampled_from(
-    [("label", "mine"), ("seed", 7), ("test_accuracy", 1.0), ("status", "running"), ("epochs_done", 9), ("hashes", {"weights": "ab"})]
+    [
+        ("label", "mine"),
+        ("seed", 7),
+        ("test_accuracy", 1.0),
+        ("status", "running"),
+        ("epochs_done", 9),
+        ("hashes", {"weights": "ab"}),
+    ]
 )
 
 
@@ -70,7 +91,7 @@ def digests(run: Path) -> dict[str, str]:
 def trained() -> Path:
     """Return a run, trained and attacked."""
     run = Path(tempfile.mkdtemp(prefix="life-")) / "run"
-    for command in ((*TRAIN, "--out", str(run)), (*ATTACK, "4", str(run))):
+    for command in ((*TRAIN, str(run)), (*ATTACK, "4", str(run))):
         assert CliRunner().invoke(app, command).exit_code == 0
     return run
 
@@ -137,7 +158,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def train(self) -> None:
         sound = not {path for path in self.damaged if "/" not in path}
-        result = self._command(*TRAIN, "--out", self.run, writes=True)
+        result = self._command(*TRAIN, self.run, writes=True)
         assert not result.exit_code or not sound, result.output
         if not result.exit_code and sound:
             assert weights(self.run) == weights(trained())
@@ -145,7 +166,7 @@ class Life(RuleBasedStateMachine):
     @rule(after=WRITES)
     def train_anew_and_be_killed(self, after: int) -> None:
         shutil.rmtree(self.run)
-        self._and_be_killed((*TRAIN, "--out", str(self.run)), after)
+        self._and_be_killed((*TRAIN, str(self.run)), after)
         self.written = digests(self.run)
 
     @precondition(lambda self: self.complete)
@@ -163,11 +184,8 @@ class Life(RuleBasedStateMachine):
         self._note(before)
 
     def _and_be_killed(self, command: tuple[str, ...], after: int) -> None:
-        with killed(after):
-            try:
-                CliRunner().invoke(app, command)
-            except Killed:
-                pass
+        with killed(after), suppress(Killed):
+            CliRunner().invoke(app, command)
 
     @rule(n=EXAMPLES)
     def certify(self, n: int) -> None:
@@ -226,10 +244,11 @@ class Life(RuleBasedStateMachine):
     def delete(self, number: int) -> None:
         path = self._some(number)
         path.unlink()
-        if path.name == "result.json" or path.parent.name == "units":  # without its record a result is one that was stopped
-            gone = path.parent.relative_to(self.run).as_posix() if path.name == "result.json" else ""
-            for each in [each for each in self.written if each == path.relative_to(self.run).as_posix() or each.startswith(f"{gone}/")]:
-                del self.written[each]
+        unsealed = {path.relative_to(self.run).as_posix()} if path.parent.name == "units" else set()
+        if path.name == "result.json":  # what lies beside it is then of an attack that was stopped
+            unsealed = {each for each in self.written if (self.run / each).parent == path.parent}
+        for each in unsealed:
+            del self.written[each]
 
     @property
     def there(self) -> list[str]:
@@ -280,8 +299,6 @@ class Life(RuleBasedStateMachine):
     def report(self) -> None:
         result = self._command("report", self.run, "--out", self.place / "report")
         assert not result.exit_code or not self.sound
-
-
 
 
 def examples(cases: int) -> int:

@@ -187,17 +187,19 @@ _TABLES = (
     "table_of_another_format"
 )
 _BESIDE = "unit_.*|inputs_.*"
+_RESULTS = f"{_RECORDS}|{_TABLES}|{_BESIDE}"
 _ELSEWHERE = "large_input|download|images_elsewhere|function_.*"
+_READABLE = f"{_RESULTS}|{_ELSEWHERE}|(table|list)_bomb"
 EXCEPTIONS: tuple[Otherwise, ...] = (
-    Otherwise("run", "unit_of_another_shape", "verify .*|doctor .*", 0, "a unit is of no result, and as good as none where it is another"),
-    Otherwise("run", "unit_.*|inputs_of_other_examples", "verify .*", 1, "what is stored proves nothing"),
-    Otherwise("run", "label_of_controls", "verify .*", 1, "the record is not as it was written"),
-    Otherwise("run", f"{_RECORDS}|{_TABLES}|{_BESIDE}|{_ELSEWHERE}|label_of_controls|(table|list)_bomb", "doctor .*", 1, "it names faults"),
-    Otherwise("run", f"{_RECORDS}|{_TABLES}|{_BESIDE}|{_ELSEWHERE}|(table|list)_bomb", "show .*", 0, "it lists faults"),
+    Otherwise("images", "many_frames_gif", "train .*", 0, "a first frame is an image like any other"),
+    Otherwise("run", "unit_of_another_shape", "(verify|doctor) .*", 0, "a unit belongs to no result, and is attacked again"),
+    Otherwise("run", "unit_.*|inputs_of_other_examples|label_of_controls", "verify .*", 1, "what is stored is not proved"),
+    Otherwise("run", f"{_READABLE}|label_of_controls", "doctor .*", 1, "it names what is damaged"),
+    Otherwise("run", _READABLE, "show .*", 0, "it lists what is not in order"),
     Otherwise("run", "label_of_controls", ".*", 0, "a label is any text, and is shown escaped"),
-    Otherwise("run", _ELSEWHERE, "report .*|condition .*", 0, "they read tables: what else a record names is left alone"),
-    Otherwise("run", "download|images_elsewhere", ".*--source .*|train .*", 0, "images may have another name: theirs are not looked for"),
-    Otherwise("run", f"{_RECORDS}|{_TABLES}|{_BESIDE}", "(forecast|certify|export|train) .*|.*--source .*", 0, "they read no results"),
+    Otherwise("run", _ELSEWHERE, "(report|condition) .*", 0, "they read tables, and leave alone what a record names"),
+    Otherwise("run", "download|images_elsewhere", "train .*|.*--source .*", 0, "the images are the same, whatever their name"),
+    Otherwise("run", _RESULTS, "(forecast|certify|export|train) .*|.*--source .*", 0, "they read no results"),
     Otherwise("run", f"{_TABLES}|{_BESIDE}", "attack .*", 0, "a damaged result is made again"),
     Otherwise("run", _BESIDE, "(report|condition) .*", 0, "they read neither units nor inputs"),
 )
@@ -242,7 +244,9 @@ class Survey:
             if changed:
                 thing = self._made(KINDS[kind].makers[name])
                 before = contents(self._place)
-            command = template.replace("{}", thing.name).replace("NAME", "cifar10" if "cifar" in name or "index" in name else "mnist")
+            command = template.replace("{}", thing.name).replace(
+                "NAME", "cifar10" if "cifar" in name or "index" in name else "mnist"
+            )
             ended = run(command, self._place, self._temporary)
             after = contents(self._place)
             changed = after != before

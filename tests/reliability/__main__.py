@@ -49,9 +49,10 @@ def main() -> int:
         for given in give(options.hostile):
             cost = f"{given.seconds:.1f} s, {_mib(given.growth)} more, of one"
             name = f"a hostile {given.kind}, {given.things} of them, given to a command"
-            tell(name, given.given, given.given - len(given.faults), given.faults, cost)
+            tell(name, given.given, given.survived, given.faults, cost)
     table = ["| fault | injected | survived | lost | at most |", "| --- | ---: | ---: | ---: | --- |"]
-    table += [f"| {fault} | {injected:,} | {survived:,} | {injected - survived:,} | {cost} |" for fault, injected, survived, cost, _ in rows]
+    for fault, injected, survived, cost, _ in rows:
+        table.append(f"| {fault} | {injected:,} | {survived:,} | {injected - survived:,} | {cost} |")
     text = OUT.read_text(encoding="utf-8").partition(MARK)[0]
     OUT.write_text(f"{text}{MARK}\n\n" + "\n".join(table) + f"\n\n{machine()}.\n", encoding="utf-8")
     return int(any(faults for *_, faults in rows))

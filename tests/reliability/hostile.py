@@ -15,6 +15,7 @@ class Given(NamedTuple):
     kind: str
     things: int
     given: int  # how often one was given to a command
+    survived: int  # how often it ended as it must
     seconds: float  # that one took at most
     growth: int  # bytes of one at most
     faults: list[str]
@@ -30,4 +31,4 @@ def give(things: int) -> Iterator[Given]:
             tried = [(name, each) for name in names for each in survey.tried(kind, name, commands)]
             faults = [f"{name}, {each.command}: {fault}" for name, each in tried for fault in each.faults]
             seconds, growth = (max(getattr(each.ended, what) for _, each in tried) for what in ("seconds", "growth"))
-            yield Given(kind, len(names), len(tried), seconds, growth, faults)
+            yield Given(kind, len(names), len(tried), sum(not each.faults for _, each in tried), seconds, growth, faults)
