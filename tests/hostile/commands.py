@@ -192,6 +192,8 @@ _ELSEWHERE = "large_input|download|images_elsewhere|function_.*"
 _READABLE = f"{_RESULTS}|{_ELSEWHERE}|(table|list)_bomb"
 EXCEPTIONS: tuple[Otherwise, ...] = (
     Otherwise("images", "many_frames_gif", "train .*", 0, "a first frame is an image like any other"),
+    Otherwise("weights in a run", ".*", "doctor .*", 1, "it names what is damaged"),
+    Otherwise("program in a run", ".*", "doctor .*", 1, "it names what is damaged"),
     Otherwise("run", "unit_of_another_shape", "(verify|doctor) .*", 0, "a unit belongs to no result, and is attacked again"),
     Otherwise("run", "unit_.*|inputs_of_other_examples|label_of_controls", "verify .*", 1, "what is stored is not proved"),
     Otherwise("run", f"{_READABLE}|label_of_controls", "doctor .*", 1, "it names what is damaged"),
