@@ -24,21 +24,7 @@ from robust_lowrank.cli.app import app
 from robust_lowrank.records import RunFiles, files
 from tests.fuzz import CASES, fuzzed
 
-TRAIN = (
-    "train",
-    "--data",
-    "digits",
-    "--train-examples",
-    "64",
-    "--epochs",
-    "2",
-    "--model",
-    "mlp",
-    "--method",
-    "dlrt",
-    "--rank",
-    "4",
-)
+TRAIN = ("train", "--data", "digits", "--train-examples", "64", "--epochs", "2", "--model", "mlp", "--method", "dlrt", "--out")
 ATTACK = ("attack", "--suite", "quick", "--eps", "0.1", "--n")
 EXAMPLES = st.sampled_from([4, 6])
 WRITES = st.integers(1, 12)  # after which a command is killed

@@ -209,7 +209,7 @@ EXCEPTIONS: tuple[Otherwise, ...] = (
 
 def prepared(place: Path) -> None:
     """Make what commands need that are given something hostile: a run with results, and results of a foreign network."""
-    place.mkdir()
+    place.mkdir(parents=True)
     (place.parent / "temporary").mkdir()
     save_file(weights.network().state_dict(), place / "plain.safetensors")
     for name in ("mnist", "cifar10"):

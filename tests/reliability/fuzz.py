@@ -26,7 +26,19 @@ def fuzz(cases: int) -> Iterator[Fuzzed]:
     """Run the property tests, so many cases each."""
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/fuzz", "-k", "not valid"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/fuzz",
+            "-k",
+            "not valid",
+            "-o",
+            "junit_family=xunit1",
+        ]
         subprocess.run([*command, f"--junitxml={report}"], env={**os.environ, "RLR_FUZZ": str(cases)}, stdout=sys.stderr)
         for case in ElementTree.parse(report).iter("testcase"):
             faults = [str(failure.get("message", "")).splitlines()[0] for failure in (*case.iter("failure"), *case.iter("error"))]
