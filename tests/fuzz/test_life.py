@@ -224,6 +224,7 @@ class Life(RuleBasedStateMachine):
         content = bytearray(path.read_bytes())
         content[place % len(content)] ^= 1 << bit
         path.write_bytes(content)
+        self.verify()
 
     @precondition(lambda self: self.there)
     @rule(number=st.integers(0, 99))
@@ -235,6 +236,7 @@ class Life(RuleBasedStateMachine):
             unsealed = {each for each in self.written if (self.run / each).parent == path.parent}
         for each in unsealed:
             del self.written[each]
+        self.verify()
 
     @property
     def there(self) -> list[str]:
@@ -253,8 +255,10 @@ class Life(RuleBasedStateMachine):
         if hasattr(self, "run") and self.sound:
             records.read_run(self.run)
 
-    @rule()
-    def doctor(self) -> None:
+    @invariant()
+    def doctor_says_what_is_damaged(self) -> None:
+        if not hasattr(self, "run"):
+            return
         result = self._command("doctor", self.run)
         if not RunFiles(self.run).record.is_file():
             assert result.exit_code == 2
