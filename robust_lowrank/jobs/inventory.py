@@ -37,11 +37,12 @@ def inventory(run_dir: Path) -> list[Item]:
         []
 
     Raises:
-        UserError: it is not a run directory, or its record cannot be read.
+        UserError: it is not a run directory, a link leads out of it, or its record cannot be read.
     """
     files = RunFiles(run_dir)
     if not files.record.is_file():
         raise UserError(f"{run_dir} is not a run directory: it has no {files.record.name}; name one that has")
+    records.require_plain(run_dir)
     record = records.read_record(files.record, RunRecord)
     items = [*_own(files, record), *_results(files, record), *_certificates(files, record), *_forms(files, record)]
     items += [Item(str(path.relative_to(run_dir)), "leftover", HALVES) for path in records.leftovers(run_dir)]
@@ -102,16 +103,16 @@ def _results(files: RunFiles, run: RunRecord) -> Iterator[Item]:
         if broken:
             finding = f"{len(broken)} damaged, such as {broken[0]}: they are as good as not there"
             yield Item(name, "damaged", finding, None, again)
-        elif units.parent.name not in found:
+        elif not files.result(units.parent.name).record.is_file():
             finding = "of an evaluation that was stopped"
             yield Item(name, "unfinished", finding, None, again)
 
 
 def _state(files: ResultFiles, record: ResultRecord, run: RunRecord, others: Sequence[ResultRecord]) -> tuple[State, str]:
-    if record.hashes.get("weights") != run.hashes.get("weights"):
-        return "foreign", "it is of another network than the run's"
     if faults := records.broken_seals(files.record, record, files.beside):
         return "damaged", faults[0].replace(f"{files.root}/", "")
+    if record.hashes.get("weights") != run.hashes.get("weights"):
+        return "foreign", "it is of another network than the run's"
     if any(records.supersedes(other, record) for other in others):
         return "stale", "a result beside it says all that it says, and more"
     return "whole", f"{record.accuracies[0].total} examples" if record.accuracies else ""
@@ -142,10 +143,10 @@ def _certificates(files: RunFiles, run: RunRecord) -> Iterator[Item]:
             given = {key: record.parameters.get(name) for key, name in (("sigma", "sigma"), ("samples", "n"), ("seed", "seed"))}
             again += " --method smoothing" + "".join(f" --{key} {value:g}" for key, value in given.items() if value is not None)
         faults = records.broken_seals(path, record)
-        if record.hashes.get("weights") != run.hashes.get("weights"):
-            yield Item(name, "foreign", "it is of another network than the run's", record.seconds)
-        elif faults:
+        if faults:
             yield Item(name, "damaged", faults[0].replace(f"{files.certificates}/", ""), record.seconds, again)
+        elif record.hashes.get("weights") != run.hashes.get("weights"):
+            yield Item(name, "foreign", "it is of another network than the run's", record.seconds)
         elif record.version != VERSION:
             yield Item(name, "stale", f"version {record.version} of the bound, and this is {VERSION}", record.seconds, again)
         else:

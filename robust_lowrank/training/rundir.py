@@ -9,7 +9,7 @@ from torch import nn
 from robust_lowrank import checkpoint, records
 from robust_lowrank.conditioning import operators, spectra
 from robust_lowrank.data import Dataset, unit_range
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import BRIEF, UserError, brief, shown
 from robust_lowrank.records import METRICS, Run, RunFiles, RunRecord
 from robust_lowrank.threat import OBSERVED, frozen_eval, observe
 from robust_lowrank.training.config import READING_KEYS, TrainConfig
@@ -189,5 +189,5 @@ def _difference(there: dict[str, Any], wanted: dict[str, Any], path: str = "") -
             if nested := _difference(old, new, f"{path}{key}."):
                 return nested
         elif old != new and key not in PLACE_KEYS:
-            return f"its {path}{key} is {old!r}, not {new!r}"
+            return f"its {shown(path + key)[:BRIEF]} is {brief(old)}, not {brief(new)}"
     return ""

@@ -35,7 +35,7 @@ def cost(call: Callable[[], object]) -> Cost:
 
 
 def _made(call: Callable[[], object]) -> Cost:
-    before, started = _resident(), time.monotonic()
+    before, started = resident(), time.monotonic()
     try:
         call()
         said, refused = "", False
@@ -45,5 +45,6 @@ def _made(call: Callable[[], object]) -> Cost:
     return Cost(time.monotonic() - started, most - before, said, refused)
 
 
-def _resident() -> int:
+def resident() -> int:
+    """Return the bytes of memory that this process has now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

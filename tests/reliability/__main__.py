@@ -11,6 +11,7 @@ from robust_lowrank.provenance import machine
 from tests.reliability.commands import SCENARIOS, Stage
 from tests.reliability.disks import fill
 from tests.reliability.fuzz import fuzz
+from tests.reliability.hostile import give
 from tests.reliability.kills import kill
 
 OUT = Path("docs/reliability.md")
@@ -23,12 +24,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=44, help="of each command (default: 44)")
     parser.add_argument("--disks", type=int, default=6, help="that are full, for each command (default: 6)")
     parser.add_argument("--fuzz", type=int, default=1000, help="damaged files for each parser (default: 1000)")
+    parser.add_argument("--hostile", type=int, default=1000, help="things of each kind, given to all commands (default: all)")
     options = parser.parse_args()
-    rows: list[tuple[str, int, int, list[str]]] = []
+    rows: list[tuple[str, int, int, str, list[str]]] = []
 
-    def tell(fault: str, injected: int, survived: int, faults: list[str]) -> None:
-        rows.append((fault, injected, survived, faults))
-        sys.stdout.write(f"{fault}: {injected} injected, {survived} survived, {len(faults)} faults\n")
+    def tell(fault: str, injected: int, survived: int, faults: list[str], cost: str = "") -> None:
+        rows.append((fault, injected, survived, cost, faults))
+        sys.stdout.write(f"{fault}: {injected} injected, {survived} survived, {len(faults)} faults; {cost}\n")
         sys.stdout.writelines(f"  {fault}\n" for fault in faults[:10])
         sys.stdout.flush()
 
@@ -40,13 +42,24 @@ def main() -> int:
         disks = fill(name, options.disks)
         tell(f"the disk full in `{name}`", disks.full, disks.full if not disks.faults else 0, disks.faults)
     if options.fuzz:
-        for parser_name, cases, failures in fuzz(options.fuzz):
-            tell(f"damaged files for the parser of {parser_name}", cases, cases - len(failures), failures)
-    table = ["| fault | injected | survived | lost |", "| --- | ---: | ---: | ---: |"]
-    table += [f"| {fault} | {injected:,} | {survived:,} | {injected - survived:,} |" for fault, injected, survived, _ in rows]
+        for each in fuzz(options.fuzz):
+            cost = f"{each.seconds / each.cases:.2f} s each, {_mib(each.growth)} more"
+            tell(f"damage for {each.what}", each.cases, each.cases - len(each.faults), each.faults, cost)
+    if options.hostile:
+        for given in give(options.hostile):
+            cost = f"{given.seconds:.1f} s, {_mib(given.growth)} more, of one"
+            name = f"a hostile {given.kind}, {given.things} of them, given to a command"
+            tell(name, given.given, given.survived, given.faults, cost)
+    table = ["| fault | injected | survived | lost | at most |", "| --- | ---: | ---: | ---: | --- |"]
+    for fault, injected, survived, cost, _ in rows:
+        table.append(f"| {fault} | {injected:,} | {survived:,} | {injected - survived:,} | {cost} |")
     text = OUT.read_text(encoding="utf-8").partition(MARK)[0]
     OUT.write_text(f"{text}{MARK}\n\n" + "\n".join(table) + f"\n\n{machine()}.\n", encoding="utf-8")
     return int(any(faults for *_, faults in rows))
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def certify(
     subjects = [subject_to_certify(run, n, Location(data, data_dir), trust_code=trust_code) for run in runs]
     with writing(*map(owner, runs)), Board() as board:
         records = [certify_run(run, subject, config, board) for run, subject in zip(runs, subjects, strict=True)]
-    labels = [read_run(run).record.label for run in runs]
+    labels = [read_run(run, results=False).record.label for run in runs]
     if json:
         rows = zip(runs, labels, records, strict=True)
         console.print_json([{"run": str(run), "label": label, "certificate": record.model_dump()} for run, label, record in rows])
