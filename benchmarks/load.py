@@ -1,10 +1,8 @@
 """seconds and peak memory of commands on many and long records (20 runs of 10,000 examples, 6 attacks, 5 eps; 100 layers, 10,000 steps)"""
 
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,11 +34,16 @@ random_start = true
 """
     for steps in range(2, 7)
 )
-CONTINUE = """
-import sys
-from robust_lowrank import ParquetWriter
-ParquetWriter(sys.argv[1]).flush()
-"""
+CONTINUE = "from robust_lowrank import ParquetWriter; import sys; ParquetWriter(sys.argv[1]).flush()"
+COMMAND = "from robust_lowrank.cli import main; main()"
+LAUNCH = """
+import os, subprocess, sys, time
+start = time.perf_counter()
+started = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(started.pid, 0)
+print(time.perf_counter() - start, usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""  # a small process in between, as a process's peak counts the memory of the one that started it
 
 
 class Size(NamedTuple):
@@ -62,22 +65,18 @@ class Cost(NamedTuple):
     peak: int  # bytes
 
 
-def measure(command: str, *arguments: object, code: str | None = None, fails: bool = False) -> Cost:
+def measure(command: str, *arguments: object, code: str = "") -> Cost:
     """Run a command of `rlr-eval`, or some Python `code`, in a fresh process.
 
     Raises:
-        RuntimeError: it failed, and was not expected to.
+        RuntimeError: it failed.
     """
-    code = "from robust_lowrank.cli import main; main()" if code is None else code
-    first = [sys.executable, "-c", code, *([] if code == CONTINUE else [command])]
-    start = time.perf_counter()
-    process = subprocess.Popen([*first, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    if (process := os.waitstatus_to_exitcode(status)) and not fails:
-        raise RuntimeError(f"{command} ended with {process}: {said}")
-    return Cost(command, time.perf_counter() - start, 1024 * usage.ru_maxrss)
+    given = [code, *arguments] if code else [COMMAND, command, *arguments]
+    launched = subprocess.run([sys.executable, "-c", LAUNCH, *map(str, given)], capture_output=True, text=True, check=False)
+    if launched.returncode:
+        raise RuntimeError(f"{command} ended with {launched.returncode}: {launched.stderr}")
+    seconds, peak = launched.stdout.split()
+    return Cost(command, float(seconds), 1024 * int(peak))
 
 
 def costs(place: Path, size: Size) -> Iterator[Cost]:
