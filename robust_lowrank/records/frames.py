@@ -23,14 +23,27 @@ _NUMBER = 8  # bytes
 
 
 def read_frame(path: Path, columns: Collection[str] = (), *, compact: bool = False) -> "pd.DataFrame":
-    """Read a Parquet table.
-
-    A file is refused before it is expanded where it declares far more than it holds. Texts come in one line, as `errors.shown`.
+    """Read a Parquet table, as `read_table` does.
 
     Args:
         columns: those that it must have; others come too.
         compact: texts become categories, and whole numbers take no more bytes than they need: a third of the memory for tables of
             many rows that say the same.
+
+    Raises:
+        UserError: there is no such file, it is not a table, or one of the `columns` is missing or holds something else.
+    """
+    table = read_table(path, columns)
+    return (_compact(table) if compact else table).to_pandas()
+
+
+def read_table(path: Path, columns: Collection[str] = ()) -> "pa.Table":
+    """Read a Parquet table as one of Arrow.
+
+    A file is refused before it is expanded where it declares far more than it holds. Texts come in one line, as `errors.shown`.
+
+    Args:
+        columns: those that it must have; others come too.
 
     Raises:
         UserError: there is no such file, it is not a table, or one of the `columns` is missing or holds something else.
@@ -47,13 +60,11 @@ def read_frame(path: Path, columns: Collection[str] = (), *, compact: bool = Fal
             table = file.read().replace_schema_metadata(None)
         for name in texts:
             place = table.schema.get_field_index(name)
-            words = _decoded(path, name, table[name], max(EXPANDED, RATIO * size))
-            table = table.set_column(place, name, words.dictionary_encode() if compact else words)
-        frame = (_narrowed(table) if compact else table).to_pandas()
-        for name in columns if len(frame) else ():
-            if fault := KINDS[name].fault(frame[name]):
+            table = table.set_column(place, name, _decoded(path, name, table[name], max(EXPANDED, RATIO * size)))
+        for name in columns if len(table) else ():
+            if fault := KINDS[name].fault(table[name]):
                 raise _damaged(path, name, fault)
-        return frame
+        return table
     except UserError:
         raise
     except (OSError, pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
@@ -120,13 +131,15 @@ def _decoded(path: Path, name: str, column: "pa.ChunkedArray", most: int) -> "pa
     return pa.chunked_array(parts, pa.large_string())
 
 
-def _narrowed(table: "pa.Table") -> "pa.Table":
-    """Return a table whose columns of whole numbers are of the narrowest type that holds them."""
+def _compact(table: "pa.Table") -> "pa.Table":
+    """Return a table whose texts are numbers of distinct ones, and whose whole numbers are of the narrowest type that holds them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     for place, field in enumerate(table.schema):
-        if pa.types.is_integer(field.type) and table.num_rows:
+        if pa.types.is_large_string(field.type):
+            table = table.set_column(place, field.name, table.column(place).dictionary_encode())
+        elif pa.types.is_integer(field.type) and table.num_rows:
             least, most = (limit.as_py() for limit in pc.min_max(table.column(place)).values())
             kinds = (pa.int8(), pa.int16(), pa.int32())
             fitting = [kind for kind in kinds if least is not None and max(most, -1 - least) < 2 ** (kind.bit_width - 1)]
