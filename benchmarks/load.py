@@ -1,4 +1,4 @@
-"""seconds and peak memory of commands on many and long records (20 runs of 10,000 examples, 6 attacks, 5 eps; 100 layers, 10,000 steps)"""
+"""seconds and peak memory of commands on 20 runs of 10,000 examples, 6 attacks and 5 eps, and of 100 layers over 10,000 steps"""
 
 import subprocess
 import sys

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Row = dict[str, Any]
+GROUP = 2**16  # rows of a file that are written together
 RECENT = 4096  # rows that are kept as they came, before they become columns
 
 
@@ -83,7 +84,7 @@ class History:
         import pyarrow.parquet as pq
 
         with replacing(path) as temporary:
-            pq.write_table(self._table(), temporary)
+            pq.write_table(self._table(), temporary, row_group_size=GROUP)
         self.unsaved = False
 
     def _table(self) -> "pa.Table":

@@ -15,6 +15,7 @@ from robust_lowrank.records import MONITOR, replacing
 if TYPE_CHECKING:
     import pandas as pd
 
+
 class Writer(Protocol):
     """Takes a monitor's rows, which have the columns of `records.MONITOR` and ascending steps."""
 

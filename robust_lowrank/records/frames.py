@@ -132,7 +132,7 @@ def _decoded(path: Path, name: str, column: "pa.ChunkedArray", most: int) -> "pa
 
 
 def _compact(table: "pa.Table") -> "pa.Table":
-    """Return a table whose texts are numbers of distinct ones, and whose whole numbers are of the narrowest type that holds them."""
+    """Return a table in which a text stands once, and whole numbers are of the narrowest type that holds them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

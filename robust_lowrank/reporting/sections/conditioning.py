@@ -244,7 +244,7 @@ def _epochs(frame: pd.DataFrame, field: str, y: alt.Y, names: list[str]) -> alt.
 
 
 def _thinned(frame: pd.DataFrame, field: str) -> pd.DataFrame:
-    """Return the rows of a chart of a line a run: of a long one the smallest and largest of each stretch, so that it looks the same."""
+    """Return the rows of lines, one a run, that are drawn: of a long line the smallest and largest of each stretch."""
     if frame["epoch"].nunique() <= _POINTS:
         return frame
     kept = []
