@@ -50,13 +50,13 @@ class History:
         Raises:
             UserError: it is not such a table.
         """
-        table = read_table(path)
-        if tuple(table.column_names) != MONITOR:
-            raise UserError(f"{path} is not a table of a monitor: choose another name")
         try:
-            self._parts.append(table.cast(_schema()))
-        except ValueError as error:  # of columns of another type
-            raise UserError(f"{path} is not a table of a monitor: {first_line(error)}") from error
+            table = read_table(path, MONITOR)
+            if len(table.column_names) > len(MONITOR):
+                raise UserError("it has further columns")
+            self._parts.append(table.select(MONITOR).cast(_schema()))
+        except ValueError as error:  # a UserError is one; Arrow's are of columns that it cannot cast
+            raise UserError(f"{path} is not a table of a monitor: {first_line(error)}; choose another name") from error
 
     def write(self, rows: Sequence[Row]) -> None:
         """Keep rows."""

@@ -57,7 +57,8 @@ def read_table(path: Path, columns: Collection[str] = ()) -> "pa.Table":
         with pq.ParquetFile(path) as file:
             texts = _checked(path, file, size, columns)
         with pq.ParquetFile(path, read_dictionary=texts) as file:  # repeated texts stay one until their lengths are known
-            table = file.read().replace_schema_metadata(None)
+            parts = [file.read_row_group(number) for number in range(file.num_row_groups)]  # what is decoded is soon free again
+            table = pa.concat_tables([file.schema_arrow.empty_table(), *parts]).replace_schema_metadata(None)
         for name in texts:
             place = table.schema.get_field_index(name)
             table = table.set_column(place, name, _decoded(path, name, table[name], max(EXPANDED, RATIO * size)))
