@@ -39,9 +39,7 @@ class History:
     @property
     def last_step(self) -> int:
         """The last step that has rows; 0 without any."""
-        import pyarrow.compute as pc
-
-        last = [pc.max(part["step"]).as_py() for part in self._parts if part.num_rows]
+        last = [int(part["step"].to_numpy().max()) for part in self._parts if part.num_rows]
         return max([*last, *(int(row["step"]) for row in self._recent)], default=0)
 
     def read(self, path: Path) -> None:
@@ -67,9 +65,9 @@ class History:
 
     def rewind(self, step: int) -> None:
         """Drop the rows after a step."""
-        import pyarrow.compute as pc
+        import pyarrow as pa
 
-        self._parts = [part.filter(pc.less_equal(part["step"], step)) for part in self._parts]
+        self._parts = [part.filter(pa.array(part["step"].to_numpy() <= step)) for part in self._parts]
         self._recent = [row for row in self._recent if row["step"] <= step]
 
     def close(self) -> None:

@@ -135,15 +135,13 @@ def _decoded(path: Path, name: str, column: "pa.ChunkedArray", most: int) -> "pa
 def _compact(table: "pa.Table") -> "pa.Table":
     """Return a table in which a text stands once, and whole numbers are of the narrowest type that holds them."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     for place, field in enumerate(table.schema):
         if pa.types.is_large_string(field.type):
             table = table.set_column(place, field.name, table.column(place).dictionary_encode())
-        elif pa.types.is_integer(field.type) and table.num_rows:
-            least, most = (limit.as_py() for limit in pc.min_max(table.column(place)).values())
-            kinds = (pa.int8(), pa.int16(), pa.int32())
-            fitting = [kind for kind in kinds if least is not None and max(most, -1 - least) < 2 ** (kind.bit_width - 1)]
+        elif pa.types.is_integer(field.type) and len(values := table.column(place).drop_null().to_numpy()):
+            largest = max(int(values.max()), -1 - int(values.min()))
+            fitting = [kind for kind in (pa.int8(), pa.int16(), pa.int32()) if largest < 2 ** (kind.bit_width - 1)]
             table = table.set_column(place, field.name, table.column(place).cast((*fitting, field.type)[0]))
     return table
 

@@ -40,7 +40,7 @@ def test_a_history_of_a_monitor_keeps_what_it_was_given_in_few_bytes(tmp_path: P
     frame = monitor(np.random.default_rng(0), layers=10, steps=1000, values=4)
     history, path = History(), tmp_path / "monitor.parquet"
     for _, rows in frame.groupby("step"):
-        history.write(rows.to_dict("records"))
+        history.write(rows.to_dict("records"))  # pyright: ignore[reportArgumentType]
     assert len(history) == len(frame) and history.last_step == 1000
     history.save(path)
     again = History()
@@ -55,5 +55,5 @@ def test_a_history_of_a_monitor_keeps_what_it_was_given_in_few_bytes(tmp_path: P
 @pytest.mark.slow
 def test_commands_keep_their_bound_at_a_tenth_of_the_size(tmp_path: Path) -> None:
     size = Size(runs=5, examples=2000, layers=20, epochs=300, steps=2000)
-    over = {cost.command: cost.peak for cost in costs(tmp_path, size) if cost.peak > BOUND}
-    assert not over
+    program, *found = costs(tmp_path, size)
+    assert [cost.command for cost in found if cost.peak - program.peak > BOUND // 2] == []
