@@ -4,6 +4,7 @@ from robust_lowrank.conditioning import callbacks as callbacks
 from robust_lowrank.conditioning.alerts import Alert as Alert
 from robust_lowrank.conditioning.certificates import certified_curve as certified_curve
 from robust_lowrank.conditioning.certificates import certify as certify
+from robust_lowrank.conditioning.history import History as History
 from robust_lowrank.conditioning.lipschitz import Lipschitz as Lipschitz
 from robust_lowrank.conditioning.lipschitz import lipschitz as lipschitz
 from robust_lowrank.conditioning.monitor import Monitor as Monitor

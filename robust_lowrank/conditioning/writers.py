@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from robust_lowrank.conditioning.alerts import QUANTITIES
+from robust_lowrank.conditioning.history import History, Row
 from robust_lowrank.errors import UserError
-from robust_lowrank.records import MONITOR, read_frame, replacing, write_frame
+from robust_lowrank.records import MONITOR, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Row = dict[str, Any]
 
 
 class Writer(Protocol):
@@ -65,7 +64,7 @@ class MemoryWriter:
         return pd.DataFrame(self.rows, columns=pd.Index(MONITOR))
 
 
-class ParquetWriter(MemoryWriter):
+class ParquetWriter:
     """Keeps all rows and writes them as one table at `flush` and at the end, whole at any time; a file that is there is continued.
 
     What an error in the training has left unwritten is written when the writer goes, at the latest as Python ends; a kill leaves
@@ -79,28 +78,37 @@ class ParquetWriter(MemoryWriter):
     """
 
     def __init__(self, path: Path | str) -> None:
-        super().__init__()
         self.path: Path = Path(path)
+        self._history = History()
         if self.path.exists():
-            frame = read_frame(self.path)
-            if tuple(frame.columns) != MONITOR:
-                raise UserError(f"{self.path} is not a table of a monitor: choose another name")
-            frame["singular_values"] = [[float(value) for value in values] for values in frame["singular_values"]]
-            self.rows.extend(frame.to_dict("records"))  # pyright: ignore[reportArgumentType]
-        self._pending: list[Row] = []
+            self._history.read(self.path)
         self._seen: dict[Path, int] = {}
         _look(self.path, self._seen)
-        weakref.finalize(self, _write_pending, self.path, self.rows, self._pending, self._seen)
+        weakref.finalize(self, _write_unsaved, self.path, self._history, self._seen)
+
+    def __len__(self) -> int:
+        return len(self._history)
+
+    @property
+    def last_step(self) -> int:
+        """The last step that has rows; 0 without any."""
+        return self._history.last_step
 
     def write(self, rows: Sequence[Row]) -> None:
         """Keep rows."""
-        super().write(rows)
-        self._pending += rows
+        self._history.write(rows)
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after a step."""
+        self._history.rewind(step)
+
+    def frame(self) -> "pd.DataFrame":
+        """Return the rows as a table with the columns of `records.MONITOR`."""
+        return self._history.frame()
 
     def flush(self) -> None:
         """Write the table."""
-        write_frame(self.path, self.frame())
-        self._pending.clear()
+        self._history.save(self.path)
         _look(self.path, self._seen)
 
     def close(self) -> None:
@@ -114,12 +122,10 @@ def _look(path: Path, seen: dict[Path, int]) -> None:
         seen[path] = path.stat().st_mtime_ns
 
 
-def _write_pending(path: Path, rows: list[Row], pending: list[Row], seen: dict[Path, int]) -> None:
+def _write_unsaved(path: Path, history: History, seen: dict[Path, int]) -> None:
     """Write what a writer that has gone left unwritten, unless another one has written the file since."""
-    if pending and (path.stat().st_mtime_ns if path.exists() else None) == seen.get(path):
-        import pandas as pd
-
-        write_frame(path, pd.DataFrame(rows, columns=pd.Index(MONITOR)))
+    if history.unsaved and (path.stat().st_mtime_ns if path.exists() else None) == seen.get(path):
+        history.save(path)
 
 
 class JsonlWriter:

@@ -48,6 +48,7 @@ from robust_lowrank.records.files import write_frame as write_frame
 from robust_lowrank.records.files import write_record as write_record
 from robust_lowrank.records.files import write_text as write_text
 from robust_lowrank.records.frames import read_frame as read_frame
+from robust_lowrank.records.frames import read_table as read_table
 from robust_lowrank.records.layout import BLACK_BOX as BLACK_BOX
 from robust_lowrank.records.layout import FORM as FORM
 from robust_lowrank.records.layout import ResultFiles as ResultFiles

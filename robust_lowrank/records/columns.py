@@ -10,7 +10,6 @@ from robust_lowrank.records.tables import VERDICT
 from robust_lowrank.records.values import LARGEST
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
 
@@ -38,16 +37,18 @@ class Kind:
                 return types.is_string(kind) or types.is_large_string(kind)
         return is_numbers(kind)
 
-    def fault(self, column: "pd.Series") -> str:
+    def fault(self, column: "pa.ChunkedArray") -> str:
         """Return in words what is wrong with the values of a column, or nothing."""
-        if not self.gaps and column.isna().any():
+        import pyarrow as pa
+
+        numbers = self.of in ("whole", "number")
+        values = column.drop_null().cast(pa.float64(), safe=False).to_numpy() if numbers else np.empty(0)
+        if not self.gaps and (column.null_count or np.isnan(values).any()):
             return "has gaps"
         if self.choices:
-            strange = [value for value in column.dropna().unique() if value not in self.choices]
+            strange = [value for value in column.drop_null().unique().to_pylist() if value not in self.choices]
             return f"holds {strange[0]!r:.60}, which is none of {', '.join(self.choices)}" if strange else ""
-        if self.of not in ("whole", "number"):
-            return ""
-        values = column.dropna().to_numpy(dtype=np.float64)
+        values = values[~np.isnan(values)]
         wrong = (values < self.least) | (values > self.most)
         if self.of == "whole":
             wrong |= values != np.floor(values)

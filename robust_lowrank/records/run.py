@@ -29,7 +29,7 @@ class Result:
     """One evaluation as read from a run directory."""
 
     record: ResultRecord
-    verdicts: "pd.DataFrame"
+    verdicts: "pd.DataFrame"  # VERDICTS, compact as `read_frame` makes it
     transfer: "pd.DataFrame | None" = None
     path: Path | None = None  # its directory
     replayed: "pd.DataFrame | None" = None  # of a form
@@ -66,7 +66,7 @@ def read_run(path: Path, *, results: bool = True) -> Run:
     evaluations = {
         result.root.name: Result(
             record=read_record(result.record, ResultRecord),
-            verdicts=read_frame(result.verdicts, VERDICTS),
+            verdicts=read_frame(result.verdicts, VERDICTS, compact=True),
             transfer=read_frame(result.transfer, TRANSFER) if result.transfer.is_file() else None,
             path=result.root,
             replayed=read_frame(result.replayed, REPLAYED) if result.replayed.is_file() else None,

@@ -1,12 +1,14 @@
 """Two networks are compared on the same examples by an exact McNemar test and a bootstrap."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from robust_lowrank.statistics.intervals import Interval, require, require_confidence
 
 _RESAMPLES = 10_000
+_CACHED = 2**14  # tests that are remembered: a report and its summary ask for the same ones
 
 
 def mcnemar_exact(a_correct: Sequence[bool] | np.ndarray, b_correct: Sequence[bool] | np.ndarray) -> float:
@@ -24,6 +26,11 @@ def mcnemar_exact(a_correct: Sequence[bool] | np.ndarray, b_correct: Sequence[bo
     Source: McNemar 1947 in its exact (binomial) form, through scipy.
     """
     only_a, only_b, _ = discordant(a_correct, b_correct)
+    return _mcnemar(only_a, only_b)
+
+
+@lru_cache(_CACHED)
+def _mcnemar(only_a: int, only_b: int) -> float:
     if only_a + only_b == 0:
         return 1.0
     from scipy.stats import binomtest
@@ -51,13 +58,18 @@ def paired_difference(
     Source: Efron and Tibshirani 1993, chapter 13; the imaginary examples as in the normal interval of Bonett and Price 2012.
     """
     require_confidence(confidence)
-    only_a, only_b, total = discordant(a_correct, b_correct)
+    counts = discordant(a_correct, b_correct)
+    return Interval((counts[0] - counts[1]) / counts[2], *_bootstrap(*counts, seed, confidence))
+
+
+@lru_cache(_CACHED)
+def _bootstrap(only_a: int, only_b: int, total: int, seed: int, confidence: float) -> tuple[float, float]:
     size = total + 2
     shares = np.array([only_a + 1, only_b + 1, total - only_a - only_b]) / size
     drawn = np.random.default_rng(seed).multinomial(size, shares, size=_RESAMPLES)
     differences = (drawn[:, 0] - drawn[:, 1]) / size
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval((only_a - only_b) / total, float(low), float(high))
+    return float(low), float(high)
 
 
 def discordant(a_correct: Sequence[bool] | np.ndarray, b_correct: Sequence[bool] | np.ndarray) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robust_lowrank import checkpoint, evaluation, records
 from robust_lowrank.compression import count_parameters
-from robust_lowrank.conditioning import MemoryWriter, Monitor
+from robust_lowrank.conditioning import History, Monitor
 from robust_lowrank.data import unit_range
 from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.evaluation.network.target import Target
@@ -21,7 +21,7 @@ from robust_lowrank.exporting.programs import write_program
 from robust_lowrank.layers.network import uncompiled
 from robust_lowrank.models.files import sha256
 from robust_lowrank.optim.nonfinite import require_finite
-from robust_lowrank.records import METRICS, MONITOR
+from robust_lowrank.records import METRICS
 from robust_lowrank.threat import frozen_eval
 from robust_lowrank.training.costs import measure_costs
 from robust_lowrank.training.networks import described
@@ -208,8 +208,8 @@ class Recorder:
             raise TrainingError(f"{error}; {kept}. Load the last sound weights and go on with a smaller learning rate") from error
 
     def _write(self, row: dict[str, Any] | None, **changes: Any) -> None:
-        if self._history.rows:
-            records.write_frame(self._writer.files.monitor, self._history.frame())
+        if len(self._history):
+            self._history.save(self._writer.files.monitor)
         self._writer.write(self._model, row, parameters=count_parameters(self._model), **changes)
 
     def _count(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -228,13 +228,11 @@ def _last_step(writer: RunWriter) -> int:
     return 0 if math.isnan(step) else int(step)
 
 
-def _history(writer: RunWriter, step: int) -> MemoryWriter:
+def _history(writer: RunWriter, step: int) -> History:
     """Return what a monitor has recorded up to a step."""
-    history = MemoryWriter()
+    history = History()
     if writer.files.monitor.is_file():
-        frame = records.read_frame(writer.files.monitor, MONITOR)
-        frame["singular_values"] = [[float(value) for value in values] for values in frame["singular_values"]]
-        history.write(frame.to_dict("records"))  # pyright: ignore[reportArgumentType]
+        history.read(writer.files.monitor)
         history.rewind(step)
     return history
 

@@ -166,7 +166,7 @@ class TrainState:
             training = cls(job, model, phase, loop, writer, on_alert, halvings=halvings)
             if training.monitor is not None and training.history is not None:
                 training.monitor.load_state_dict(state.values["monitor"])
-                if len(training.history.rows) != state.values["rows"]:
+                if len(training.history) != state.values["rows"]:
                     return None
             _set_random_states(state.values["random"], job.device)
         except (UserError, ValueError, LookupError, AttributeError, TypeError, RuntimeError):
@@ -225,7 +225,7 @@ class TrainState:
         values = {"fitting": None if ends else self.loop.state_dict(), "random": _random_states(self.job.device)}
         values |= {"halvings": self.halvings} if self.halvings else {}
         if self.monitor is not None and self.history is not None:
-            values |= {"monitor": self.monitor.state_dict(), "rows": len(self.history.rows)}
+            values |= {"monitor": self.monitor.state_dict(), "rows": len(self.history)}
         save_state(self.job.out, SavedState(self.writer.record, self.model, values))
 
 

@@ -148,7 +148,7 @@ def test_a_table_is_written_when_a_loop_dies(tmp_path: Path) -> None:
     assert read_frame(path)["step"].tolist() == [1, 2, 3]
     writer = ParquetWriter(path)
     writer.rewind(2)
-    writer.write(writer.rows[:1])
+    writer.write(writer.frame().head(1).to_dict("records"))
     del writer
     gc.collect()
     assert read_frame(path)["step"].tolist() == [1, 2, 1]

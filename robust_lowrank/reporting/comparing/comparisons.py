@@ -71,8 +71,9 @@ def compare(evaluation: Evaluation, eps: float) -> tuple[Comparison, ...]:
     held = {entry.name: evaluation.held(entry, eps) for pair in pairs for entry in pair}
     examples = reduce(lambda common, index: common.intersection(index), (frame.index for frame in held.values()))
     verdicts = {
-        name: Bounds(frame.loc[examples, "least"].to_numpy(), frame.loc[examples, "most"].to_numpy())
+        name: Bounds(common["least"].to_numpy(), common["most"].to_numpy())
         for name, frame in held.items()
+        for common in [frame.reindex(examples)]
     }
     tests = pairwise(verdicts, pairs=[(first.name, second.name) for first, second in pairs])
     return tuple(

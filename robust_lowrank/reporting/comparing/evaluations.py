@@ -1,7 +1,7 @@
 """Evaluations gather the runs that may be compared: those put to one suite on the same examples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pandas as pd
@@ -37,6 +37,7 @@ class Evaluation:
     norm: str
     results: dict[str, Result]  # by Entry.name
     entries: tuple[Entry, ...]
+    _held: dict[tuple[str, float], pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def title(self) -> str:
@@ -148,8 +149,13 @@ class Evaluation:
     def held(self, entry: Entry, eps: float) -> pd.DataFrame:
         """Return by example whether the run was right: under every attack at `eps`, or on the clean input at 0.
 
-        Columns as in `statistics.Bounds`: `least` counts unresolved examples as broken, `most` as robust.
+        Columns as in `statistics.Bounds`: `least` counts unresolved examples as broken, `most` as robust. It is found once.
         """
+        if (entry.name, eps) not in self._held:
+            self._held[entry.name, eps] = self._find_held(entry, eps)
+        return self._held[entry.name, eps]
+
+    def _find_held(self, entry: Entry, eps: float) -> pd.DataFrame:
         verdicts = self.results[entry.name].verdicts
         if eps == 0:
             least = most = verdicts["clean_prediction"] == verdicts["label"]

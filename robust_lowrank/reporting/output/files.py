@@ -58,7 +58,8 @@ def write_report(
         with replacing(out / f"{table_name}.csv") as temporary:
             _harmless(table).to_csv(temporary, index=False)
         write_frame(out / f"{table_name}.parquet", table)
-        write_text(out / f"{name}.json", document.render(name, table, context, [path for file in files for path in file.paths]))
+        with replacing(out / f"{name}.json") as temporary, temporary.open("w", encoding="utf-8") as written:
+            written.writelines(document.render(name, table, context, [path for file in files for path in file.paths]))
         tables = [one for section in sections for one in section.tables]
         write_text(out / f"{name}.tex", latex.render(title, provenance, [*tables, *provenance.tables]))
         shown = context | {"sections": sections, "drawings": drawings}

@@ -20,6 +20,7 @@ from robust_lowrank.reporting.sections.section import Section
 _PANELS = 6  # layers drawn; the condition-number report has no limit
 _PREFIX = "condition-"  # of that report's files
 _TITLES = {"cond": "Condition number", "product": "Product", "rank": "Rank"}  # in tooltips
+_POINTS = 200  # of a line over training
 _FLOOR = 1e-6  # relative singular values below are drawn there: float32 knows nothing smaller
 
 
@@ -139,7 +140,9 @@ def _over_training(entries: Sequence[Entry], layers: Sequence[str], prefix: str)
         name=f"{prefix}condition-over-training",
         title="Condition numbers over training",
         description=f"Condition number by epoch of {numbers.listing(list(layers))}, a panel each, for {numbers.listing(names)}.",
-        caption="Epoch 0 is the network before training. Logarithmic, the same scale in every panel." + _seeds(entries),
+        caption="Epoch 0 is the network before training. Logarithmic, the same scale in every panel."
+        + _seeds(entries)
+        + _thinning(shown),
         series=tuple(names),
         panels=tuple(Panel(_epochs(shown[shown["layer"] == layer], "cond", y, names), layer) for layer in layers),
         height=170,
@@ -158,7 +161,7 @@ def _product_over_training(entries: Sequence[Entry]) -> Figure | None:
         name=f"{_PREFIX}product-over-training",
         title="Product of the condition numbers over training (certificate quantity)",
         description=f"Product of all layers' condition numbers by epoch for {numbers.listing(names)}.",
-        caption=spectra.CERTIFICATE_NOTE,
+        caption=spectra.CERTIFICATE_NOTE + _thinning(frame),
         series=tuple(names),
         panels=(Panel(_epochs(frame, "product", y, names)),),
         height=240,
@@ -176,7 +179,9 @@ def _ranks(entries: Sequence[Entry], layers: Sequence[str]) -> Figure | None:
         name=f"{_PREFIX}rank-over-training",
         title="Ranks over training",
         description=f"Rank by epoch of {numbers.listing(list(layers))}, a panel each, for {numbers.listing(names)}.",
-        caption="Number of singular values that a layer keeps; epoch 0 is the network before training." + _seeds(entries),
+        caption="Number of singular values that a layer keeps; epoch 0 is the network before training."
+        + _seeds(entries)
+        + _thinning(frame),
         series=tuple(names),
         panels=tuple(Panel(_epochs(frame[frame["layer"] == layer], "rank", y, names), layer) for layer in layers),
         height=170,
@@ -226,7 +231,7 @@ def _spectrum(frame: pd.DataFrame, y: alt.Y, names: list[str]) -> alt.Chart:
 def _epochs(frame: pd.DataFrame, field: str, y: alt.Y, names: list[str]) -> alt.Chart:
     columns = [column for column in ("series", "run", "layer", "epoch", field) if column in frame]
     return (
-        alt.Chart(_plain(frame, *columns))
+        alt.Chart(_plain(_thinned(frame, field), *columns))
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=22))
         .encode(
             x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(tickMinStep=1, grid=False, tickCount=5)),
@@ -236,6 +241,22 @@ def _epochs(frame: pd.DataFrame, field: str, y: alt.Y, names: list[str]) -> alt.
             tooltip=[*tooltips(run="Run"), alt.Tooltip("epoch:Q", title="Epoch"), *tooltips(".4~g", **{field: _TITLES[field]})],
         )
     )
+
+
+def _thinned(frame: pd.DataFrame, field: str) -> pd.DataFrame:
+    """Return the rows of lines, one a run, that are drawn: of a long line the smallest and largest of each stretch."""
+    if frame["epoch"].nunique() <= _POINTS:
+        return frame
+    kept = []
+    for _, line in frame.groupby("run", sort=False):
+        stretch = np.arange(len(line)) * (_POINTS // 2 - 1) // len(line)
+        parts = line.reset_index(drop=True)[field].groupby(stretch)
+        kept.append(line.iloc[np.unique([0, *parts.idxmin(), *parts.idxmax(), len(line) - 1])])
+    return pd.concat(kept)
+
+
+def _thinning(frame: pd.DataFrame) -> str:
+    return " The smallest and largest value of each stretch of epochs are drawn." if frame["epoch"].nunique() > _POINTS else ""
 
 
 def _plain(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:

@@ -161,7 +161,7 @@ def test_json_numbers_are_exact():
     made = Provenance("x", "now", "p", "m", (), ())
     context = {"title": "t", "subtitle": "", "summary": Summary("h", "", ()), "provenance": made}
     frame = pd.DataFrame({"a": [0.1, -np.inf, np.nan], "n": pd.array([1, None, 3], dtype="Int64")})
-    assert json.loads(render("report", frame, context, []))["records"] == [
+    assert json.loads("".join(render("report", frame, context, [])))["records"] == [
         {"a": 0.1, "n": 1},
         {"a": "-Infinity", "n": None},
         {"a": None, "n": 3},
