@@ -34,8 +34,11 @@ class Factors(NamedTuple):
 
 
 def triangle(a: Tensor) -> Tensor:
-    """Return R of the QR of a tall matrix, in float64: B R^T has the singular values of B a^T."""
-    return qr(in_float64(a)).R
+    """Return R of the QR of a tall matrix, in float64, without waiting for its device: B R^T has the singular values of B a^T.
+
+    What is not finite in the matrix spreads in it: it is not guarded, so that a monitor can look at what has diverged.
+    """
+    return torch.linalg.qr(in_float64(a), mode="r").R
 
 
 def norm(a: Tensor) -> Tensor:
