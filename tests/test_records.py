@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -18,6 +19,7 @@ from robust_lowrank.records import (
     require_plain,
     write_frame,
 )
+from robust_lowrank.records.footer import declared_size
 from robust_lowrank.records.values import file_name
 
 
@@ -131,3 +133,25 @@ def test_a_small_file_does_not_become_a_large_table(tmp_path):
 def test_a_record_is_sealed_with_files_beside_it_alone(name):
     with pytest.raises(ValueError, match="name of a file beside the record"):
         file_name(name)
+
+
+@pytest.mark.parametrize("codec", ["snappy", "zstd", "none"])
+def test_a_footer_says_what_pyarrow_says_of_it(tmp_path, codec):
+    path = tmp_path / "table.parquet"
+    frame = pd.DataFrame({"number": range(1000), "text": ["word"] * 1000, "list": [[1.0, 2.0]] * 1000, "half": [None, 0.5] * 500})
+    pq.write_table(pa.Table.from_pandas(frame), path, compression=codec, row_group_size=300)
+    metadata = pq.ParquetFile(path).metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    expected = sum(max(8 * chunk.num_values, chunk.total_uncompressed_size) for chunk in chunks)
+    assert declared_size(path, path.stat().st_size) == max(expected, 8 * metadata.num_rows * metadata.num_columns)
+
+
+def test_a_footer_that_contradicts_itself_does_not_end_the_process(tmp_path):
+    path = tmp_path / "table.parquet"
+    pd.DataFrame({"number": range(10)}).to_parquet(path)
+    content = path.read_bytes()
+    for place in range(len(content) - 400, len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with contextlib.suppress(UserError):
+            read_frame(path)

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 from robust_lowrank.bounds import regular_size
 from robust_lowrank.errors import UserError, first_line, shown
 from robust_lowrank.records.columns import KINDS, is_numbers
+from robust_lowrank.records.footer import declared_size
 from robust_lowrank.records.parsing import require_there
 from robust_lowrank.records.values import escaped
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-    from pyarrow.parquet import FileMetaData, ParquetFile
+    from pyarrow.parquet import ParquetFile
 
 EXPANDED = 256 * 2**20  # bytes that a small file may become,
 RATIO = 16  # and how many times its own size a larger one
 COLUMNS = 1000
 LONGEST = 1000  # characters of a text
-_NUMBER = 8  # bytes
 
 
 def read_frame(path: Path, columns: Collection[str] = (), *, compact: bool = False) -> "pd.DataFrame":
@@ -54,8 +54,10 @@ def read_table(path: Path, columns: Collection[str] = ()) -> "pa.Table":
     require_there(path)
     size = regular_size(path)
     try:
+        if (declared := declared_size(path, size)) > max(EXPANDED, RATIO * size):
+            raise UserError(f"{path} cannot be read: its {size:,} bytes would become {declared:,}, which no table of a run does")
         with pq.ParquetFile(path) as file:
-            texts = _checked(path, file, size, columns)
+            texts = _checked(path, file, columns)
         with pq.ParquetFile(path, read_dictionary=texts) as file:  # repeated texts stay one until their lengths are known
             parts = [file.read_row_group(number) for number in range(file.num_row_groups)]  # what is decoded is soon free again
             table = pa.concat_tables([file.schema_arrow.empty_table(), *parts]).replace_schema_metadata(None)
@@ -72,7 +74,7 @@ def read_table(path: Path, columns: Collection[str] = ()) -> "pa.Table":
         raise UserError(f"{path} cannot be read: {shown(first_line(error))}") from error  # it is damaged in one of many ways
 
 
-def _checked(path: Path, file: "ParquetFile", size: int, columns: Collection[str]) -> list[str]:
+def _checked(path: Path, file: "ParquetFile", columns: Collection[str]) -> list[str]:
     """Return the names of the columns of texts, after making sure that the file is a table of the due types and of a due size.
 
     Raises:
@@ -81,8 +83,6 @@ def _checked(path: Path, file: "ParquetFile", size: int, columns: Collection[str
     import pyarrow as pa
 
     schema, rows = file.schema_arrow, file.metadata.num_rows
-    if (declared := _declared(file.metadata)) > max(EXPANDED, RATIO * size):
-        raise UserError(f"{path} cannot be read: its {size:,} bytes would become {declared:,}, which no table of a run does")
     if len(schema.names) > COLUMNS or len(set(schema.names)) < len(schema.names):
         raise UserError(f"{path} cannot be read: it has a column twice, or more than {COLUMNS}")
     if lacking := [column for column in columns if column not in schema.names]:
@@ -92,16 +92,6 @@ def _checked(path: Path, file: "ParquetFile", size: int, columns: Collection[str
         if not known:
             raise _damaged(path, field.name, f"is of the type {field.type!s:.60}")
     return [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-
-
-def _declared(metadata: "FileMetaData") -> int:
-    """Return how many bytes a file says that it has when it is expanded."""
-    total = metadata.num_rows * metadata.num_columns * _NUMBER
-    values = 0
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for chunk in map(group.column, range(group.num_columns)):
-            values += max(chunk.num_values * _NUMBER, chunk.total_uncompressed_size)
-    return max(total, values)
 
 
 def _plain(kind: "pa.DataType") -> bool:
