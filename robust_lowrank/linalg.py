@@ -227,8 +227,11 @@ def fold(matrix: Tensor, mode: int, shape: Sequence[int]) -> Tensor:
 
 
 def row_basis(core: Tensor, mode: int) -> Tensor:
-    """Return Q_i of Mat_i(C) = S_i Q_i^T, a column a row: orthonormal ones that span the rows, and zeros for rows in excess."""
-    q = orth(unfold(core, mode).T)
+    """Return Q_i of Mat_i(C) = S_i Q_i^T, a column a row: orthonormal ones that span the rows, and zeros for rows in excess.
+
+    It belongs to a backward pass, so that it waits for no device and compilers can follow it; gradients are looked at afterwards.
+    """
+    q = torch.linalg.qr(at_least_float32(unfold(core, mode).T)).Q
     return torch.nn.functional.pad(q, (0, core.shape[mode] - q.shape[1]))
 
 

@@ -190,4 +190,4 @@ def test_a_monitored_training_shows_its_line_and_writes_its_history(rlr_eval: Co
     assert sorted(set(records.read_frame(Path("RUN/monitor.parquet"))["step"])) == [2, 4]
     again = rlr_eval(*TRAIN, "--method", "condlr", "--out", "RUN")
     assert again.exit_code == 2
-    assert "its monitor is {'every': 2" in again.stderr
+    assert "its monitor is {" in again.stderr
