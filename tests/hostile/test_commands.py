@@ -46,7 +46,7 @@ def test_what_reads_most_of_it(kind: str, name: str, whole: Path, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), things())
 def test_every_command(kind: str, name: str, whole: Path, tmp_path: Path) -> None:
-    """Give each thing to two commands, which one thing has others of than the next; with RLR_FUZZ, and `make reliability`, to all."""
+    """Give each thing to two commands, others than the next one is given; with RLR_FUZZ, and `make reliability`, to all."""
     commands = KINDS[kind].commands
     first = sum(name.encode()) % len(commands)
     require(whole, tmp_path, kind, name, commands if CASES > FEWEST else [*commands, *commands][first : first + 2])
