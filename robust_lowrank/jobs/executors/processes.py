@@ -30,8 +30,9 @@ class Executor:
         self._waiting: list[Task] = []
         if workers > 1:
             context = get_context("spawn")  # a forked child cannot use CUDA, and may inherit a lock that a thread of torch holds
-            self._events: Queue[Event | None] = context.Queue()
-            stop, self._stop = context.Pipe(duplex=False)
+            with _signals_held():  # the process that keeps account of shared resources is started here
+                self._events: Queue[Event | None] = context.Queue()
+                stop, self._stop = context.Pipe(duplex=False)
             begin = (self._events, stop, threads_each(workers))
             self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_Worker.begin, initargs=begin)
 
