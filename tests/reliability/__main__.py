@@ -54,7 +54,10 @@ def main() -> int:
     for fault, injected, survived, cost, _ in rows:
         table.append(f"| {fault} | {injected:,} | {survived:,} | {injected - survived:,} | {cost} |")
     text = OUT.read_text(encoding="utf-8").partition(MARK)[0]
-    OUT.write_text(f"{text}{MARK}\n\n" + "\n".join(table) + f"\n\n{machine()}.\n", encoding="utf-8")
+    given = " ".join(sys.argv[1:])
+    OUT.write_text(
+        f"{text}{MARK}\n\n" + "\n".join(table) + f"\n\n`python -m tests.reliability {given}`, {machine()}.\n", encoding="utf-8"
+    )
     return int(any(faults for *_, faults in rows))
 
 
