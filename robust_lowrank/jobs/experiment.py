@@ -12,15 +12,8 @@ from robust_lowrank.ranges import BUDGETS, Count, Seed, distinct
 from robust_lowrank.tables import Table, read_table, shipped_files
 from robust_lowrank.threat import radius
 from robust_lowrank.training.adversarial_config import AdversarialConfig
-from robust_lowrank.training.config import (
-    DENSE,
-    DataConfig,
-    MethodConfig,
-    ModelConfig,
-    MonitorConfig,
-    TrainConfig,
-    TrainingConfig,
-)
+from robust_lowrank.training.config import DataConfig, ModelConfig, MonitorConfig, TrainConfig, TrainingConfig
+from robust_lowrank.training.method_config import DENSE, MethodConfig
 from robust_lowrank.training.naming import describe, directory_name
 from robust_lowrank.training.rank_config import Rank
 

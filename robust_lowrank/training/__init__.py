@@ -2,13 +2,13 @@
 
 from robust_lowrank.training.adversarial_config import AdversarialConfig as AdversarialConfig
 from robust_lowrank.training.config import DataConfig as DataConfig
-from robust_lowrank.training.config import MethodConfig as MethodConfig
 from robust_lowrank.training.config import ModelConfig as ModelConfig
 from robust_lowrank.training.config import MonitorConfig as MonitorConfig
 from robust_lowrank.training.config import TrainConfig as TrainConfig
 from robust_lowrank.training.config import TrainingConfig as TrainingConfig
 from robust_lowrank.training.config import load_config as load_config
 from robust_lowrank.training.config import parse_config as parse_config
+from robust_lowrank.training.method_config import MethodConfig as MethodConfig
 from robust_lowrank.training.naming import describe as describe
 from robust_lowrank.training.networks import config_of as config_of
 from robust_lowrank.training.networks import described as described

@@ -1,38 +1,26 @@
 """A training run is configured by the tables of a TOML file, which `run.json` keeps."""
 
 import dataclasses
-import inspect
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from robust_lowrank.data import Dataset, Description, Examples, Progress, Reading, describe, load, load_examples
 from robust_lowrank.data.reading import quiet
-from robust_lowrank.errors import UserError, brief, first_line, unknown_name
-from robust_lowrank.methods import ADAPTERS, METHODS, GalerkinMethod, Method
+from robust_lowrank.errors import UserError, first_line, unknown_name
 from robust_lowrank.models import MODELS
-from robust_lowrank.penalties import Form, Penalty, Place
 from robust_lowrank.ranges import BatchSize, Count, Epochs, Factor, Seed, Shift, Weight
-from robust_lowrank.ranks import DEFAULT_RANK
 from robust_lowrank.tables import PathText, Table, parse_table, read_table
 from robust_lowrank.training.adversarial_config import AdversarialConfig
-from robust_lowrank.training.rank_config import Rank, refuse_old_keys
+from robust_lowrank.training.method_config import DENSE, MILESTONES, MethodConfig
 
-DENSE = "dense"  # not a method: the network is not compressed
-DEFAULT_INIT = "kaiming"
 DEFAULT_MOMENTUM = 0.3
-MILESTONES, CHANNELS = 1000, 4096  # the most in one list
+CHANNELS = 4096  # the most in one list
 READING_KEYS = ("size", "channels", "test_fraction", "skip_broken")  # of [data]: how data of one's own are read
-
-
-def _require_name(kind: str, names: Collection[str], name: str) -> str:
-    if name not in names:
-        raise unknown_name(kind, name, names)
-    return name
 
 
 def _require_model(name: str) -> str:
@@ -60,26 +48,6 @@ def infinite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: infinite(item) for key, item in value.items()}
     return math.inf if value == "inf" else value
-
-
-class PenaltyTable(Table):
-    """A term added to the loss: `rlr.Penalty`, its milestones in epochs."""
-
-    form: Form = "R"
-    weight: Weight = 0.05
-    on: Place = "cores"
-    milestones: tuple[Epochs, ...] = Field(default=(), strict=False, max_length=MILESTONES)
-    decay: tuple[Weight, ...] = Field(default=(), strict=False, max_length=MILESTONES)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        self.to_penalty(steps_per_epoch=1)
-        return self
-
-    def to_penalty(self, *, steps_per_epoch: int) -> Penalty:
-        """Return it as the optimizer takes it."""
-        steps = tuple(epoch * steps_per_epoch for epoch in self.milestones)
-        return Penalty(form=self.form, weight=self.weight, on=self.on, milestones=steps, decay=self.decay)
 
 
 class DataConfig(Table):
@@ -137,75 +105,6 @@ class ModelConfig(Table):
         if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
             raise UserError(f"mean has {len(self.mean)} numbers and std {len(self.std)}: give one of each a channel")
         return self
-
-
-class MethodConfig(Table, extra="allow"):
-    """The method, its rank, and its own options as further keys, such as `tau`."""
-
-    name: str = DENSE
-    label: str | None = Field(
-        default=None, min_length=1, max_length=200
-    )  # what reports call the run; None: made from name and options
-    rank: Rank | None = None  # of a dense network: None
-    exclude: tuple[str, ...] | None = Field(default=None, strict=False)  # None: the last linear layer stays dense
-    init: Literal["gaussian", "kaiming"] | None = None  # how `compress` draws new factors; of a dense network: None
-    step: Literal["exact", "amortised"] = "exact"  # of `LowRankOptimizer`
-    window: Count | Literal[0] | None = None  # of amortised steps; None: the method's own
-    moments: Literal["tangent", "elementwise"] = "tangent"
-    penalties: tuple[PenaltyTable, ...] = Field(default=(), strict=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            refuse_old_keys(values, {"integration": "step", "start": "init"})
-        if isinstance(values, dict) and isinstance(name := values.get("name", DENSE), str) and name != DENSE:
-            ranked = name in METHODS and METHODS[name].ranked
-            defaults = {"rank": DEFAULT_RANK if ranked else None, "init": DEFAULT_INIT}
-            return values | {key: value for key, value in defaults.items() if values.get(key) is None}
-        return values
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.name in ADAPTERS:
-            raise UserError(f"{self.name} adapts a network that is trained already: take rlr.adapt in Python")
-        _require_name("method", (DENSE, *METHODS), self.name)
-        if self.name == DENSE:
-            given = {"rank": self.rank, "exclude": self.exclude, "init": self.init, "window": self.window} | self.options
-            if superfluous := [key for key, value in given.items() if value is not None]:
-                raise UserError(f"a dense network has no {superfluous[0]}: leave it out, or choose a method")
-        elif self.rank is not None and not self.method().ranked:
-            raise UserError(f"{self.name} keeps weights whole, at full rank: leave rank out")
-        if self.step == "amortised" and self.name == DENSE:
-            raise UserError("a dense network has no amortised steps: leave step out, or choose a method")
-        if self.window is not None and not isinstance(self.method(), GalerkinMethod):
-            raise UserError(f"{self.name} truncates nothing: leave window out")
-        if self.window is not None and self.step == "exact":
-            raise UserError("window belongs to step = 'amortised'; an exact step ends with a truncation")
-        return self
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's own options, as given."""
-        return dict(self.model_extra or {})
-
-    def method(self) -> Method:
-        """Return the method with its options.
-
-        Raises:
-            UserError: it has no such option, or the option's value is of another type or out of range.
-        """
-        kind = METHODS[self.name]
-        hints = get_type_hints(kind)
-        types = {name: getattr(hints[name], "type", hints[name]) for name in inspect.signature(kind).parameters}
-        for key, value in self.options.items():
-            if key not in types:
-                raise unknown_name(f"option of {self.name}", key, (*types, *MethodConfig.model_fields))
-            try:
-                TypeAdapter(types[key]).validate_python(value, strict=True)
-            except ValidationError as error:
-                raise UserError(f"{key} = {brief(value)}: {error.errors()[0]['msg']}") from error
-        return kind(**self.options)
 
 
 class TrainingConfig(Table):

@@ -14,7 +14,8 @@ from robust_lowrank.optim import LowRankOptimizer
 from robust_lowrank.threat import KeyedNoise, Threat, threat
 from robust_lowrank.training.adversarial import training_inputs, training_loss
 from robust_lowrank.training.adversarial_config import AdversarialConfig
-from robust_lowrank.training.config import MethodConfig, TrainingConfig
+from robust_lowrank.training.config import TrainingConfig
+from robust_lowrank.training.method_config import MethodConfig
 from robust_lowrank.training.optimizers import PLAIN, make_optimizer, make_schedule
 
 EVALUATION_BATCH = 512

@@ -7,7 +7,8 @@ from typing import Any
 from robust_lowrank.data import DATASETS
 from robust_lowrank.methods import SVD, CayleySGD, CondLR, Method, ProjectedSGD, SpectralClamp, Vanilla
 from robust_lowrank.training.adversarial_config import AdversarialConfig
-from robust_lowrank.training.config import DENSE, MethodConfig, TrainConfig
+from robust_lowrank.training.config import TrainConfig
+from robust_lowrank.training.method_config import DENSE, MethodConfig
 from robust_lowrank.training.rank_config import BudgetTable, RankTable
 
 UNSAFE = r"[^A-Za-z0-9._-]+"  # in the name of a directory

@@ -29,7 +29,8 @@ from robust_lowrank.provenance import machine, versions
 from robust_lowrank.records import RunFiles, RunRecord
 from robust_lowrank.tables import parse_table
 from robust_lowrank.threat import frozen_eval
-from robust_lowrank.training.config import DENSE, DataConfig
+from robust_lowrank.training.config import DataConfig
+from robust_lowrank.training.method_config import DENSE
 from robust_lowrank.training.naming import title_of
 from robust_lowrank.training.recorded import RecordedConfig, is_recorded, load_recorded
 from robust_lowrank.training.rundir import RunWriter, existing_record, same_images

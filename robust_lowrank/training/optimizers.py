@@ -7,7 +7,8 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from robust_lowrank.optim import LowRankOptimizer
-from robust_lowrank.training.config import MethodConfig, TrainingConfig
+from robust_lowrank.training.config import TrainingConfig
+from robust_lowrank.training.method_config import MethodConfig
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 PLAIN = MethodConfig()

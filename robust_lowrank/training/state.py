@@ -18,8 +18,9 @@ from robust_lowrank.methods import SVD
 from robust_lowrank.models import classifier
 from robust_lowrank.provenance import machine, versions
 from robust_lowrank.records import RunFiles
-from robust_lowrank.training.config import DENSE, TrainConfig, TrainingConfig
+from robust_lowrank.training.config import TrainConfig, TrainingConfig
 from robust_lowrank.training.loop import Examples, Loop
+from robust_lowrank.training.method_config import DENSE
 from robust_lowrank.training.naming import describe
 from robust_lowrank.training.networks import build_network
 from robust_lowrank.training.rank_config import BudgetTable, RankTable
