@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-TELLS_OPEN_SIZES = torch.__version__ >= "2.8"
-
 
 def is_open(*sizes: int) -> bool:
     """Return whether this is compiled for any number in the place of one of these sizes."""
-    if not TELLS_OPEN_SIZES or not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
     from torch.fx.experimental.symbolic_shapes import has_static_value  # slow to import
 

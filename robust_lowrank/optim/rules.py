@@ -21,7 +21,6 @@ from robust_lowrank.methods import tangent
 LEAST_SHARE = 1e-4  # of the mean of all eigenvalues of a covariance that one counts as at least
 
 MUON_OPTIONS = ("momentum", "nesterov", "eps", "adjust_lr_fn")
-MUON: type[torch.optim.Optimizer] | None = getattr(torch.optim, "Muon", None)  # since torch 2.9
 
 State = dict[str, Any]
 Rule = Callable[[State, Factors, Factors, dict[str, Any]], tuple[Factors, State]]
@@ -104,9 +103,8 @@ RULES: dict[type[torch.optim.Optimizer], Rule] = {
     torch.optim.AdamW: adam,
     torch.optim.NAdam: nadam,
     torch.optim.RMSprop: rmsprop,
+    torch.optim.Muon: muon,
 }
-if MUON is not None:
-    RULES[MUON] = muon
 
 
 MUON_SCALES: dict[str, Callable[[int, int, Tensor], float | Tensor]] = {
@@ -137,12 +135,8 @@ def make_inner(
 
     The options of the rules stand in the parameter groups, where schedulers find them.
     """
-    if optimizer is not MUON:
-        inner = optimizer(groups, **options)
-        if issubclass(optimizer, torch.optim.AdamW):
-            for group in inner.param_groups:
-                group["decoupled_weight_decay"] = True  # before torch 2.7 its groups do not say so
-        return inner
+    if optimizer is not torch.optim.Muon:
+        return optimizer(groups, **options)
     optimizer([torch.nn.Parameter(torch.zeros(1, 1))], **options)  # it knows which values are allowed
     if unused := [name for name in options if name.startswith("ns_")]:
         raise UserError(f"{unused[0]} belongs to an iteration that factored weights do not need, whose sign is exact: leave it out")

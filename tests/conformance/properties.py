@@ -381,7 +381,7 @@ OPTIMIZERS = (
     (torch.optim.AdamW, {"weight_decay": 0.1, "amsgrad": True}),
     (torch.optim.NAdam, {}),
     (torch.optim.RMSprop, {"momentum": 0.5}),
-    *(((torch.optim.Muon, {}),) if hasattr(torch.optim, "Muon") else ()),
+    (torch.optim.Muon, {}),
 )
 
 

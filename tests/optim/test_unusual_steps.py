@@ -145,7 +145,6 @@ def test_clipping_sums_short_gradients_in_float32() -> None:
     assert float(layer.weight.grad.abs().max()) == pytest.approx(72**-0.5, rel=1e-2)
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="NOT TESTED: torch has no Muon here")
 def test_muon_stands_a_gradient_of_zero() -> None:
     net = factored(GeoLoRA())
     opt = LowRankOptimizer(net, torch.optim.Muon, lr=0.01, adjust_lr_fn="match_rms_adamw", weight_decay=0.0)
