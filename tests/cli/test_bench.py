@@ -130,7 +130,7 @@ def test_a_run_that_diverges_does_not_take_the_others_with_it(
 def test_when_every_run_diverges_there_is_no_report(rlr_eval: Command, here: Path, experiment: Path) -> None:
     text = experiment.read_text()
     assert "[training]\n" in text
-    experiment.write_text(re.sub(r"^lr = .*\n", "", text, flags=re.MULTILINE).replace("[training]\n", "[training]\nlr = 1e30\n"))
+    experiment.write_text(re.sub(r"^lr = .*\n", "", text, flags=re.MULTILINE).replace("[training]\n", "[training]\nlr = 1e6\n"))
     result = rlr_eval("bench", experiment, "--workers", 2)
     assert result.exit_code == 1
     assert "no run of tiny came to an end" in result.stderr
