@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 from typing import Any, NamedTuple
@@ -14,40 +15,38 @@ from robust_lowrank.exporting.tracing import run
 from robust_lowrank.layers import ChainLayer
 from robust_lowrank.layers.network import uncompiled
 
-LEAST_PASSES, MOST_PASSES = 5, 50
-ENOUGH_SECONDS = 0.05  # more passes than the least are taken for so long
-ROUNDS = 3  # of both forms of a layer in turn
+LEAST_ROUNDS, MOST_ROUNDS = 5, 50
+ENOUGH_SECONDS = 0.15  # of each module: more rounds than the least are taken for so long
 SAME = 0.05  # relative: within it the form with fewer parameters is taken
 
 
-class Timing(NamedTuple):
-    """The median time of a forward pass."""
-
-    seconds: float
-    passes: int
-
-
 @torch.no_grad()
-def time_passes(module: nn.Module, x: Tensor) -> Timing:
-    """Time forward passes, after one that does not count.
+def time_in_turn(modules: Sequence[nn.Module], x: Tensor) -> list[tuple[float, ...]]:
+    """Return the seconds of forward passes: in each round one of every module, so that whatever else runs favours none.
+
+    A round that comes first does not count.
 
     Example:
-        >>> time_passes(nn.Linear(2, 2), torch.ones(1, 2)).passes
+        >>> len(time_in_turn([nn.Linear(2, 2), nn.Identity()], torch.ones(1, 2)))
         50
     """
 
-    def once() -> float:
+    def once(module: nn.Module) -> float:
         started = time.perf_counter()
         module(x)
         if x.device.type == "cuda":
             torch.cuda.synchronize(x.device)
         return time.perf_counter() - started
 
-    once()
-    taken: list[float] = []
-    while len(taken) < LEAST_PASSES or (len(taken) < MOST_PASSES and sum(taken) < ENOUGH_SECONDS):
-        taken.append(once())
-    return Timing(median(taken), len(taken))
+    for module in modules:
+        once(module)
+    rounds: list[tuple[float, ...]] = []
+    started = time.perf_counter()
+    while len(rounds) < LEAST_ROUNDS or (
+        len(rounds) < MOST_ROUNDS and time.perf_counter() - started < len(modules) * ENOUGH_SECONDS
+    ):
+        rounds.append(tuple(map(once, modules)))
+    return rounds
 
 
 class LayerTimes(NamedTuple):
@@ -94,8 +93,7 @@ def faster(times: dict[str, LayerTimes]) -> Choice:
 
 
 def _times(layer: ChainLayer, x: Tensor) -> LayerTimes:
-    forms = (layer.dense_layer().eval(), layer.factored_layers().eval())
-    rounds = [[time_passes(form, x).seconds for form in forms] for _ in range(ROUNDS)]
+    rounds = time_in_turn((layer.dense_layer().eval(), layer.factored_layers().eval()), x)
     dense, factors = (median(each) for each in zip(*rounds, strict=True))
     same = abs(dense - factors) <= SAME * dense
     return LayerTimes(dense, factors, fewer_parameters("", layer) if same else factors < dense)

@@ -12,7 +12,7 @@ from robust_lowrank.jobs.events import Report, quiet, reading, remark
 from robust_lowrank.jobs.experiment import Experiment, load_experiment
 from robust_lowrank.jobs.transfer import matrix
 from robust_lowrank.records import Run
-from robust_lowrank.training import TrainConfig, load_config, parse_config
+from robust_lowrank.training import TrainConfig, load_config, parse_config, read_trained, record_costs
 from robust_lowrank.training.naming import run_name
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def train(
         config = parse_config(config, source="config")
     directory = Path("runs") / run_name(config) if out is None else Path(out)
     with records.writing(directory):
-        return train_run(config, directory, job=directory.name, command=command, report=progress)
+        train_run(config, directory, job=directory.name, command=command, report=progress)
+        record_costs(directory, config.training.torch_device)
+        return read_trained(directory)
 
 
 def bench(
@@ -106,6 +108,8 @@ def bench(
         outcomes = perform_all(jobs, executor=executor, workers=workers, report=progress)
         done = {job.name: outcome for job, outcome in zip(jobs, outcomes, strict=True)}
         trained = [job for job in jobs if done[job.name].failure is None]
+        for job in trained:  # now that no other training runs beside it
+            record_costs(job.out, job.config.training.torch_device)
         failures = {name: outcome.failure for name, outcome in done.items() if outcome.failure is not None}
         for number, attack in enumerate(jobs[0].attacks if len(trained) > 1 else ()):
             matrix(trained, attack, [done[job.name].results[number] for job in trained])

@@ -157,6 +157,9 @@ def _forms(files: RunFiles, run: RunRecord) -> Iterator[Item]:
     for directory in sorted(path for path in files.forms.glob("*") if path.is_dir()):
         name = f"forms/{directory.name}"
         again = f"rlr-eval attack {shlex.quote(str(files.root))} --form {shlex.quote(directory.name)}"
+        if not RunFiles(directory).record.is_file():
+            yield Item(name, "unfinished", "without its record: it was stopped as it was made, or that is lost", None, again)
+            continue
         try:
             items = inventory(directory)
             record = records.read_record(RunFiles(directory).record, RunRecord)

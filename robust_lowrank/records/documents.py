@@ -48,7 +48,17 @@ class Latency(BaseModel, extra="forbid"):
     batch: Positive
     milliseconds: Size
     dense_milliseconds: Size  # of the dense network
-    passes: Count  # the fewer of the two
+    passes: Count  # of each of the two, in turn
+    ratio: Size | None = None  # the median of a pass over the dense one beside it; older records have none
+    ratio_low: Size | None = None  # the quartiles
+    ratio_high: Size | None = None
+
+    @property
+    def relative(self) -> float | None:
+        """The time over the dense network's, if it has one."""
+        if self.ratio is not None:
+            return self.ratio
+        return self.milliseconds / self.dense_milliseconds if self.dense_milliseconds else None
 
 
 class Costs(BaseModel, extra="forbid"):
@@ -88,7 +98,7 @@ class RunRecord(SealedRecord):
     hashes: dict[Name, Digest]  # "weights", "train", "test"
     behaviour: dict[Name, Answers] = {}  # `threat.observe` on the test set; older runs and those under way have none
     parameters: Parameters
-    costs: Costs | None = None  # None before training ends, and in runs older than the measurement
+    costs: Costs | None = None  # None before they are measured, after the training
     classes: Annotated[list[Name], Field(max_length=CLASSES)] = []  # empty where they have none but their numbers
     input_shape: Shape | None = None  # channels, height and width of images; None of networks from elsewhere and older runs
     remarks: list[Prose] = []  # what was done to the images as they came

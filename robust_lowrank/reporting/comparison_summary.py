@@ -196,6 +196,7 @@ def _conditioning(entries: Sequence[Entry]) -> list[Statement]:
 def _remarks(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> tuple[Statement, ...]:
     return (
         *_failures(evaluations),
+        *_slower(entries),
         *_unresolved(evaluations),
         *_unfinished(entries),
         *_missing(entries, evaluations),
@@ -216,6 +217,24 @@ def _failures(evaluations: Sequence[Evaluation]) -> list[Statement]:
         if warned:
             texts.append(f"{audit} has warnings for {evaluation.listing(warned)}: read them below.")
     return [Statement("warning", text) for text in texts]
+
+
+def _slower(entries: Sequence[Entry]) -> list[Statement]:
+    """Name the networks that take longer than the dense one in three of four passes, at some size of a batch."""
+    texts = []
+    for entry in entries:
+        latencies = entry.run.record.costs.latencies if entry.run.record.costs and entry.run.record.method != "dense" else []
+        slow = [latency for latency in latencies if latency.ratio_low is not None and latency.ratio_low > 1]
+        if slow:
+            times = [f"{numbers.quantity(each.relative or 1)} for {_batch(each.batch)}" for each in slow]
+            texts.append(f"{entry.name} ({numbers.listing(times)})")
+    if not texts:
+        return []
+    return [Statement("warning", f"Slower than the dense network in inference, by the factors given: {numbers.listing(texts)}.")]
+
+
+def _batch(size: int) -> str:
+    return "one example" if size == 1 else f"a batch of {size}"
 
 
 def _unresolved(evaluations: Sequence[Evaluation]) -> list[Statement]:

@@ -135,6 +135,12 @@ class TrainingConfig(Table):
             return None
         return DEFAULT_MOMENTUM if self.momentum is None else self.momentum
 
+    @property
+    def torch_device(self) -> torch.device:
+        """The device to train on."""
+        name = self.device
+        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.optimizer != "sgd" and self.momentum is not None:

@@ -15,7 +15,6 @@ from robust_lowrank.data import Dataset, digest
 from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.methods import SVD
 from robust_lowrank.training.config import TrainConfig
-from robust_lowrank.training.costs import measure_costs
 from robust_lowrank.training.loop import Examples, accuracy
 from robust_lowrank.training.naming import describe
 from robust_lowrank.training.resume import drop_states
@@ -75,8 +74,7 @@ def train(
     hashes = {"train": digest(dataset.train_images, dataset.train_y), "test": digest(dataset.test_images, dataset.test_y)}
     if (run := finished_run(out, config, hashes, dataset)) is not None:
         return run
-    name = config.training.device
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    device = config.training.torch_device
     job = TrainJob(config, out, dataset, hashes, device, command)
     alerts: list[Alert] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -164,8 +162,7 @@ def _epoch(state: TrainState, validation: Examples | None, report: Callable[[], 
     }
     if epoch == phases(config)[-1].last:
         tested = accuracy(model, Examples(dataset.test_images, dataset.test_y))
-        costs = measure_costs(model, dataset.input_shape)
-        changes |= {"status": "complete", "test_accuracy": tested, "costs": costs}
+        changes |= {"status": "complete", "test_accuracy": tested}
     changes["behaviour"] = behaviour_on(model, dataset)
     if state.history is not None:
         state.history.flush()

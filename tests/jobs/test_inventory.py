@@ -46,6 +46,12 @@ def test_a_run_as_it_was_written_is_whole(run: Path) -> None:
     assert item(run, "results/quick-2").seconds == pytest.approx(records.read_run(run).results["quick-2"].record.seconds)
 
 
+def test_a_form_that_was_stopped_as_it_was_made_is_unfinished(run: Path) -> None:
+    (run / "forms" / "merged" / "run.json").unlink()
+    found = item(run, "forms/merged")
+    assert (found.state, found.remedy) == ("unfinished", MERGED.replace("RUN", str(run)))
+
+
 QUICK = "rlr-eval attack RUN --suite quick"
 MERGED = "rlr-eval attack RUN --form merged"
 

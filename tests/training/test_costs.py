@@ -1,11 +1,13 @@
+from statistics import median
+
 import pytest
 import torch
 from torch import nn
 
 import robust_lowrank as rlr
-from robust_lowrank import records
+from robust_lowrank import records, training
 from robust_lowrank.exporting import export
-from robust_lowrank.exporting.timing import LEAST_PASSES
+from robust_lowrank.exporting.timing import LEAST_ROUNDS, time_in_turn
 from robust_lowrank.training.costs import BATCHES, count_flops, measure_costs
 
 
@@ -30,8 +32,32 @@ def test_costs_are_those_of_the_network_as_stored_for_inference():
     assert costs.flops == count_flops(export(model), torch.zeros(1, 1, 4, 4))
     assert [latency.batch for latency in costs.latencies] == list(BATCHES)
     assert all(latency.milliseconds > 0 < latency.dense_milliseconds for latency in costs.latencies)
-    assert all(latency.passes >= LEAST_PASSES for latency in costs.latencies)
+    assert all(latency.passes >= LEAST_ROUNDS for latency in costs.latencies)
+    assert all(latency.ratio_low <= latency.relative <= latency.ratio_high for latency in costs.latencies)
     assert costs.threads == torch.get_num_threads()
+
+
+def test_a_network_that_does_twice_the_work_is_slower():
+    dense = nn.Sequential(nn.Linear(400, 400))
+    twice = nn.Sequential(nn.Linear(400, 400), nn.Linear(400, 400), nn.Linear(400, 400))
+    rounds = time_in_turn((twice, dense), torch.ones(64, 400))
+    assert 1.5 < median(a / b for a, b in rounds) < 6
+
+
+def test_costs_are_added_to_a_complete_run_once(tmp_path):
+    config = {"data": {"name": "digits", "train_examples": 200}, "model": {"name": "mlp"}, "training": {"epochs": 1}}
+    assert training.train(training.TrainConfig.model_validate(config), tmp_path / "run").record.costs is None
+    training.record_costs(tmp_path / "run", torch.device("cpu"))
+    record = records.read_run(tmp_path / "run").record
+    files = records.RunFiles(tmp_path / "run")
+    assert record.costs is not None and records.broken_seals(files.record, record, files.beside) == []
+    written = files.record.read_bytes()
+    training.record_costs(tmp_path / "run", torch.device("cpu"))
+    assert files.record.read_bytes() == written
+    damaged = records.write_sealed(files.record, record.model_copy(update={"costs": None}), files.beside)
+    files.metrics.write_bytes(b"")
+    training.record_costs(tmp_path / "run", torch.device("cpu"))  # whose seal would hide that a file is not as it was
+    assert records.read_record(files.record, records.RunRecord) == damaged
 
 
 def test_measuring_leaves_the_network_as_it_was():

@@ -69,7 +69,10 @@ def _say_head(seen: "Overview") -> None:
         text += f"; compressed layers have {parameters.rank_fraction:.1%} of full rank and {parameters.removed:.1%} fewer weights"
     _say(text)
     if (costs := record.costs) is not None:
-        times = (f"{each.milliseconds:.2f} ms for {each.batch} (dense {each.dense_milliseconds:.2f})" for each in costs.latencies)
+        times = (
+            f"{each.milliseconds:.2f} ms for {each.batch}{'' if each.relative is None else f' ({each.relative:.2f} times dense)'}"
+            for each in costs.latencies
+        )
         _say(f"An example takes {costs.flops:,} FLOPs (dense {costs.dense_flops:,}), a batch {', '.join(times)}")
 
 

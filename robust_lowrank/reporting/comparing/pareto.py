@@ -45,7 +45,7 @@ OBJECTIVES = (
     Objective("clean", "Clean accuracy", gain=True, goal="clean accuracy", adjective="more accurate on clean examples"),
     Objective("parameters", "Parameters stored for inference", goal="size", adjective="smaller"),
     Objective("flops", "FLOPs of one example", goal="FLOPs", adjective="cheaper"),
-    Objective("latency", "Latency of one example, ms", goal="latency", adjective="faster"),
+    Objective("latency", "Latency of one example over dense", goal="latency", adjective="faster"),
 )
 
 
@@ -129,4 +129,4 @@ def _cost(record: RunRecord, name: str) -> float | None:
         return None
     if name == "flops":
         return record.costs.flops
-    return next((latency.milliseconds for latency in record.costs.latencies if latency.batch == 1), None)
+    return next((latency.relative for latency in record.costs.latencies if latency.batch == 1), None)

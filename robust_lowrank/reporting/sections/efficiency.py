@@ -74,7 +74,7 @@ class Efficiency(EvaluationSection):
                 *words("Method"),
                 *numeric(f"Robust accuracy, %, at eps {eps}", "Clean accuracy, %", "Parameters"),
                 *(numeric("FLOPs") if measured else ()),
-                *numeric(*(f"batch of {batch}" if batch > 1 else "one example" for batch in batches), group="Latency, ms"),
+                *numeric(*(f"batch of {batch}" if batch > 1 else "one example" for batch in batches), group="Latency over dense"),
                 *words(*(_lowered(objective) for objective in fronts.points), group="On the front of robustness and"),
             ),
             rows=tuple(_row(fronts, name, costs[name], batches, bool(measured)) for name in evaluation.series),
@@ -145,7 +145,12 @@ def _flops_cell(costs: Costs | None) -> Cell:
 
 
 def _latency_cell(latency: Latency | None) -> Cell:
-    return quantity_cell(latency.milliseconds, f"dense {numbers.quantity(latency.dense_milliseconds)}") if latency else Cell("–")
+    if latency is None or latency.relative is None:
+        return Cell("–")
+    details = [f"{numbers.quantity(latency.milliseconds)} ms"]
+    if latency.ratio_low is not None and latency.ratio_high is not None:
+        details.insert(0, f"{numbers.quantity(latency.ratio_low)} to {numbers.quantity(latency.ratio_high)}")
+    return quantity_cell(latency.relative, "; ".join(details))
 
 
 def _costs(evaluation: Evaluation, series: str) -> Costs | None:
@@ -163,7 +168,8 @@ def _notes(fronts: Fronts, measured: list[Costs]) -> list[str]:
         machines = numbers.listing(list(dict.fromkeys(costs.machine for costs in measured)))
         why = "; measured on several machines, so not compared" if fronts.mixed_machines else ""
         notes.append(
-            f"Latency: median of several forward passes at the end of training on {machines}{why}; below, the dense network."
+            f"Latency: forward passes of the network and of the dense one in turn, in one process, on {machines}{why}: the median "
+            "of the ratios; below, their quartiles and the median time."
         )
     return notes
 

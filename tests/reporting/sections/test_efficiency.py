@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from robust_lowrank.records import Costs, Latency, Parameters
 from robust_lowrank.reporting.comparing.entries import arrange
 from robust_lowrank.reporting.comparing.evaluations import find_evaluations
+from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.comparing.pareto import Fronts, pareto_front
+from robust_lowrank.reporting.comparison_summary import summarise
 from robust_lowrank.reporting.sections import efficiency
 
 RIGHT = np.array([True] * 90 + [False] * 10)
@@ -89,7 +91,7 @@ def test_every_cost_has_its_own_front(make_evaluation):
     (figure,), (table,) = section.figures, section.tables
     assert [panel.title.split(" ")[0] for panel in figure.panels] == ["Clean", "Parameters", "FLOPs", "Latency"]
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
-    assert rows["Small"] == ["50.0", "90.0", "100", "500", "2.00", "128", "", "✓", "✓", ""]
+    assert rows["Small"] == ["50.0", "90.0", "100", "500", "0.222", "14.2", "", "✓", "✓", ""]
     assert rows["Bad"][-4:] == [""] * 4
 
 
@@ -114,3 +116,21 @@ def test_one_network_has_no_front(make_evaluation):
     evaluation = make_evaluation({"A": (60, 1000, None, 95)})
     assert Fronts(evaluation).points == {}
     assert efficiency.Efficiency.from_evaluation(evaluation) is None
+
+
+def measured(*ratios: tuple[float, float, float]) -> Costs:
+    latencies = [
+        Latency(batch=batch, milliseconds=2.0, dense_milliseconds=2.0, passes=5, ratio=middle, ratio_low=low, ratio_high=high)
+        for batch, (low, middle, high) in zip((1, 64), ratios, strict=True)
+    ]
+    return Costs(flops=1, dense_flops=2, latencies=latencies, threads=1, machine="m")
+
+
+def test_networks_that_are_slower_than_dense_are_named_on_top(make_evaluation):
+    slow = measured((1.2, 1.31, 1.4), (0.9, 1.02, 1.1))
+    networks = {"Slow": (60, 1000, slow, 95), "Fast": (50, 100, measured((0.4, 0.5, 0.6), (0.7, 0.8, 0.9)), 90)}
+    evaluation = make_evaluation(networks, method="condlr")
+    warnings = [each.text for each in summarise(Evidence(evaluation.entries, (evaluation,))).statements if each.kind == "warning"]
+    assert warnings == ["Slower than the dense network in inference, by the factors given: Slow (1.31 for one example)."]
+    rows = {row[0].text: row for row in efficiency.Efficiency.from_evaluation(evaluation).table.rows}
+    assert [rows["Slow"][5].text, rows["Slow"][5].sub] == ["1.31", "1.20 to 1.40; 2.00 ms"]
