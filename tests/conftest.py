@@ -1,11 +1,20 @@
 """Fixtures that the tests of the numerics share: devices, precisions and their tolerances."""
 
+import zlib
 from typing import NamedTuple
 
 import pytest
 import torch
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        sampled = item.get_closest_marker("sampled")
+        if sampled is not None and zlib.crc32(item.nodeid.encode()) % sampled.args[0]:
+            item.add_marker(pytest.mark.slow)
 
 
 class Precision(NamedTuple):

@@ -92,6 +92,7 @@ def test_T19_T20_linear_equals_dense(method: str, shape: tuple[int, ...], bias: 
     check_identities(layer, dense.weight.grad, precision.loose)
 
 
+@pytest.mark.sampled(3)
 @each_kernel_method
 @pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_T19_T20_convolution_equals_dense(method: str | Method, options: dict, precision, device) -> None:

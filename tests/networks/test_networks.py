@@ -101,6 +101,7 @@ def test_factors_are_loaded_by_networks_of_other_ranks_and_by_dense_ones(name: s
         assert difference(network.run(rlr.load(fresh, tmp_path / "net.safetensors"), inputs), wanted) < TOLERANCE
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SMALL)
 def test_a_step_changes_every_layer(name: str, method: str) -> None:

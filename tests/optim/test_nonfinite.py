@@ -118,6 +118,7 @@ def factor(net: nn.Module, method: Method) -> None:
     compress(net, method=method, init="weights", **({"rank": 3} if method.ranked else {}))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("kind", "dtype", "start"),
     [
@@ -171,6 +172,7 @@ def test_adapters_train_beside_unusual_weights_or_refuse_them(method: Method, st
     assert weights_are_finite(net)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
 @pytest.mark.parametrize("moments", ["tangent", "elementwise"])
 @pytest.mark.parametrize("step", ["exact", "amortised"])

@@ -219,6 +219,7 @@ def oracle(optimizer: type, gradient: Gradient, w: Tensor, options: dict[str, An
     return adam(gradient, w, steps, options, decoupled=optimizer is torch.optim.AdamW)
 
 
+@pytest.mark.sampled(3)
 @each_method
 @pytest.mark.parametrize(("optimizer", "options"), ADAPTIVE.values(), ids=ADAPTIVE)
 def test_T33_adaptive_rules_are_those_of_a_dense_weight(method: Method, optimizer: type, options: dict[str, Any]) -> None:

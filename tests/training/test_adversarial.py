@@ -245,6 +245,7 @@ def test_making_the_inputs_leaves_everything_as_found(table: dict) -> None:
     assert not inputs.requires_grad
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("method", ALL)
 def test_statistics_see_what_is_trained_on_once_a_step(method: str, table: dict) -> None:
@@ -261,6 +262,7 @@ def test_statistics_see_what_is_trained_on_once_a_step(method: str, table: dict)
     assert len(inputs) == (64 if table["attack"] == "trades" else 32)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("table", [TABLES["fgsm"], TABLES["pgd"], TABLES["mixed"]], ids=["fgsm", "pgd", "mixed"])
 @pytest.mark.parametrize("method", ALL)
 def test_a_step_is_an_ordinary_step_on_the_perturbed_batch(method: str, table: dict) -> None:

@@ -51,6 +51,7 @@ def right(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (margins(model(x), y) > 0).nonzero().squeeze(1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
