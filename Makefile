@@ -40,7 +40,7 @@ test: $(STAMP)
 	$(PYTEST) -m 'not slow'
 
 test-slow: $(STAMP)
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --durations=25
 
 test-all: test test-slow
 
