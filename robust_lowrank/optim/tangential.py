@@ -38,12 +38,10 @@ class TangentMoments(Moments):
     def aim(self, layer: FactoredLayer) -> None:
         """Move all factors at once and bring them back."""
         old = layer.factors()
-        directions = layer.method.directions(old, self.direction(layer, keep=True))
+        direction = self.direction(layer, keep=True)
         rates = [self.group_of(basis)["lr"] if basis.requires_grad else 0.0 for basis in layer.bases()]
-        increments = Factors(
-            self._increment(layer, directions.core), tuple(-lr * side for lr, side in zip(rates, directions.bases, strict=True))
-        )
-        new = keep_frozen(layer, old, layer.method.retract(old, increments))
+        moved = layer.method.descend(old, direction, self._increment(layer, direction.core), rates)
+        new = keep_frozen(layer, old, moved)
         self.carry(layer, old, new)
         layer.set_factors(new)
         clear((layer.core, *layer.bases()))
