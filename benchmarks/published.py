@@ -28,9 +28,7 @@ class Unfolded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.conv is None:
             return self._multiply(x)
-        kernel, dilation, padding, stride = (
-            getattr(self.conv, name) for name in ("kernel_size", "dilation", "padding", "stride")
-        )
+        kernel, dilation, padding, stride = (getattr(self.conv, name) for name in ("kernel_size", "dilation", "padding", "stride"))
         y = self._multiply(F.unfold(x, kernel, dilation, padding, stride).mT).mT
         height = (x.shape[2] + 2 * padding[0] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
         return y.reshape(*y.shape[:2], height, -1)

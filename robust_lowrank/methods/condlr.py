@@ -97,8 +97,13 @@ class CondLR(RetractionMethod):
         )
         return self.project(Factors(factors.core + increments.core, moved))
 
-    def descend(self, factors: Factors, gradients: Gradients, increment: Tensor, rates: Sequence[float]) -> Factors:
-        """Return the same with fewer products of tall matrices: U^T dK = V^T dL^T = dS, which tells what lies in the bases."""
+    def descend(self, factors: Factors, gradients: Gradients, core: Tensor, rates: Sequence[float]) -> Factors:
+        """Return the same with fewer products of tall matrices: U^T dK = (V^T dL)^T = dS tells what lies in the bases.
+
+        Without a clamp S^{-1} may blow roundings of that up, and directions are projected twice.
+        """
+        if self.bound == math.inf:
+            return super().descend(factors, gradients, core, rates)
         within = gradients.core, gradients.core.T
         moved = []
         for basis, side, inside, scale, rate in zip(
@@ -107,7 +112,7 @@ class CondLR(RetractionMethod):
             step = -rate * scale
             kept = torch.eye(len(inside), dtype=inside.dtype, device=inside.device) - inside @ step
             moved.append(linalg.retract(torch.addmm(side @ step, basis, kept), self.retraction))
-        return self.project(Factors(factors.core + increment, tuple(moved)))
+        return self.project(Factors(core, tuple(moved)))
 
     def _scales(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """Return the matrices by which dK and dL are multiplied.

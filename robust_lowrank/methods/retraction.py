@@ -29,16 +29,18 @@ class RetractionMethod(Method, ABC):
     def retract(self, factors: Factors, increments: Factors) -> Factors:
         """Return factors on the manifold, from those before the step and what the optimizer adds to them."""
 
-    def descend(self, factors: Factors, gradients: Gradients, increment: Tensor, rates: Sequence[float]) -> Factors:
+    def descend(self, factors: Factors, gradients: Gradients, core: Tensor, rates: Sequence[float]) -> Factors:
         """Return factors on the manifold after a step against gradients.
 
         Args:
             gradients: those of a tangent vector.
-            increment: what is added to the core.
+            core: where that moves.
             rates: by which the bases move.
         """
         sides = self.directions(factors, gradients).bases
-        return self.retract(factors, Factors(increment, tuple(-rate * side for rate, side in zip(rates, sides, strict=True))))
+        return self.retract(
+            factors, Factors(core - factors.core, tuple(-rate * side for rate, side in zip(rates, sides, strict=True)))
+        )
 
     def transport(self, moments: Factors, factors: Factors) -> Factors:
         """Return first moments of an earlier point as they count at `factors`."""

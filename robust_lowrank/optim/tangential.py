@@ -32,15 +32,20 @@ class TangentMoments(Moments):
     def move_core(self, layer: FactoredLayer, direction: Tensor) -> None:
         """Move the core at once."""
         old = layer.factors()
-        layer.core.data = old.core + self._increment(layer, direction)
+        layer.core.data = self.moved(layer, old.core, direction)
         self.carry(layer, old, layer.factors())
+
+    def moved(self, layer: FactoredLayer, core: Tensor, direction: Tensor) -> Tensor:
+        """Return a core of a layer moved against a direction."""
+        group = self.group(layer)
+        return core - group["lr"] * (direction + decoupled_decay(group) * core)
 
     def aim(self, layer: FactoredLayer) -> None:
         """Move all factors at once and bring them back."""
         old = layer.factors()
         direction = self.direction(layer, keep=True)
         rates = [self.group_of(basis)["lr"] if basis.requires_grad else 0.0 for basis in layer.bases()]
-        moved = layer.method.descend(old, direction, self._increment(layer, direction.core), rates)
+        moved = layer.method.descend(old, direction, self.moved(layer, old.core, direction.core), rates)
         new = keep_frozen(layer, old, moved)
         self.carry(layer, old, new)
         layer.set_factors(new)
@@ -69,7 +74,3 @@ class TangentMoments(Moments):
     def _arrive_at(self, layer: FactoredLayer) -> None:
         if (old := self._left.pop(layer, None)) is not None and (state := self.optimizer.state.get(layer.core)):
             self.optimizer.state[layer.core] = transport_state(state, old, layer.factors())
-
-    def _increment(self, layer: FactoredLayer, direction: Tensor) -> Tensor:
-        group = self.group(layer)
-        return -group["lr"] * (direction + decoupled_decay(group) * layer.core.detach())
