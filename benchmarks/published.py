@@ -1,5 +1,7 @@
-"""CondLR and DLRT as their papers and released codes compute them: patches are unfolded, each product is one of autograd, projectors
-are dense, matrices are solved and factored anew, and K, L and S are evaluated one after another."""
+"""CondLR and DLRT as their papers and released codes compute them.
+
+Patches are unfolded, each product is one of autograd, projectors are dense, and K, L and S are evaluated one after another.
+"""
 
 from collections.abc import Callable, Iterator
 

@@ -16,6 +16,7 @@ from robust_lowrank.decompositions import inverse as inverse
 from robust_lowrank.decompositions import qr as qr
 from robust_lowrank.decompositions import require_finite as require_finite
 from robust_lowrank.decompositions import svd as svd
+from robust_lowrank.decompositions import upper_triangle as upper_triangle
 
 Ranks = tuple[int, ...]  # of the bases, in their order
 Reference = Literal["rms", "mean", "exact"]

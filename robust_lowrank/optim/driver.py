@@ -146,16 +146,17 @@ class LayerDriver:
             mover = self._mover(layer)
             with naming_layer(name):
                 direction = mover.direction(layer, keep=True)
-            if truncated_next and mover is self._tangent and layer.method.plain:
-                old = layer.factors()
-                if (between := unformed.extensions(old, direction)) is not None:
-                    core = pad_core(old.core, [len(each.triangle) for each in between])
-                    moved = self._tangent.moved(layer, core, unformed.core_between(direction, between))
+            between = None
+            if truncated_next and isinstance(mover, TangentMoments) and layer.method.plain:
+                between = unformed.extensions(layer.factors(), direction)
+                if between is not None:
+                    core = pad_core(layer.core.detach(), [len(each.triangle) for each in between])
+                    moved = mover.moved(layer, core, unformed.core_between(direction, between))
                     self._open[name] = Kept(layer.ranks(), self._used(layer))
                     self._unformed[name] = Unformed(direction, moved, between)
                     clear((layer.core, *layer.bases()))
-                    continue
-            self._turn_and_move(name, layer, direction)
+            if between is None:
+                self._turn_and_move(name, layer, direction)
 
     def _turn_and_move(self, name: str, layer: FactoredLayer, direction: Factors) -> None:
         old = self._turn(name, layer, direction)
@@ -184,7 +185,7 @@ class LayerDriver:
             add_gradient(layer, term)
         mover = self._mover(layer)
         with naming_layer(name):
-            direction = mover.direction(layer, keep=True).core
+            direction = mover.core_direction(layer)
         clear((layer.core, *layer.bases()))
         mover.move_core(layer, direction)
 
@@ -272,8 +273,13 @@ class LayerDriver:
         if self._tangent is not None:
             self._tangent.arrive()
 
-    def require_bases_grad(self, wanted: bool) -> None:
-        """Have the bases of open layers take part in the backward pass, or not where their movers do not look at them."""
+    def require_bases_grad(self, wanted: bool, *, clipped: bool = True) -> None:
+        """Have the bases of open layers take part in the backward pass, or not where their movers do not look at them.
+
+        Args:
+            clipped: whether the norm of the gradient on the tangent space may be asked for, to which they belong.
+        """
         for layer in self.open.values():
-            if wanted or not self._mover(layer).whole:
+            mover = self._mover(layer)
+            if wanted or not (mover.whole if clipped else mover.needs_bases(layer)):
                 require_grad(layer.bases(), wanted)

@@ -19,7 +19,7 @@ def exact_step(driver: LayerDriver, model: nn.Module, evaluate: Evaluate) -> Any
         loss = evaluate()
     with driver.closing():
         driver.turn(turning)
-        driver.require_bases_grad(False)
+        driver.require_bases_grad(False, clipped=False)
         rounds = max((layer.method.core_steps for layer in turning.values()), default=0)
         moving = {}
         for left in range(rounds, 0, -1):

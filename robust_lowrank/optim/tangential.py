@@ -7,7 +7,7 @@ from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.linalg import Factors
 from robust_lowrank.optim.factor_grads import clear, gradients
 from robust_lowrank.optim.moments import Moments, keep_frozen
-from robust_lowrank.optim.rules import Rule, decoupled_decay, transport_state
+from robust_lowrank.optim.rules import Rule, decoupled_decay, sgd, transport_state
 
 
 class TangentMoments(Moments):
@@ -28,6 +28,11 @@ class TangentMoments(Moments):
         if keep and advanced:
             self.optimizer.state[layer.core] = advanced
         return direction
+
+    def needs_bases(self, layer: FactoredLayer) -> bool:
+        """Return whether there is a state, which plain descent has none of."""
+        group = self.group(layer)
+        return self.rule is not sgd or bool(group["momentum"] or group["weight_decay"])
 
     def move_core(self, layer: FactoredLayer, direction: Tensor) -> None:
         """Move the core at once."""

@@ -72,8 +72,8 @@ class Truncation:
                 cut = unformed.truncate(waiting[name].between, decompositions[name], min(kept.ranks))
                 if cut is None:
                     return False
-                install.append((name, cut, kept, method))
-        for name, cut, kept, method in install:
+                install.append((name, cut, kept))
+        for name, cut, kept in install:
             with naming_layer(name):
                 self._close(name, layers[name], cut, cut.core, kept, opened[name].used)
         return True
