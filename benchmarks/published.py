@@ -72,9 +72,10 @@ def condlr_step(net: nn.Module, layers: list[Unfolded], evaluate: Evaluate, *, l
         for layer in layers:
             u, s, v = layer.u, layer.s, layer.v
             for basis, square in ((u, s @ s.T), (v, s.T @ s)):
-                projector = torch.eye(len(basis)) - basis @ basis.T
+                projector = torch.eye(len(basis), dtype=basis.dtype) - basis @ basis.T
                 increment = projector @ torch.linalg.solve(square, basis.grad, left=False)
-                basis.copy_(torch.linalg.qr(basis - lr * increment).Q)
+                q, triangle = torch.linalg.qr(basis - lr * increment)
+                basis.copy_(q * triangle.diagonal().sign())
             p, sigma, qh = torch.linalg.svd(s - lr * s.grad)
             middle, eps = sigma.square().mean().sqrt(), tau / (2 + tau)
             s.copy_(p @ sigma.clamp(middle * (1 - eps), middle * (1 + eps)).diag() @ qh)
@@ -87,8 +88,7 @@ def dlrt_step(net: nn.Module, layers: list[Unfolded], evaluate: Evaluate, *, lr:
         for layer in layers:
             layer.trained = trained
             with torch.no_grad():
-                layer.k.copy_(layer.u @ layer.s)
-                layer.l.copy_(layer.v @ layer.s.T)
+                getattr(layer, trained).copy_(layer.u @ layer.s if trained == "k" else layer.v @ layer.s.T)
         evaluate()
         for layer in layers:
             _descend(iter((getattr(layer, trained),)), lr)
