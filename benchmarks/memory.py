@@ -9,7 +9,7 @@ import torch
 from benchmarks.steps import stepper
 
 WAYS = ("dense", "bare", "condlr", "geolora", "geolora tol", "dlrt", "published condlr")
-CASES = [("vgg16", 1), ("vgg16", 32), ("resnet20", 1), ("resnet20", 32)]
+CASES = [("vgg11", 1), ("vgg11", 32), ("resnet20", 1), ("resnet20", 32)]
 
 
 def peak(step: Callable[[], Any]) -> int:
