@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from benchmarks import adapters, attacks, audit, compile, layers, load, merged, monitor, precision, steps, training
+from benchmarks import adapters, attacks, audit, compile, layers, load, memory, merged, monitor, precision, steps, training
 from robust_lowrank import UserError
 from robust_lowrank.provenance import machine
 
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "merged": merged,
     "compile": compile,
     "steps": steps,
+    "memory": memory,
     "precision": precision,
     "monitor": monitor,
     "training": training,

@@ -1,52 +1,96 @@
-"""one training step of ResNet-20 (batch 64, rank 0.25), relative to dense SGD (median of 5 rounds)"""
+"""one training step on one thread, relative to forward + backward + SGD of a bare chain of factors (median CPU seconds)"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
+from benchmarks import published
 from benchmarks.timing import medians
 from robust_lowrank import DLRT, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, Vanilla, compress
+from robust_lowrank.methods import Method
 from robust_lowrank.models import build, classifier
 
+RANK, LR = 0.2, 0.01
+SHAPES = {"lenet5": (1, 28, 28)}
+ROUNDS = {("lenet5", 32): 9, ("lenet5", 128): 9, ("resnet20", 32): 7, ("vgg11", 32): 5, ("vgg16", 128): 2}  # 3 elsewhere
+CASES = [(network, batch) for network in ("lenet5", "resnet20", "vgg11", "vgg16") for batch in (32, 128)]
+
+
+class Way(NamedTuple):
+    """A method and its kind of step."""
+
+    method: Method
+    step: str = "exact"
+
+
 METHODS = {
-    "vanilla": Vanilla(),
-    "condlr": CondLR(),
-    "condlr polar": CondLR(retraction="polar"),
-    "dlrt fixed": DLRT(),
-    "dlrt tol=0.1": DLRT(tol=0.1),
-    "tdlrt tol=0.1": TDLRT(tol=0.1),
-    "geolora tol=0.1": GeoLoRA(tol=0.1),
+    "condlr": Way(CondLR()),
+    "geolora": Way(GeoLoRA(tol=None)),
+    "geolora tol": Way(GeoLoRA(tol=0.03)),
+    "dlrt": Way(DLRT()),
+    "dlrt amortised": Way(DLRT(), "amortised"),
+    "dlrt tol": Way(DLRT(tol=0.03)),
+    "tdlrt": Way(TDLRT(tol=0.03)),
 }
 
 
+def network_of(name: str) -> tuple[nn.Module, str]:
+    """Return a network and the name of its classifier, which stays dense."""
+    torch.manual_seed(0)
+    if name != "vgg11":
+        net = build(name, input_shape=SHAPES.get(name, (3, 32, 32)), num_classes=10)
+        return net, classifier(net)
+    from torchvision.models import vgg11_bn
+
+    hidden = [layer for _ in range(2) for layer in (nn.Linear(512, 512), nn.ReLU())]
+    return nn.Sequential(vgg11_bn().features, nn.Flatten(), *hidden, nn.Linear(512, 10)), "6"
+
+
+def stepper(name: str, batch: int, way: str) -> Callable[[], Any]:
+    """Return a function that takes a step: of `dense`, of the `bare` chain, as `published`, or of a method."""
+    net, last = network_of(name)
+    net.train()
+    x, y = torch.rand(batch, *SHAPES.get(name, (3, 32, 32))), torch.randint(0, 10, (batch,))
+
+    def evaluate() -> torch.Tensor:
+        net.zero_grad()
+        loss = cross_entropy(net(x), y)
+        loss.backward()
+        return loss
+
+    if way.startswith("published"):
+        layers = published.unfold(net, RANK, last)
+        if way == "published condlr":
+            return lambda: published.condlr_step(net, layers, evaluate, lr=LR, tau=0.1)
+        return lambda: published.dlrt_step(net, layers, evaluate, lr=LR)
+    chosen = METHODS.get(way, Way(Vanilla()))
+    if way != "dense":
+        compress(net, method=chosen.method, rank=RANK, exclude=[last], init="kaiming")
+    if way in METHODS:
+        opt = LowRankOptimizer(net, torch.optim.SGD, step=chosen.step, lr=LR)  # pyright: ignore[reportArgumentType]
+        return lambda: opt.step(evaluate)
+    plain = torch.optim.SGD(net.parameters(), lr=LR)
+    return lambda: plain.step(evaluate)
+
+
 def run() -> pd.DataFrame:
-    x, y = torch.rand(64, 3, 32, 32), torch.randint(0, 10, (64,))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return pd.DataFrame(row(network, batch) for network, batch in CASES)
+    finally:
+        torch.set_num_threads(threads)
 
-    def stepper(method: object):
-        torch.manual_seed(0)
-        net = build("resnet20", input_shape=(3, 32, 32), num_classes=10)
-        if method is not None:
-            compress(net, method=method, rank=0.25, exclude=[classifier(net)], init="kaiming")
-        opt = LowRankOptimizer(net, torch.optim.SGD, lr=0.01, momentum=0.9)
 
-        def closure():
-            opt.zero_grad()
-            loss = nn.functional.cross_entropy(net(x), y)
-            loss.backward()
-            return loss
-
-        return lambda: opt.step(closure), lambda: closure(), opt.evaluations_per_step
-
-    built = {name: stepper(method) for name, method in {"dense": None, **METHODS}.items()}
-    times = medians({name: step for name, (step, _, _) in built.items()}, rounds=5, warmup=1)
-    passes = medians({name: closure for name, (_, closure, _) in built.items()}, rounds=5, warmup=1)
-    return pd.DataFrame(
-        {
-            "method": name,
-            "evaluations": built[name][2],
-            "step / dense step": f"{time / times['dense']:.2f}",
-            "one pass / dense pass": f"{passes[name] / passes['dense']:.2f}",
-            "step ms": f"{1000 * time:.0f}",
-        }
-        for name, time in times.items()
-    )
+def row(network: str, batch: int) -> dict[str, str]:
+    """Return the ratios of one network at one batch size."""
+    ways = ["bare", "dense", *METHODS, "published condlr", "published dlrt"]
+    steps = {way: stepper(network, batch, way) for way in ways}
+    times = medians(steps, rounds=ROUNDS.get((network, batch), 3), warmup=1, clock=time.process_time)
+    ratios = {way: f"{times[way] / times['bare']:.2f}" for way in ways[1:]}
+    return {"network": network, "batch": str(batch), "bare ms": f"{1000 * times['bare']:.0f}", **ratios}

@@ -7,15 +7,21 @@ from collections.abc import Callable
 import torch
 
 
-def medians(alternatives: dict[str, Callable[[], object]], *, rounds: int = 15, warmup: int = 3) -> dict[str, float]:
+def medians(
+    alternatives: dict[str, Callable[[], object]],
+    *,
+    rounds: int = 15,
+    warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Return the median seconds of each alternative."""
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for turn in range(warmup + rounds):
         for name, run in alternatives.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}

@@ -200,7 +200,7 @@ def _as_stored(factors: Factors, layer: FactoredLayer) -> list[Tensor]:
 
 def _install(layer: FactoredLayer, stored: Sequence[Tensor]) -> None:
     """Have a layer store other values, of any ranks."""
-    core, *bases = (value.to(layer.core) for value in stored)
+    core, *bases = (value.to(layer.core, copy=True) for value in stored)
     if not isinstance(layer, FreeLayer):
         layer.set_factors(Factors(core, tuple(bases)))
         return

@@ -81,6 +81,11 @@ def qr(a: Tensor) -> QR:
     return _guarded("QR", a, (_qr, _qr_in_float64), otherwise="overflows")
 
 
+def upper_triangle(a: Tensor) -> Tensor:
+    """Return R of the QR of a tall matrix alone, as `qr` does."""
+    return _guarded("QR", a, (_triangle, _triangle_in_float64), otherwise="overflows")[0]
+
+
 def eigh(a: Tensor) -> Eigh:
     """Return the eigenvalues and eigenvectors of a symmetric matrix, in float32 or better; as `svd` where LAPACK fails.
 
@@ -137,6 +142,14 @@ def _qr(a: Tensor) -> QR:
 
 def _qr_in_float64(a: Tensor) -> QR:
     return QR(*(factor.to(a) for factor in torch.linalg.qr(in_float64(a))))
+
+
+def _triangle(a: Tensor) -> tuple[Tensor]:
+    return (torch.linalg.qr(a, mode="r").R,)
+
+
+def _triangle_in_float64(a: Tensor) -> tuple[Tensor]:
+    return (torch.linalg.qr(in_float64(a), mode="r").R.to(a),)
 
 
 def _eigh(a: Tensor) -> Eigh:

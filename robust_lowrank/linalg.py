@@ -16,6 +16,7 @@ from robust_lowrank.decompositions import inverse as inverse
 from robust_lowrank.decompositions import qr as qr
 from robust_lowrank.decompositions import require_finite as require_finite
 from robust_lowrank.decompositions import svd as svd
+from robust_lowrank.decompositions import upper_triangle as upper_triangle
 
 Ranks = tuple[int, ...]  # of the bases, in their order
 Reference = Literal["rms", "mean", "exact"]
@@ -68,13 +69,13 @@ def polar(a: Tensor) -> Tensor:
 RETRACTIONS = {"qr": qf, "polar": polar}
 
 
-def retract(basis: Tensor, increment: Tensor, retraction: Retraction) -> Tensor:
-    """Return the retraction of an orthonormal basis plus an increment that is perpendicular to it.
+def retract(moved: Tensor, retraction: Retraction) -> Tensor:
+    """Return the retraction of an orthonormal basis to which something perpendicular to it has been added.
 
     The Gram matrix of the sum is I + D^T D. Unless D is long, its Cholesky factor is the triangle of the QR factorisation, and
     its inverse root the other half of the polar one; both cost less than the Householder QR of the sum, and give the same.
     """
-    moved = at_least_float32(basis + increment)
+    moved = at_least_float32(moved)
     square = moved.T @ moved
     if not bool(square.abs().sum(0).max() <= WELL_CONDITIONED):
         return RETRACTIONS[retraction](moved)

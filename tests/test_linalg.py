@@ -124,7 +124,7 @@ def test_a_cheap_retraction_is_that_of_householder(dtype: torch.dtype, size: flo
     basis = linalg.orth(torch.randn(n, r, dtype=dtype))
     increment = linalg.project_out(basis, torch.randn(n, r, dtype=dtype))
     increment = size * increment / torch.linalg.matrix_norm(increment, 2)
-    found, expected = linalg.retract(basis, increment, retraction), linalg.RETRACTIONS[retraction](basis + increment)
+    found, expected = linalg.retract(basis + increment, retraction), linalg.RETRACTIONS[retraction](basis + increment)
     assert float((found - expected).abs().max()) < PRECISE[dtype]
     assert float((found.T @ found - torch.eye(r, dtype=dtype)).abs().max()) < 3 * PRECISE[dtype]
 

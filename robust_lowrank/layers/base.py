@@ -106,17 +106,18 @@ class FactoredLayer(nn.Module, ABC):
         return Factors(self.core.detach(), tuple(basis.detach() for basis in self.bases()))
 
     def set_factors(self, factors: Factors, *, idle: tuple[int, ...] = ()) -> None:
-        """Install factors, of any ranks; the parameters stay the same objects."""
+        """Install factors, of any ranks, whose tensors are the layer's from now on; the parameters stay the same objects."""
         self.idle = idle
         for parameter, value in zip((self.core, *self.bases()), (factors.core, *factors.bases), strict=True):
             self.take_value(parameter, value)
 
     @staticmethod
     def take_value(parameter: nn.Parameter, value: Tensor) -> None:
-        """Give a parameter another value, of any shape."""
+        """Give a parameter another value, of any shape; it is copied if it is not contiguous, or part of a larger tensor."""
         if parameter.shape != value.shape:
             _forget_accumulator(parameter)
-        parameter.data = value.detach().clone(memory_format=torch.contiguous_format)
+        whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
+        parameter.data = value.detach() if whole else value.detach().clone(memory_format=torch.contiguous_format)
 
     def used_factors(self) -> Factors:
         """Return the factors without idle columns: the same weight."""

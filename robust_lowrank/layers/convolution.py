@@ -53,7 +53,7 @@ def _laid_out(x: Tensor, kernel: Tensor, geometry: ConvGeometry) -> tuple[Tensor
     A kernel that comes of products and transpositions may have strides that pass for channels-last, which then decides for the
     images too; and oneDNN's channels-last weight gradient of a strided 1 x 1 kernel writes out of bounds (seen with torch 2.14).
     """
-    kernel = kernel.clone(memory_format=torch.contiguous_format)
+    kernel = kernel.reshape(-1).view(kernel.shape)  # a copy if its entries are in another order, and the strides of its shape
     strided_pointwise = kernel.shape[2:].numel() == 1 and set(geometry.stride) != {1}
     return x.contiguous() if strided_pointwise else x, kernel
 

@@ -17,6 +17,8 @@ from robust_lowrank.layers.convolution import ConvGeometry, convolution_gradient
 from robust_lowrank.layers.merging import fit_to_slot, frame, merge
 from robust_lowrank.linalg import Factors
 
+FEW_PIXELS = 32  # of one image: so few fill no product of matrices, and those of a batch are put side by side
+
 
 def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
     """Return `x V S^T U^T` for x (..., m), U (n, r), S (r, r'), V (m, r')."""
@@ -51,8 +53,12 @@ def _pointwise(x: Tensor, matrix: Tensor) -> Tensor:
     return convolve(x, matrix[(..., *[None] * slides)], point(slides))
 
 
-def _pointwise_weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
-    return torch.bmm(delta.flatten(2), x.flatten(2).mT).sum(0)
+def pointwise_weight_gradient(delta: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient (F, C) of a 1 x 1 kernel from that of its outputs (B, F, ...) and from its inputs (B, C, ...)."""
+    delta, x = delta.flatten(2), x.flatten(2)
+    if delta.shape[2] > FEW_PIXELS:
+        return torch.bmm(delta, x.mT).sum(0)
+    return delta.transpose(0, 1).flatten(1) @ x.transpose(0, 1).flatten(1).T
 
 
 def _input_gradient(delta: Tensor, x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
@@ -130,16 +136,16 @@ class _LowRankConv(_Chain):
         kind = delta.dtype
         need_x, need_u, need_s, need_v = ctx.needs_input_grad[:4]
         e = _pointwise(delta, u.to(kind).T)
-        inner = (v @ s.T).to(kind).T.reshape(u.shape[1], x.shape[1], *ctx.kernel)  # S V^T, with gradient dL
+        inner = (s @ v.T).to(kind).reshape(u.shape[1], x.shape[1], *ctx.kernel)  # with gradient dL
         dx = dk = ds = dl = None
         if need_x or need_v:
             dx, dl = convolution_gradients(e, x, inner, ctx.geometry, wanted=(need_x, need_v))
         if dl is not None:
             dl = dl.flatten(1).T.to(v.dtype)
         if need_u:
-            dk = _pointwise_weight_gradient(delta, a).to(u.dtype)
+            dk = pointwise_weight_gradient(delta, a).to(u.dtype)
         if need_s:
-            ds = (_pointwise_weight_gradient(e, a) if dk is None else u.T @ dk).to(s.dtype)
+            ds = (pointwise_weight_gradient(e, a) if dk is None else u.T @ dk).to(s.dtype)
         return dx, fit_to_slot(dk, u), ds, fit_to_slot(dl, v), None, None
 
 
@@ -174,10 +180,10 @@ class _TuckerConv2d(_Chain):
         dk: list[Tensor | None] = [None] * len(bases)
         if need_bases[0]:
             z = convolve(a, spatial_core(frame(c, 0), bases).to(kind), geometry)
-            dk[0] = _pointwise_weight_gradient(delta, z).to(u1.dtype)
+            dk[0] = pointwise_weight_gradient(delta, z).to(u1.dtype)
         if need_bases[1]:
             z = _input_gradient(e, a, spatial_core(frame(c, 1), bases).to(kind), geometry)
-            dk[1] = _pointwise_weight_gradient(x, z).to(u2.dtype)
+            dk[1] = pointwise_weight_gradient(x, z).to(u2.dtype)
         if need_c or any(need_bases[2:]):
             g = _weight_gradient(e, a, spatial_core(c, bases).to(kind), geometry).to(c.dtype)
             maps = dict(enumerate((basis.T for basis in kernel_bases), start=2))

@@ -33,11 +33,14 @@ def basis_overlaps(old: Sequence[Tensor], new: Sequence[Tensor]) -> list[Tensor]
 
 
 def decompose(factors: Factors) -> tuple[linalg.SVD, ...]:
-    """Return the SVD of a matrix's core, or those of a kernel's core unfolded along each mode that has a basis."""
+    """Return the SVD of a matrix's core, or those of a kernel's core unfolded along each mode that has a basis.
+
+    Of a kernel's the right singular vectors are those of the triangle that stands for the unfolding's rows.
+    """
     core, bases = factors
     if core.ndim == 2:
         return (linalg.svd(core),)
-    return tuple(linalg.svd(linalg.unfold(core, mode)) for mode in range(len(bases)))
+    return tuple(linalg.svd(linalg.upper_triangle(linalg.unfold(core, mode).T).T) for mode in range(len(bases)))
 
 
 def truncate(factors: Factors, decompositions: Sequence[linalg.SVD], ranks: Ranks) -> Factors:

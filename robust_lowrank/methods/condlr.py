@@ -1,9 +1,11 @@
 """CondLR ends every step with a condition number of at most 1 + tau."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from typing import ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from robust_lowrank import linalg
@@ -83,33 +85,51 @@ class CondLR(RetractionMethod):
 
     def directions(self, factors: Factors, gradients: Gradients) -> Factors:
         """Return (D_S, (D_U, D_V)) of methods (19), (26) or the plain projected gradients."""
-        s, (u, v) = factors
-        ds, (dk, dl) = gradients
-        if self.precond == "exact":
-            d_u, d_v = right_solve(dk, s), right_solve(dl, s.T)
-        else:
-            scale = repo_scale(s, self.bound) if self.precond == "repo" else 1.0
-            d_u, d_v = scale * dk @ s.T, scale * dl @ s
-        return Factors(ds, (linalg.project_out(u, d_u), linalg.project_out(v, d_v)))
+        scaled = (side @ scale for side, scale in zip(gradients.bases, self._scales(factors.core), strict=True))
+        horizontal = map(linalg.project_out, factors.bases, scaled)
+        return Factors(gradients.core, tuple(horizontal))
 
     def retract(self, factors: Factors, increments: Factors) -> Factors:
         """Return the retracted bases (21) and the clamped core (23)."""
         moved = tuple(
-            linalg.retract(basis, linalg.project_out(basis, increment), self.retraction)
+            linalg.retract(basis + linalg.project_out(basis, increment), self.retraction)
             for basis, increment in zip(factors.bases, increments.bases, strict=True)
         )
         return self.project(Factors(factors.core + increments.core, moved))
+
+    def descend(self, factors: Factors, gradients: Gradients, core: Tensor, rates: Sequence[float]) -> Factors:
+        """Return the same with fewer products of tall matrices: U^T dK = (V^T dL)^T = dS tells what lies in the bases.
+
+        Without a clamp S^{-1} may blow roundings of that up, and directions are projected twice.
+        """
+        if self.bound == math.inf:
+            return super().descend(factors, gradients, core, rates)
+        within = gradients.core, gradients.core.T
+        moved = []
+        for basis, side, inside, scale, rate in zip(
+            factors.bases, gradients.bases, within, self._scales(factors.core), rates, strict=True
+        ):
+            step = -rate * scale
+            kept = torch.eye(len(inside), dtype=inside.dtype, device=inside.device) - inside @ step
+            moved.append(linalg.retract(torch.addmm(side @ step, basis, kept), self.retraction))
+        return self.project(Factors(core, tuple(moved)))
+
+    def _scales(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the matrices by which dK and dL are multiplied.
+
+        On the constraint set S is as well conditioned as the clamp makes it, so that its inverse loses nothing.
+        """
+        if self.precond == "exact":
+            inverse = linalg.inverse(s)
+            return inverse, inverse.T
+        scale = repo_scale(s, self.bound) if self.precond == "repo" else 1.0
+        return scale * s.T, scale * s
 
     def transport(self, moments: Factors, factors: Factors) -> Factors:
         """Return the moments of the bases projected on the horizontal space (7); that of the core stays."""
         return moments._replace(
             bases=tuple(linalg.project_out(basis, m) for basis, m in zip(factors.bases, moments.bases, strict=True))
         )
-
-
-def right_solve(a: Tensor, s: Tensor) -> Tensor:
-    """Return a S^{-1}; on the constraint set S is as well conditioned as the clamp makes it, so its inverse loses nothing."""
-    return a @ linalg.inverse(s)
 
 
 def repo_scale(s: Tensor, tau: float) -> Tensor:

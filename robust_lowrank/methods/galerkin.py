@@ -113,6 +113,11 @@ class GalerkinMethod(Method, ABC):
         """Return the core in the new bases, turned by a direction; the weight is the same if the new bases hold the old ones."""
         return augment(factors, direction)
 
+    @property
+    def plain(self) -> bool:
+        """Whether a step ends with the truncation of W - lr P_T(G), and the optimizer goes on from the weight's singular values."""
+        return not self.core_steps and not (self.adaptive and self.cond is not None)
+
     def core_direction(self, factors: Factors, direction: Factors, bases: tuple[Tensor, ...], *, outside: float) -> Tensor | None:
         """Return what the evaluation at `factors` tells of the core's direction in new bases, if the core shall move by it."""
         return tangent.core_between(direction, factors, bases, outside=outside)

@@ -1,7 +1,10 @@
 """Retraction methods move all factors, and bring them back to a manifold."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
+
+from torch import Tensor
 
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods.base import Method
@@ -25,6 +28,19 @@ class RetractionMethod(Method, ABC):
     @abstractmethod
     def retract(self, factors: Factors, increments: Factors) -> Factors:
         """Return factors on the manifold, from those before the step and what the optimizer adds to them."""
+
+    def descend(self, factors: Factors, gradients: Gradients, core: Tensor, rates: Sequence[float]) -> Factors:
+        """Return factors on the manifold after a step against gradients.
+
+        Args:
+            gradients: those of a tangent vector.
+            core: where that moves.
+            rates: by which the bases move.
+        """
+        sides = self.directions(factors, gradients).bases
+        return self.retract(
+            factors, Factors(core - factors.core, tuple(-rate * side for rate, side in zip(rates, sides, strict=True)))
+        )
 
     def transport(self, moments: Factors, factors: Factors) -> Factors:
         """Return first moments of an earlier point as they count at `factors`."""

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.layers.base import FactoredLayer
-from robust_lowrank.linalg import Factors
-from robust_lowrank.methods import GalerkinMethod, RetractionMethod
+from robust_lowrank.linalg import Factors, Ranks
+from robust_lowrank.methods import GalerkinMethod, RetractionMethod, unformed
+from robust_lowrank.methods.bases import pad_core
 from robust_lowrank.methods.galerkin import Kept
 from robust_lowrank.optim.elementwise import ElementwiseMoments
 from robust_lowrank.optim.factor_grads import can_turn, clear, require_grad
@@ -20,7 +21,7 @@ from robust_lowrank.optim.moments import Moments
 from robust_lowrank.optim.nonfinite import AT_ONCE
 from robust_lowrank.optim.rules import Rule
 from robust_lowrank.optim.tangential import TangentMoments
-from robust_lowrank.optim.truncation import Truncation, naming_layer
+from robust_lowrank.optim.truncation import Truncation, Unformed, naming_layer
 
 
 class Snapshot(NamedTuple):
@@ -48,6 +49,7 @@ class LayerDriver:
         self.position: int = 0
         self._layers, self._inner, self._outside = layers, inner, outside
         self._open: dict[str, Kept] = {}  # layers between turning and truncation, with their ranks before
+        self._unformed: dict[str, Unformed] = {}  # open ones that still have their old factors
         self._elementwise = ElementwiseMoments(inner)
         self._tangent = None if rule is None else TangentMoments(inner, rule)
         self._truncation = Truncation(self._install)
@@ -97,6 +99,7 @@ class LayerDriver:
         """Put the layers back to where they were before a step that failed."""
         self.require_bases_grad(True)
         self.position, self._open, beside = before.window
+        self._unformed = {}
         self._truncation.load_state_dict(beside, self._layers)
         for name, layer in self._layers.items():
             factors, idle = before.factors[name]
@@ -131,29 +134,48 @@ class LayerDriver:
                     direction = self._mover(layer).direction(layer, keep=False)
                 self._turn(name, layer, direction)
 
-    def turn_and_move(self, layers: Mapping[str, FactoredLayer]) -> None:
-        """Turn the bases of layers that have gradients, and move cores by what these tell of them between the new ones."""
+    def turn_and_move(self, layers: Mapping[str, FactoredLayer], *, truncated_next: bool) -> None:
+        """Turn the bases of layers that have gradients, and move cores by what these tell of them between the new ones.
+
+        Args:
+            truncated_next: whether no evaluation comes before the truncation, for which bases need not be formed.
+        """
         for name, layer in layers.items():
             if not can_turn(layer):
                 continue
             mover = self._mover(layer)
             with naming_layer(name):
                 direction = mover.direction(layer, keep=True)
-            old = self._turn(name, layer, direction)
-            core = layer.method.core_direction(old, direction, layer.factors().bases, outside=self._outside)
-            if core is not None:
-                mover.move_core(layer, core)
+            between = None
+            if truncated_next and isinstance(mover, TangentMoments) and layer.method.plain:
+                between = unformed.extensions(layer.factors(), direction)
+                if between is not None:
+                    core = pad_core(layer.core.detach(), [len(each.triangle) for each in between])
+                    moved = mover.moved(layer, core, unformed.core_between(direction, between))
+                    self._open[name] = Kept(layer.ranks(), self._used(layer))
+                    self._unformed[name] = Unformed(direction, moved, between)
+                    clear((layer.core, *layer.bases()))
+            if between is None:
+                self._turn_and_move(name, layer, direction)
+
+    def _turn_and_move(self, name: str, layer: FactoredLayer, direction: Factors) -> None:
+        old = self._turn(name, layer, direction)
+        core = layer.method.core_direction(old, direction, layer.factors().bases, outside=self._outside)
+        if core is not None:
+            self._mover(layer).move_core(layer, core)
 
     def _turn(self, name: str, layer: FactoredLayer, direction: Factors) -> Factors:
         """Turn a layer's bases by a direction, open it for truncation, and return its factors before."""
         old = layer.factors()
-        used = tuple(basis.shape[1] for basis in layer.used_factors().bases)
         with naming_layer(name):
             new = layer.method.expand(old, direction, self._mover(layer).group(layer)["lr"])
-        self._open[name] = Kept(layer.ranks(), used)
+        self._open[name] = Kept(layer.ranks(), self._used(layer))
         self._install(layer, new)
         self._truncation.follow(name, old, new)
         return old
+
+    def _used(self, layer: FactoredLayer) -> Ranks:
+        return tuple(basis.shape[1] for basis in layer.used_factors().bases)
 
     def _move_core(self, name: str, layer: FactoredLayer) -> None:
         """Move a core between bases that rest."""
@@ -163,7 +185,7 @@ class LayerDriver:
             add_gradient(layer, term)
         mover = self._mover(layer)
         with naming_layer(name):
-            direction = mover.direction(layer, keep=True).core
+            direction = mover.core_direction(layer)
         clear((layer.core, *layer.bases()))
         mover.move_core(layer, direction)
 
@@ -220,7 +242,12 @@ class LayerDriver:
     def truncate(self) -> None:
         """Truncate the layers that are open."""
         self.require_bases_grad(True)
-        self._truncation.contract(self._layers, self._open)
+        waiting, self._unformed = self._unformed, {}
+        if waiting and not self._truncation.contract_unformed(self._layers, self._open, waiting):
+            for name, (direction, _, _) in waiting.items():
+                self._turn_and_move(name, self._layers[name], direction)
+            waiting = {}
+        self._truncation.contract(self._layers, {name: kept for name, kept in self._open.items() if name not in waiting})
         self._open = {}
         self.position = 0
 
@@ -246,8 +273,13 @@ class LayerDriver:
         if self._tangent is not None:
             self._tangent.arrive()
 
-    def require_bases_grad(self, wanted: bool) -> None:
-        """Have the bases of open layers take part in the backward pass, or not where their movers do not look at them."""
+    def require_bases_grad(self, wanted: bool, *, clipped: bool = True) -> None:
+        """Have the bases of open layers take part in the backward pass, or not where their movers do not look at them.
+
+        Args:
+            clipped: whether the norm of the gradient on the tangent space may be asked for, to which they belong.
+        """
         for layer in self.open.values():
-            if wanted or not self._mover(layer).whole:
+            mover = self._mover(layer)
+            if wanted or not (mover.whole if clipped else mover.needs_bases(layer)):
                 require_grad(layer.bases(), wanted)

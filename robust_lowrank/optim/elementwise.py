@@ -38,7 +38,7 @@ class ElementwiseMoments(Moments):
     def aim(self, layer: FactoredLayer) -> None:
         """Give the torch optimizer the directions as gradients, and zeros as bases, where it leaves the exact increments."""
         parameters = (layer.core, *layer.bases())
-        old = Factors(*split([parameter.detach().clone() for parameter in parameters]))
+        old = layer.factors()._replace(core=layer.core.detach().clone())
         for parameter, direction in zip(parameters, join(layer.method.directions(old, gradients(layer))), strict=True):
             parameter.grad = direction
         for basis in layer.bases():
@@ -54,7 +54,7 @@ class ElementwiseMoments(Moments):
     def land(self, layer: FactoredLayer) -> None:
         """Retract what the torch optimizer has added to the factors."""
         old = self._aimed.pop(layer)
-        increments = Factors(layer.core.detach() - old.core, tuple(basis.detach().clone() for basis in layer.bases()))
+        increments = Factors(layer.core.detach() - old.core, tuple(basis.detach() for basis in layer.bases()))
         layer.set_factors(keep_frozen(layer, old, layer.method.retract(old, increments)))
 
     def forget(self, layer: FactoredLayer) -> None:

@@ -14,7 +14,7 @@ class Moments(ABC):
     """Moves factored layers by what a torch optimizer makes of their gradients.
 
     Attributes:
-        whole: whether the step of a core alone takes in the gradients of its bases too.
+        whole: whether they hold a state of all factors together.
     """
 
     whole: bool
@@ -25,6 +25,16 @@ class Moments(ABC):
     @abstractmethod
     def direction(self, layer: FactoredLayer, *, keep: bool) -> Factors:
         """Return the tangent vector to subtract from a layer; with `keep` the gradients enter the state."""
+
+    def needs_bases(self, layer: FactoredLayer) -> bool:
+        """Return whether the step of a core alone takes in the gradients of its bases too."""
+        return self.whole
+
+    def core_direction(self, layer: FactoredLayer) -> Tensor:
+        """Return what to subtract from a core between bases that rest; the gradients enter the state."""
+        if self.needs_bases(layer) or layer.core.grad is None:
+            return self.direction(layer, keep=True).core
+        return layer.core.grad
 
     @abstractmethod
     def move_core(self, layer: FactoredLayer, direction: Tensor) -> None:

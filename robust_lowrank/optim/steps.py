@@ -19,7 +19,7 @@ def exact_step(driver: LayerDriver, model: nn.Module, evaluate: Evaluate) -> Any
         loss = evaluate()
     with driver.closing():
         driver.turn(turning)
-        driver.require_bases_grad(False)
+        driver.require_bases_grad(False, clipped=False)
         rounds = max((layer.method.core_steps for layer in turning.values()), default=0)
         moving = {}
         for left in range(rounds, 0, -1):
@@ -28,7 +28,7 @@ def exact_step(driver: LayerDriver, model: nn.Module, evaluate: Evaluate) -> Any
             moving = {name: layer for name, layer in turning.items() if layer.method.core_steps >= left}
             if left > 1:
                 driver.step_cores(moving)
-        driver.turn_and_move({name: layer for name, layer in driver.galerkin.items() if name not in moving})
+        driver.turn_and_move({name: layer for name, layer in driver.galerkin.items() if name not in moving}, truncated_next=True)
         driver.step_all(moving)
         driver.truncate()
     return loss
@@ -39,7 +39,7 @@ def amortised_step(driver: LayerDriver, window: int, evaluate: Evaluate) -> Any:
     loss = evaluate()
     moving = driver.open if driver.position else {}
     if driver.position == 0:
-        driver.turn_and_move(driver.galerkin)
+        driver.turn_and_move(driver.galerkin, truncated_next=window == 0)
         driver.require_bases_grad(False)
     driver.step_all(moving)
     if driver.position == window:

@@ -7,7 +7,7 @@ from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.linalg import Factors
 from robust_lowrank.optim.factor_grads import clear, gradients
 from robust_lowrank.optim.moments import Moments, keep_frozen
-from robust_lowrank.optim.rules import Rule, decoupled_decay, transport_state
+from robust_lowrank.optim.rules import Rule, decoupled_decay, sgd, transport_state
 
 
 class TangentMoments(Moments):
@@ -29,21 +29,29 @@ class TangentMoments(Moments):
             self.optimizer.state[layer.core] = advanced
         return direction
 
+    def needs_bases(self, layer: FactoredLayer) -> bool:
+        """Return whether there is a state, which plain descent has none of."""
+        group = self.group(layer)
+        return self.rule is not sgd or bool(group["momentum"] or group["weight_decay"])
+
     def move_core(self, layer: FactoredLayer, direction: Tensor) -> None:
         """Move the core at once."""
         old = layer.factors()
-        layer.core.data = old.core + self._increment(layer, direction)
+        layer.core.data = self.moved(layer, old.core, direction)
         self.carry(layer, old, layer.factors())
+
+    def moved(self, layer: FactoredLayer, core: Tensor, direction: Tensor) -> Tensor:
+        """Return a core of a layer moved against a direction."""
+        group = self.group(layer)
+        return core - group["lr"] * (direction + decoupled_decay(group) * core)
 
     def aim(self, layer: FactoredLayer) -> None:
         """Move all factors at once and bring them back."""
         old = layer.factors()
-        directions = layer.method.directions(old, self.direction(layer, keep=True))
+        direction = self.direction(layer, keep=True)
         rates = [self.group_of(basis)["lr"] if basis.requires_grad else 0.0 for basis in layer.bases()]
-        increments = Factors(
-            self._increment(layer, directions.core), tuple(-lr * side for lr, side in zip(rates, directions.bases, strict=True))
-        )
-        new = keep_frozen(layer, old, layer.method.retract(old, increments))
+        moved = layer.method.descend(old, direction, self.moved(layer, old.core, direction.core), rates)
+        new = keep_frozen(layer, old, moved)
         self.carry(layer, old, new)
         layer.set_factors(new)
         clear((layer.core, *layer.bases()))
@@ -71,7 +79,3 @@ class TangentMoments(Moments):
     def _arrive_at(self, layer: FactoredLayer) -> None:
         if (old := self._left.pop(layer, None)) is not None and (state := self.optimizer.state.get(layer.core)):
             self.optimizer.state[layer.core] = transport_state(state, old, layer.factors())
-
-    def _increment(self, layer: FactoredLayer, direction: Tensor) -> Tensor:
-        group = self.group(layer)
-        return -group["lr"] * (direction + decoupled_decay(group) * layer.core.detach())

@@ -2,19 +2,28 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from robust_lowrank import linalg
 from robust_lowrank.layers.base import FactoredLayer
-from robust_lowrank.linalg import Factors
-from robust_lowrank.methods import GalerkinMethod
-from robust_lowrank.methods.bases import basis_overlaps, change_bases, decompose, truncate
+from robust_lowrank.linalg import Factors, Ranks
+from robust_lowrank.methods import GalerkinMethod, unformed
+from robust_lowrank.methods.bases import basis_overlaps, change_bases, decompose, pad_core, truncate
 from robust_lowrank.methods.galerkin import Kept
+from robust_lowrank.methods.unformed import Extension
 
 Install = Callable[[FactoredLayer, Factors, tuple[int, ...]], None]
+
+
+class Unformed(NamedTuple):
+    """A direction by which a layer's bases turn, its core between the turned ones, and these, not formed."""
+
+    direction: Factors
+    core: Tensor
+    between: tuple[Extension, Extension]
 
 
 class Truncation:
@@ -42,6 +51,33 @@ class Truncation:
             assert isinstance(method, GalerkinMethod)
             self._contract({name: layers[name] for name in opened if layers[name].method == method}, opened, method)
 
+    def contract_unformed(
+        self, layers: Mapping[str, FactoredLayer], opened: Mapping[str, Kept], waiting: Mapping[str, Unformed]
+    ) -> bool:
+        """Truncate layers whose turned bases are not formed, and return True; or do nothing, if one of them has to be formed."""
+        install = []
+        for method in dict.fromkeys(layers[name].method for name in waiting):
+            assert isinstance(method, GalerkinMethod)
+            names = [name for name in waiting if layers[name].method == method]
+            decompositions = {}
+            for name in names:
+                _, core, between = waiting[name]
+                if name in self._beside:
+                    core = core + pad_core(self._beside[name], [len(each.triangle) for each in between])
+                with naming_layer(name):
+                    decompositions[name] = linalg.svd(core)
+            spectra = _on_cpu({name: [each.sigma] for name, each in decompositions.items()})
+            chosen = method.choose_ranks(list(spectra.values()), [opened[name].ranks for name in names], [None] * len(names))
+            for name, kept in zip(names, chosen, strict=True):
+                cut = unformed.truncate(waiting[name].between, decompositions[name], min(kept.ranks))
+                if cut is None:
+                    return False
+                install.append((name, cut, kept))
+        for name, cut, kept in install:
+            with naming_layer(name):
+                self._close(name, layers[name], cut, cut.core, kept, opened[name].used)
+        return True
+
     def _contract(self, layers: Mapping[str, FactoredLayer], opened: Mapping[str, Kept], method: GalerkinMethod) -> None:
         trained = {name: self._trained(name, layer) for name, layer in layers.items()}
         decompositions = {}
@@ -53,16 +89,20 @@ class Truncation:
         chosen = method.choose_ranks(list(spectra.values()), [opened[name].ranks for name in layers], weights)
         for (name, layer), kept in zip(layers.items(), chosen, strict=True):
             with naming_layer(name):
-                core, bases = truncate(trained[name], decompositions[name], kept.ranks)
-                sizes = [basis.shape[1] for basis in bases]
-                used = tuple(map(min, kept.used, sizes))
-                weight = core - self._between(name, layer.factors().bases, bases) if _has_shadow(method) else core
-                shown, memory = method.visible_and_shadow(core, weight, used, opened[name].used)
-            idle = tuple(size - each for size, each in zip(sizes, used, strict=True))
-            self._install(layer, Factors(shown, bases), idle if any(idle) else ())
-            self._beside.pop(name, None)
-            if any(idle) or _has_shadow(method):
-                self._beside[name] = memory - shown
+                cut = truncate(trained[name], decompositions[name], kept.ranks)
+                weight = cut.core - self._between(name, layer.factors().bases, cut.bases) if _has_shadow(method) else cut.core
+                self._close(name, layer, cut, weight, kept, opened[name].used)
+
+    def _close(self, name: str, layer: FactoredLayer, cut: Factors, weight: Tensor, kept: Kept, before: Ranks) -> None:
+        """Install what is left of a layer, and keep what its weight does not show."""
+        sizes = [basis.shape[1] for basis in cut.bases]
+        used = tuple(map(min, kept.used, sizes))
+        shown, memory = layer.method.visible_and_shadow(cut.core, weight, used, before)
+        idle = tuple(size - each for size, each in zip(sizes, used, strict=True))
+        self._install(layer, Factors(shown, cut.bases), idle if any(idle) else ())
+        self._beside.pop(name, None)
+        if any(idle) or _has_shadow(layer.method):
+            self._beside[name] = memory - shown
 
     def _trained(self, name: str, layer: FactoredLayer) -> Factors:
         factors = layer.factors()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from robust_lowrank import TDLRT, Rank, linalg
 from robust_lowrank.compression import compress
 from robust_lowrank.layers import FactoredLayer, LowRankLinear, TuckerConv2d
+from robust_lowrank.layers.functional import FEW_PIXELS, pointwise_weight_gradient
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import Method
 from tests.methods.catalogue import NAMES
@@ -182,3 +183,21 @@ def test_strided_pointwise_kernels_are_laid_out_soundly(method: str | Method) ->
     outcomes(dense, x.contiguous(), delta.contiguous())
     check_identities(layer, dense.weight.grad, 1e-4)
     assert all(p.stride() == torch.empty(p.shape).stride() for p in layer.parameters())
+
+
+def test_values_are_taken_up_without_a_copy_unless_they_are_parts_or_turned() -> None:
+    parameter, value = nn.Parameter(torch.zeros(3, 2)), torch.randn(4, 3)
+    FactoredLayer.take_value(parameter, value)
+    assert parameter.data_ptr() == value.data_ptr() and parameter.shape == (4, 3)
+    for part in (value[:2], value.T):
+        FactoredLayer.take_value(parameter, part)
+        assert parameter.equal(part) and parameter.is_contiguous() and parameter.data_ptr() != value.data_ptr()
+        assert parameter.untyped_storage().nbytes() == part.nbytes
+
+
+@pytest.mark.parametrize("pixels", [1, FEW_PIXELS, FEW_PIXELS + 1])
+def test_the_gradient_of_a_pointwise_kernel_is_that_of_autograd(pixels: int) -> None:
+    x, delta = torch.randn(5, 4, pixels, 1, dtype=torch.float64), torch.randn(5, 3, pixels, 1, dtype=torch.float64)
+    kernel = torch.randn(3, 4, 1, 1, dtype=torch.float64, requires_grad=True)
+    nn.functional.conv2d(x, kernel).backward(delta)
+    assert float((pointwise_weight_gradient(delta, x) - kernel.grad[:, :, 0, 0]).abs().max()) < 1e-12

@@ -15,6 +15,7 @@ from robust_lowrank.layers.convolution import ConvGeometry
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods import GalerkinMethod, Method, tangent
 from robust_lowrank.methods.bases import augment, decompose, truncate
+from robust_lowrank.methods.retraction import RetractionMethod
 from tests.methods.catalogue import taken, with_each
 
 F64 = torch.float64
@@ -164,6 +165,20 @@ def test_T3_tau_zero_keeps_the_core_a_multiple_of_an_orthogonal_matrix(precision
         s = layer.S.detach()
         square = s.square().sum() / 4
         assert torch.dist(s.T @ s, square * torch.eye(4, dtype=s.dtype)) <= precision.tight * square
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("method", taken(*CONDLR).values(), ids=CONDLR)
+def test_a_descent_with_few_products_is_the_retraction_of_the_directions(method: CondLR, dtype: torch.dtype) -> None:
+    factors = layer_of(method, 30, 20, 5, dtype=dtype).factors()
+    u, v = factors.bases
+    g = torch.randn(30, 20, dtype=dtype)
+    gradients, rates = Factors(u.T @ g @ v, (g @ v, g.T @ u)), (0.05, 0.02)
+    core = factors.core - 0.1 * gradients.core
+    found = method.descend(factors, gradients, core, rates)
+    plain = RetractionMethod.descend(method, factors, gradients, core, rates)
+    for one, other in zip((found.core, *found.bases), (plain.core, *plain.bases), strict=True):
+        assert float((one - other).abs().max()) < (1e-13 if dtype == F64 else 3e-6)
 
 
 @pytest.mark.parametrize(("precond", "low", "high"), [("exact", 1.9, 2.1), ("repo", 0.9, 1.1), ("none", 0.9, 1.1)])
