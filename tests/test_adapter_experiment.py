@@ -11,6 +11,7 @@ from torch import nn
 from experiments import adapters
 from experiments.adapter_methods import METHODS, RANK
 from experiments.adapter_tasks import SIDE, Classifier, Part, Sentences, Task, enlarge, linear_layers, sst2, trim
+from experiments.adapter_updates import row, share
 from experiments.adapters import Cell, Results, batches, best_rate, judge, main, start, train
 from robust_lowrank import UserError
 from robust_lowrank.layers import named_factored_layers
@@ -48,6 +49,13 @@ def test_every_method_starts_at_the_pretrained_network_and_learns(method: str, w
 def test_peft_starts_there_and_learns_too(method: str, words: Task) -> None:
     pytest.importorskip("peft")
     check(method, words)
+
+
+def test_updates_are_described_by_size_and_features(words: Task) -> None:
+    assert share(torch.tensor([1.0] * 50)) == pytest.approx(1 / 50)
+    assert share(torch.tensor([0.0, 3.0, 1.0])) == 0.75
+    found = row(words, "GeoLoRA", 1e-2, STEPS)
+    assert float(str(found["Frobenius norm"])) > 0 and "%" in str(found["in 2 % of the rows"])
 
 
 def check(method: str, task: Task) -> None:
