@@ -12,7 +12,7 @@ LOCK := .ci/requirements.txt
 # Parallel test workers bring their own parallelism; a thread pool in each only makes them wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
-.PHONY: demo test test-slow test-all check format bench evaluation conformance networks mutations reliability reports-index docs lock audit sbom clean
+.PHONY: demo test test-slow test-all check format bench bench-compare evaluation conformance networks mutations reliability reports-index docs lock audit sbom clean
 
 # torchattacks and robustbench are pure Python; pip would pin requests, timm and others back to please them, so they
 # come last, alone, and in this order: both bring a top-level package `robustbench`, and the one installed last wins.
@@ -62,9 +62,14 @@ conformance: $(STAMP)
 networks: $(STAMP)
 	$(BIN)/python -m tests.networks
 
-# One by name: make bench NAME=training; those with MNIST and CIFAR-10 look for them in RLR_DATA_DIR.
+# Those of speed, kept in runs/benchmarks/results.json; one by name: make bench NAME=training (with MNIST and CIFAR-10 in RLR_DATA_DIR).
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(NAME)
+
+# Before and after a change: make bench-compare OLD=before.json NEW=runs/benchmarks/results.json fails where a ratio grew by 10 %.
+bench-compare: $(STAMP)
+	@test -n "$(OLD)" -a -n "$(NEW)" || { echo "Which files? make bench-compare OLD=FILE NEW=FILE"; exit 2; }
+	$(BIN)/python -m benchmarks.results "$(OLD)" "$(NEW)"
 
 # The tables of docs/evaluation.md: our engines beside upstream's, with the images of MNIST and CIFAR-10 at hand.
 evaluation: $(STAMP)

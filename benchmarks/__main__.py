@@ -1,10 +1,12 @@
-"""Run every benchmark and print its table: `python -m benchmarks [NAME ...]`."""
+"""Run benchmarks, print their tables and keep them: `python -m benchmarks [NAME ...]`."""
 
 import argparse
+from pathlib import Path
 
 import torch
 
 from benchmarks import adapters, attacks, audit, compile, layers, load, memory, merged, monitor, precision, steps, training
+from benchmarks.results import save
 from robust_lowrank import UserError
 from robust_lowrank.provenance import machine
 
@@ -22,13 +24,18 @@ BENCHMARKS = {
     "attacks": attacks,
     "load": load,
 }
+SPEED = [name for name, module in BENCHMARKS.items() if hasattr(module, "RATIOS")]
+RESULTS = Path("runs/benchmarks/results.json")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of {', '.join(BENCHMARKS)}; all by default")
-    chosen = parser.parse_args().names
-    names = chosen or list(BENCHMARKS)
+    listed = f"one or more of {', '.join(BENCHMARKS)}; by default those of speed: {', '.join(SPEED)}"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=listed)
+    parser.add_argument("--json", type=Path, default=RESULTS, help=f"where tables are kept, beside others (default: {RESULTS})")
+    options = parser.parse_args()
+    chosen = options.names
+    names = chosen or SPEED
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"unknown benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
@@ -36,7 +43,9 @@ def main() -> None:
     for name in names:
         print(f"\n## {name}: {BENCHMARKS[name].__doc__}\n")
         try:
-            print(BENCHMARKS[name].run().to_markdown(index=False))
+            table = BENCHMARKS[name].run()
+            print(table.to_markdown(index=False), flush=True)
+            save(options.json, {name: (BENCHMARKS[name], table)})
         except UserError as error:  # a package to compare with is missing
             if chosen:
                 parser.error(str(error))

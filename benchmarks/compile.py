@@ -44,6 +44,9 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], Any]] = {
 }
 
 
+KEY, RATIOS = ("network", "method"), ("compilations", "pass", "step")
+
+
 def measure(build: Callable[[], nn.Module], shape: tuple[int, ...], method: Any) -> dict[str, object]:
     """Return how often the network was compiled in a run, and what a pass and a step took on the way."""
     torch.manual_seed(0)

@@ -14,6 +14,7 @@ CASES = {
     "conv 64->64 3x3, 32x16x16": (nn.Conv2d(64, 64, 3, padding=1), (32, 64, 16, 16)),
     "conv 128->128 3x3, 32x8x8": (nn.Conv2d(128, 128, 3, padding=1), (32, 128, 8, 8)),
 }
+KEY, RATIOS = ("layer", "rank"), ("U S V^T", "A B^T", "Tucker")
 
 
 def autograd(layer: LowRankLinear | LowRankConv, x: Tensor) -> Tensor:

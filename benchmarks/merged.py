@@ -31,6 +31,8 @@ CASES = {
     "4 groups 64->64 3x3, 32x32x32": (lambda: nn.Conv2d(64, 64, 3, groups=4, padding=1), (32, 64, 32, 32)),
     "depthwise 256 7x7, 8x14x14": (lambda: nn.Conv2d(256, 256, 7, groups=256, padding=3), (8, 256, 14, 14)),
 }
+RANKS = (0.1, 0.25, 0.5)
+KEY, RATIOS = ("layer",), tuple(f"rank {rank}" for rank in RANKS)
 
 
 def work(layer: nn.Module, x: Tensor) -> None:
@@ -44,7 +46,7 @@ def run() -> pd.DataFrame:
     for case, (build, shape) in CASES.items():
         dense, x = build(), torch.randn(shape)
         alternatives = {"dense": lambda dense=dense, x=x: work(dense, x)}
-        for rank in (0.1, 0.25, 0.5):
+        for rank in RANKS:
             merged = copy.deepcopy(dense)
             compress(merged, method="dlrt", rank=rank)
             alternatives[f"rank {rank}"] = lambda merged=merged, x=x: work(merged, x)

@@ -39,6 +39,9 @@ METHODS = {
 }
 
 
+KEY, RATIOS = ("network", "batch"), tuple(METHODS)
+
+
 def network_of(name: str) -> tuple[nn.Module, str]:
     """Return a network and the name of its classifier, which stays dense."""
     torch.manual_seed(0)
