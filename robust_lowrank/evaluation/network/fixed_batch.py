@@ -1,5 +1,8 @@
 """Batches of a fixed size give an example the same logits, to the last bit, whatever is beside it."""
 
+import math
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -8,6 +11,7 @@ from robust_lowrank.evaluation.network.target import Target
 
 PIECE = {"cpu": 32}  # rows that a network sees at once; larger is faster, and what is padded is wasted
 PIECE_ELSEWHERE = 256
+POOL = 8  # pieces that are filled together
 
 
 class FixedBatch(nn.Module):
@@ -30,6 +34,7 @@ class FixedBatch(nn.Module):
         super().__init__()
         self.target, self.meter = target, meter or Meter()
         self.piece: int = 1 if target.alone else PIECE.get(target.device.type, PIECE_ELSEWHERE)
+        self.differentiated: int | None = None  # rows whose activations may be kept at a time, at least a piece; None: all
 
     @property
     def classes(self) -> int:
@@ -45,12 +50,46 @@ class FixedBatch(nn.Module):
         """Return the logits, (N, classes)."""
         if len(x) == 0:
             return x.new_zeros(0, self.classes)
-        self.meter.count(len(x))
+        padding = -len(x) % self.piece
+        self.meter.count(len(x), padding)
         logits = torch.cat([self._piece(piece) for piece in x.split(self.piece)])
-        self.meter.watch(logits)
+        self.meter.watch(logits, padding)
         return logits
 
     def _piece(self, x: Tensor) -> Tensor:
         missing = self.piece - len(x)
         filled = torch.cat([x, x[-1:].detach().expand(missing, *x.shape[1:])]) if missing else x
         return self.target(filled)[: len(x)]
+
+
+def differentiated(model: nn.Module, x: Tensor) -> int:
+    """Return of how many inputs at a time gradients are taken, whose activations are kept until then."""
+    if not isinstance(model, FixedBatch) or model.differentiated is None:
+        return max(len(x), 1)
+    return max(model.differentiated // model.piece, 1) * model.piece
+
+
+def ahead(model: nn.Module, rows: int, most: int | None = None, *, ending: float = 0.0) -> int:
+    """Return how many trials of each of `rows` examples, at most `most`, to evaluate at once so that pieces are full.
+
+    Trials that an example makes one after the other may be evaluated together where what one finds rarely changes the next:
+    `ending` is the chance that it does, and those behind it are then in vain. The number is the one of most trials a piece.
+    A model that fills no pieces up gets one at a time.
+
+    Example:
+        >>> ahead(FixedBatch(target), 3, 9), ahead(FixedBatch(target), 64, 9)
+        (9, 1)
+    """
+    if not isinstance(model, FixedBatch) or rows == 0:
+        return 1
+    room = max(POOL * model.piece // rows, 1)
+    return _fullest(model.piece, rows, room if most is None else min(room, most), round(ending, 2))
+
+
+@lru_cache
+def _fullest(piece: int, rows: int, most: int, ending: float) -> int:
+    def worth(count: int) -> float:
+        useful = (1 - (1 - ending) ** count) / ending if ending else count
+        return useful / math.ceil(rows * count / piece)
+
+    return max(range(1, most + 1), key=worth)
