@@ -14,14 +14,14 @@ from robust_lowrank.evaluation.audit import audit as audit_evidence
 from robust_lowrank.evaluation.clean import Clean, examine, merge
 from robust_lowrank.evaluation.identity import Identity
 from robust_lowrank.evaluation.ledger import Ledger
-from robust_lowrank.evaluation.network.fixed_batch import POOL, FixedBatch
+from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.inputs import outside_inference
 from robust_lowrank.evaluation.network.memory import in_halves, in_smaller_batches, observed
 from robust_lowrank.evaluation.network.meter import Exhausted, Meter
 from robust_lowrank.evaluation.network.target import Target, checked_target
 from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs, clean_inputs, closest_inputs
 from robust_lowrank.evaluation.store import Store
-from robust_lowrank.evaluation.suite import EvalConfig
+from robust_lowrank.evaluation.suite import BATCH, EvalConfig
 from robust_lowrank.evaluation.unit_result import UnitResult
 from robust_lowrank.evaluation.units import Unit, earlier_units, list_units
 from robust_lowrank.evaluation.verdict import check
@@ -30,7 +30,7 @@ from robust_lowrank.records import AuditFinding, ResultRecord, now
 from robust_lowrank.threat import OBSERVED, KeyedNoise
 
 Progress = Callable[[float, str], None]
-HELD = 2**26  # bytes of inputs that are attacked together
+POOL = BATCH  # examples of several batches that are attacked together: all are lost if the process is killed
 
 
 class _Part(NamedTuple):
@@ -188,8 +188,7 @@ class Run:
 
     def _pool(self, meter: Meter) -> int:
         """Return how many examples of several batches are attacked together; where there is a budget, one batch at a time."""
-        held = max(HELD // (self.x[0].numel() * self.x.element_size()), 1)
-        return 0 if meter.limited else min(POOL * self.network.piece, held)
+        return 0 if meter.limited else min(POOL, self.network.room)
 
     def _settle(self, unit: Unit, ledger: Ledger, parts: Sequence["_Part"], meter: Meter, done: float, total: int) -> None:
         """Find out what is unknown of some batches, store and enter it; if the budget ends before that, leave it unresolved."""

@@ -11,7 +11,8 @@ from robust_lowrank.evaluation.network.target import Target
 
 PIECE = {"cpu": 32}  # rows that a network sees at once; larger is faster, and what is padded is wasted
 PIECE_ELSEWHERE = 256
-POOL = 8  # pieces that are filled together
+HELD = 2**26  # bytes of inputs that are evaluated together, in the whole of several pieces
+POOL = 32  # pieces
 
 
 class FixedBatch(nn.Module):
@@ -35,6 +36,11 @@ class FixedBatch(nn.Module):
         self.target, self.meter = target, meter or Meter()
         self.piece: int = 1 if target.alone else PIECE.get(target.device.type, PIECE_ELSEWHERE)
         self.differentiated: int | None = None  # rows whose activations may be kept at a time, at least a piece; None: all
+
+    @property
+    def room(self) -> int:
+        """The most inputs that are evaluated together to fill pieces: some pieces, or as many inputs as memory is meant for."""
+        return max(min(POOL * self.piece, HELD // self.target.bytes), 1)
 
     @property
     def classes(self) -> int:
@@ -82,7 +88,7 @@ def ahead(model: nn.Module, rows: int, most: int | None = None, *, ending: float
     """
     if not isinstance(model, FixedBatch) or rows == 0:
         return 1
-    room = max(POOL * model.piece // rows, 1)
+    room = max(model.room // rows, 1)
     return _fullest(model.piece, rows, room if most is None else min(room, most), round(ending, 2))
 
 
