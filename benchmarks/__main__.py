@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from benchmarks import adapters, attacks, audit, compile, layers, load, merged, monitor, precision, steps, training
+from benchmarks import adapters, attacks, audit, compile, layers, load, merged, monitor, passes, precision, steps, training
 from robust_lowrank import UserError
 from robust_lowrank.provenance import machine
 
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "adapters": adapters,
     "audit": audit,
     "attacks": attacks,
+    "passes": passes,
     "load": load,
 }
 

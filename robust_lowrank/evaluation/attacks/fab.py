@@ -11,7 +11,7 @@ from robust_lowrank.evaluation.attacks.base import named
 from robust_lowrank.evaluation.attacks.gradients import linearise, runner_up_classes
 from robust_lowrank.evaluation.attacks.hyperplane import ORDERS, lengths, project_onto_hyperplane
 from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
-from robust_lowrank.evaluation.network.fixed_batch import ahead
+from robust_lowrank.evaluation.network.fixed_batch import UNKNOWN, ahead
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.ranges import Tries
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
@@ -97,15 +97,15 @@ def nearest_by_fab(
     """
     nearest = Nearest(model, x, y, norm, within)
     order = runner_up_classes(nearest.logits, y, targets)
-    trials = list(itertools.product(range(order.shape[1]), range(restarts)))
+    trials, ending = list(itertools.product(range(order.shape[1]), range(restarts))), UNKNOWN
     while trials and len(rows := nearest.open):
-        count = ahead(model, len(rows), len(trials)) if restarts == 1 else 1  # a restart begins at what was found before
+        count = ahead(model, len(rows), len(trials) if restarts == 1 else 1, ending=ending)  # restarts begin at what was found
         begun, trials = trials[:count], trials[count:]
         starts = [_random_start(nearest, noise.at(restart=k, step=number)) if k else x for number, k in begun]
         wave = nearest.side_by_side(rows, count)
         target = torch.cat([order[rows, number] for number, _ in begun])
         _descend(wave, target, torch.cat([start[rows] for start in starts]), steps)
-        nearest.merge(rows, wave)
+        ending = nearest.merge(rows, wave)
     nearest.refine()
     return nearest.distances()
 

@@ -14,7 +14,7 @@ from robust_lowrank.evaluation.attacks.base import NativeAttack, named
 from robust_lowrank.evaluation.attacks.search import Search
 from robust_lowrank.evaluation.attacks.square_moves import Grid, LinfMoves, LpMoves, Moves
 from robust_lowrank.evaluation.attacks.view import image_view
-from robust_lowrank.evaluation.network.fixed_batch import ahead
+from robust_lowrank.evaluation.network.fixed_batch import UNKNOWN, ahead
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.evaluation.verdict import margins
 from robust_lowrank.ranges import Tries
@@ -22,7 +22,7 @@ from robust_lowrank.threat import KeyedNoise, Threat
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # the last move before the part of a window is halved
 BLOCK = 64  # moves whose random numbers are drawn at once
-MEMORY = 0.05  # the weight of the last moves in the share of those that change a point
+MEMORY = 0.1  # the weight of the last moves in the share of those that change a point
 ORDERS = {"L1": 1, "L2": 2}
 QUERIES = 5000  # of AutoAttack standard
 
@@ -114,7 +114,7 @@ class _Walk:
         self.nonfinite: Tensor = torch.zeros_like(self.y, dtype=torch.bool)
         self.queries: Tensor = torch.zeros_like(self.y)
         self.moves: Moves = _moves(search.x[rows], threat)
-        self.changes = 0.0  # the share of late moves that changed a point
+        self.changes = UNKNOWN  # the share of late moves that changed a point
 
     def run(self, noise: KeyedNoise, queries: int, p_init: float) -> None:
         """Walk from the start until every example is broken or has had its queries."""

@@ -13,6 +13,7 @@ PIECE = {"cpu": 32}  # rows that a network sees at once; larger is faster, and w
 PIECE_ELSEWHERE = 256
 HELD = 2**26  # bytes of inputs that are evaluated together, in the whole of several pieces
 POOL = 32  # pieces
+UNKNOWN = 0.1  # the chance, before anything is known of it, that a trial ends the others
 
 
 class FixedBatch(nn.Module):
@@ -75,7 +76,7 @@ def differentiated(model: nn.Module, x: Tensor) -> int:
     return max(model.differentiated // model.piece, 1) * model.piece
 
 
-def ahead(model: nn.Module, rows: int, most: int | None = None, *, ending: float = 0.0) -> int:
+def ahead(model: nn.Module, rows: int, most: int | None = None, *, ending: float = UNKNOWN) -> int:
     """Return how many trials of each of `rows` examples, at most `most`, to evaluate at once so that pieces are full.
 
     Trials that an example makes one after the other may be evaluated together where what one finds rarely changes the next:
@@ -83,8 +84,8 @@ def ahead(model: nn.Module, rows: int, most: int | None = None, *, ending: float
     A model that fills no pieces up gets one at a time.
 
     Example:
-        >>> ahead(FixedBatch(target), 3, 9), ahead(FixedBatch(target), 64, 9)
-        (9, 1)
+        >>> ahead(FixedBatch(target), 3, 9), ahead(FixedBatch(target), 20, 9), ahead(FixedBatch(target), 20, 9, ending=0.02)
+        (9, 1, 8)
     """
     if not isinstance(model, FixedBatch) or rows == 0:
         return 1
