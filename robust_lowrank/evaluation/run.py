@@ -30,7 +30,7 @@ from robust_lowrank.records import AuditFinding, ResultRecord, now
 from robust_lowrank.threat import OBSERVED, KeyedNoise
 
 Progress = Callable[[float, str], None]
-POOL = BATCH  # examples of several batches that are attacked together: all are lost if the process is killed
+POOL = 2 * BATCH  # examples of several batches that are attacked together, and lost together if the process is killed
 
 
 class _Part(NamedTuple):

@@ -11,7 +11,7 @@ from robust_lowrank.evaluation.attacks.base import named
 from robust_lowrank.evaluation.attacks.gradients import linearise, runner_up_classes
 from robust_lowrank.evaluation.attacks.hyperplane import ORDERS, lengths, project_onto_hyperplane
 from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
-from robust_lowrank.evaluation.network.fixed_batch import UNKNOWN, ahead
+from robust_lowrank.evaluation.network.fixed_batch import ahead
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.ranges import Tries
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
@@ -19,6 +19,7 @@ from robust_lowrank.threat import KeyedNoise, Threat, per_example
 ALPHA_MAX = 0.1
 ETA = 1.05
 BETA = 0.9
+RARE = 0.02  # the share of targets that end a search, before anything is known of it: what FAB alone finds is little
 
 
 class FAB(NearestAttack):
@@ -97,7 +98,7 @@ def nearest_by_fab(
     """
     nearest = Nearest(model, x, y, norm, within)
     order = runner_up_classes(nearest.logits, y, targets)
-    trials, ending = list(itertools.product(range(order.shape[1]), range(restarts))), UNKNOWN
+    trials, ending = list(itertools.product(range(order.shape[1]), range(restarts))), RARE
     while trials and len(rows := nearest.open):
         count = ahead(model, len(rows), len(trials) if restarts == 1 else 1, ending=ending)  # restarts begin at what was found
         begun, trials = trials[:count], trials[count:]

@@ -13,7 +13,7 @@ PIECE = {"cpu": 32}  # rows that a network sees at once; larger is faster, and w
 PIECE_ELSEWHERE = 256
 HELD = 2**26  # bytes of inputs that are evaluated together, in the whole of several pieces
 POOL = 32  # pieces
-UNKNOWN = 0.1  # the chance, before anything is known of it, that a trial ends the others
+UNKNOWN = 0.1  # the chance that a trial ends those after it, before anything is known of it
 
 
 class FixedBatch(nn.Module):
@@ -77,26 +77,27 @@ def differentiated(model: nn.Module, x: Tensor) -> int:
 
 
 def ahead(model: nn.Module, rows: int, most: int | None = None, *, ending: float = UNKNOWN) -> int:
-    """Return how many trials of each of `rows` examples, at most `most`, to evaluate at once so that pieces are full.
+    """Return how many trials of each of `rows` examples, of `most` that may come, to evaluate together so that pieces are full.
 
-    Trials that an example makes one after the other may be evaluated together where what one finds rarely changes the next:
-    `ending` is the chance that it does, and those behind it are then in vain. The number is the one of most trials a piece.
-    A model that fills no pieces up gets one at a time.
+    Trials that an example makes one after the other may be made side by side where one rarely changes what comes after it:
+    `ending` is the chance that it does, and those behind it are then in vain. The number is the one with which all trials are
+    expected to take the fewest pieces. A model that fills no pieces up gets one trial at a time.
 
     Example:
         >>> ahead(FixedBatch(target), 3, 9), ahead(FixedBatch(target), 20, 9), ahead(FixedBatch(target), 20, 9, ending=0.02)
-        (9, 1, 8)
+        (9, 3, 8)
     """
     if not isinstance(model, FixedBatch) or rows == 0:
         return 1
     room = max(model.room // rows, 1)
-    return _fullest(model.piece, rows, room if most is None else min(room, most), round(ending, 2))
+    return _cheapest(model.piece, rows, room if most is None else most, room, round(ending, 2))
 
 
-@lru_cache
-def _fullest(piece: int, rows: int, most: int, ending: float) -> int:
-    def worth(count: int) -> float:
-        useful = (1 - (1 - ending) ** count) / ending if ending else count
-        return useful / math.ceil(rows * count / piece)
+@lru_cache(maxsize=4096)
+def _cheapest(piece: int, rows: int, trials: int, room: int, ending: float) -> int:
+    def pieces(count: int) -> float:
+        """Return what trials take that are made so many at a time, each with the chance that it is still wanted."""
+        each = range(0, trials, count)
+        return sum((1 - ending) ** begun * math.ceil(rows * min(count, trials - begun) / piece) for begun in each)
 
-    return max(range(1, most + 1), key=worth)
+    return min(range(1, min(room, trials) + 1), key=pieces, default=1)
