@@ -42,7 +42,10 @@ def run() -> pd.DataFrame:
     rows = []
     for name, (model, x, y, radii, rounds) in subjects().items():
         for eps in radii:
-            for attack, (ours, theirs) in {"AutoAttack": _autoattacks(y, eps), f"PGD-{PGD_STEPS}x{RESTARTS}": _pgds(y, eps)}.items():
+            for attack, (ours, theirs) in {
+                "AutoAttack": _autoattacks(y, eps),
+                f"PGD-{PGD_STEPS}x{RESTARTS}": _pgds(y, eps),
+            }.items():
                 found = _compare(model, x, y, ours, theirs, rounds)
                 rows.append({"network": name, "examples": len(y), "eps": eps, "attack": attack} | found)
     return pd.DataFrame(rows)
