@@ -1,4 +1,4 @@
-"""network passes, padded rows included, and seconds of one thread: ours over pyautoattack's and torchattacks', same examples (digits)"""
+"""passes that a network computes, padding included, and seconds of a thread: ours over pyautoattack's and torchattacks' (digits)"""
 
 import statistics
 import time

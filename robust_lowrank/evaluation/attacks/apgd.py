@@ -13,7 +13,7 @@ from robust_lowrank.evaluation.attacks.apgd_paths import MomentumPath, SparsePat
 from robust_lowrank.evaluation.attacks.base import NativeAttack, named
 from robust_lowrank.evaluation.attacks.gradients import Loss, cross_entropy, dlr, input_gradient, runner_up_classes, targeted_dlr
 from robust_lowrank.evaluation.attacks.search import Search
-from robust_lowrank.evaluation.network.fixed_batch import UNKNOWN, ahead
+from robust_lowrank.evaluation.network.fixed_batch import ahead
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.ranges import Tries
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
@@ -99,9 +99,9 @@ def apgd(
         raise unknown_name("loss", loss, LOSSES)
     search = Search(x, y)
     order = _targets(model, search, targets) if loss == "targeted-dlr" else None
-    trials, ending = list(itertools.product(range(1 if order is None else order.shape[1]), range(restarts))), UNKNOWN
+    trials = list(itertools.product(range(1 if order is None else order.shape[1]), range(restarts)))
     while trials and len(rows := search.open):
-        count = ahead(model, len(rows), len(trials), ending=ending)
+        count = ahead(model, len(rows), len(trials))
         begun, trials = trials[:count], trials[count:]
         wave = search.side_by_side(rows, count)
         target = None if order is None else torch.cat([order[rows, number] for number, _ in begun])
@@ -113,7 +113,7 @@ def apgd(
             climbing, point = _climb(wave, climbing, point, model, objective, ball, share, judged=ball == threat)
             if len(climbing) == 0:
                 break
-        ending = search.merge(rows, wave)
+        search.merge(rows, wave)
     return search.attempt()
 
 

@@ -19,7 +19,7 @@ from robust_lowrank.threat import KeyedNoise, Threat, per_example
 ALPHA_MAX = 0.1
 ETA = 1.05
 BETA = 0.9
-RARE = 0.02  # the share of targets that end a search, before anything is known of it: what FAB alone finds is little
+RARE = 0.02  # the share of targets that end a search: what FAB alone finds is little
 
 
 class FAB(NearestAttack):
@@ -98,15 +98,15 @@ def nearest_by_fab(
     """
     nearest = Nearest(model, x, y, norm, within)
     order = runner_up_classes(nearest.logits, y, targets)
-    trials, ending = list(itertools.product(range(order.shape[1]), range(restarts))), RARE
+    trials = list(itertools.product(range(order.shape[1]), range(restarts)))
     while trials and len(rows := nearest.open):
-        count = ahead(model, len(rows), len(trials) if restarts == 1 else 1, ending=ending)  # restarts begin at what was found
+        count = ahead(model, len(rows), len(trials) if restarts == 1 else 1, ending=RARE)  # restarts begin at what was found
         begun, trials = trials[:count], trials[count:]
         starts = [_random_start(nearest, noise.at(restart=k, step=number)) if k else x for number, k in begun]
         wave = nearest.side_by_side(rows, count)
         target = torch.cat([order[rows, number] for number, _ in begun])
         _descend(wave, target, torch.cat([start[rows] for start in starts]), steps)
-        ending = nearest.merge(rows, wave)
+        nearest.merge(rows, wave)
     nearest.refine()
     return nearest.distances()
 

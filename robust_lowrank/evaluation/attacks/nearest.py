@@ -108,8 +108,8 @@ class Nearest:
         wave._begin(repeated(self.x[rows], trials), repeated(self.y[rows], trials), trials)
         return wave
 
-    def merge(self, rows: Tensor, wave: "Nearest") -> float:
-        """Take over what trials side by side have found on these rows, as `Search.merge` does; return the share that ended there."""
+    def merge(self, rows: Tensor, wave: "Nearest") -> None:
+        """Take over what trials side by side have found on these rows, as `Search.merge` does."""
         for trial in torch.arange(len(wave.y), device=rows.device).split(len(rows)):
             going = (self.distance[rows] > self.within).nonzero().squeeze(1)
             here, there = rows[going], trial[going]
@@ -119,7 +119,6 @@ class Nearest:
             self.nonfinite[here] |= wave.nonfinite[there]
             self.forwards[here] += wave.forwards[there]
             self.backwards[here] += wave.backwards[there]
-        return float((wave.distance <= self.within).double().mean())
 
     def see(self, rows: Tensor, points: Tensor, logits: Tensor, *, backwards: int = 0, finite: Tensor | None = None) -> Tensor:
         """Take note of one forward and so many backward passes at `points`; `finite` says so of the gradients.

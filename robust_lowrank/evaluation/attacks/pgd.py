@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robust_lowrank.evaluation.attacks.base import NativeAttack
 from robust_lowrank.evaluation.attacks.gradients import Loss, dlr, input_gradient, margin_loss, own_cross_entropy
 from robust_lowrank.evaluation.attacks.search import Search
-from robust_lowrank.evaluation.network.fixed_batch import UNKNOWN, ahead
+from robust_lowrank.evaluation.network.fixed_batch import ahead
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.ranges import Factor, Tries
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
@@ -112,14 +112,14 @@ def pgd(
 
     Source: Madry et al. 2018 (arXiv 1706.06083), methods (30) and (31); momentum: Dong et al. 2018 (arXiv 1710.06081).
     """
-    search, left, ending = Search(x, y), iter(starts), UNKNOWN
+    search, left = Search(x, y), iter(starts)
     while len(rows := search.open):
-        begun = list(islice(left, ahead(model, len(rows), ending=ending)))
+        begun = list(islice(left, ahead(model, len(rows))))
         if not begun:
             break
         wave = search.side_by_side(rows, len(begun))
         _climb(model, wave, torch.cat([start[rows] for start in begun]), threat, steps, step_size, momentum, loss)
-        ending = search.merge(rows, wave)
+        search.merge(rows, wave)
     return search.attempt()
 
 

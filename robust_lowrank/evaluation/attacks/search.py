@@ -54,11 +54,8 @@ class Search:
         """
         return Search(repeated(self.x[rows], trials), repeated(self.y[rows], trials), trials=trials)
 
-    def merge(self, rows: Tensor, wave: "Search") -> float:
-        """Take over what a search side by side has found on these rows, as if its trials had been made one after the other.
-
-        Returns the share of trials that broke their example.
-        """
+    def merge(self, rows: Tensor, wave: "Search") -> None:
+        """Take over what a search side by side has found on these rows, as if its trials had been made one after the other."""
         for trial in torch.arange(len(wave.y), device=rows.device).split(len(rows)):
             going = (~self.broken[rows]).nonzero().squeeze(1)
             here, there = rows[going], trial[going]
@@ -68,7 +65,6 @@ class Search:
             self.nonfinite[here] |= wave.nonfinite[there]
             self.forwards[here] += wave.forwards[there]
             self.backwards[here] += wave.backwards[there]
-        return float(wave.broken.double().mean())
 
     def see(self, rows: Tensor, points: Tensor, logits: Tensor, gradient: Tensor | None = None) -> Tensor:
         """Take note of one evaluation of `points`, inputs within the threat model, and of the gradient if there was one.

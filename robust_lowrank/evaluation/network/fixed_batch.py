@@ -13,7 +13,7 @@ PIECE = {"cpu": 32}  # rows that a network sees at once; larger is faster, and w
 PIECE_ELSEWHERE = 256
 HELD = 2**26  # bytes of inputs that are evaluated together, in the whole of several pieces
 POOL = 32  # pieces
-UNKNOWN = 0.1  # the chance that a trial ends those after it, before anything is known of it
+UNKNOWN = 0.1  # the chance that a trial ends those after it, where nothing is known of it
 
 
 class FixedBatch(nn.Module):
