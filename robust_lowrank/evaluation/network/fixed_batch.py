@@ -84,8 +84,8 @@ def ahead(model: nn.Module, rows: int, most: int | None = None, *, ending: float
     expected to take the fewest pieces. A model that fills no pieces up gets one trial at a time.
 
     Example:
-        >>> ahead(FixedBatch(target), 3, 9), ahead(FixedBatch(target), 20, 9), ahead(FixedBatch(target), 20, 9, ending=0.02)
-        (9, 3, 8)
+        >>> ahead(FixedBatch(target), 3, 9), ahead(FixedBatch(target), 64, 9), ahead(FixedBatch(target), 20, 8, ending=0.02)
+        (9, 1, 8)
     """
     if not isinstance(model, FixedBatch) or rows == 0:
         return 1
