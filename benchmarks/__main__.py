@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import adapters, attacks, audit, compile, layers, load, memory, merged, monitor, precision, steps, training
+from benchmarks import adapters, attacks, audit, compile, layers, load, memory, merged, monitor, passes, precision, steps, training
 from benchmarks.results import save
 from robust_lowrank import UserError
 from robust_lowrank.provenance import machine
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "adapters": adapters,
     "audit": audit,
     "attacks": attacks,
+    "passes": passes,
     "load": load,
 }
 SPEED = [name for name, module in BENCHMARKS.items() if hasattr(module, "RATIOS")]

@@ -34,6 +34,7 @@ class Ledger:
         self.distance: Tensor = torch.full((count,), torch.nan, dtype=torch.float64)
         self.forwards: Tensor = torch.zeros(count, dtype=torch.int64)
         self.backwards: Tensor = torch.zeros(count, dtype=torch.int64)
+        self.computed: Tensor = torch.zeros(count, dtype=torch.float64)  # passes, with a share of padding and what was in vain
         self.seconds: Tensor = torch.zeros(count, dtype=torch.float64)
         self.flags: list[list[str]] = [[] for _ in range(count)]
         self.inputs: dict[int, Tensor] = {}  # what broke an example, by its number
@@ -76,7 +77,7 @@ class Ledger:
         for name in ("prediction", "margin"):
             getattr(self, name)[rows] = getattr(result, name)
         self.distance[rows[broken]] = result.distance[broken]
-        for name in ("forwards", "backwards", "seconds"):
+        for name in ("forwards", "backwards", "computed", "seconds"):
             getattr(self, name)[rows] += getattr(result, name)
         self._flag(rows[result.nonfinite], "nonfinite-under-attack")
         self._flag(rows[result.rejected], "claim-rejected")

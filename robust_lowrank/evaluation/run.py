@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from robust_lowrank.evaluation.network.meter import Exhausted, Meter
 from robust_lowrank.evaluation.network.target import Target, checked_target
 from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs, clean_inputs, closest_inputs
 from robust_lowrank.evaluation.store import Store
-from robust_lowrank.evaluation.suite import EvalConfig
+from robust_lowrank.evaluation.suite import BATCH, EvalConfig
 from robust_lowrank.evaluation.unit_result import UnitResult
 from robust_lowrank.evaluation.units import Unit, earlier_units, list_units
 from robust_lowrank.evaluation.verdict import check
@@ -30,6 +30,15 @@ from robust_lowrank.records import AuditFinding, ResultRecord, now
 from robust_lowrank.threat import OBSERVED, KeyedNoise
 
 Progress = Callable[[float, str], None]
+POOL = 2 * BATCH  # examples of several batches that are attacked together, and lost together if the process is killed
+
+
+class _Part(NamedTuple):
+    """What has to be found out of one batch."""
+
+    key: str
+    first: int  # example of the batch
+    rows: Tensor  # the examples that are open
 
 
 class Run:
@@ -60,6 +69,7 @@ class Run:
         self.config, self.progress = config, progress
         self.store: Store | None = None if store is None else Store(Path(store))
         self.network: FixedBatch = FixedBatch(self.target)
+        self.network.differentiated = config.batch_size
         self.sources: list[FixedBatch] = [FixedBatch(Target(source.eval(), x)) for source in sources]
         shape, classes = tuple(x.shape[1:]), self.target.classes
         self.units: list[Unit] = list_units(config.suite, shape, classes, with_sources=bool(sources))
@@ -96,11 +106,18 @@ class Run:
                 ledger.nonfinite |= self.ledgers[earlier[-1]].nonfinite & ~ledger.broken
                 continue
             batches = [torch.arange(len(self.x))] if attack.joint else self.batches
+            waiting: list[_Part] = []
             for position, batch in enumerate(batches):
                 self._tell((done + unit.work * position / len(batches)) / total, unit, "")
                 taken = [key for (index, place), key in keys.items() if index in earlier and (attack.joint or place == position)]
                 keys[number, position] = self.identity.unit_key(unit, batch, taken)
-                self._settle(unit, ledger, batch, keys[number, position], meter, done / total, total)
+                part = self._unknown(unit, ledger, batch, keys[number, position])
+                if part is not None:
+                    if sum(len(other.rows) for other in waiting) + len(part.rows) > self._pool(meter):
+                        self._settle(unit, ledger, waiting, meter, done / total, total)
+                        waiting = []
+                    waiting.append(part)
+            self._settle(unit, ledger, waiting, meter, done / total, total)
             if searches:
                 self._inherit(ledger, unit, earlier)
             done += unit.work
@@ -134,6 +151,7 @@ class Run:
             accuracies=accuracies(self.clean, self.ledgers),
             audit=self._audit() if audit else [],
             definition=self.identity.described(),
+            passes=float(sum(ledger.computed.sum() for ledger in self.ledgers)),
             seconds=time.perf_counter() - started,
         )
         verdicts = pd.concat([ledger.frame(suite.norm, seed, offset) for ledger in self.ledgers], ignore_index=True)
@@ -156,16 +174,27 @@ class Run:
 
         return merge([part for rows in self.batches for part in in_halves(look, rows, self.network)])
 
-    def _settle(self, unit: Unit, ledger: Ledger, batch: Tensor, key: str, meter: Meter, done: float, total: int) -> None:
-        """Enter what is stored of one batch, or find it out and store it; if the budget ends before that, leave it unresolved."""
+    def _unknown(self, unit: Unit, ledger: Ledger, batch: Tensor, key: str) -> "_Part | None":
+        """Enter what is stored of one batch, or return what has to be found out."""
         rows = batch[torch.isin(batch, ledger.open)]
         if len(rows) == 0:
-            return
+            return None
         first = int(batch[0])
         stored = self.store.get(key, self.behaviour(first)) if self.store else None
         if stored is not None and self._is_of(stored.shift(first), rows, unit):
             ledger.enter(stored.shift(first))
+            return None
+        return _Part(key, first, rows)
+
+    def _pool(self, meter: Meter) -> int:
+        """Return how many examples of several batches are attacked together; where there is a budget, one batch at a time."""
+        return 0 if meter.limited else min(POOL, self.network.room)
+
+    def _settle(self, unit: Unit, ledger: Ledger, parts: Sequence["_Part"], meter: Meter, done: float, total: int) -> None:
+        """Find out what is unknown of some batches, store and enter it; if the budget ends before that, leave it unresolved."""
+        if not parts:
             return
+        rows, before = torch.cat([part.rows for part in parts]), meter.computed
         try:
             if meter.exhausted:
                 raise Exhausted
@@ -173,9 +202,11 @@ class Run:
         except Exhausted:
             ledger.unresolved[rows] = True
             return
-        if self.store:
-            self.store.put(key, result.shift(-first), self.behaviour(first))
-        ledger.enter(result)
+        result = result.computing(meter.computed - before)
+        for part, found in zip(parts, result.split([len(part.rows) for part in parts]), strict=True):
+            if self.store:
+                self.store.put(part.key, found.shift(-part.first), self.behaviour(part.first))
+            ledger.enter(found)
 
     def _is_of(self, stored: UnitResult, rows: Tensor, unit: Unit) -> bool:
         """Return whether a stored unit is of these examples, and every input of it that broke one does so now."""

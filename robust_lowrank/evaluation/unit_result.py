@@ -1,5 +1,6 @@
 """A unit result is what one attack found on some examples at one eps, stored and never done twice."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,6 +23,7 @@ _TYPES = {  # of what has a number for each example
     "distance": torch.float64,
     "forwards": torch.int64,
     "backwards": torch.int64,
+    "computed": torch.float64,
     "seconds": torch.float64,
 }
 
@@ -52,6 +54,7 @@ class UnitResult:
     distance: Tensor  # float64
     forwards: Tensor  # int64
     backwards: Tensor  # int64
+    computed: Tensor  # float64, of the passes that the network made for all, padding and what was in vain too, an equal share
     seconds: Tensor  # float64
     remarks: tuple[str, ...]  # flags for the verdicts, comma-separated
 
@@ -70,6 +73,7 @@ class UnitResult:
             distance=check.distance.cpu(),
             forwards=attempt.forwards.cpu(),
             backwards=attempt.backwards.cpu(),
+            computed=(attempt.forwards + attempt.backwards).double().cpu(),
             seconds=torch.full((len(rows),), seconds / max(len(rows), 1), dtype=torch.float64),
             remarks=tuple(",".join([*remarks, f"by={part}"] if part else remarks) for part in attempt.by or [""] * len(rows)),
         )
@@ -77,6 +81,10 @@ class UnitResult:
     def shift(self, offset: int) -> "UnitResult":
         """Return them with other numbers for the examples."""
         return replace(self, rows=self.rows + offset)
+
+    def computing(self, passes: int) -> "UnitResult":
+        """Return them with the passes that the network made for all of them."""
+        return replace(self, computed=torch.full_like(self.computed, passes / max(len(self.rows), 1)))
 
     def to_file(self, path: Path, behaviour: Mapping[str, str]) -> None:
         """Write them as a safetensors file with the network's behaviour and their own digest inside."""
@@ -109,6 +117,17 @@ class UnitResult:
         tensors = {name: torch.cat([part._tensors()[name] for part in parts]) for name in parts[0]._tensors()}
         return cls(**tensors, remarks=tuple(remark for part in parts for remark in part.remarks))
 
+    def split(self, sizes: Sequence[int]) -> "list[UnitResult]":
+        """Return them in parts of so many examples, as `join` takes them."""
+        broken = [int(part.sum()) for part in self.broken.split(list(sizes))]
+        lengths = {"inputs": broken, "closest": [size - found for size, found in zip(sizes, broken, strict=True)]}
+        parts = {name: tensor.split(lengths.get(name, list(sizes))) for name, tensor in self._tensors().items()}
+        ends = list(itertools.accumulate(sizes, initial=0))
+        return [
+            UnitResult(**{name: parts[name][number] for name in parts}, remarks=self.remarks[ends[number] : ends[number + 1]])
+            for number in range(len(sizes))
+        ]
+
     def _consistent(self) -> bool:
         """Return whether every tensor is of its type, with a row for each example that it is of."""
         count, shape = len(self.rows), self.inputs.shape[1:]
@@ -122,7 +141,7 @@ class UnitResult:
             and len(self.inputs) == int(self.broken.sum())
             and len(self.closest) == count - len(self.inputs)
             and bool((self.prediction >= -1).all())
-            and all(bool((spent >= 0).all()) for spent in (self.rows, self.forwards, self.backwards, self.seconds))
+            and all(bool((spent >= 0).all()) for spent in (self.rows, self.forwards, self.backwards, self.computed, self.seconds))
         )
 
     def _tensors(self) -> dict[str, Tensor]:

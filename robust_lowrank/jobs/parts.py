@@ -34,15 +34,17 @@ def parts(jobs: Sequence[Job], workers: int) -> list[Part]:
 
 
 def perform_part(part: Part, report: Report) -> None:
-    """Do the units of one part and leave them in the store, unless the result is there."""
+    """Do the units of one part, batches that follow each other, and leave them in the store, unless the result is there."""
     job, attack = part.job, part.attack
     subject = subject_of(job, attack, report)
     if place_of(job, attack, subject).kept is not None:
         return
     batches = torch.arange(len(subject.x)).split(attack.batch_size)
+    first, end = (number * len(batches) // part.of for number in (part.index, part.index + 1))
+    share = batches[first:end]
     tell = teller(f"{job.name}, part {part.index + 1} of {part.of}", f"{attack.suite.name} {attack.suite.norm}", report)
-    for batch in batches[part.index :: part.of]:
-        config = config_of(subject, attack, offset=int(batch[0]))
-        store = job.units(attack)
-        x, y = subject.x[batch], subject.y[batch]
-        evaluation.prepare(subject.model, x, y, config, store=store, sources=source_networks(attack), progress=tell)
+    if share:
+        rows = torch.cat(share)
+        config = config_of(subject, attack, offset=int(rows[0]))
+        x, y = subject.x[rows], subject.y[rows]
+        evaluation.prepare(subject.model, x, y, config, store=job.units(attack), sources=source_networks(attack), progress=tell)

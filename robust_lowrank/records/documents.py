@@ -171,6 +171,7 @@ class ResultRecord(SealedRecord):
     accuracies: Annotated[list[AccuracyRecord], Field(min_length=1)]
     audit: list[AuditFinding]
     definition: Annotated[dict[str, Any], AfterValidator(attack_entries)]  # the suite as it ran, every parameter explicit
+    passes: Size | None = None  # that the network made, with padding and what was in vain; older results do not say
     seconds: Size
 
     def title(self, attack: str) -> str | None:

@@ -99,6 +99,19 @@ def test_verdicts_do_not_depend_on_the_batch_size(case):
             assert torch.equal(other.adversarial[key].inputs, found.inputs)
 
 
+@pytest.mark.parametrize(("pool", "room"), [(1, 1), (5, 32), (64, 1)])
+def test_verdicts_do_not_depend_on_what_is_attacked_together(case, monkeypatch, pool, room):
+    """Neither on how many batches make a pool nor on how far trials are made ahead, if at all."""
+    whole = case.evaluate(batch_size=3)
+    monkeypatch.setattr(module, "POOL", pool)
+    monkeypatch.setattr(FixedBatch, "room", room)
+    other = case.evaluate(batch_size=3)
+    assert_same(other.verdicts, whole.verdicts)
+    for key, found in whole.adversarial.items():
+        assert torch.equal(other.adversarial[key].inputs, found.inputs)
+    assert other.record.passes > whole.record.passes
+
+
 def test_parts_of_a_set_give_the_verdicts_of_the_whole(case):
     whole, cut = case.evaluate(batch_size=4), len(case.x) // 3
     parts = [case.evaluate(rows, offset=rows.start) for rows in (slice(0, cut), slice(cut, len(case.x)))]

@@ -66,13 +66,13 @@ class Done:
 
     def __init__(self, monkeypatch) -> None:
         self.units: list[str] = []
-        find = Run.find
+        settle = Run._settle
 
-        def counted(run, unit, *rest):
-            self.units.append(unit.name)
-            return find(run, unit, *rest)
+        def counted(run, unit, ledger, parts, *rest):
+            self.units += [unit.name] * len(parts)
+            return settle(run, unit, ledger, parts, *rest)
 
-        monkeypatch.setattr(Run, "find", counted)
+        monkeypatch.setattr(Run, "_settle", counted)
 
     def take(self) -> list[str]:
         units, self.units = self.units, []

@@ -1,8 +1,8 @@
 """APGD climbs cross-entropy or a ratio of logit differences by steps that shorten themselves."""
 
+import itertools
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -13,6 +13,7 @@ from robust_lowrank.evaluation.attacks.apgd_paths import MomentumPath, SparsePat
 from robust_lowrank.evaluation.attacks.base import NativeAttack, named
 from robust_lowrank.evaluation.attacks.gradients import Loss, cross_entropy, dlr, input_gradient, runner_up_classes, targeted_dlr
 from robust_lowrank.evaluation.attacks.search import Search
+from robust_lowrank.evaluation.network.fixed_batch import ahead
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.ranges import Tries
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
@@ -97,32 +98,38 @@ def apgd(
     if not callable(loss) and loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
     search = Search(x, y)
-    for number, objective in enumerate(_objectives(model, search, loss, targets)):
-        for restart in range(restarts):
-            rows = search.open
-            if len(rows) == 0:
-                return search.attempt()
-            point = _start(threat, x[rows], noise.of(rows).at(restart=restart, step=number))
-            for ball, share in _balls(threat, steps):
-                rows, point = _climb(search, rows, point, model, objective, ball, share, judged=ball == threat)
-                if len(rows) == 0:
-                    break
+    order = _targets(model, search, targets) if loss == "targeted-dlr" else None
+    trials = list(itertools.product(range(1 if order is None else order.shape[1]), range(restarts)))
+    while trials and len(rows := search.open):
+        count = ahead(model, len(rows), len(trials))
+        begun, trials = trials[:count], trials[count:]
+        wave = search.side_by_side(rows, count)
+        target = None if order is None else torch.cat([order[rows, number] for number, _ in begun])
+        objective = _objective(loss, wave.y, target)
+        own = noise.of(rows)
+        point = torch.cat([_start(threat, x[rows], own.at(restart=restart, step=number)) for number, restart in begun])
+        climbing = wave.open
+        for ball, share in _balls(threat, steps):
+            climbing, point = _climb(wave, climbing, point, model, objective, ball, share, judged=ball == threat)
+            if len(climbing) == 0:
+                break
+        search.merge(rows, wave)
     return search.attempt()
 
 
-def _objectives(model: nn.Module, search: Search, loss: str | Loss, targets: int) -> list[Objective]:
-    y = search.y
-    if loss != "targeted-dlr":
-        kind = loss if callable(loss) else cross_entropy if loss == "ce" else dlr
-        return [lambda logits, rows: kind(logits, y[rows])]
+def _targets(model: nn.Module, search: Search, count: int) -> Tensor:
+    """Return the classes to go for, those of largest clean logits first, (N, K)."""
     with torch.no_grad():
         logits = model(search.x)
-    search.see(torch.arange(len(y), device=y.device), search.x, logits)
+    search.see(torch.arange(len(search.y), device=search.y.device), search.x, logits)
+    return runner_up_classes(logits, search.y, count)
 
-    def towards(target: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
-        return targeted_dlr(logits, y[rows], target[rows])
 
-    return [partial(towards, target) for target in runner_up_classes(logits, y, targets).unbind(dim=1)]
+def _objective(loss: str | Loss, y: Tensor, target: Tensor | None) -> Objective:
+    if target is not None:
+        return lambda logits, rows: targeted_dlr(logits, y[rows], target[rows])
+    kind = loss if callable(loss) else cross_entropy if loss == "ce" else dlr
+    return lambda logits, rows: kind(logits, y[rows])
 
 
 def _balls(threat: Threat, steps: int) -> list[tuple[Threat, int]]:
@@ -161,10 +168,10 @@ def _climb(
         logits, loss, gradient, finite = input_gradient(model, point, rows, objective)
         gradient = ball.movable(gradient)
         if judged:
-            finite = finite & (search.see(rows, point, logits, gradient) >= 0)
+            search.see(rows, point, logits, gradient)
         else:
             search.count(rows, logits, gradient)
-        return loss, gradient, finite.nonzero().squeeze(1)
+        return loss, gradient, (finite & search.going[rows]).nonzero().squeeze(1)
 
     kind = SparsePath if ball.norm == "L1" else MomentumPath
     point = ball.project(search.x[rows], start)

@@ -11,6 +11,7 @@ from robust_lowrank.evaluation.attacks.base import named
 from robust_lowrank.evaluation.attacks.gradients import linearise, runner_up_classes
 from robust_lowrank.evaluation.attacks.hyperplane import ORDERS, lengths, project_onto_hyperplane
 from robust_lowrank.evaluation.attacks.nearest import REFINEMENTS, Distances, Nearest, NearestAttack
+from robust_lowrank.evaluation.network.fixed_batch import ahead
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.ranges import Tries
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
@@ -18,6 +19,7 @@ from robust_lowrank.threat import KeyedNoise, Threat, per_example
 ALPHA_MAX = 0.1
 ETA = 1.05
 BETA = 0.9
+RARE = 0.02  # the share of targets that end a search: what FAB alone finds is little
 
 
 class FAB(NearestAttack):
@@ -96,18 +98,22 @@ def nearest_by_fab(
     """
     nearest = Nearest(model, x, y, norm, within)
     order = runner_up_classes(nearest.logits, y, targets)
-    for number, restart in itertools.product(range(order.shape[1]), range(restarts)):
-        rows = nearest.open
-        if len(rows) == 0:
-            break
-        start = _random_start(nearest, noise.at(restart=restart, step=number)) if restart else x
-        _descend(nearest, rows, order[rows, number], start[rows], steps)
+    trials = list(itertools.product(range(order.shape[1]), range(restarts)))
+    while trials and len(rows := nearest.open):
+        count = ahead(model, len(rows), len(trials) if restarts == 1 else 1, ending=RARE)  # restarts begin at what was found
+        begun, trials = trials[:count], trials[count:]
+        starts = [_random_start(nearest, noise.at(restart=k, step=number)) if k else x for number, k in begun]
+        wave = nearest.side_by_side(rows, count)
+        target = torch.cat([order[rows, number] for number, _ in begun])
+        _descend(wave, target, torch.cat([start[rows] for start in starts]), steps)
+        nearest.merge(rows, wave)
     nearest.refine()
     return nearest.distances()
 
 
-def _descend(nearest: Nearest, rows: Tensor, target: Tensor, point: Tensor, steps: int) -> None:
+def _descend(nearest: Nearest, target: Tensor, point: Tensor, steps: int) -> None:
     """Go from `point` to the boundary with `target` and along it; an example leaves when it is finished or nothing is finite."""
+    rows = nearest.open
     for _ in range(steps):
         x, y = nearest.x[rows], nearest.y[rows]
         linear = linearise(nearest.model, point, y, target[:, None])
@@ -117,7 +123,7 @@ def _descend(nearest: Nearest, rows: Tensor, target: Tensor, point: Tensor, step
         point = step(x, point, w, b, nearest.norm)
         wrong = nearest.look(rows, point) < 0
         point = torch.where(per_example(wrong, x), x + BETA * (point - x), point)
-        left = (linear.finite & (nearest.distance[rows] > nearest.within)).nonzero().squeeze(1)
+        left = (linear.finite & nearest.going[rows]).nonzero().squeeze(1)
         rows, target, point = rows[left], target[left], point[left]
         if len(rows) == 0:
             return

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robust_lowrank.errors import UserError
+from robust_lowrank.evaluation.network.fixed_batch import differentiated
 from robust_lowrank.evaluation.verdict import margins
 from robust_lowrank.threat import per_example
 
@@ -99,6 +100,12 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = own_cros
         >>> input_gradient(torch.nn.Linear(2, 2), torch.zeros(1, 2), torch.tensor([0])).gradient.shape
         torch.Size([1, 2])
     """
+    size = differentiated(model, x)
+    each = [_input_gradient(model, *part, loss) for part in zip(x.split(size), y.split(size), strict=True)]
+    return InputGradient(*map(torch.cat, zip(*each, strict=True)))
+
+
+def _input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> InputGradient:
     with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         logits = model(leaf)
@@ -122,6 +129,12 @@ class Linear(NamedTuple):
 
 def linearise(model: nn.Module, x: Tensor, y: Tensor, classes: Tensor) -> Linear:
     """Return values and input gradients of `classes`, (N, K) int64, against the labels: one forward and K backward passes."""
+    size = differentiated(model, x)
+    each = [_linearise(model, *part) for part in zip(x.split(size), y.split(size), classes.split(size), strict=True)]
+    return Linear(*map(torch.cat, zip(*each, strict=True)))
+
+
+def _linearise(model: nn.Module, x: Tensor, y: Tensor, classes: Tensor) -> Linear:
     with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         logits = model(leaf)

@@ -1,5 +1,6 @@
 """A minimal-norm attack under way knows the nearest misclassified input of every example."""
 
+from copy import copy
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.attacks.base import NativeAttack
 from robust_lowrank.evaluation.attacks.hyperplane import lengths
+from robust_lowrank.evaluation.attacks.trials import overtaken, repeated
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.evaluation.verdict import margins
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
@@ -70,24 +72,53 @@ class Nearest:
     y: Tensor
     norm: str
     within: float
+    trials: int
     forwards: Tensor
     backwards: Tensor
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, norm: str, within: float = 0.0) -> None:
-        self.model, self.x, self.y, self.norm, self.within = model, x, y, norm, within
+        self.model, self.norm, self.within = model, norm, within
+        self._begin(x, y, trials=1)
+        with torch.no_grad():
+            self.logits: Tensor = model(x)
+        self.clean: Tensor = self.see(torch.arange(len(y), device=y.device), x, self.logits)
+
+    def _begin(self, x: Tensor, y: Tensor, trials: int) -> None:
+        self.x, self.y, self.trials = x, y, trials
         self.inputs: Tensor = x.clone()
         self.distance: Tensor = torch.full(y.shape, torch.inf, dtype=torch.float64, device=y.device)
         self.margin: Tensor = torch.full_like(self.distance, torch.inf)
         self.nonfinite: Tensor = torch.zeros_like(y, dtype=torch.bool)
         self.forwards, self.backwards = torch.zeros_like(y), torch.zeros_like(y)
-        with torch.no_grad():
-            self.logits: Tensor = model(x)
-        self.clean: Tensor = self.see(torch.arange(len(y), device=y.device), x, self.logits)
 
     @property
     def open(self) -> Tensor:
         """The rows that are not finished, (K,) int64."""
         return (self.distance > self.within).nonzero().squeeze(1)
+
+    @property
+    def going(self) -> Tensor:
+        """Say of every row whether it is open, and no trial before it has finished the same example, (N,) bool."""
+        finished = self.distance <= self.within
+        return ~finished & ~overtaken(finished, self.trials)
+
+    def side_by_side(self, rows: Tensor, trials: int) -> "Nearest":
+        """Return what is known of some rows before so many trials that begin together, as `Search.side_by_side` does."""
+        wave = copy(self)
+        wave._begin(repeated(self.x[rows], trials), repeated(self.y[rows], trials), trials)
+        return wave
+
+    def merge(self, rows: Tensor, wave: "Nearest") -> None:
+        """Take over what trials side by side have found on these rows, as `Search.merge` does."""
+        for trial in torch.arange(len(wave.y), device=rows.device).split(len(rows)):
+            going = (self.distance[rows] > self.within).nonzero().squeeze(1)
+            here, there = rows[going], trial[going]
+            better = (wave.distance[there] < self.distance[here]).nonzero().squeeze(1)
+            for name in ("inputs", "distance", "margin"):
+                getattr(self, name)[here[better]] = getattr(wave, name)[there[better]]
+            self.nonfinite[here] |= wave.nonfinite[there]
+            self.forwards[here] += wave.forwards[there]
+            self.backwards[here] += wave.backwards[there]
 
     def see(self, rows: Tensor, points: Tensor, logits: Tensor, *, backwards: int = 0, finite: Tensor | None = None) -> Tensor:
         """Take note of one forward and so many backward passes at `points`; `finite` says so of the gradients.

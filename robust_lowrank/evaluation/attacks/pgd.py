@@ -1,6 +1,7 @@
 """PGD climbs the cross-entropy by steps of fixed length, with or without momentum."""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from robust_lowrank.evaluation.attacks.base import NativeAttack
 from robust_lowrank.evaluation.attacks.gradients import Loss, dlr, input_gradient, margin_loss, own_cross_entropy
 from robust_lowrank.evaluation.attacks.search import Search
+from robust_lowrank.evaluation.network.fixed_batch import ahead
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.ranges import Factor, Tries
 from robust_lowrank.threat import KeyedNoise, Threat, per_example
@@ -110,28 +112,37 @@ def pgd(
 
     Source: Madry et al. 2018 (arXiv 1706.06083), methods (30) and (31); momentum: Dong et al. 2018 (arXiv 1710.06081).
     """
-    search = Search(x, y)
-    for start in starts:
-        rows = search.open
-        if len(rows) == 0:
+    search, left = Search(x, y), iter(starts)
+    while len(rows := search.open):
+        begun = list(islice(left, ahead(model, len(rows))))
+        if not begun:
             break
-        point = threat.project(x[rows], start[rows])
-        running = torch.zeros_like(point)
-        for _ in range(steps):
-            logits, _, gradient, finite = input_gradient(model, point, y[rows], loss)
-            margin = search.see(rows, point, logits, gradient)
-            stays = finite & (margin >= 0)
-            if momentum:
-                running = momentum * running + _normalised(gradient)
-                gradient = running
-            moved = threat.project(x[rows], threat.ascend(point, gradient, step_size))
-            rows, point, running = rows[stays], moved[stays], running[stays]
-            if len(rows) == 0:
-                break
-        else:
-            with torch.no_grad():
-                search.see(rows, point, model(point))
+        wave = search.side_by_side(rows, len(begun))
+        _climb(model, wave, torch.cat([start[rows] for start in begun]), threat, steps, step_size, momentum, loss)
+        search.merge(rows, wave)
     return search.attempt()
+
+
+def _climb(
+    model: nn.Module, search: Search, start: Tensor, threat: Threat, steps: int, step_size: float, momentum: float, loss: Loss
+) -> None:
+    """Take the steps from one start each."""
+    x, y, rows = search.x, search.y, search.open
+    point = threat.project(x, start)
+    running = torch.zeros_like(point)
+    for _ in range(steps):
+        logits, _, gradient, finite = input_gradient(model, point, y[rows], loss)
+        search.see(rows, point, logits, gradient)
+        stays = finite & search.going[rows]
+        if momentum:
+            running = momentum * running + _normalised(gradient)
+            gradient = running
+        moved = threat.project(x[rows], threat.ascend(point, gradient, step_size))
+        rows, point, running = rows[stays], moved[stays], running[stays]
+        if len(rows) == 0:
+            return
+    with torch.no_grad():
+        search.see(rows, point, model(point))
 
 
 def _normalised(gradient: Tensor) -> Tensor:

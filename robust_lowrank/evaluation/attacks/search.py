@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from robust_lowrank.evaluation.attacks.trials import overtaken, repeated
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.evaluation.verdict import margins
 from robust_lowrank.threat import per_example
@@ -23,11 +24,12 @@ class Search:
 
     x: Tensor
     y: Tensor
+    trials: int
     forwards: Tensor
     backwards: Tensor
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = x, y
+    def __init__(self, x: Tensor, y: Tensor, *, trials: int = 1) -> None:
+        self.x, self.y, self.trials = x, y, trials
         self.best: Tensor = x.clone()
         self.margin: Tensor = torch.full(y.shape, torch.inf, dtype=torch.float64, device=y.device)
         self.broken: Tensor = torch.zeros_like(y, dtype=torch.bool)
@@ -39,6 +41,30 @@ class Search:
     def open(self) -> Tensor:
         """The rows that nothing broke so far, (K,) int64."""
         return (~self.broken).nonzero().squeeze(1)
+
+    @property
+    def going(self) -> Tensor:
+        """Say of every row whether it is open, and no trial before it has broken the same example, (N,) bool."""
+        return ~self.broken & ~overtaken(self.broken, self.trials)
+
+    def side_by_side(self, rows: Tensor, trials: int) -> "Search":
+        """Return a search for some rows that has each so many times, one trial after the other: trials that begin together.
+
+        Those of an example that follow the first one to break it are in vain: `going` says so, and `merge` leaves them out.
+        """
+        return Search(repeated(self.x[rows], trials), repeated(self.y[rows], trials), trials=trials)
+
+    def merge(self, rows: Tensor, wave: "Search") -> None:
+        """Take over what a search side by side has found on these rows, as if its trials had been made one after the other."""
+        for trial in torch.arange(len(wave.y), device=rows.device).split(len(rows)):
+            going = (~self.broken[rows]).nonzero().squeeze(1)
+            here, there = rows[going], trial[going]
+            better = (wave.margin[there] < self.margin[here]).nonzero().squeeze(1)
+            self.best[here[better]], self.margin[here[better]] = wave.best[there[better]], wave.margin[there[better]]
+            self.broken[here] = wave.broken[there]
+            self.nonfinite[here] |= wave.nonfinite[there]
+            self.forwards[here] += wave.forwards[there]
+            self.backwards[here] += wave.backwards[there]
 
     def see(self, rows: Tensor, points: Tensor, logits: Tensor, gradient: Tensor | None = None) -> Tensor:
         """Take note of one evaluation of `points`, inputs within the threat model, and of the gradient if there was one.

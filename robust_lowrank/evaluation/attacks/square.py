@@ -14,6 +14,7 @@ from robust_lowrank.evaluation.attacks.base import NativeAttack, named
 from robust_lowrank.evaluation.attacks.search import Search
 from robust_lowrank.evaluation.attacks.square_moves import Grid, LinfMoves, LpMoves, Moves
 from robust_lowrank.evaluation.attacks.view import image_view
+from robust_lowrank.evaluation.network.fixed_batch import UNKNOWN, ahead
 from robust_lowrank.evaluation.unit_result import Attempt
 from robust_lowrank.evaluation.verdict import margins
 from robust_lowrank.ranges import Tries
@@ -21,6 +22,7 @@ from robust_lowrank.threat import KeyedNoise, Threat
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # the last move before the part of a window is halved
 BLOCK = 64  # moves whose random numbers are drawn at once
+MEMORY = 0.1  # the weight of the last moves in the share of those that change a point
 ORDERS = {"L1": 1, "L2": 2}
 QUERIES = 5000  # of AutoAttack standard
 
@@ -104,72 +106,82 @@ def blocks(moves: int, p_init: float) -> Iterator[tuple[int, float]]:
 
 
 class _Walk:
-    """One restart: the points of the examples that are still open, and what is known of them."""
+    """One restart: the points of some examples, and what is known of them; every tensor has a row for each of `rows`."""
 
     def __init__(self, model: nn.Module, search: Search, rows: Tensor, threat: Threat) -> None:
         self.model, self.search, self.rows = model, search, rows
         self.y = search.y[rows]
-        self.nonfinite = torch.zeros_like(self.y, dtype=torch.bool)
-        self.queries = 0
-        self.moves = _moves(search.x[rows], threat)
+        self.nonfinite: Tensor = torch.zeros_like(self.y, dtype=torch.bool)
+        self.queries: Tensor = torch.zeros_like(self.y)
+        self.moves: Moves = _moves(search.x[rows], threat)
+        self.changes = UNKNOWN  # the share of late moves that changed a point
 
     def run(self, noise: KeyedNoise, queries: int, p_init: float) -> None:
         """Walk from the start until every example is broken or has had its queries."""
         self.point = self.moves.start(noise)
-        self.margin = self._evaluate()
-        kept = self._leave()
-        noise = noise if kept is None else noise.of(kept)
-        for step, (count, part) in enumerate(blocks(queries - 1, p_init), 1):
-            uniform = replace(noise, step=step).uniform((count, self.moves.numbers))
-            planned = self.moves.plan(uniform, part)
-            for number in range(count):
-                if len(self.rows) == 0:
-                    return
-                self._move(*(plan[:, number] for plan in planned))
-                kept = self._leave()
-                if kept is not None:
-                    noise, planned = noise.of(kept), tuple(plan[kept] for plan in planned)
-        self._record(torch.ones_like(self.nonfinite))
-
-    def _move(self, *planned: Tensor) -> None:
-        overwritten = self.moves.move(self.point, *planned)
-        margin = self._evaluate()
-        taken = margin < self.margin
-        self.margin = torch.where(taken, margin, self.margin)
-        self.moves.settle(taken)
-        for places, old in reversed(overwritten):
-            self.point.scatter_(2, places, torch.where(taken[:, None, None], self.point.gather(2, places), old))
-
-    def _evaluate(self) -> Tensor:
-        logits = self.model(self.point.reshape(-1, *self.search.x.shape[1:]))
-        finite = logits.isfinite().all(dim=1)
+        self.margin, finite = self._evaluate(self.point, self.y)
         self.nonfinite |= ~finite
         self.queries += 1
-        return torch.where(finite, margins(logits, self.y).double(), torch.inf)
+        for step, (count, part) in enumerate(blocks(queries - 1, p_init), 1):
+            here = (self.margin >= 0).nonzero().squeeze(1)
+            if len(here) == 0:
+                break
+            planned = self.moves.plan(replace(noise.of(here), step=step).uniform((count, self.moves.numbers)), part)
+            self._walk(here, planned, count)
+        self._record()
 
-    def _leave(self) -> Tensor | None:
-        """Let the broken examples go; return which rows are left if any went."""
-        broken = self.margin < 0
-        if not bool(broken.any()):
-            return None
-        self._record(broken)
-        kept = (~broken).nonzero().squeeze(1)
-        self.moves.keep(kept)
-        self.rows, self.y, self.point = self.rows[kept], self.y[kept], self.point[kept]
-        self.margin, self.nonfinite = self.margin[kept], self.nonfinite[kept]
-        return kept
+    def _walk(self, here: Tensor, planned: tuple[Tensor, ...], count: int) -> None:
+        """Make the planned moves, tensors (K, count, ...), of the points `here`, several at once of each where pieces have room.
 
-    def _record(self, which: Tensor) -> None:
-        """Tell the search of the points of these rows, (K,) bool, if they are the best, and of what they cost."""
-        rows, search = self.rows[which], self.search
-        margin = self.margin[which]
-        better = margin < search.margin[rows]
+        Moves that are evaluated together all start from the same point: those up to the first one that is taken are what they
+        would have been one after the other, and the others are made again from where that one leads.
+        """
+        made = torch.zeros_like(here)
+        while True:
+            left = ((made < count) & (self.margin[here] >= 0)).nonzero().squeeze(1)
+            if len(left) == 0:
+                return
+            rows, number = here[left], ahead(self.model, len(left), count, ending=self.changes)
+            move = made[left, None] + torch.arange(number, device=here.device)
+            example, place = (move < count).nonzero(as_tuple=True)
+            every = rows[example]
+            candidates = self.moves.move(self.point[every], every, *(plan[left[example], move[example, place]] for plan in planned))
+            margin, finite = self._evaluate(candidates, self.y[every])
+            first, taken = _first(margin < self.margin[every], example, place, len(left), number)
+            done = torch.where(taken < 0, (count - move[:, 0]).clamp(max=number), first + 1)
+            made[left] += done
+            self.queries[rows] += done
+            self.nonfinite[every[~finite & (place < done[example])]] = True
+            went = (taken >= 0).nonzero().squeeze(1)
+            self.point[rows[went]] = candidates[taken[went]]
+            self.margin[rows[went]] = margin[taken[went]]
+            self.moves.settle(rows[went], taken[went])
+            self.changes += MEMORY * (len(went) / int(done.sum()) - self.changes)
+
+    def _evaluate(self, point: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the margins, infinite where logits are not finite, and where they are."""
+        logits = self.model(point.reshape(-1, *self.search.x.shape[1:]))
+        finite = logits.isfinite().all(dim=1)
+        return torch.where(finite, margins(logits, y).double(), torch.inf), finite
+
+    def _record(self) -> None:
+        """Tell the search of the points, where they are the best, and of what they cost."""
+        rows, search = self.rows, self.search
+        better = self.margin < search.margin[rows]
         best = rows[better]
-        search.best[best] = self.point[which][better].reshape(-1, *search.x.shape[1:])
-        search.margin[best] = margin[better]
-        search.broken[rows] |= margin < 0
-        search.nonfinite[rows] |= self.nonfinite[which]
+        search.best[best] = self.point[better].reshape(-1, *search.x.shape[1:])
+        search.margin[best] = self.margin[better]
+        search.broken[rows] |= self.margin < 0
+        search.nonfinite[rows] |= self.nonfinite
         search.forwards[rows] += self.queries
+
+
+def _first(taken: Tensor, example: Tensor, place: Tensor, examples: int, number: int) -> tuple[Tensor, Tensor]:
+    """Return the place of each example's first move that is taken and its row among all moves, -1 where there is none."""
+    row = torch.full((examples, number), -1, device=taken.device)
+    row[example[taken], place[taken]] = taken.nonzero().squeeze(1)
+    first = (row >= 0).long().argmax(dim=1)
+    return first, row.gather(1, first[:, None]).squeeze(1)
 
 
 def _moves(x: Tensor, threat: Threat) -> Moves:

@@ -1,4 +1,4 @@
-"""Square moves at random: from a start it rewrites windows of an image in place, and can put them back."""
+"""Square moves at random: from a start it rewrites windows of an image."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from robust_lowrank.threat import KeyedNoise, Threat
-
-Overwritten = list[tuple[Tensor, Tensor]]  # places, (K, C, s), and what stood there, in the order of the writes
 
 
 class Grid(NamedTuple):
@@ -30,7 +28,7 @@ class Grid(NamedTuple):
 
 
 class Moves(ABC):
-    """Random moves of K points, one stream of random numbers each; points are (K, C, height * width)."""
+    """Random moves of N points, one stream of random numbers each; points are (N, C, height * width)."""
 
     numbers: int  # random numbers a move takes
 
@@ -38,26 +36,23 @@ class Moves(ABC):
         self.grid: Grid = grid
         self.row: Tensor = torch.arange(grid.height, device=like.device) * grid.width
         self.column: Tensor = torch.arange(grid.width, device=like.device)
+        self.channel: Tensor = torch.arange(grid.channels, device=like.device)[:, None]
 
     @abstractmethod
     def start(self, noise: KeyedNoise) -> Tensor:
-        """Return the first points, from the noise of the same K examples."""
+        """Return the first points, from the noise of the same N examples."""
 
     @abstractmethod
     def plan(self, uniform: Tensor, part: float) -> tuple[Tensor, ...]:
         """Turn (K, B, numbers) uniform numbers into B moves of windows with this part of the image, tensors (K, B, ...)."""
 
     @abstractmethod
-    def move(self, point: Tensor, *planned: Tensor) -> Overwritten:
-        """Move the points in place by one planned move, tensors (K, ...)."""
+    def move(self, point: Tensor, rows: Tensor, *planned: Tensor) -> Tensor:
+        """Move copies of the points `rows`, (K,), by one planned move each, tensors (K, ...), and return them, (K, C, s)."""
 
     @abstractmethod
-    def settle(self, taken: Tensor) -> None:
-        """Take note of which points, (K,) bool, stay where the last move took them."""
-
-    @abstractmethod
-    def keep(self, rows: Tensor) -> None:
-        """Forget all points but these."""
+    def settle(self, rows: Tensor, taken: Tensor) -> None:
+        """Take note that the points `rows` go where the last moves took those copies, by their numbers `taken`."""
 
     def corner(self, uniform: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the first pixel of a window of this size, uniform over all its places; (..., 2) to (...)."""
@@ -69,6 +64,10 @@ class Moves(ABC):
         """Return the pixels of a window at each first pixel in every channel, (K,) to (K, C, s)."""
         within = (self.row[: size[0], None] + self.column[: size[1]]).flatten()
         return (corner[:, None] + within)[:, None].expand(-1, self.grid.channels, -1)
+
+    def at(self, values: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        """Return what stands at these pixels of the points `rows`, (K, C, s)."""
+        return values[rows[:, None, None], self.channel, places]
 
 
 class LinfMoves(Moves):
@@ -92,20 +91,15 @@ class LinfMoves(Moves):
         self.size = self.grid.window(max(round(math.sqrt(part * self.grid.height * self.grid.width)), 1))
         return self.corner(uniform, self.size), uniform[..., 2:] < 0.5
 
-    def move(self, point: Tensor, *planned: Tensor) -> Overwritten:
+    def move(self, point: Tensor, rows: Tensor, *planned: Tensor) -> Tensor:
         """Set the window to the bounds; a step of 2 eps, projected, leads there from anywhere."""
         corner, down = planned
         places = self.places(corner, self.size)
-        old = point.gather(2, places)
-        point.scatter_(2, places, torch.where(down[..., None], self.low.gather(2, places), self.high.gather(2, places)))
-        return [(places, old)]
+        low, high = (self.at(bound, rows, places) for bound in (self.low, self.high))
+        return point.scatter_(2, places, torch.where(down[..., None], low, high))
 
-    def settle(self, taken: Tensor) -> None:
+    def settle(self, rows: Tensor, taken: Tensor) -> None:
         """Nothing to note."""
-
-    def keep(self, rows: Tensor) -> None:
-        """Forget all points but these."""
-        self.low, self.high = self.low[rows], self.high[rows]
 
 
 class LpMoves(Moves):
@@ -115,8 +109,7 @@ class LpMoves(Moves):
     smaller than eps by what rounding can add, so that no point needs to be projected.
     """
 
-    used: Tensor
-    candidate: Tensor
+    candidate: Tensor  # the lengths of the copies that were moved last
     size: tuple[int, int]
     hills: Tensor
 
@@ -127,7 +120,7 @@ class LpMoves(Moves):
         self.x: Tensor = x.reshape(len(x), grid.channels, -1)
         rounding = torch.finfo(x.dtype).eps * x[0].numel() ** (1 / order)
         self.radius: float = max(threat.eps * (1 - 1e-9) - rounding, 0.0)
-        self.used = self.candidate = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        self.used: Tensor = torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
     def start(self, noise: KeyedNoise) -> Tensor:
         """Return a tiling with pairs of hills, scaled to the radius; five tiles along the shorter side if it is long enough."""
@@ -156,34 +149,29 @@ class LpMoves(Moves):
         sign = torch.where(uniform[..., 5:] < 0.5, -1.0, 1.0).double()
         return self.corner(uniform[..., :2], self.size), self.corner(uniform[..., 2:4], self.size), upright, sign
 
-    def move(self, point: Tensor, *planned: Tensor) -> Overwritten:
+    def move(self, point: Tensor, rows: Tensor, *planned: Tensor) -> Tensor:
         """Give up one window, and write into the other what it held, plus hills, at the length that is free now."""
         corner, other, upright, sign = planned
         written, given = self.places(corner, self.size), self.places(other, self.size)
-        clean = self.x.gather(2, written)
+        clean = self.at(self.x, rows, written)
         change = point.gather(2, written).double() - clean
-        clean_given, old_given = self.x.gather(2, given), point.gather(2, given)
+        clean_given, old_given = self.at(self.x, rows, given), point.gather(2, given)
         point.scatter_(2, given, clean_given)
         old = point.gather(2, written)
 
         tiny = torch.finfo(torch.float64).tiny
         released = self._power(old_given.double() - clean_given) + self._power(old.double() - clean)
-        free = ((self.radius**self.order - self.used[:, None]) / self.grid.channels + released).clamp(min=0)
+        free = ((self.radius**self.order - self.used[rows, None]) / self.grid.channels + released).clamp(min=0)
         length = self._power(change).clamp(min=tiny) ** (1 / self.order)
         direction = self.hills[upright][:, None] * sign[..., None] + change / length[..., None]
         factor = (free / self._power(direction).clamp(min=tiny)) ** (1 / self.order)
         new = (clean + direction * factor[..., None]).clamp(0, 1).to(clean.dtype)
-        point.scatter_(2, written, new)
-        self.candidate = self.used + (self._power(new.double() - clean) - released).sum(dim=1)
-        return [(given, old_given), (written, old)]
+        self.candidate = self.used[rows] + (self._power(new.double() - clean) - released).sum(dim=1)
+        return point.scatter_(2, written, new)
 
-    def settle(self, taken: Tensor) -> None:
-        """Take note of the lengths of the points that stay."""
-        self.used = torch.where(taken, self.candidate, self.used)
-
-    def keep(self, rows: Tensor) -> None:
-        """Forget all points but these."""
-        self.x, self.used = self.x[rows], self.used[rows]
+    def settle(self, rows: Tensor, taken: Tensor) -> None:
+        """Take note of the lengths of the points."""
+        self.used[rows] = self.candidate[taken]
 
     def _power(self, change: Tensor) -> Tensor:
         """Return the sum of |change|^order over the last dimension."""

@@ -21,12 +21,14 @@ class Meter:
     """
 
     passes: int
+    computed: int  # passes, and the rows that filled up pieces
     max_passes: int | None
 
     def __init__(self, *, max_passes: int | None = None, max_seconds: float | None = None) -> None:
         PASSES.require("max_passes", max_passes)
         SECONDS.require("max_seconds", max_seconds)
-        self.passes, self.max_passes = 0, max_passes
+        self.passes = self.computed = 0
+        self.max_passes = max_passes
         self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
 
     @property
@@ -35,8 +37,13 @@ class Meter:
         spent = self.max_passes is not None and self.passes >= self.max_passes
         return spent or (self._deadline is not None and time.monotonic() >= self._deadline)
 
-    def count(self, passes: int) -> None:
-        """Count passes that are about to happen.
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit at all."""
+        return self.max_passes is not None or self._deadline is not None
+
+    def count(self, passes: int, padding: int = 0) -> None:
+        """Count passes that are about to happen; the network computes so many rows more, which no limit is about.
 
         Raises:
             Exhausted: they are not covered any more.
@@ -46,8 +53,9 @@ class Meter:
         if self.exhausted:
             raise Exhausted
         self.passes += passes
+        self.computed += passes + padding
 
-    def watch(self, logits: Tensor) -> None:
+    def watch(self, logits: Tensor, padding: int = 0) -> None:
         """Count a pass an example for every backward through these logits, when it happens."""
         if logits.requires_grad:
-            logits.register_hook(lambda gradient: self.count(len(gradient)))
+            logits.register_hook(lambda gradient: self.count(len(gradient), padding))

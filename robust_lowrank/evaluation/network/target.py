@@ -29,6 +29,7 @@ class Target(nn.Module):
         tensors = [*model.parameters(), *model.buffers()]
         self.device: torch.device = tensors[0].device if tensors else example.device
         self._dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), example.dtype)
+        self.bytes: int = example[0].numel() * example.element_size()  # of an input
         self.alone: bool = False  # it takes one input at a time
         self.classes: int = self._probe(example[:1].to(self.device))
         self.alone = self._fails_on_two(example[:1].to(self.device))
