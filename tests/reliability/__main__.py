@@ -1,4 +1,7 @@
-"""Inject faults into commands and write what became of them to docs/reliability.md: `python -m tests.reliability --help`."""
+"""Inject faults into commands and write what became of them to docs/reliability.md: `python -m tests.reliability --help`.
+
+Rows of faults that are not injected this time stay as they are.
+"""
 
 import argparse
 import sys
@@ -25,6 +28,7 @@ def main() -> int:
     parser.add_argument("--disks", type=int, default=6, help="that are full, for each command (default: 6)")
     parser.add_argument("--fuzz", type=int, default=1000, help="damaged files for each parser (default: 1000)")
     parser.add_argument("--hostile", type=int, default=1000, help="things of each kind, given to all commands (default: all)")
+    parser.add_argument("--of", choices=SCENARIOS, help="the only command to kill and to fill the disk of (default: all)")
     options = parser.parse_args()
     rows: list[tuple[str, int, int, str, list[str]]] = []
 
@@ -36,9 +40,13 @@ def main() -> int:
 
     with Stage() as stage:
         for scenario in SCENARIOS.values() if options.kills else ():
+            if options.of not in (None, scenario.name):
+                continue
             found = kill(scenario, options.kills, stage)
             tell(f"`{scenario.name}` killed", found.killed, found.killed if not found.faults else 0, found.faults)
     for name in FULL if options.disks else ():
+        if options.of not in (None, name):
+            continue
         disks = fill(name, options.disks)
         tell(f"the disk full in `{name}`", disks.full, disks.full if not disks.faults else 0, disks.faults)
     if options.fuzz:
@@ -50,14 +58,13 @@ def main() -> int:
             cost = f"{given.seconds:.1f} s, {_mib(given.growth)} more, of one"
             name = f"a hostile {given.kind}, {given.things} of them, given to a command"
             tell(name, given.given, given.survived, given.faults, cost)
-    table = ["| fault | injected | survived | lost | at most |", "| --- | ---: | ---: | ---: | --- |"]
+    text, _, before = OUT.read_text(encoding="utf-8").partition(MARK)
+    table = {line.split(" | ")[0]: line for line in before.splitlines() if line.startswith("| ")}
+    for line in ("| fault | injected | survived | lost | at most |", "| --- | ---: | ---: | ---: | --- |"):
+        table.setdefault(line.split(" | ")[0], line)
     for fault, injected, survived, cost, _ in rows:
-        table.append(f"| {fault} | {injected:,} | {survived:,} | {injected - survived:,} | {cost} |")
-    text = OUT.read_text(encoding="utf-8").partition(MARK)[0]
-    given = " ".join(sys.argv[1:])
-    OUT.write_text(
-        f"{text}{MARK}\n\n" + "\n".join(table) + f"\n\n`python -m tests.reliability {given}`, {machine()}.\n", encoding="utf-8"
-    )
+        table[f"| {fault}"] = f"| {fault} | {injected:,} | {survived:,} | {injected - survived:,} | {cost} |"
+    OUT.write_text(f"{text}{MARK}\n\n" + "\n".join(table.values()) + f"\n\n`make reliability`, {machine()}.\n", encoding="utf-8")
     return int(any(faults for *_, faults in rows))
 
 
