@@ -3,11 +3,13 @@
 import io
 import sys
 from collections.abc import Callable
+from functools import wraps
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.attack import attack
 from robust_lowrank.cli.commands.bench import bench, demo
 from robust_lowrank.cli.commands.catalogue import list_names
@@ -46,8 +48,24 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "list": (list_names, "rlr-eval list methods"),
     "doctor": (doctor, "rlr-eval doctor"),
 }
+WITHOUT_TORCH = ("report",)
+
+
+def loading_torch(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that first loads torch, which takes seconds, and says so on a terminal."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        with console.status("Loading torch"):
+            import torch  # noqa: F401
+        command(*args, **kwargs)
+
+    return run
+
+
 for _name, (_command, _example) in COMMANDS.items():
-    app.command(_name, epilog=f"Example: {_example}")(_command)
+    _whole = _command if _name in WITHOUT_TORCH else loading_torch(_command)
+    app.command(_name, epilog=f"Example: {_example}")(_whole)
 
 
 def _version(wanted: bool) -> None:

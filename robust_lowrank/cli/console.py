@@ -4,6 +4,8 @@ import json
 import math
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,14 @@ def command_line() -> str:
 def say(text: str) -> None:
     """Print one line of the result as it is, without wrapping or markup."""
     Console(file=sys.stdout, soft_wrap=True).print(text, markup=False, highlight=False)
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """Show on stderr that something goes on, as long as the block runs, if that is a terminal."""
+    console = Console(stderr=True)
+    with console.status(text, spinner="line") if console.is_terminal else nullcontext():
+        yield
 
 
 def say_report(page: Path, summary: "Summary") -> None:

@@ -36,6 +36,23 @@ def test_version(rlr_eval: Command) -> None:
     assert (result.exit_code, result.stdout) == (0, f"rlr-eval {metadata.version('robust-lowrank')}\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_is_told_at_once_that_torch_is_loaded() -> None:
+    import pty
+
+    terminal, inside = pty.openpty()
+    code = "from robust_lowrank.cli import main; main()"
+    started = subprocess.Popen([sys.executable, "-c", code, "list", "models"], stdout=subprocess.PIPE, stderr=inside)
+    os.close(inside)
+    first = b""
+    while b"Loading" not in first and (part := os.read(terminal, 100)):
+        first += part
+    running = started.poll() is None
+    assert b"cnn" in started.communicate()[0] and started.returncode == 0
+    os.close(terminal)
+    assert running and b"Loading" in first
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_console_that_lacks_letters_gets_their_numbers(tmp_path: Path, encoding: str) -> None:
