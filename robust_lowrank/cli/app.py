@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "list": (list_names, "rlr-eval list methods"),
     "doctor": (doctor, "rlr-eval doctor"),
 }
-WITHOUT_TORCH = ("report",)
+WITHOUT_TORCH = ("report", "condition")
 
 
 def loading_torch(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,12 +1,15 @@
 """`rlr-eval report` and `rlr-eval condition`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robust_lowrank.cli import console
 from robust_lowrank.errors import UserError
+
+if TYPE_CHECKING:
+    from robust_lowrank.records import Run
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")]
 RunsOrWeights = Annotated[
@@ -39,13 +42,12 @@ def condition(
 
     A file of weights needs no architecture: the layers are read off its tensors.
     """
-    from robust_lowrank.jobs.subjects import weights_run
     from robust_lowrank.records import read_run
     from robust_lowrank.reporting import condition_report
 
     if missing := [run for run in runs if not run.exists()]:
         raise UserError(f"{missing[0]} is not there: give run directories, or files of weights")
-    read = [weights_run(run) if run.is_file() else read_run(run) for run in runs]
+    read = [_weights(run) if run.is_file() else read_run(run) for run in runs]
     page = condition_report(read, out, title=title or "Conditioning of the layers", command=console.command_line())
     if not json:
         console.say(f"Report: {page}")
@@ -55,3 +57,9 @@ def condition(
         last = run.spectra[run.spectra["epoch"] == run.spectra["epoch"].max()].drop(columns="epoch")
         listed.append({"run": str(path), "label": run.record.label, "layers": console.rows(last)})
     console.print_json(listed)
+
+
+def _weights(path: Path) -> "Run":
+    from robust_lowrank.jobs.subjects import weights_run  # loads torch, which runs need not
+
+    return weights_run(path)
