@@ -21,4 +21,6 @@ def __getattr__(name: str) -> Any:
         return version("robust-lowrank")
     if name in _MOVED:
         raise ImportError(f"robust_lowrank.{name} has moved: import {_MOVED[name]}")
+    if name not in __all__:
+        raise AttributeError(f"module 'robust_lowrank' has no attribute {name!r}")
     return _load(name)

@@ -1,6 +1,8 @@
 """Fixtures that the tests of the numerics share: devices, precisions and their tolerances."""
 
+import sys
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -41,3 +43,11 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def traced() -> Iterator[None]:
+    """Have coverage and debuggers go on after a test: some of pyautoattack's checks end them."""
+    trace = sys.gettrace()
+    yield
+    sys.settrace(trace)

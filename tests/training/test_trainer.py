@@ -68,7 +68,6 @@ def test_the_network_comes_back_as_it_was_tested(method: dict, small: Small, tmp
     assert bool(list(named_factored_layers(network))) == (method["name"] != "dense")
     digits = data.load("digits")
     assert accuracy(network, Examples(digits.test_images[:100], digits.test_y[:100])) == run.record.test_accuracy
-    assert run.record.costs is not None and 0 < run.record.costs.flops <= run.record.costs.dense_flops
     assert run.record.classes == [str(number) for number in range(10)]
 
 
