@@ -28,7 +28,10 @@ class Share(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """The most that an evaluation takes: all examples are classified correctly and nothing breaks them."""
+    """The most that an evaluation takes: all examples are classified correctly and nothing breaks them.
+
+    What fills pieces up, padding and trials ahead, is not among the passes.
+    """
 
     shares: list[Share]
     examples: int
