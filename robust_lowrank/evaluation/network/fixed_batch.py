@@ -40,7 +40,12 @@ class FixedBatch(nn.Module):
 
     @property
     def room(self) -> int:
-        """The most inputs that are evaluated together to fill pieces: some pieces, or as many inputs as memory is meant for."""
+        """The most inputs that are evaluated together to fill pieces: some pieces, or as many inputs as memory is meant for.
+
+        Where passes are limited it is one: trials ahead may be in vain, and padding is not counted.
+        """
+        if self.meter.max_passes is not None:
+            return 1
         return max(min(POOL * self.piece, HELD // self.target.bytes), 1)
 
     @property
