@@ -92,7 +92,7 @@ class Life(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.place = Path(tempfile.mkdtemp(prefix="life-"))
-        self.run = Path(shutil.copytree(trained(), self.place / "run"))
+        self.run, self.names = Path(shutil.copytree(trained(), self.place / "run")), 0
         self.written = digests(self.run)
 
     def teardown(self) -> None:
@@ -140,6 +140,8 @@ class Life(RuleBasedStateMachine):
             if before.get(path) != after.get(path):
                 self.written.pop(path, None)
                 self.written |= {path: after[path]} if path in after else {}
+        dropped = {Path(path).parent for path in before} - {Path(path).parent for path in after}
+        self.written = {path: digest for path, digest in self.written.items() if Path(path).parent not in dropped}
 
     @rule()
     def train(self) -> None:
@@ -181,11 +183,16 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def move(self) -> None:
-        self.run = self.run.rename(self.run.with_name(f"{self.run.name}-moved"[-20:]))
+        self.run = self.run.rename(self._new())
 
     @rule()
     def copy(self) -> None:
-        self.run = Path(shutil.copytree(self.run, self.run.with_name(f"{self.run.name}-copied"[-20:]), dirs_exist_ok=True))
+        self.run = Path(shutil.copytree(self.run, self._new()))
+
+    def _new(self) -> Path:
+        """Return a name that nothing has had."""
+        self.names += 1
+        return self.run.with_name(f"run {self.names}")
 
     @rule(field=FIELDS)
     def edit(self, field: tuple[str, Any]) -> None:
