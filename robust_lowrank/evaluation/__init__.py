@@ -44,10 +44,10 @@ from robust_lowrank.evaluation.runner import behaviour as behaviour
 from robust_lowrank.evaluation.runner import evaluate as evaluate
 from robust_lowrank.evaluation.runner import fingerprint as fingerprint
 from robust_lowrank.evaluation.runner import prepare as prepare
-from robust_lowrank.evaluation.suite import completed as completed
 from robust_lowrank.evaluation.suite import BATCH as BATCH
 from robust_lowrank.evaluation.suite import EvalConfig as EvalConfig
 from robust_lowrank.evaluation.suite import Suite as Suite
+from robust_lowrank.evaluation.suite import completed as completed
 from robust_lowrank.evaluation.suite import load_suite as load_suite
 from robust_lowrank.evaluation.suite import suite_names as suite_names
 from robust_lowrank.evaluation.unit_result import Attempt as Attempt

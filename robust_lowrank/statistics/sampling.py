@@ -20,6 +20,8 @@ def most_in_population(found: int, sample: int, population: int, confidence: flo
     within = 0 <= found <= sample <= population
     require(within, f"a sample needs 0 <= found <= sample <= population, not {found}, {sample} and {population}")
     require_confidence(confidence)
+    if sample == 0:
+        return population
     import numpy as np
     from scipy.stats import hypergeom
 

@@ -22,6 +22,7 @@ Command = Callable[..., Result]
 
 # what makes a suite that takes long take seconds, with all its attacks
 SHORT = {
+    "aa-fast": ("--eps", "0.5", "--n", 2),
     "aa-native": ("--eps", "0.5", "--n", 2),  # the first attack breaks them all
     "blackbox": ("queries = 5000", "queries = 50"),
     "curve": ("steps = 100", "steps = 5"),
@@ -62,7 +63,7 @@ def assert_complete(run: str, suite: str, stdout: str) -> None:
     assert not [entry for entry in stored.record.accuracies if entry.unresolved]
 
 
-DEAR = ("aa-native", "rand")  # even shortened, for the audit tries them on examples of its own
+DEAR = ("aa-fast", "aa-native", "rand")  # even shortened, for the audit tries them on examples of its own
 
 
 @pytest.mark.parametrize("suite", [pytest.param(name, marks=[pytest.mark.slow] * (name in DEAR)) for name in suite_names()])

@@ -21,10 +21,10 @@ SMALLEST_SLOPE = 1e-300
 
 
 class AAFast(NativeAttack):
-    """APGD on the margin of probabilities and towards the nearest classes, then AutoAttack's four parts on a sample of what is left.
+    """APGD on the margin of probabilities and towards the nearest classes, and `aa-native` on a sample of what these leave.
 
     Nearest are the classes whose boundaries are, where the network is linear around the clean input. What the sample shows
-    bounds how many more examples the four parts would break (`AccuracyRecord.hidden`). It is not AutoAttack.
+    bounds how many more examples all parts would break (`AccuracyRecord.hidden`). It is not AutoAttack.
 
     Source: Xie et al. 2024 (arXiv 2411.15210) and Melamed et al. 2024 (arXiv 2407.02240), for the loss and the order of classes.
     """

@@ -81,9 +81,10 @@ def apgd(
     """Climb a loss from random starts, each example with steps of its own length, until an input breaks it.
 
     A run spends one forward and one backward on its start and on each step. With `targeted-dlr` there are `restarts` runs for
-    each of the `targets` classes with the largest clean logits other than the label's, and one forward more to find those;
-    or `targets` says the classes, (N, K), in the order in which they are gone for. For L1 a run takes 30 % of its steps within 3 eps, 30 % within 2 eps and the rest within eps, with a start for each of the three.
-    `loss` may be any function of logits (N, classes) and labels that gives each example a number, larger for a more harmful input.
+    each of the `targets` classes with the largest clean logits other than the label's, and one forward more to find those, or
+    for each of the classes that `targets` names, (N, K). For L1 a run takes 30 % of its steps within 3 eps, 30 % within 2 eps and
+    the rest within eps, with a start for each of the three. `loss` may be any function of logits (N, classes) and labels that
+    gives each example a number, larger for a more harmful input.
 
     Example:
         >>> noise = KeyedNoise(0, "apgd-ce", torch.arange(len(x)))
