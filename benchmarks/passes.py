@@ -56,7 +56,7 @@ def subjects() -> dict[str, tuple[nn.Module, Tensor, Tensor, tuple[float, ...], 
     """Return networks, trained plainly and adversarially, with images, radii and repeats."""
     small = data.load("digits")
     task = Task(small.train_x, small.train_y, small.test_x[:EXAMPLES], small.test_y[:EXAMPLES])
-    large = Task(_enlarged(task.x), task.y, _enlarged(task.test_x[:100]), task.test_y[:100])
+    large = Task(enlarged(task.x), task.y, enlarged(task.test_x[:100]), task.test_y[:100])
 
     def lenet5() -> nn.Module:
         torch.manual_seed(0)
@@ -71,7 +71,8 @@ def subjects() -> dict[str, tuple[nn.Module, Tensor, Tensor, tuple[float, ...], 
     return {name: (m.requires_grad_(False), task.test_x, task.test_y, *rest) for name, (m, task, *rest) in found.items()}
 
 
-def _enlarged(x: Tensor) -> Tensor:
+def enlarged(x: Tensor) -> Tensor:
+    """Return images of 28 × 28."""
     return functional.interpolate(x, size=28, mode="bilinear")
 
 
