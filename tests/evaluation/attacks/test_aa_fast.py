@@ -134,7 +134,8 @@ def test_a_result_says_its_limit_and_is_verified(defended, digits):
     found = evaluate(defended, x, y, suite=suite(PGD(steps=3), WEAK), audit=False)
     pgd, fast, worst = found.record.accuracies[1:]
     assert pgd.hidden is None
-    assert worst.hidden == fast.hidden is not None
+    assert worst.hidden is not None
+    assert worst.hidden == fast.hidden
     assert worst.least == (worst.correct - worst.hidden) / 40
     assert verify(defended, x, y, found.record, found.verdicts, found.adversarial, found.closest).sound
     other = [entry.model_copy(update={"hidden": 0}) if entry == fast else entry for entry in found.record.accuracies]
@@ -160,13 +161,14 @@ def test_networks_of_few_classes(classes):
 
 
 def test_the_nearest_class_comes_first_on_a_linear_network():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 4, bias=False)).eval()
-    with torch.no_grad():
-        net[1].weight.copy_(torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-9.0, 9.0]]))
+    w = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-9.0, 9.0]])
+    linear = nn.Linear(2, 4, bias=False)
+    linear.load_state_dict({"weight": w})
+    net = nn.Sequential(nn.Flatten(), linear).eval()
     x, y = torch.tensor([[[[0.6, 0.4]]]]), torch.tensor([0])
     search = Search(x, y)
     order = _nearest_classes(net, search, torch.tensor([0]), "Linf")
-    w, logits = net[1].weight.detach(), net(x)[0].detach()
+    logits = net(x)[0].detach()
     distance = {k: float((logits[0] - logits[k]) / (w[0] - w[k]).abs().sum()) for k in (1, 2, 3)}
     assert order[0].tolist() == sorted(distance, key=distance.__getitem__)
     assert order[0].tolist() != logits[1:].argsort(descending=True).add(1).tolist()
