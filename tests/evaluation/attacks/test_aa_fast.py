@@ -98,7 +98,7 @@ def test_the_limit_covers_what_the_ensemble_finds(defended, digits, monkeypatch)
         covered += worst.hidden >= would_break
         missed += would_break
     assert covered >= 95
-    assert missed > 300  # there is something to bound
+    assert missed > 100  # there is something to bound
 
 
 def _believing(model, x, candidates_of, candidates, threat):
