@@ -5,7 +5,22 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import adapters, attacks, audit, compile, layers, load, memory, merged, monitor, passes, precision, steps, training
+from benchmarks import (
+    adapters,
+    attacks,
+    audit,
+    compile,
+    fast,
+    layers,
+    load,
+    memory,
+    merged,
+    monitor,
+    passes,
+    precision,
+    steps,
+    training,
+)
 from benchmarks.results import save
 from robust_lowrank import UserError
 from robust_lowrank.provenance import machine
@@ -23,6 +38,7 @@ BENCHMARKS = {
     "audit": audit,
     "attacks": attacks,
     "passes": passes,
+    "fast": fast,
     "load": load,
 }
 SPEED = [name for name, module in BENCHMARKS.items() if hasattr(module, "RATIOS")]

@@ -44,7 +44,7 @@ def run() -> pd.DataFrame:
     for name, (model, x, y, radii, rounds) in subjects().items():
         for eps in radii:
             for attack, (ours, theirs) in {
-                "AutoAttack": _autoattacks(y, eps),
+                "AutoAttack": (native("aa-native", y, eps), upstream(y, eps)),
                 f"PGD-{PGD_STEPS}x{RESTARTS}": _pgds(y, eps),
             }.items():
                 found = _compare(model, x, y, ours, theirs, rounds)
@@ -56,7 +56,7 @@ def subjects() -> dict[str, tuple[nn.Module, Tensor, Tensor, tuple[float, ...], 
     """Return networks, trained plainly and adversarially, with images, radii and repeats."""
     small = data.load("digits")
     task = Task(small.train_x, small.train_y, small.test_x[:EXAMPLES], small.test_y[:EXAMPLES])
-    large = Task(_enlarged(task.x), task.y, _enlarged(task.test_x[:100]), task.test_y[:100])
+    large = Task(enlarged(task.x), task.y, enlarged(task.test_x[:100]), task.test_y[:100])
 
     def lenet5() -> nn.Module:
         torch.manual_seed(0)
@@ -71,14 +71,16 @@ def subjects() -> dict[str, tuple[nn.Module, Tensor, Tensor, tuple[float, ...], 
     return {name: (m.requires_grad_(False), task.test_x, task.test_y, *rest) for name, (m, task, *rest) in found.items()}
 
 
-def _enlarged(x: Tensor) -> Tensor:
+def enlarged(x: Tensor) -> Tensor:
+    """Return images of 28 × 28."""
     return functional.interpolate(x, size=28, mode="bilinear")
 
 
 Attack = Callable[[nn.Module, Tensor], tuple[Tensor, int]]  # which examples it leaves robust, and the passes of examples, if known
 
 
-def _autoattacks(y: Tensor, eps: float) -> tuple[Attack, Attack]:
+def upstream(y: Tensor, eps: float) -> Attack:
+    """Return AutoAttack standard as its package runs it."""
     import pyautoattack
 
     def theirs(model: nn.Module, x: Tensor) -> tuple[Tensor, int]:
@@ -86,7 +88,7 @@ def _autoattacks(y: Tensor, eps: float) -> tuple[Attack, Attack]:
         attack.verbose = False
         return _right(model, attack.run_standard_evaluation(x, y, batch_size=BATCH)[0], y), 0
 
-    return _suite("aa-native", y, eps), theirs
+    return theirs
 
 
 def _pgds(y: Tensor, eps: float) -> tuple[Attack, Attack]:
@@ -100,10 +102,12 @@ def _pgds(y: Tensor, eps: float) -> tuple[Attack, Attack]:
         return torch.cat([_right(model, torchattacks.MultiAttack(once)(*part), part[1]) for part in parts]), 0
 
     pgd = PGD(steps=PGD_STEPS, relative_step=RELATIVE_STEP, restarts=RESTARTS)
-    return _suite(Suite(name="pgd", eps=(eps,), attacks=(pgd,)), y, eps), theirs
+    return native(Suite(name="pgd", eps=(eps,), attacks=(pgd,)), y, eps), theirs
 
 
-def _suite(suite: str | Suite, y: Tensor, eps: float) -> Attack:
+def native(suite: str | Suite, y: Tensor, eps: float) -> Attack:
+    """Return a suite of ours, without the audit."""
+
     def ours(model: nn.Module, x: Tensor) -> tuple[Tensor, int]:
         verdicts = evaluate(model, x, y, suite=suite, eps=eps, seed=SEED, batch_size=BATCH, audit=False).verdicts
         held = torch.tensor((verdicts["verdict"] == "robust").to_numpy())

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from robust_lowrank.cli import console
-from robust_lowrank.records import ResultRecord
+from robust_lowrank.records import AccuracyRecord, ResultRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,7 @@ def say_results(labels: Sequence[str], results: Sequence[ResultRecord]) -> None:
         for entry in result.accuracies:
             budget = f"{result.norm} {entry.eps:.4g}" if entry.eps else ""
             rest = f" to {entry.most:.1%}, {entry.unresolved} unresolved" if entry.unresolved else ""
+            rest += in_full(entry)
             table.add_row(escape(label), entry.attack, budget, f"{entry.value:.1%}{rest}", f"{entry.low:.1%} to {entry.high:.1%}")
     console.print_table(table)
     for label, result in zip(labels, results, strict=True):
@@ -33,6 +34,11 @@ def say_results(labels: Sequence[str], results: Sequence[ResultRecord]) -> None:
             if finding.status != "pass":
                 remedy = f" {finding.remedy}" if finding.remedy else ""
                 console.say(f"{label}, audit {finding.status}: {finding.check}: {finding.message}{remedy}")
+
+
+def in_full(entry: AccuracyRecord) -> str:
+    """Return in words what the whole ensemble would leave, where an attack tried it on a sample; nothing elsewhere."""
+    return "" if entry.least is None else f"; in full at least {entry.least:.1%}, with 95 % confidence"
 
 
 def say_matrix(transfer: "pd.DataFrame") -> None:

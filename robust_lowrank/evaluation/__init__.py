@@ -3,6 +3,7 @@
 Nothing here knows of low-rank layers: a model is any `nn.Module` that returns logits for inputs in [0, 1].
 """
 
+from robust_lowrank.evaluation.attacks.aa_fast import AAFast as AAFast
 from robust_lowrank.evaluation.attacks.aa_native import AANative as AANative
 from robust_lowrank.evaluation.attacks.apgd import APGD as APGD
 from robust_lowrank.evaluation.attacks.apgd import apgd as apgd
@@ -46,6 +47,7 @@ from robust_lowrank.evaluation.runner import prepare as prepare
 from robust_lowrank.evaluation.suite import BATCH as BATCH
 from robust_lowrank.evaluation.suite import EvalConfig as EvalConfig
 from robust_lowrank.evaluation.suite import Suite as Suite
+from robust_lowrank.evaluation.suite import completed as completed
 from robust_lowrank.evaluation.suite import load_suite as load_suite
 from robust_lowrank.evaluation.suite import suite_names as suite_names
 from robust_lowrank.evaluation.unit_result import Attempt as Attempt

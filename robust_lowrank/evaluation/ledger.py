@@ -83,7 +83,7 @@ class Ledger:
         self._flag(rows[result.rejected], "claim-rejected")
         for row, remark in zip(rows.tolist(), result.remarks, strict=True):
             if remark:
-                self.flags[row].append(remark)
+                self.flags[row] += remark.split(",")
         self.inputs |= dict(zip(rows[broken].tolist(), result.inputs, strict=True))
         self.closest |= dict(zip(rows[~broken].tolist(), result.closest, strict=True))
 

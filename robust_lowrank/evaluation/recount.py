@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from robust_lowrank.evaluation.result import CLEAN, INTERVAL, WORST, Adversarial
+from robust_lowrank.evaluation.sample import Account, hidden_by, hidden_in_worst
 from robust_lowrank.provenance import digest_definition
 from robust_lowrank.records import ResultRecord
 from robust_lowrank.statistics import bounded
@@ -81,8 +82,10 @@ def _of_rows(record: ResultRecord, verdicts: "pd.DataFrame") -> list[str]:
 
 def _of_accuracies(record: ResultRecord, verdicts: "pd.DataFrame") -> list[str]:
     """Count again."""
+    kinds = {str(entry.get("name")): str(entry.get("attack")) for entry in record.definition.get("attacks", [])}
     faults, seen = [] if record.interval == INTERVAL else [f"its intervals are {INTERVAL}, not {record.interval}"], []
     units = _units(verdicts)
+    accounts = {key: _account(kinds.get(key[0], ""), part) for key, part in units.items()}
     for entry in record.accuracies:
         seen.append((entry.attack, entry.eps))
         if entry.attack == CLEAN:
@@ -107,6 +110,12 @@ def _of_accuracies(record: ResultRecord, verdicts: "pd.DataFrame") -> list[str]:
         interval = bounded(*counted)
         if max(abs(a - b) for a, b in zip(interval, (entry.value, entry.low, entry.high), strict=True)) > 1e-12:
             faults.append(f"{entry.attack} at {entry.eps:g}: the interval is not that of {counted[0]} right of {counted[2]}")
+        if entry.attack == WORST:
+            hidden = hidden_in_worst(entry.correct, [account for (_, eps), account in accounts.items() if eps == entry.eps])
+        else:
+            hidden = None if entry.attack == CLEAN else hidden_by(accounts[entry.attack, entry.eps])
+        if hidden != entry.hidden:
+            faults.append(f"{entry.attack} at {entry.eps:g}: the sample gives a limit of {hidden} more, not {entry.hidden}")
     expected = [(CLEAN, 0.0), *units, *((WORST, eps) for eps in sorted({eps for _, eps in units}))]
     if sorted(seen) != sorted(expected):
         faults.append("an accuracy is missing, or stands there twice")
@@ -124,6 +133,11 @@ def _of_inputs(verdicts: "pd.DataFrame", adversarial: Mapping[str, Adversarial])
     if adversarial.keys() - {f"{attack}/{eps!r}" for attack, eps in units}:
         faults.append("inputs of an attack that has no verdicts")
     return faults
+
+
+def _account(kind: str, part: "pd.DataFrame") -> Account:
+    flags = [str(text).split(",") for text in part["flags"]]
+    return Account(kind, (part["verdict"] == "robust").tolist(), flags, int((part["verdict"] == "unresolved").sum()))
 
 
 def _units(verdicts: "pd.DataFrame") -> dict[tuple[str, float], "pd.DataFrame"]:

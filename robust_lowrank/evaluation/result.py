@@ -12,6 +12,7 @@ from robust_lowrank import records
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.clean import Clean
 from robust_lowrank.evaluation.ledger import Ledger
+from robust_lowrank.evaluation.sample import Account, hidden_by, hidden_in_worst
 from robust_lowrank.records import AccuracyRecord, AuditFinding, ResultFiles, ResultRecord, replacing
 from robust_lowrank.statistics import Interval, bounded
 
@@ -97,12 +98,14 @@ class Evaluation:
 def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> list[AccuracyRecord]:
     """Return the accuracies of a suite: clean, under each attack at each eps, and in the worst case over attacks at each eps."""
     entries = [_entry(CLEAN, 0.0, clean.correct, torch.zeros_like(clean.correct))]
-    entries += [_entry(ledger.attack, ledger.eps, ledger.robust, ledger.undecided) for ledger in ledgers]
+    for ledger in ledgers:
+        entries.append(_entry(ledger.attack, ledger.eps, ledger.robust, ledger.undecided, hidden_by(_account(ledger))))
     for eps in sorted({ledger.eps for ledger in ledgers}):
         here = [ledger for ledger in ledgers if ledger.eps == eps]
         held = torch.stack([ledger.robust for ledger in here]).all(dim=0)
         lost = torch.stack([~ledger.robust & ~ledger.undecided for ledger in here]).any(dim=0)
-        entries.append(_entry(WORST, eps, held, ~held & ~lost))
+        hidden = hidden_in_worst(int(held.sum()), [_account(ledger) for ledger in here])
+        entries.append(_entry(WORST, eps, held, ~held & ~lost, hidden))
     return entries
 
 
@@ -133,7 +136,11 @@ def clean_inputs(x: Tensor, offset: int) -> Adversarial:
     return Adversarial(x[:count].cpu().clone(), torch.arange(offset, offset + count))
 
 
-def _entry(attack: str, eps: float, correct: Tensor, undecided: Tensor) -> AccuracyRecord:
+def _account(ledger: Ledger) -> Account:
+    return Account(ledger.kind, ledger.robust.tolist(), ledger.flags, int(ledger.undecided.sum()))
+
+
+def _entry(attack: str, eps: float, correct: Tensor, undecided: Tensor, hidden: int | None = None) -> AccuracyRecord:
     count, unresolved, total = int(correct.sum()), int(undecided.sum()), len(correct)
     interval = bounded(count, unresolved, total)._asdict()
-    return AccuracyRecord(attack=attack, eps=eps, correct=count, total=total, unresolved=unresolved, **interval)
+    return AccuracyRecord(attack=attack, eps=eps, correct=count, total=total, unresolved=unresolved, hidden=hidden, **interval)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.evaluation.attacks.aa_native import AANative
 from robust_lowrank.evaluation.attacks.base import Attack, Radii, listed
 from robust_lowrank.evaluation.attacks.registry import AnyAttack
 from robust_lowrank.ranges import BATCHES, SEEDS, distinct
@@ -79,6 +80,23 @@ class Suite(Table):
             distinct(radii)
             changes |= {"eps": radii, "attacks": tuple(attack.model_copy(update={"eps": None}) for attack in self.attacks)}
         return self.model_copy(update=changes)
+
+
+def completed(suite: Suite) -> Suite:
+    """Return a suite that goes on where its attacks on a sample end: with all of `aa-native` on what these leave.
+
+    Example:
+        >>> [attack.label for attack in completed(load_suite("aa-fast")).attacks]
+        ['aa-fast', 'aa-native']
+
+    Raises:
+        UserError: none of its attacks samples.
+    """
+    bounded = [attack for attack in suite.attacks if attack.samples]
+    if not bounded:
+        raise UserError(f"suite {suite.name!r} has no attack on a sample that could be completed: take 'aa-fast'")
+    rest = AANative(examples="survivors", eps=bounded[0].eps)
+    return Suite.model_validate(suite.model_dump() | {"attacks": (*suite.attacks, rest)})
 
 
 class EvalConfig(NamedTuple):

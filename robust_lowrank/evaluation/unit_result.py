@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from robust_lowrank.evaluation.verdict import Check
 from robust_lowrank.provenance import digest_definition, digest_tensors
+
+SAMPLED = "sampled"  # in the flags of an example that an attack on a sample tried with all its parts
 
 _TYPES = {  # of what has a number for each example
     "rows": torch.int64,
@@ -37,6 +39,7 @@ class Attempt(NamedTuple):
     forwards: Tensor  # int64, evaluations of the model spent on this example
     backwards: Tensor  # int64
     by: Sequence[str] = ()  # of an ensemble: the part that broke each example, "" where none did
+    sampled: Tensor | None = None  # bool, of an attack that samples: the examples that every part was tried on
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class UnitResult:
             backwards=attempt.backwards.cpu(),
             computed=(attempt.forwards + attempt.backwards).double().cpu(),
             seconds=torch.full((len(rows),), seconds / max(len(rows), 1), dtype=torch.float64),
-            remarks=tuple(",".join([*remarks, f"by={part}"] if part else remarks) for part in attempt.by or [""] * len(rows)),
+            remarks=tuple(",".join([*remarks, *own]) for own in _remarks(attempt)),
         )
 
     def shift(self, offset: int) -> "UnitResult":
@@ -146,6 +149,14 @@ class UnitResult:
 
     def _tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name).contiguous() for field in fields(self) if field.name != "remarks"}
+
+
+def _remarks(attempt: Attempt) -> Iterator[list[str]]:
+    """Yield what an attack says of each example: the part that broke it, and whether it was one of a sample."""
+    count = len(attempt.claimed)
+    sampled = [False] * count if attempt.sampled is None else attempt.sampled.tolist()
+    for part, chosen in zip(attempt.by or [""] * count, sampled, strict=True):
+        yield [*([f"by={part}"] if part else []), *([SAMPLED] if chosen else [])]
 
 
 def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:

@@ -51,8 +51,11 @@ class Attack:
         max_seconds: float | None = None,
         forms: Sequence[str] = (),
         trust_code: bool = False,
+        complete: bool = False,
     ) -> "Attack":
         """Read a suite by name or file and give it other budgets or another norm, which then shows in the directory's name.
+
+        With `complete` the whole of an ensemble follows what the suite tries on a sample alone.
 
         Raises:
             UserError: the suite, a budget, the norm, the number of examples, a source or a form is not one.
@@ -61,6 +64,8 @@ class Attack:
             if form not in FORMS:
                 raise unknown_name("form", form, FORMS)
         chosen = evaluation.load_suite(suite)
+        if complete:
+            chosen = evaluation.completed(chosen)
         evaluation.Meter(max_passes=max_passes, max_seconds=max_seconds)
         COUNTS.require("n", examples)
         config = evaluation.EvalConfig.resolve(chosen, eps=eps or None, norm=norm, seed=seed, batch_size=batch_size)

@@ -140,13 +140,21 @@ class AccuracyRecord(BaseModel, extra="forbid"):
     low: Fraction
     high: Fraction
     unresolved: Count = 0  # neither correct nor broken when the budget ran out; the interval covers both (`statistics.bounded`)
+    hidden: Count | None = None  # of the correct, so many at most would all parts of `aa-native` break, as a sample has it (95 %)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.correct + self.unresolved > self.total:
             raise ValueError(f"correct = {self.correct} and unresolved = {self.unresolved} are more than total = {self.total}")
+        if self.hidden is not None and self.hidden > self.correct:
+            raise ValueError(f"hidden = {self.hidden} is more than correct = {self.correct}")
         require_order(self.low, self.value, self.high)
         return self
+
+    @property
+    def least(self) -> float | None:
+        """The accuracy that all of an ensemble would leave at least, with 95 % confidence, where a sample bounds it."""
+        return None if self.hidden is None else (self.correct - self.hidden) / self.total
 
     @property
     def most(self) -> float:

@@ -198,6 +198,7 @@ def _remarks(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> tup
         *_failures(evaluations),
         *_slower(entries),
         *_unresolved(evaluations),
+        *_sampled(evaluations),
         *_unfinished(entries),
         *_missing(entries, evaluations),
         *_one_seed(evaluations[0]),
@@ -247,6 +248,21 @@ def _unresolved(evaluations: Sequence[Evaluation]) -> list[Statement]:
         for evaluation in evaluations
         if evaluation.unresolved
     ]
+
+
+def _sampled(evaluations: Sequence[Evaluation]) -> list[Statement]:
+    """Say what all of an ensemble would leave, where it was tried on a sample."""
+    texts = []
+    for evaluation in (each for each in evaluations if each.sampled):
+        eps = evaluation.headline_eps
+        worst = {entry.name: evaluation.accuracy(entry, WORST, eps) for entry in evaluation.entries}
+        least = [f"{name} {numbers.percent(each.least)} %" for name, each in worst.items() if each and each.least is not None]
+        if least:
+            texts.append(
+                f"Under {evaluation.title} all of aa-native ran on a random sample alone. At eps {numbers.budget(eps)} it "
+                f"would leave at least {numbers.listing(least)}, each with 95 % confidence."
+            )
+    return [Statement("note", text) for text in texts]
 
 
 def _unfinished(entries: Sequence[Entry]) -> list[Statement]:

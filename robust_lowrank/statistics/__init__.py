@@ -5,6 +5,7 @@ from robust_lowrank.statistics.intervals import Interval, bounded, clopper_pears
 from robust_lowrank.statistics.paired import mcnemar_exact, paired_difference
 from robust_lowrank.statistics.pairwise import Bounds, Comparison, holm, pairwise
 from robust_lowrank.statistics.power import detectable, examples_to_see, mcnemar_power
+from robust_lowrank.statistics.sampling import most_in_population
 from robust_lowrank.statistics.seeds import SeedSpread, over_seeds
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "holm",
     "mcnemar_exact",
     "mcnemar_power",
+    "most_in_population",
     "over_seeds",
     "paired_difference",
     "pairwise",

@@ -16,12 +16,14 @@ from pandas.testing import assert_frame_equal
 from typer.testing import Result
 
 from robust_lowrank import records
-from robust_lowrank.evaluation import load_suite, read_adversarial, suite_names
+from robust_lowrank.evaluation import APGD, AANative, Square, load_suite, read_adversarial, suite_names
+from robust_lowrank.evaluation.run import Run
 
 Command = Callable[..., Result]
 
 # what makes a suite that takes long take seconds, with all its attacks
 SHORT = {
+    "aa-fast": ("--eps", "0.5", "--n", 2),
     "aa-native": ("--eps", "0.5", "--n", 2),  # the first attack breaks them all
     "blackbox": ("queries = 5000", "queries = 50"),
     "curve": ("steps = 100", "steps = 5"),
@@ -62,7 +64,7 @@ def assert_complete(run: str, suite: str, stdout: str) -> None:
     assert not [entry for entry in stored.record.accuracies if entry.unresolved]
 
 
-DEAR = ("aa-native", "rand")  # even shortened, for the audit tries them on examples of its own
+DEAR = ("aa-fast", "aa-native", "rand")  # even shortened, for the audit tries them on examples of its own
 
 
 @pytest.mark.parametrize("suite", [pytest.param(name, marks=[pytest.mark.slow] * (name in DEAR)) for name in suite_names()])
@@ -201,6 +203,37 @@ def test_a_result_of_a_newer_version_is_not_replaced(rlr_eval: Command, runs: Pa
     assert files.record.read_text() == newer
 
 
+def test_a_bounded_attack_says_its_limit_and_is_completed(rlr_eval: Command, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = (APGD(steps=5), Square(queries=20))
+    monkeypatch.setattr(AANative, "parts", staticmethod(lambda classes, norm: parts))
+    (runs / "fast.toml").write_text("eps = [0.05]\n[[attacks]]\nattack = 'aa-fast'\nsteps = 2\ntargets = 1\nshare = 0.3\n")
+    options = ("--suite", "fast.toml", "--n", 30, "--workers", 1)
+    told = attacked(rlr_eval, "LOW", *options).stdout
+    record = records.read_run(Path("LOW")).results["fast"].record
+    least = record.accuracies[-1].least
+    assert least is not None
+    said = f"in full at least {least:.1%}, with 95 % confidence"
+    assert "AutoAttack" not in told
+    for text in (told, rlr_eval("show", "LOW").stdout):
+        assert said in " ".join(text.split())
+    assert rlr_eval("report", "LOW", "--out", "told").exit_code == 0
+    page = Path("told/report.md").read_text(encoding="utf-8")
+    assert f"in full ≥ {100 * least:.1f}" in page
+    assert f"{100 * least:.1f} %, each with 95 % confidence" in page
+    find, tried = Run.find, []
+    monkeypatch.setattr(Run, "find", lambda run, unit, *rest: tried.append(unit.name) or find(run, unit, *rest))
+    attacked(rlr_eval, "LOW", *options, "--complete")
+    assert set(tried) == {"aa-native-on-survivors"}
+    whole = records.read_run(Path("LOW")).results["fast-2"]
+    assert set(whole.verdicts["attack"]) == {"aa-fast", "aa-native-on-survivors"}
+    assert whole.record.accuracies[-1].least is None
+    assert least <= whole.record.accuracies[-1].value <= record.accuracies[-1].value
+    assert rlr_eval("verify", "LOW").exit_code == 0
+    refused = rlr_eval("attack", "LOW", "--suite", "quick", "--complete")
+    assert refused.exit_code == 2
+    assert "no attack on a sample" in refused.stderr
+
+
 def mixed(place: Path) -> tuple[object, ...]:
     """Return the options of an attack of several kinds and many units, some of which cannot be shared."""
     texts = [
@@ -209,6 +242,7 @@ def mixed(place: Path) -> tuple[object, ...]:
         "attack = 'pgd'\nsteps = 10\nrestarts = 2",
         "attack = 'fab'\nsteps = 5\ntargets = 3",
         "attack = 'square'\nqueries = 60\nexamples = 'survivors'",
+        "attack = 'aa-fast'\nsteps = 4\ntargets = 1\nshare = 0.02",
         "attack = 'torchattacks'\nalgorithm = 'MIFGSM'\nparameters = { steps = 3 }",
     ]
     (place / "mixed.toml").write_text("\n[[attacks]]\n".join(texts), encoding="utf-8")

@@ -10,6 +10,7 @@ from robust_lowrank.evaluation import (
     FAB,
     FGSM,
     PGD,
+    AAFast,
     AANative,
     DeepFool,
     MomentumPGD,
@@ -53,6 +54,7 @@ def attacks(classes: int):
         DeepFool(steps=2),
         FAB(steps=2, targets=2, restarts=2),
         Square(queries=15, restarts=2),
+        AAFast(steps=2, targets=2, share=0.6),
         AANative(),
     )
 

@@ -12,6 +12,7 @@ from robust_lowrank.evaluation import (
     FAB,
     FGSM,
     PGD,
+    AAFast,
     AANative,
     DeepFool,
     EvalConfig,
@@ -45,6 +46,7 @@ ATTACKS = (
     DeepFool(steps=3),
     FAB(steps=2, targets=2, restarts=2),
     Square(queries=30),
+    AAFast(steps=2, targets=2, share=0.6),
     AANative(),
 )
 LONG = (Square(name="long", queries=200), FAB(name="far", steps=5, targets=3), APGD(name="slow", steps=20))

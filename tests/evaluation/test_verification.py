@@ -15,6 +15,7 @@ from robust_lowrank.evaluation import (
     FAB,
     FGSM,
     PGD,
+    AAFast,
     AANative,
     AutoAttack,
     RandomNoise,
@@ -305,6 +306,7 @@ def test_an_attack_under_the_name_of_autoattack_is_found(subject, result):
     [
         pytest.param(AutoAttack(), marks=pytest.mark.slow),
         pytest.param(AANative(), marks=pytest.mark.slow),
+        pytest.param(AAFast(), marks=pytest.mark.slow),
         Torchattack(algorithm="MIFGSM", parameters={"steps": 2}),
         RandomNoise(draws=2),
     ],

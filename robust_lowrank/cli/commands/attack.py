@@ -56,6 +56,9 @@ def attack(
     source: Annotated[
         list[Path] | None, typer.Option(help="Run directory on which attacks by transfer make their inputs; may be repeated.")
     ] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="After an attack on a sample, such as aa-fast: all of aa-native on what it leaves.")
+    ] = False,
     matrix: Annotated[bool, typer.Option("--matrix", help="Try what breaks each network on the others.")] = False,
     form: Annotated[
         list[str] | None,
@@ -115,6 +118,7 @@ def attack(
         max_seconds=max_seconds,
         forms=[name.strip() for text in form or () for name in text.split(",") if name.strip()],
         trust_code=trust_code,
+        complete=complete,
     )
     if model is not None and settled.forms:
         raise UserError("--form is of a run's own network: a network from elsewhere has the form that it is given in")

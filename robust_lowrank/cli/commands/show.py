@@ -102,6 +102,8 @@ def _history(seen: "Overview") -> Table | None:
 
 
 def _results(seen: "Overview") -> Table | None:
+    from robust_lowrank.cli.results import in_full
+
     if not seen.results:
         return None
     table = _table("result", "norm", "examples", "clean", "worst case", "audit")
@@ -109,7 +111,8 @@ def _results(seen: "Overview") -> Table | None:
         clean = next((entry for entry in record.accuracies if entry.attack == "clean"), None)
         worst = [entry for entry in record.accuracies if entry.attack == "worst"]
         robust = ", ".join(
-            f"{entry.value:.1%}{f' to {entry.most:.1%}' if entry.unresolved else ''} at {entry.eps:.4g}" for entry in worst
+            f"{entry.value:.1%}{f' to {entry.most:.1%}' if entry.unresolved else ''} at {entry.eps:.4g}{in_full(entry)}"
+            for entry in worst
         )
         passed = sum(finding.status == "pass" for finding in record.audit)
         counts = ("–", "–") if clean is None else (str(clean.total), f"{clean.value:.1%}")

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from robust_lowrank.evaluation.attacks.apgd import APGD
@@ -40,9 +41,13 @@ class AANative(NativeAttack):
     def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise) -> Attempt:
         """Try one part after the other."""
         search = Search(x, y)
-        for part in self.parts(int(model.classes), threat.norm):  # pyright: ignore[reportArgumentType]
-            rows = search.open
-            if len(rows):
-                attempt = part.attempt(model, x[rows], y[rows], threat, noise.of(rows).named(part.purpose))
-                search.add(rows, attempt, by=part.label)
+        self.search(search, torch.ones_like(y, dtype=torch.bool), model, threat, noise)
         return search.attempt()
+
+    def search(self, search: Search, chosen: Tensor, model: nn.Module, threat: Threat, noise: KeyedNoise) -> None:
+        """Try one part after the other on those of the examples that are chosen, (N,) bool, and open."""
+        for part in self.parts(int(model.classes), threat.norm):  # pyright: ignore[reportArgumentType]
+            rows = (chosen & ~search.broken).nonzero().squeeze(1)
+            if len(rows):
+                attempt = part.attempt(model, search.x[rows], search.y[rows], threat, noise.of(rows).named(part.purpose))
+                search.add(rows, attempt, by=part.label)

@@ -76,14 +76,15 @@ def apgd(
     loss: Literal["ce", "dlr", "targeted-dlr"] | Loss = "ce",
     steps: int = 100,
     restarts: int = 1,
-    targets: int = 9,
+    targets: int | Tensor = 9,
 ) -> Attempt:
     """Climb a loss from random starts, each example with steps of its own length, until an input breaks it.
 
     A run spends one forward and one backward on its start and on each step. With `targeted-dlr` there are `restarts` runs for
-    each of the `targets` classes with the largest clean logits other than the label's, and one forward more to find those. For
-    L1 a run takes 30 % of its steps within 3 eps, 30 % within 2 eps and the rest within eps, with a start for each of the three.
-    `loss` may be any function of logits (N, classes) and labels that gives each example a number, larger for a more harmful input.
+    each of the `targets` classes with the largest clean logits other than the label's, and one forward more to find those, or
+    for each of the classes that `targets` names, (N, K). For L1 a run takes 30 % of its steps within 3 eps, 30 % within 2 eps and
+    the rest within eps, with a start for each of the three. `loss` may be any function of logits (N, classes) and labels that
+    gives each example a number, larger for a more harmful input.
 
     Example:
         >>> noise = KeyedNoise(0, "apgd-ce", torch.arange(len(x)))
@@ -98,7 +99,7 @@ def apgd(
     if not callable(loss) and loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
     search = Search(x, y)
-    order = _targets(model, search, targets) if loss == "targeted-dlr" else None
+    order = None if loss != "targeted-dlr" else _targets(model, search, targets) if isinstance(targets, int) else targets
     trials = list(itertools.product(range(1 if order is None else order.shape[1]), range(restarts)))
     while trials and len(rows := search.open):
         count = ahead(model, len(rows), len(trials))

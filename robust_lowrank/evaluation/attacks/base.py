@@ -46,6 +46,7 @@ class Attack(Table):
     maskable: ClassVar[bool] = False  # keeps to a mask on the features that may move
     transfers: ClassVar[bool] = False  # makes its inputs on other networks
     ensemble: ClassVar[bool] = False  # has several parts, which it names in its flags
+    samples: ClassVar[bool] = False  # tries some of its parts on a random sample of the examples alone
     revised: ClassVar[tuple[str, ...]] = ()  # norms under which it finds something else than in the first version of the package
     rival: ClassVar[str | None] = None  # the cheaper attack that must not find more than this one
 

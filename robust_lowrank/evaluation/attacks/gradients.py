@@ -43,6 +43,18 @@ def margin_loss(logits: Tensor, y: Tensor) -> Tensor:
     return -margins(logits.double(), y)
 
 
+def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the largest other probability less that of the label, (N,) float64: positive is wrong.
+
+    Example:
+        >>> probability_margin(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+        tensor([0.], dtype=torch.float64)
+
+    Source: Xie et al. 2024 (arXiv 2411.15210).
+    """
+    return -margins(logits.double().softmax(dim=1), y)
+
+
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Return the difference of logits ratio, (N,) float64: minus the margin over the first logit less the third largest.
 

@@ -11,6 +11,8 @@ from robust_lowrank.records import AuditFinding
 
 ENSEMBLES: tuple[str, ...] = tuple(name for name, kind in ATTACKS.items() if kind.ensemble)
 
+BOUNDED: tuple[str, ...] = tuple(name for name, kind in ATTACKS.items() if kind.samples)  # try their parts on a sample alone
+
 TOLERANCE = 0.02
 _STEPS, _QUERIES = 100, 5000  # of APGD and FAB, and of Square
 
@@ -43,7 +45,8 @@ def published(classes: int) -> Passes:
 def pass_counts(evidence: Evidence) -> AuditFinding | None:
     """Judge the cost of the robust examples under what is AutoAttack standard by its name."""
     due = published(evidence.classes)
-    standard = (one for one in evidence.ledgers if one.attack.startswith(ENSEMBLES) and not one.attack.startswith(VARIANTS))
+    others = VARIANTS + BOUNDED
+    standard = (one for one in evidence.ledgers if one.attack.startswith(ENSEMBLES) and not one.attack.startswith(others))
     ledgers = list(standard) if evidence.norm != "L1" else []  # there the published ensemble has other restarts and targets
     held = sum(int(ledger.robust.sum()) for ledger in ledgers)
     if not held:

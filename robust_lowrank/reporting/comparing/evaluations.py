@@ -114,6 +114,11 @@ class Evaluation:
         """The number of verdicts that the budget did not suffice for."""
         return sum(a.unresolved for result in self.results.values() for a in result.record.accuracies if a.attack == WORST)
 
+    @property
+    def sampled(self) -> bool:
+        """True where an ensemble was tried on a sample, which bounds what it would have left."""
+        return any(a.least is not None for result in self.results.values() for a in result.record.accuracies)
+
     def listing(self, names: list[str]) -> str:
         """Return the names of runs as a sentence lists them, or `every network` where they are all of several."""
         return "every network" if len(names) == len(self.entries) > 1 else numbers.listing(names)

@@ -84,10 +84,10 @@ class Table:
 
 
 def accuracy_cell(accuracy: AccuracyRecord | None, *, leads: bool = False, missing: str = "–") -> Cell:
-    """Return an accuracy in percent with its interval on the second line; a range where examples are unresolved."""
+    """Return an accuracy in percent with its interval and what a sample bounds below; a range where examples are unresolved."""
     if accuracy is None:
         return Cell(missing)
-    interval = numbers.interval(accuracy.low, accuracy.high) + _unresolved(accuracy)
+    interval = numbers.interval(accuracy.low, accuracy.high) + _unresolved(accuracy) + _in_full(accuracy)
     return Cell(numbers.accuracy(accuracy.value, accuracy.most), interval, accuracy=accuracy, leads=leads)
 
 
@@ -109,6 +109,10 @@ def count_cell(value: int, sub: str = "") -> Cell:
 def percent_cell(fraction: float | None, sub: str = "") -> Cell:
     """Return a fraction in percent; a dash for none."""
     return Cell("–") if fraction is None else Cell(numbers.percent(fraction), sub, value=fraction)
+
+
+def _in_full(accuracy: AccuracyRecord) -> str:
+    return "" if accuracy.least is None else f", in full ≥ {numbers.percent(accuracy.least)}"
 
 
 def _unresolved(accuracy: AccuracyRecord) -> str:

@@ -46,14 +46,16 @@ def layers_frame(entries: Sequence[Entry]) -> pd.DataFrame:
 
 # What a run may lack keeps its type.
 _COUNTS = ("correct", "n", "unresolved", "suite_seed")
-_MEASURED = ("suite", "norm", "attack", "eps", *_COUNTS[:3], "accuracy", "low", "high", "interval", *_COUNTS[3:], "superseded")
+_VALUES = ("accuracy", "low", "high", "least")
+_MEASURED = ("suite", "norm", "attack", "eps", *_COUNTS[:3], *_VALUES, "interval", *_COUNTS[3:], "superseded")
 _CONDITION = ("condition_worst", "condition_product", "condition_worst_compressed", "condition_product_compressed")
-_FRACTIONS = ("test_accuracy", *_CONDITION, "eps", "accuracy", "low", "high")
+_FRACTIONS = ("test_accuracy", *_CONDITION, "eps", *_VALUES)
 
 
 def _measured(record: ResultRecord, accuracy: AccuracyRecord) -> dict[str, object]:
     counted = accuracy.model_dump(include={"attack", "eps", "correct", "unresolved", "low", "high"})
     return counted | {
+        "least": accuracy.least,
         "n": accuracy.total,
         "suite": record.suite,
         "norm": record.norm,

@@ -18,7 +18,7 @@ def test_attacks_run_from_cheap_to_dear():
 def test_what_the_audit_reads_from_names_is_that_of_the_classes():
     assert set(BLIND) == {"random-noise", "transfer"}
     assert set(BLACK_BOX) == {"random-noise", "transfer", "square", "hopskipjump"}
-    assert set(ENSEMBLES) == {"aa-native", "autoattack"}
+    assert set(ENSEMBLES) == {"aa-fast", "aa-native", "autoattack"}
 
 
 def test_titles():

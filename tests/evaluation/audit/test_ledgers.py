@@ -93,6 +93,7 @@ def test_what_bears_the_name_cost_what_it_implies(name, classes, forwards, backw
 def test_pass_counts_of_other_attacks_are_their_own():
     assert "pass counts" not in found(ledger("pgd-20", 40), ledger("apgd-ce+fab-t+square", 40))
     assert "pass counts" not in found(ledger("autoattack", COUNT))
+    assert "pass counts" not in found(ledger("aa-fast", 40))
     assert published(10).backwards == 1910
 
 
