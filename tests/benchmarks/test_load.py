@@ -16,6 +16,7 @@ from robust_lowrank.reporting import comparison_report, condition_report
 EXAMPLES = 300
 
 
+@pytest.mark.slow
 def test_a_comparison_of_drawn_runs_holds_few_bytes_a_verdict(tmp_path: Path) -> None:
     runs = [records.read_run(write_run(tmp_path / str(number), number, examples=EXAMPLES)) for number in range(3)]
     for run in runs:

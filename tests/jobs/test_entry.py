@@ -24,6 +24,7 @@ def test_train_takes_values_or_a_file_and_names_the_directory(tmp_path: Path, mo
     assert rlr.train("one.toml").record.created == run.record.created  # it is the same run, which is there already
 
 
+@pytest.mark.slow
 def test_an_experiment_and_its_report(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     outcome = rlr.bench(tmp_path / "tiny.toml", tmp_path / "out", workers=1)

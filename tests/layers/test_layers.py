@@ -76,6 +76,7 @@ def check_identities(layer: FactoredLayer, g: Tensor, tolerance: float) -> None:
             assert relative(got, expected) < tolerance
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(7, 6), (2, 3, 6), (6,)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])

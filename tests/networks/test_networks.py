@@ -79,12 +79,14 @@ def check_step(network: Network, method: str) -> None:
     assert [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()] == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SMALL)
 def test_at_full_rank_a_network_and_its_exports_compute_the_same(name: str) -> None:
     with taken(name, SMALL) as network:
         check_full_rank(network, "dense", "factors")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SMALL)
 def test_factors_are_loaded_by_networks_of_other_ranks_and_by_dense_ones(name: str, tmp_path: Path) -> None:
     with taken(name, SMALL) as network:

@@ -172,6 +172,7 @@ def assert_same(found: list[Tensor], expected: list[Tensor], tolerance: float = 
     assert torch.dist(found[0], found[-1]) > 1e-3, "nothing has moved"
 
 
+@pytest.mark.sampled(2)
 @each_method
 @pytest.mark.parametrize(
     "options",

@@ -195,6 +195,7 @@ WAYS = {f"{name}, {kind}": (METHODS[name], kind) for name in ("geolora", "dlrt c
 WAYS |= {f"{name}, sgd": (method, "sgd") for name, method in METHODS.items()}
 
 
+@pytest.mark.sampled(3)
 @each_spread
 @pytest.mark.parametrize(("method", "kind"), WAYS.values(), ids=WAYS)
 def test_T29_training_goes_on_from_files_bit_for_bit(method: GalerkinMethod, spread: dict, kind: str, tmp_path: Path) -> None:
