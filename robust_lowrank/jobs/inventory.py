@@ -95,7 +95,7 @@ def _results(files: RunFiles, run: RunRecord) -> Iterator[Item]:
             yield Item(f"results/{directory.name}", "unfinished", finding, None, _attack(files.root, _suite(directory.name)))
     for name, record in found.items():
         state, finding = _state(files.result(name), record, run, [other for each, other in found.items() if each != name])
-        remedy = _attack(files.root, record.suite, record) if state == "damaged" else ""
+        remedy = _attack(files.root, record.suite, record) if state in ("damaged", "unfinished") else ""
         yield Item(f"results/{name}", state, finding, record.seconds, remedy)
     for units in sorted(files.results.glob("*/units")):
         name, again = f"results/{units.parent.name}/units", _attack(files.root, _suite(units.parent.name))
@@ -110,7 +110,8 @@ def _results(files: RunFiles, run: RunRecord) -> Iterator[Item]:
 
 def _state(files: ResultFiles, record: ResultRecord, run: RunRecord, others: Sequence[ResultRecord]) -> tuple[State, str]:
     if faults := records.broken_seals(files.record, record, files.beside):
-        return "damaged", faults[0].replace(f"{files.root}/", "")
+        stopped = all("has come since" in fault for fault in faults)  # a file is written before the record that is sealed with it
+        return "unfinished" if stopped else "damaged", faults[0].replace(f"{files.root}/", "")
     if record.hashes.get("weights") != run.hashes.get("weights"):
         return "foreign", "it is of another network than the run's"
     if any(records.supersedes(other, record) for other in others):

@@ -52,6 +52,13 @@ def test_a_form_that_was_stopped_as_it_was_made_is_unfinished(run: Path) -> None
     assert (found.state, found.remedy) == ("unfinished", MERGED.replace("RUN", str(run)))
 
 
+def test_a_file_that_its_record_is_not_sealed_with_yet_is_unfinished(run: Path) -> None:
+    result = RunFiles(run / "forms" / "merged").result("quick")
+    record = records.read_record(result.record, records.ResultRecord)
+    records.write_sealed(result.record, record, [path for path in result.beside if path != result.replayed])
+    assert item(run, "forms/merged/results/quick").state == "unfinished"
+
+
 QUICK = "rlr-eval attack RUN --suite quick"
 MERGED = "rlr-eval attack RUN --form merged"
 
