@@ -9,6 +9,7 @@ from robust_lowrank.evaluation import (
     FAB,
     FGSM,
     PGD,
+    AAFast,
     AANative,
     DeepFool,
     EvalConfig,
@@ -21,6 +22,8 @@ from robust_lowrank.evaluation import (
     suite_names,
 )
 from robust_lowrank.evaluation.forecast import forecast
+from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
+from robust_lowrank.evaluation.network.target import checked_target
 from robust_lowrank.evaluation.run import Run
 from robust_lowrank.threat import frozen_eval
 
@@ -96,8 +99,29 @@ def test_every_suite_has_a_forecast(mlp, digits, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["Linf", "L1"])
-def test_the_ensemble_costs_what_was_said(digits, norm):
+@pytest.mark.parametrize("attack", [AANative(), AAFast(share=1.0)], ids=lambda attack: attack.name)
+def test_an_ensemble_costs_what_was_said(digits, attack, norm):
     model, x, y = Firm(), digits.x[:2], torch.zeros(2, dtype=torch.int64)
-    config = EvalConfig.resolve(Suite(name="s", norm=norm, eps=(0.1,), attacks=(AANative(),)))
+    config = EvalConfig.resolve(Suite(name="s", norm=norm, eps=(0.1,), attacks=(attack,)))
     total, _ = spent(model, x, y, config)
     assert total <= forecast(model, x, y, config).passes <= 1.05 * total
+
+
+def test_what_is_drawn_as_a_sample_changes_no_forecast(digits):
+    model, x, y = Firm(), digits.x[:2], torch.zeros(2, dtype=torch.int64)
+    some, every = (
+        forecast(model, x, y, EvalConfig.resolve(Suite(name="s", eps=(0.1,), attacks=(AAFast(share=share),))))
+        for share in (0.15, 1.0)
+    )
+    assert some.passes == every.passes
+
+
+def test_trials_ahead_take_no_more_rows_than_padding_would(digits):
+    model, x, y = Firm(), digits.x[:2], torch.zeros(2, dtype=torch.int64)
+    config = EvalConfig.resolve(Suite(name="s", norm="Linf", eps=(0.1,), attacks=(Square(queries=300),)))
+    most = forecast(model, x, y, config).passes
+    meter = Meter()
+    with frozen_eval(model):
+        Run(model, x, y, config).execute(meter)
+    piece = FixedBatch(checked_target(model, x, y)).piece
+    assert meter.passes <= piece * most / len(x)
