@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.steps import stepper
 
-WAYS = ("dense", "bare", "condlr", "geolora", "geolora tol", "dlrt", "published condlr")
+WAYS = ("dense", "bare", "condlr", "geolora", "geolora tol", "dlrt", "dlrt tol", "published condlr")
 KEY, RATIOS = ("network", "batch"), WAYS[2:-1]
 CASES = [("vgg11", 1), ("vgg11", 32), ("resnet20", 1), ("resnet20", 32)]
 

@@ -14,11 +14,13 @@ from benchmarks.timing import medians
 from robust_lowrank import DLRT, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, Vanilla, compress
 from robust_lowrank.methods import Method
 from robust_lowrank.models import build, classifier
+from robust_lowrank.models.vit import EncoderBlock
 
 RANK, LR = 0.2, 0.01
 SHAPES = {"lenet5": (1, 28, 28)}
-ROUNDS = {("lenet5", 32): 9, ("lenet5", 128): 9, ("resnet20", 32): 7, ("vgg11", 32): 5, ("vgg16", 128): 2}  # 3 elsewhere
-CASES = [(network, batch) for network in ("lenet5", "resnet20", "vgg11", "vgg16") for batch in (32, 128)]
+ROUNDS = {("lenet5", 32): 9, ("lenet5", 128): 9, ("resnet20", 32): 7, ("vgg11", 32): 5}  # 3 elsewhere
+CASES = [(network, batch) for network in ("lenet5", "resnet20", "vgg11", "vgg16", "resnet18") for batch in (32, 128)]
+CASES.append(("vit-s", 16))
 
 
 class Way(NamedTuple):
@@ -42,9 +44,23 @@ METHODS = {
 KEY, RATIOS = ("network", "batch"), tuple(METHODS)
 
 
+class Tokens(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mT
+
+
+class Mean(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(1)
+
+
 def network_of(name: str) -> tuple[nn.Module, str]:
     """Return a network and the name of its classifier, which stays dense."""
     torch.manual_seed(0)
+    if name == "vit-s":  # patches of 4 x 4, 12 blocks of width 384 with 6 heads, on the mean of the tokens
+        blocks = (EncoderBlock(384, 6) for _ in range(12))
+        stem = nn.Sequential(nn.Conv2d(3, 384, 4, stride=4), nn.Flatten(2), Tokens())
+        return nn.Sequential(stem, *blocks, nn.LayerNorm(384), Mean(), nn.Linear(384, 10)), "15"
     if name != "vgg11":
         net = build(name, input_shape=SHAPES.get(name, (3, 32, 32)), num_classes=10)
         return net, classifier(net)

@@ -100,6 +100,7 @@ def test_an_interrupted_step_leaves_ranks_as_they_were() -> None:
         opt.zero_grad()
         loss = nn.functional.cross_entropy(model(x), y)
         loss.backward()
+        model[0].core.grad *= 0.5  # as clipping does, so that nothing is recalled
         return loss
 
     with pytest.raises(MemoryError):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers.base import FactoredLayer, own_or_same, parameters_of
+from robust_lowrank.layers.seen import Passes, Seen
 from robust_lowrank.linalg import Factors
 
 STATIC = (staticmethod, str, int, float, tuple)  # of what a class adds to torch's, what a chain has too
@@ -25,12 +26,14 @@ class ChainLayer(FactoredLayer):
     Attributes:
         read: whether somebody reads these in a pass, as attentions do that compute with their layers' weights themselves.
         slides: in how many directions a kernel slides.
+        seen: the backward passes of an evaluation, for who asks for them.
     """
 
     bias: nn.Parameter | None
     weight: Any
     read: bool = False
     slides: int = 0
+    seen: Passes = None
 
     def __init__(self, factors: Factors, bias: Tensor | None = None, *, like: nn.Module | None = None) -> None:
         super().__init__(factors)
@@ -58,6 +61,17 @@ class ChainLayer(FactoredLayer):
     def product(self, x: Tensor, factors: Factors) -> Tensor:
         """Return what the layer makes of x without its bias, by other factors of its form."""
         raise NotImplementedError
+
+    def gradients_of(self, seen: Seen, *, sides: bool) -> tuple[Tensor | None, ...]:
+        """Return what the slots of core and, with `sides`, of bases receive from a pass of the same weight in other factors.
+
+        Its bases were the first columns of the present ones.
+        """
+        raise NotImplementedError
+
+    def passes(self) -> Passes:
+        """Return where a pass of this layer is to show its gradient; compiled passes show none."""
+        return None if torch.compiler.is_compiling() else self.seen
 
     def change(self, x: Tensor) -> Tensor:
         """Return what an update adds to the outputs of the layer that is frozen beside it."""

@@ -9,8 +9,15 @@ from torch import Tensor, nn
 from robust_lowrank.layers.base import Kind, MatrixFactors, parameters_of
 from robust_lowrank.layers.chain import ChainLayer
 from robust_lowrank.layers.convolution import ConvGeometry, point
-from robust_lowrank.layers.functional import low_rank_conv, spatial_core, tucker_conv2d
+from robust_lowrank.layers.functional import (
+    conv_gradients,
+    low_rank_conv,
+    spatial_core,
+    tucker_conv2d,
+    tucker_gradients,
+)
 from robust_lowrank.layers.merging import merge
+from robust_lowrank.layers.seen import Seen
 from robust_lowrank.linalg import Factors
 
 TUCKER_BASES = ("U1", "U2", "U3", "U4")  # of filters, channels, height, width
@@ -135,12 +142,16 @@ class LowRankConv(MatrixFactors, FactoredConv):
     """A convolution whose matricised kernel (F, Cin * prod(kernel)) is U S V^T: r spatial filters from V, then 1 x 1 with U S."""
 
     def _convolve(self, x: Tensor) -> Tensor:
-        return self.product(x, self.parameters_as_factors())
+        return low_rank_conv(x, self.U, self.S, self.V, self.shape.kernel, self.shape.geometry, self.passes())
 
     def product(self, x: Tensor, factors: Factors) -> Tensor:
         """Return the convolution of x with other factors."""
         core, (u, v) = factors
         return self._in_batches(lambda batch: low_rank_conv(batch, u, core, v, self.shape.kernel, self.shape.geometry), x)
+
+    def gradients_of(self, seen: Seen, *, sides: bool) -> tuple[Tensor | None, ...]:
+        """Return what the present factors' slots receive from a pass of the same weight."""
+        return conv_gradients(seen, self.U, self.S, self.V, self.shape.kernel, self.shape.geometry, sides=sides)
 
     def factored_layers(self) -> nn.Sequential:
         """Return the spatial convolution with V^T, then the 1 x 1 convolution with U S."""
@@ -177,11 +188,15 @@ class TuckerConv2d(FactoredConv):
         return [factors[name].shape[0] if name in factors else size for name, size in names]
 
     def _convolve(self, x: Tensor) -> Tensor:
-        return self.product(x, Factors(self.C, self.bases()))
+        return tucker_conv2d(x, self.C, self.bases(), self.shape.geometry, self.passes())
 
     def product(self, x: Tensor, factors: Factors) -> Tensor:
         """Return the convolution of x with other factors."""
         return self._in_batches(lambda batch: tucker_conv2d(batch, *factors, self.shape.geometry), x)
+
+    def gradients_of(self, seen: Seen, *, sides: bool) -> tuple[Tensor | None, ...]:
+        """Return what the present factors' slots receive from a pass of the same weight."""
+        return tucker_gradients(seen, self.C, self.bases(), self.shape.geometry, sides=sides)
 
     def merged(self) -> Tensor:
         """Return the kernel (F, Cin, kh, kw)."""

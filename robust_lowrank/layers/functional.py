@@ -4,6 +4,7 @@ What the slots of the factors receive is said in `merging`. Derivatives of secon
 those of the dense layer with the merged weight.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,27 +16,73 @@ from torch.autograd import Function, forward_ad
 from robust_lowrank import linalg
 from robust_lowrank.layers.convolution import ConvGeometry, convolution_gradients, convolve, point
 from robust_lowrank.layers.merging import fit_to_slot, frame, merge
+from robust_lowrank.layers.seen import Passes, Seen
 from robust_lowrank.linalg import Factors
 
+Gradients = tuple[Tensor | None, ...]  # of a core and its bases
 FEW_PIXELS = 32  # of one image: so few fill no product of matrices, and those of a batch are put side by side
 
 
-def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
+def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor, seen: Passes = None) -> Tensor:
     """Return `x V S^T U^T` for x (..., m), U (n, r), S (r, r'), V (m, r')."""
-    return _apply(_LowRankLinear, x, u, s, v)
+    return _apply(_LowRankLinear, x, u, s, v, seen)
 
 
-def low_rank_conv(x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
+def low_rank_conv(
+    x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, ...], geometry: ConvGeometry, seen: Passes = None
+) -> Tensor:
     """Return the convolution of x (B, Cin, ...) with the kernel U S V^T, V (Cin * prod(kernel), r') holding spatial filters."""
-    return _apply(_LowRankConv, x, u, s, v, kernel, geometry)
+    return _apply(_LowRankConv, x, u, s, v, kernel, geometry, seen)
 
 
-def tucker_conv2d(x: Tensor, c: Tensor, bases: Sequence[Tensor], geometry: ConvGeometry) -> Tensor:
+def tucker_conv2d(x: Tensor, c: Tensor, bases: Sequence[Tensor], geometry: ConvGeometry, seen: Passes = None) -> Tensor:
     """Return the convolution of x (B, Cin, H, W) with C x_1 U1 x_2 U2, C (r1, r2, kh, kw), U1 (F, r1), U2 (Cin, r2).
 
     Two more bases U3 (kh, r3) and U4 (kw, r4) act on a core (r1, r2, r3, r4).
     """
-    return _apply(_TuckerConv2d, x, geometry, c, *bases)
+    return _apply(_TuckerConv2d, x, geometry, seen, c, *bases)
+
+
+def linear_gradients(seen: Seen, u: Tensor, s: Tensor, v: Tensor, *, sides: bool) -> Gradients:
+    """Return what the slots of (S, U, V) receive from a pass seen, without its weight; U and V begin with those of the pass."""
+    x, delta, a, e = (tensor.reshape(-1, tensor.shape[-1]) for tensor in seen[:4])
+    kind = delta.dtype
+    a = torch.cat([a, x @ v[:, a.shape[1] :].to(kind)], 1)
+    e = torch.cat([e, delta @ u[:, e.shape[1] :].to(kind)], 1)
+    ds = (e.T @ a).to(s.dtype)
+    if not sides:
+        return ds, None, None
+    return ds, fit_to_slot((delta.T @ a).to(u.dtype), u), fit_to_slot((x.T @ e).to(v.dtype), v)
+
+
+def conv_gradients(
+    seen: Seen, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, ...], geometry: ConvGeometry, *, sides: bool
+) -> Gradients:
+    """Return what the slots of (S, U, V) receive from a pass seen, without its weight; U and V begin with those of the pass."""
+    x, delta, a, e, _ = seen
+    kind = delta.dtype
+    filters = v.to(kind).T.reshape(v.shape[1], x.shape[1], *kernel)
+    a = _extended(a, lambda known: convolve(x, filters[known:], geometry), v.shape[1])
+    e = _extended(e, lambda known: _pointwise(delta, u[:, known:].to(kind).T), u.shape[1])
+    ds = pointwise_weight_gradient(e, a).to(s.dtype)
+    if not sides:
+        return ds, None, None
+    inner = x.new_empty((e.shape[1], x.shape[1], *kernel))
+    dl = _weight_gradient(e, x, inner, geometry).flatten(1).T.to(v.dtype)
+    return ds, fit_to_slot(pointwise_weight_gradient(delta, a).to(u.dtype), u), fit_to_slot(dl, v)
+
+
+def tucker_gradients(seen: Seen, c: Tensor, bases: Sequence[Tensor], geometry: ConvGeometry, *, sides: bool) -> Gradients:
+    """Return what the slots of (C, U1, U2, ...) receive from a pass seen, without its weight; the bases begin with its own."""
+    x, delta, a, e, _ = seen
+    a = _extended(a, lambda known: _pointwise(x, bases[1][:, known:].to(x.dtype).T), bases[1].shape[1])
+    e = _extended(e, lambda known: _pointwise(delta, bases[0][:, known:].to(delta.dtype).T), bases[0].shape[1])
+    return _tucker_slots((x, delta, a, e), c, bases, geometry, core=True, sides=[sides] * len(bases))
+
+
+def _extended(parts: Tensor, further: Callable[[int], Tensor], size: int) -> Tensor:
+    """Return parts within a basis with those within its further columns."""
+    return parts if parts.shape[1] == size else torch.cat([parts, further(parts.shape[1])], 1)
 
 
 def _apply(function: type["_Chain"], x: Tensor, *arguments: Any) -> Tensor:
@@ -69,6 +116,12 @@ def _weight_gradient(delta: Tensor, x: Tensor, weight: Tensor, geometry: ConvGeo
     return convolution_gradients(delta, x, weight, geometry, wanted=(False, True))[1]
 
 
+def _show(seen: Passes, tensors: tuple[Tensor, ...], core: Tensor | None, *sides: Tensor | None) -> None:
+    """Add a backward pass to those seen if it has reached all factors."""
+    if seen is not None and core is not None and all(side is not None for side in sides):
+        seen.append(Seen(*tensors, core))
+
+
 class _Chain(Function):
     """A function of an input and factors that is taken for the dense layer's where gradients are themselves differentiated."""
 
@@ -88,40 +141,43 @@ def _gradients_of_dense(ctx: Any, dense: Callable[..., Tensor], arguments: Seque
 
 class _LowRankLinear(_Chain):
     @staticmethod
-    def dense(*arguments: Tensor) -> Tensor:
-        x, u, s, v = arguments
+    def dense(*arguments: Any) -> Tensor:
+        x, u, s, v, *_ = arguments
         return F.linear(x, merge(Factors(s, (u, v))).to(x.dtype))
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor, seen: Passes) -> Tensor:
         a = x @ v.to(x.dtype)
         ctx.save_for_backward(x, a, u, s, v)
+        ctx.seen = seen
         return a @ s.to(x.dtype).T @ u.to(x.dtype).T
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, a, u, s, v = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _gradients_of_dense(ctx, _LowRankLinear.dense, (x, u, s, v), delta)
+            return _gradients_of_dense(ctx, _LowRankLinear.dense, (x, u, s, v, None), delta)
         kind = delta.dtype
-        need_x, need_u, need_s, need_v = ctx.needs_input_grad
+        need_x, need_u, need_s, need_v, _ = ctx.needs_input_grad
         e = delta @ u.to(kind)
         dx = e @ s.to(kind) @ v.to(kind).T if need_x else None
         x, a, e, delta = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (x, a, e, delta))
         dk = (delta.T @ a).to(u.dtype) if need_u else None
         ds = (e.T @ a if dk is None else u.T @ dk).to(s.dtype) if need_s else None
         dl = (x.T @ e).to(v.dtype) if need_v else None
-        return dx, fit_to_slot(dk, u), ds, fit_to_slot(dl, v)
+        _show(ctx.seen, (x, delta, a, e), ds, dk, dl)
+        return dx, fit_to_slot(dk, u), ds, fit_to_slot(dl, v), None
 
 
 class _LowRankConv(_Chain):
     @staticmethod
     def dense(*arguments: Any) -> Tensor:
-        x, u, s, v, kernel, geometry = arguments
+        x, u, s, v, kernel, geometry, *_ = arguments
         return convolve(x, merge(Factors(s, (u, v))).reshape(len(u), x.shape[1], *kernel).to(x.dtype), geometry)
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor, *options: Any) -> Tensor:
+        kernel, geometry, ctx.seen = options
         filters = v.to(x.dtype).T.reshape(v.shape[1], x.shape[1], *kernel)
         a = convolve(x, filters, geometry)
         ctx.save_for_backward(x, a, u, s, v)
@@ -132,7 +188,7 @@ class _LowRankConv(_Chain):
     def backward(ctx: Any, delta: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, a, u, s, v = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _gradients_of_dense(ctx, _LowRankConv.dense, (x, u, s, v, ctx.kernel, ctx.geometry), delta)
+            return _gradients_of_dense(ctx, _LowRankConv.dense, (x, u, s, v, ctx.kernel, ctx.geometry, None), delta)
         kind = delta.dtype
         need_x, need_u, need_s, need_v = ctx.needs_input_grad[:4]
         e = _pointwise(delta, u.to(kind).T)
@@ -146,18 +202,19 @@ class _LowRankConv(_Chain):
             dk = pointwise_weight_gradient(delta, a).to(u.dtype)
         if need_s:
             ds = (pointwise_weight_gradient(e, a) if dk is None else u.T @ dk).to(s.dtype)
-        return dx, fit_to_slot(dk, u), ds, fit_to_slot(dl, v), None, None
+        _show(ctx.seen, (x, delta, a, e), ds, dk, dl)
+        return dx, fit_to_slot(dk, u), ds, fit_to_slot(dl, v), None, None, None
 
 
 class _TuckerConv2d(_Chain):
     @staticmethod
     def dense(*arguments: Any) -> Tensor:
-        x, geometry, c, *bases = arguments
+        x, geometry, _, c, *bases = arguments
         return convolve(x, merge(Factors(c, tuple(bases))).to(x.dtype), geometry)
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:  # more names, and dynamo takes x for the context where no gradient is needed
-        x, geometry, c, *bases = arguments
+        x, geometry, ctx.seen, c, *bases = arguments
         u1, u2 = bases[:2]
         a = _pointwise(x, u2.to(x.dtype).T)
         ctx.save_for_backward(x, a, c, *bases)
@@ -168,31 +225,44 @@ class _TuckerConv2d(_Chain):
     def backward(ctx: Any, delta: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, a, c, *bases = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _gradients_of_dense(ctx, _TuckerConv2d.dense, (x, ctx.geometry, c, *bases), delta)
+            return _gradients_of_dense(ctx, _TuckerConv2d.dense, (x, ctx.geometry, None, c, *bases), delta)
         kind = delta.dtype
-        need_x, _, need_c, *need_bases = ctx.needs_input_grad
-        u1, u2, *kernel_bases = bases
+        need_x, _, _, need_c, *need_bases = ctx.needs_input_grad
+        u1, u2 = bases[:2]
         geometry = ctx.geometry
         e = _pointwise(delta, u1.to(kind).T)
-        dx = dc = None
+        dx = None
         if need_x:
             dx = _pointwise(_input_gradient(e, a, spatial_core(c, bases).to(kind), geometry), u2.to(kind))
-        dk: list[Tensor | None] = [None] * len(bases)
-        if need_bases[0]:
-            z = convolve(a, spatial_core(frame(c, 0), bases).to(kind), geometry)
-            dk[0] = pointwise_weight_gradient(delta, z).to(u1.dtype)
-        if need_bases[1]:
-            z = _input_gradient(e, a, spatial_core(frame(c, 1), bases).to(kind), geometry)
-            dk[1] = pointwise_weight_gradient(x, z).to(u2.dtype)
-        if need_c or any(need_bases[2:]):
-            g = _weight_gradient(e, a, spatial_core(c, bases).to(kind), geometry).to(c.dtype)
-            maps = dict(enumerate((basis.T for basis in kernel_bases), start=2))
-            dc = _mode_products(g, maps)
-            for mode in maps:
-                if need_bases[mode]:
-                    others = _mode_products(g, {j: map_ for j, map_ in maps.items() if j != mode})
-                    dk[mode] = linalg.unfold(others, mode) @ linalg.unfold(frame(c, mode), mode).T
-        return dx, None, dc, *dk
+        tensors = (x, delta, a, e)
+        dc, *dk = _tucker_slots(tensors, c, bases, geometry, core=need_c, sides=need_bases)
+        _show(ctx.seen, tensors, dc, *dk)
+        return dx, None, None, dc, *dk
+
+
+def _tucker_slots(
+    tensors: tuple[Tensor, ...], c: Tensor, bases: Sequence[Tensor], geometry: ConvGeometry, *, core: bool, sides: Sequence[bool]
+) -> Gradients:
+    """Return what the slots of core and bases receive of a pass, where they are wanted."""
+    x, delta, a, e = tensors
+    spatial = functools.partial(spatial_core, bases=bases)
+    dk: list[Tensor | None] = [None] * len(bases)
+    if sides[0]:
+        z = convolve(a, spatial(frame(c, 0)).to(a.dtype), geometry)
+        dk[0] = pointwise_weight_gradient(delta, z).to(bases[0].dtype)
+    if sides[1]:
+        z = _input_gradient(e, a, spatial(frame(c, 1)).to(a.dtype), geometry)
+        dk[1] = pointwise_weight_gradient(x, z).to(bases[1].dtype)
+    dc = None
+    if core or any(sides[2:]):
+        g = _weight_gradient(e, a, spatial(c).to(a.dtype), geometry).to(c.dtype)
+        maps = dict(enumerate((basis.T for basis in bases[2:]), start=2))
+        dc = _mode_products(g, maps)
+        for mode in maps:
+            if sides[mode]:
+                others = _mode_products(g, {j: map_ for j, map_ in maps.items() if j != mode})
+                dk[mode] = linalg.unfold(others, mode) @ linalg.unfold(frame(c, mode), mode).T
+    return dc, *dk
 
 
 def spatial_core(c: Tensor, bases: Sequence[Tensor]) -> Tensor:

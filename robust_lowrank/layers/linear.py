@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from robust_lowrank.layers.base import Kind, MatrixFactors, parameters_of
 from robust_lowrank.layers.chain import ChainLayer
-from robust_lowrank.layers.functional import low_rank_linear
+from robust_lowrank.layers.functional import linear_gradients, low_rank_linear
+from robust_lowrank.layers.seen import Seen
 from robust_lowrank.linalg import Factors
 
 
@@ -59,13 +60,17 @@ class LowRankLinear(MatrixFactors, FactoredLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Return the map of x (..., m) as (..., n)."""
         self.look_at_bases()
-        y = self.product(x, self.parameters_as_factors())
+        y = low_rank_linear(x, self.U, self.S, self.V, self.passes())
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def product(self, x: Tensor, factors: Factors) -> Tensor:
         """Return the map of x by other factors."""
         core, (u, v) = factors
         return low_rank_linear(x, u, core, v)
+
+    def gradients_of(self, seen: Seen, *, sides: bool) -> tuple[Tensor | None, ...]:
+        """Return what the present factors' slots receive from a pass of the same weight."""
+        return linear_gradients(seen, self.U, self.S, self.V, sides=sides)
 
     def factored_layers(self) -> nn.Sequential:
         """Return `nn.Linear(m, r)` with V^T, then `nn.Linear(r, n)` with U S."""

@@ -1,4 +1,7 @@
-"""DLRT is the basis-update & Galerkin integrator, at fixed or adaptive rank, with two evaluations a step."""
+"""DLRT is the basis-update & Galerkin integrator, at fixed or adaptive rank, with two evaluations a step.
+
+With augmented bases both are at the same weight, and the first one shows what the second would (`optim.recall`).
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -36,6 +39,11 @@ class DLRT(GalerkinMethod):
     def shortest_window(self) -> int:
         """None are needed where the tangent gradient already moves the core, which makes the step GeoLoRA's."""
         return 1 if self.tol is None else 0
+
+    @property
+    def keeps_weight(self) -> bool:
+        """Whether new bases begin with the old ones: at fixed rank they do not."""
+        return self.tol is not None
 
     def expand(self, factors: Factors, direction: Factors, lr: float) -> Factors:
         """Return the core in the augmented bases (36), or at fixed rank in those of the moved K and L (34)."""

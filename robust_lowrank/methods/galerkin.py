@@ -109,6 +109,11 @@ class GalerkinMethod(Method, ABC):
         """The least number of core steps between two truncations of amortised steps."""
         return min(1, self.core_steps)
 
+    @property
+    def keeps_weight(self) -> bool:
+        """Whether new bases begin with the old ones, so that the weight is the same between them."""
+        return True
+
     def expand(self, factors: Factors, direction: Factors, lr: float) -> Factors:
         """Return the core in the new bases, turned by a direction; the weight is the same if the new bases hold the old ones."""
         return augment(factors, direction)

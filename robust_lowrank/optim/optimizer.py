@@ -21,7 +21,7 @@ from robust_lowrank.optim.loads import Loads
 from robust_lowrank.optim.loss_terms import add_penalty, penalty_targets
 from robust_lowrank.optim.nonfinite import LOOK_EVERY, Sentinel
 from robust_lowrank.optim.rules import make_inner, rule_of
-from robust_lowrank.optim.steps import amortised_step, exact_step
+from robust_lowrank.optim.steps import Evaluation, amortised_step, exact_step
 from robust_lowrank.penalties import Penalty
 
 Step = Literal["exact", "amortised"]
@@ -189,7 +189,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         """Take one step and return the loss at its start.
 
         `closure` clears the gradients, evaluates the loss of one batch, calls `backward` and returns the loss. It may run several
-        times: dropout then repeats, and the running statistics of BatchNorm move only once. Methods with a single evaluation, and
+        times: dropout then repeats, and the running statistics of BatchNorm move only once. What a first run has shown is not
+        asked of a second one, which needs that the gradients are left as `backward` makes them. Methods with a single evaluation, and
         all with amortised steps, also take a step without a closure, after a `backward` of the caller's.
 
         Raises:
@@ -211,10 +212,11 @@ class LowRankOptimizer(torch.optim.Optimizer):
             raise self._needs_closure()
         before = self._driver.snapshot()
         try:
+            evaluation = Evaluation(lambda: _run(closure), self._complete, self._complete_cores)
             if self.amortised:
-                loss = amortised_step(self._driver, self.window, lambda: self._evaluate(closure))
+                loss = amortised_step(self._driver, self.window, evaluation)
             else:
-                loss = exact_step(self._driver, self.model, lambda: self._evaluate(closure))
+                loss = exact_step(self._driver, self.model, evaluation)
         except TrainingError as error:
             self._driver.restore(before)
             if isinstance(error, FactorisationError):
@@ -265,11 +267,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             'or make the optimizer with step="amortised"'
         )
 
-    def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _complete(self, loss: Any) -> None:
         for penalty, layers in self.penalties:
             if weight := penalty.weight_at(self.steps):
                 for layer in layers:
@@ -280,7 +278,15 @@ class LowRankOptimizer(torch.optim.Optimizer):
             raise UserError(
                 "no parameter has a gradient: call backward on a loss of this network before the step, or in the closure"
             )
-        return loss
+
+    def _complete_cores(self, changed: Mapping[str, FactoredLayer]) -> None:
+        cores = {id(layer) for layer in changed.values()}
+        for penalty, layers in self.penalties:
+            if weight := penalty.weight_at(self.steps):
+                for layer in layers:
+                    if id(layer) in cores:
+                        add_penalty(layer, penalty, weight)
+        self._sentinel.look(step=self.steps + 1, loss=None)
 
     def _require_the_ranks_of_the_state(self) -> None:
         ranks = self._ranks or {}
@@ -300,6 +306,13 @@ class LowRankOptimizer(torch.optim.Optimizer):
                     f"{name} is not among the optimizer's parameters: compress the network before making the optimizer, and make "
                     "another when layers have been replaced"
                 )
+
+
+def _run(closure: Callable[[], Any] | None) -> Any:
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def _several_processes() -> bool:

@@ -185,7 +185,10 @@ def test_a_clipped_step_is_that_of_a_scaled_loss(method: Method, step) -> None:
         return norm
 
     def scaled() -> Tensor:
-        backward(twin, factors.pop(0))
+        backward(twin, 2 * factors.pop(0))
+        for parameter in twin.parameters():
+            if parameter.grad is not None:
+                parameter.grad *= 0.5  # exact, and as in clipping nothing is recalled
         return torch.zeros(())
 
     for _ in range(4):
