@@ -190,8 +190,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
         `closure` clears the gradients, evaluates the loss of one batch, calls `backward` and returns the loss. It may run several
         times: dropout then repeats, and the running statistics of BatchNorm move only once. What a first run has shown is not
-        asked of a second one, which needs that the gradients are left as `backward` makes them. Methods with a single evaluation, and
-        all with amortised steps, also take a step without a closure, after a `backward` of the caller's.
+        asked of a second one, if gradients are left as `backward` makes them. Methods with a single evaluation, and all with
+        amortised steps, also take a step without a closure, after a `backward` of the caller's.
 
         Raises:
             UserError: a method needs more than one evaluation and there is no closure; the network has other parameters than when
