@@ -116,7 +116,7 @@ def _weight_gradient(delta: Tensor, x: Tensor, weight: Tensor, geometry: ConvGeo
     return convolution_gradients(delta, x, weight, geometry, wanted=(False, True))[1]
 
 
-def _show(seen: Passes, tensors: tuple[Tensor, ...], core: Tensor | None, *sides: Tensor | None) -> None:
+def _show(seen: Passes, tensors: tuple[Tensor, Tensor, Tensor, Tensor], core: Tensor | None, *sides: Tensor | None) -> None:
     """Add a backward pass to those seen if it has reached all factors."""
     if seen is not None and core is not None and all(side is not None for side in sides):
         seen.append(Seen(*tensors, core))
