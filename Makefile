@@ -12,7 +12,7 @@ LOCK := .ci/requirements.txt
 # Parallel test workers bring their own parallelism; a thread pool in each only makes them wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
-.PHONY: demo test test-slow test-all check format bench bench-compare evaluation conformance networks mutations reliability reports-index docs lock audit sbom clean
+.PHONY: demo test test-slow test-all coverage check format bench bench-compare evaluation conformance networks mutations reliability reports-index docs lock audit sbom clean
 
 # torchattacks and robustbench are pure Python; pip would pin requests, timm and others back to please them, so they
 # come last, alone, and in this order: both bring a top-level package `robustbench`, and the one installed last wins.
@@ -43,6 +43,10 @@ test-slow: $(STAMP)
 	$(PYTEST) -m slow --durations=25
 
 test-all: test test-slow
+
+# What of the package, its branches included, the default tests run.
+coverage: $(STAMP)
+	$(PYTEST) -m 'not slow' --cov --cov-report=term --cov-fail-under=92
 
 check: $(STAMP)
 	$(BIN)/ruff check .
