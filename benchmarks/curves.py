@@ -9,15 +9,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks.audit import Task, cnn, fit, mlp
-from benchmarks.passes import BATCH, EXAMPLES, SEED, Counted, enlarged
+from benchmarks.audit import MASKS, Behind, Task, cnn, fit, mlp
+from benchmarks.passes import BATCH, SEED, Counted, enlarged
 from robust_lowrank import data, models
 from robust_lowrank.evaluation import APGD, PGD, Curve, Suite, evaluate
 from robust_lowrank.evaluation.attacks.base import Attack
 
 KEY = ("network", "norm")
 RATIOS = ("seconds over APGD at one eps", "seconds over PGD and APGD at one eps", "seconds over PGD and APGD at all")
-ROUNDS = 3
+ROUNDS, EXAMPLES = 3, 200
 PAIR: tuple[Attack, ...] = (PGD(steps=40), APGD(examples="survivors"))
 
 
@@ -51,6 +51,14 @@ def _subjects() -> list[Subject]:
         Subject("cnn, 8 × 8, adversarial", defended, small, "L2", (0.2, 0.4, 0.65, 0.9, 1.2)),
         Subject("mlp, 8 × 8, adversarial", firm, small, "Linf", (0.05, 0.1, 0.15, 0.2, 0.25)),
         Subject("mlp, 8 × 8, adversarial", firm, small, "L1", (0.6, 1.2, 2.0, 2.8, 4.0)),
+        Subject("cnn, shattered", Behind(plain, MASKS["shattered"]).eval(), small, "Linf", (0.03, 0.06, 0.09, 0.12, 0.16)),
+        Subject(
+            "cnn, rounded frequencies",
+            Behind(plain, MASKS["rounded frequencies"]).eval(),
+            small,
+            "Linf",
+            (0.03, 0.06, 0.09, 0.12, 0.16),
+        ),
         Subject("lenet5, 28 × 28, adversarial", lenet5, large, "Linf", (0.03, 0.06, 0.09, 0.12, 0.16)),
     ]
 

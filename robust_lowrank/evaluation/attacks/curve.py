@@ -28,7 +28,7 @@ class Curve(NativeAttack):
     turn: ClassVar[int] = 55
     title: ClassVar[str | None] = "Curve search"
     at_once: ClassVar[bool] = True
-    fmn_steps: Tries = 20
+    fmn_steps: Tries = 10
     steps: Tries = 25  # of APGD, on each of the losses
 
     def cost(self, classes: int, norm: str) -> int:
