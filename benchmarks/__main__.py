@@ -10,6 +10,7 @@ from benchmarks import (
     attacks,
     audit,
     compile,
+    curves,
     fast,
     growth,
     layers,
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "attacks": attacks,
     "passes": passes,
     "fast": fast,
+    "curves": curves,
     "load": load,
 }
 SPEED = [name for name, module in BENCHMARKS.items() if hasattr(module, "RATIOS")]

@@ -24,7 +24,7 @@ def say_results(labels: Sequence[str], results: Sequence[ResultRecord]) -> None:
         for entry in result.accuracies:
             budget = f"{result.norm} {entry.eps:.4g}" if entry.eps else ""
             rest = f" to {entry.most:.1%}, {entry.unresolved} unresolved" if entry.unresolved else ""
-            rest += in_full(entry)
+            rest += in_full(entry) + by_larger(entry)
             table.add_row(escape(label), entry.attack, budget, f"{entry.value:.1%}{rest}", f"{entry.low:.1%} to {entry.high:.1%}")
     console.print_table(table)
     for label, result in zip(labels, results, strict=True):
@@ -39,6 +39,11 @@ def say_results(labels: Sequence[str], results: Sequence[ResultRecord]) -> None:
 def in_full(entry: AccuracyRecord) -> str:
     """Return in words what the whole ensemble would leave, where an attack tried it on a sample; nothing elsewhere."""
     return "" if entry.least is None else f"; in full at least {entry.least:.1%}, with 95 % confidence"
+
+
+def by_larger(entry: AccuracyRecord) -> str:
+    """Return in words how many examples were not attacked at this eps, but in vain at a larger one; nothing elsewhere."""
+    return f"; {entry.implied} of {entry.correct} implied by a larger eps" if entry.implied else ""
 
 
 def say_matrix(transfer: "pd.DataFrame") -> None:

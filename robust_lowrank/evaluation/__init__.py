@@ -8,6 +8,7 @@ from robust_lowrank.evaluation.attacks.aa_native import AANative as AANative
 from robust_lowrank.evaluation.attacks.apgd import APGD as APGD
 from robust_lowrank.evaluation.attacks.apgd import apgd as apgd
 from robust_lowrank.evaluation.attacks.carlini_wagner import CarliniWagner as CarliniWagner
+from robust_lowrank.evaluation.attacks.curve import Curve as Curve
 from robust_lowrank.evaluation.attacks.ddn import DDN as DDN
 from robust_lowrank.evaluation.attacks.deepfool import DeepFool as DeepFool
 from robust_lowrank.evaluation.attacks.fab import FAB as FAB

@@ -57,8 +57,7 @@ def forecast(model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig) -> Fore
         forward, both, kept = _measure(network, batch, labels, gradients=config.gradients)
     shares = []
     for unit in units:
-        repeated = unit.attack.minimal and any(share.attack == unit.name for share in shares)
-        passes = 0 if repeated else unit.work * len(x)
+        passes = unit.work * len(x)
         shares.append(Share(unit.name, unit.threat.eps, passes, passes * (both / 2 if unit.attack.gradients else forward)))
     rows = min(config.batch_size, len(x))
     memory = kept * rows if any(unit.attack.gradients for unit in units) else 0

@@ -57,7 +57,7 @@ class Identity:
     def unit_key(self, unit: Unit, batch: Tensor, earlier: Sequence[str]) -> str:
         """Return the hash that names a unit on a batch: the network, examples and attack, and the units that it goes on from."""
         x, y = self.x[batch.to(self.x.device)], self.y[batch.to(self.y.device)]
-        entry = self._entry(unit.attack, self._units_of(unit.attack) if unit.attack.minimal else [unit])
+        entry = self._entry(unit.attack, self._units_of(unit.attack) if unit.attack.at_once else [unit])
         parts = {
             "weights": self.weights,
             "data": digest_tensors({"x": x, "y": y}),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robust_lowrank.evaluation.clean import Clean
-from robust_lowrank.evaluation.unit_result import UnitResult
+from robust_lowrank.evaluation.unit_result import HELD, IMPLIED, UnitResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +68,15 @@ class Ledger:
         for row in rows.tolist():
             self.inputs[row] = earlier.inputs[row]
             self.flags[row].append(remark)
+
+    def follow(self, search: "Ledger") -> None:
+        """Take over from the search that served a larger eps what it left undecided, and what its end says of this eps."""
+        self.unresolved |= search.unresolved & ~self.broken
+        self.nonfinite |= search.nonfinite & ~self.broken
+        for row in self.robust.nonzero().squeeze(1).tolist():
+            held = next((float(flag.removeprefix(HELD)) for flag in search.flags[row] if flag.startswith(HELD)), 0.0)
+            if held > self.eps:
+                self.flags[row].append(f"{IMPLIED}{held!r}")
 
     def enter(self, result: UnitResult) -> None:
         """Enter what an attack found on some examples."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from robust_lowrank.evaluation.result import CLEAN, INTERVAL, WORST, Adversarial
-from robust_lowrank.evaluation.sample import Account, hidden_by, hidden_in_worst
+from robust_lowrank.evaluation.sample import Account, hidden_by, hidden_in_worst, implied_of
 from robust_lowrank.provenance import digest_definition
 from robust_lowrank.records import ResultRecord
 from robust_lowrank.statistics import bounded
@@ -110,10 +110,16 @@ def _of_accuracies(record: ResultRecord, verdicts: "pd.DataFrame") -> list[str]:
         interval = bounded(*counted)
         if max(abs(a - b) for a, b in zip(interval, (entry.value, entry.low, entry.high), strict=True)) > 1e-12:
             faults.append(f"{entry.attack} at {entry.eps:g}: the interval is not that of {counted[0]} right of {counted[2]}")
-        if entry.attack == WORST:
-            hidden = hidden_in_worst(entry.correct, [account for (_, eps), account in accounts.items() if eps == entry.eps])
+        if entry.attack == CLEAN:
+            here, hidden = [], None
+        elif entry.attack == WORST:
+            here = [account for (_, eps), account in accounts.items() if eps == entry.eps]
+            hidden = hidden_in_worst(entry.correct, here)
         else:
-            hidden = None if entry.attack == CLEAN else hidden_by(accounts[entry.attack, entry.eps])
+            here = [accounts[entry.attack, entry.eps]]
+            hidden = hidden_by(here[0])
+        if (implied := implied_of(here)) != entry.implied:
+            faults.append(f"{entry.attack} at {entry.eps:g}: a larger eps implies {implied} by the verdicts, not {entry.implied}")
         if hidden != entry.hidden:
             faults.append(f"{entry.attack} at {entry.eps:g}: the sample gives a limit of {hidden} more, not {entry.hidden}")
     expected = [(CLEAN, 0.0), *units, *((WORST, eps) for eps in sorted({eps for _, eps in units}))]
@@ -136,6 +142,7 @@ def _of_inputs(verdicts: "pd.DataFrame", adversarial: Mapping[str, Adversarial])
 
 
 def _account(kind: str, part: "pd.DataFrame") -> Account:
+    part = part.sort_values("example")
     flags = [str(text).split(",") for text in part["flags"]]
     return Account(kind, (part["verdict"] == "robust").tolist(), flags, int((part["verdict"] == "unresolved").sum()))
 

@@ -12,7 +12,7 @@ from robust_lowrank import records
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.clean import Clean
 from robust_lowrank.evaluation.ledger import Ledger
-from robust_lowrank.evaluation.sample import Account, hidden_by, hidden_in_worst
+from robust_lowrank.evaluation.sample import Account, hidden_by, hidden_in_worst, implied_of
 from robust_lowrank.records import AccuracyRecord, AuditFinding, ResultFiles, ResultRecord, replacing
 from robust_lowrank.statistics import Interval, bounded
 
@@ -99,13 +99,16 @@ def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> list[AccuracyRecord]:
     """Return the accuracies of a suite: clean, under each attack at each eps, and in the worst case over attacks at each eps."""
     entries = [_entry(CLEAN, 0.0, clean.correct, torch.zeros_like(clean.correct))]
     for ledger in ledgers:
-        entries.append(_entry(ledger.attack, ledger.eps, ledger.robust, ledger.undecided, hidden_by(_account(ledger))))
+        account = _account(ledger)
+        entry = _entry(ledger.attack, ledger.eps, ledger.robust, ledger.undecided, hidden_by(account), implied_of([account]))
+        entries.append(entry)
     for eps in sorted({ledger.eps for ledger in ledgers}):
         here = [ledger for ledger in ledgers if ledger.eps == eps]
         held = torch.stack([ledger.robust for ledger in here]).all(dim=0)
         lost = torch.stack([~ledger.robust & ~ledger.undecided for ledger in here]).any(dim=0)
-        hidden = hidden_in_worst(int(held.sum()), [_account(ledger) for ledger in here])
-        entries.append(_entry(WORST, eps, held, ~held & ~lost, hidden))
+        accounts = [_account(ledger) for ledger in here]
+        hidden = hidden_in_worst(int(held.sum()), accounts)
+        entries.append(_entry(WORST, eps, held, ~held & ~lost, hidden, implied_of(accounts)))
     return entries
 
 
@@ -140,7 +143,11 @@ def _account(ledger: Ledger) -> Account:
     return Account(ledger.kind, ledger.robust.tolist(), ledger.flags, int(ledger.undecided.sum()))
 
 
-def _entry(attack: str, eps: float, correct: Tensor, undecided: Tensor, hidden: int | None = None) -> AccuracyRecord:
+def _entry(
+    attack: str, eps: float, correct: Tensor, undecided: Tensor, hidden: int | None = None, implied: int = 0
+) -> AccuracyRecord:
     count, unresolved, total = int(correct.sum()), int(undecided.sum()), len(correct)
     interval = bounded(count, unresolved, total)._asdict()
-    return AccuracyRecord(attack=attack, eps=eps, correct=count, total=total, unresolved=unresolved, hidden=hidden, **interval)
+    return AccuracyRecord(
+        attack=attack, eps=eps, correct=count, total=total, unresolved=unresolved, implied=implied, hidden=hidden, **interval
+    )

@@ -97,13 +97,13 @@ class Run:
             attack, earlier = unit.attack, earlier_units(self.units, number)
             ledger = Ledger(unit.name, attack.package, unit.threat.eps, attack.examples == "correct", self.clean, attack.kind)
             self.ledgers.append(ledger)
-            searches = attack.minimal and all(self.units[other].name != unit.name for other in earlier)
+            before = [other for other in earlier if self.units[other].name == unit.name]
+            searches = attack.at_once and not before
             self._inherit(ledger, unit, [index for index in earlier if not searches or self._within_all(index, unit)])
             if not joint and (attack.joint or any(self.units[other].attack.joint for other in earlier)):
                 continue
-            if attack.minimal and not searches:
-                ledger.unresolved |= self.ledgers[earlier[-1]].unresolved & ~ledger.broken
-                ledger.nonfinite |= self.ledgers[earlier[-1]].nonfinite & ~ledger.broken
+            if attack.at_once and not searches:
+                ledger.follow(self.ledgers[before[0]])
                 continue
             batches = [torch.arange(len(self.x))] if attack.joint else self.batches
             waiting: list[_Part] = []
@@ -230,7 +230,7 @@ class Run:
         started = time.perf_counter()
         x, y = self._examples(rows)
         noise = KeyedNoise(self.config.seed, attack.purpose, self.numbers[rows].to(self.target.device))
-        options: dict[str, Any] = {"within": min(self.config.suite.radii(attack))} if attack.minimal else {}
+        options: dict[str, Any] = {"radii": self.config.suite.radii(attack)} if attack.at_once else {}
         if attack.transfers:
             options["sources"] = self.sources
         attempt = attack.attempt(self.network, x, y, unit.threat, noise, **options)

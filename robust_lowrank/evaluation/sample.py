@@ -1,11 +1,11 @@
-"""What a sample shows bounds what all parts of an ensemble would break of the examples that are left."""
+"""What was tried on a sample bounds what is left of the other examples, and what was tried at one eps implies what is at others."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from robust_lowrank.evaluation.attacks.aa_fast import AAFast
 from robust_lowrank.evaluation.attacks.aa_native import AANative
-from robust_lowrank.evaluation.unit_result import SAMPLED
+from robust_lowrank.evaluation.unit_result import IMPLIED, SAMPLED
 from robust_lowrank.statistics import most_in_population
 
 FAST, FULL = (str(kind.model_fields["attack"].default) for kind in (AAFast, AANative))
@@ -38,6 +38,21 @@ def hidden_by(account: Account) -> int | None:
     claimed = sum("claim-rejected" in flags for flags in others)
     population = sum(sampled) + len(others) - claimed
     return most_in_population(found, sum(sampled), population) - found + claimed
+
+
+def implied_of(accounts: Sequence[Account]) -> int:
+    """Return how many examples are robust under all attacks at one eps, and under one of them because they are at a larger eps.
+
+    The accounts have the same examples; of damaged ones, which have not, those of the shortest count.
+
+    Example:
+        >>> implied_of([Account("curve", [True, True, False], [["implied-by=0.2"], [], []], 0)])
+        1
+    """
+    robust = zip(*(account.robust for account in accounts), strict=False)
+    flags = zip(*(account.flags for account in accounts), strict=False)
+    implied = (any(flag.startswith(IMPLIED) for own in each for flag in own) for each in flags)
+    return sum(all(held) and chosen for held, chosen in zip(robust, implied, strict=True))
 
 
 def hidden_in_worst(correct: int, accounts: Sequence[Account]) -> int | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from robust_lowrank.evaluation.verdict import Check
 from robust_lowrank.provenance import digest_definition, digest_tensors
 
+HELD, IMPLIED = "held-at=", "implied-by="  # begin flags: where a search of all radii ended, and at the radii below
 SAMPLED = "sampled"  # in the flags of an example that an attack on a sample tried with all its parts
 
 _TYPES = {  # of what has a number for each example
@@ -40,6 +41,7 @@ class Attempt(NamedTuple):
     backwards: Tensor  # int64
     by: Sequence[str] = ()  # of an ensemble: the part that broke each example, "" where none did
     sampled: Tensor | None = None  # bool, of an attack that samples: the examples that every part was tried on
+    held: Tensor | None = None  # float64, of a search of several radii: the one that it tried in vain, 0 where none held
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,12 @@ class UnitResult:
 
 
 def _remarks(attempt: Attempt) -> Iterator[list[str]]:
-    """Yield what an attack says of each example: the part that broke it, and whether it was one of a sample."""
+    """Yield what an attack says of each example: the part that broke it, if it was one of a sample, and at which radius it held."""
     count = len(attempt.claimed)
     sampled = [False] * count if attempt.sampled is None else attempt.sampled.tolist()
-    for part, chosen in zip(attempt.by or [""] * count, sampled, strict=True):
-        yield [*([f"by={part}"] if part else []), *([SAMPLED] if chosen else [])]
+    held = [0.0] * count if attempt.held is None else attempt.held.tolist()
+    for part, chosen, eps in zip(attempt.by or [""] * count, sampled, held, strict=True):
+        yield [*([f"by={part}"] if part else []), *([SAMPLED] if chosen else []), *([f"{HELD}{eps!r}"] if eps else [])]
 
 
 def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:

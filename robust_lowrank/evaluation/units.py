@@ -18,7 +18,7 @@ class Unit(NamedTuple):
     attack: Attack
     threat: Threat
     name: str
-    work: int  # passes for an example that holds, and one for the check of what was found
+    work: int  # passes at most, and one for the check of what was found; none where the search at a larger eps serves this one
 
 
 def list_units(suite: Suite, shape: tuple[int, ...], classes: int, *, with_sources: bool = False) -> list[Unit]:
@@ -33,10 +33,12 @@ def list_units(suite: Suite, shape: tuple[int, ...], classes: int, *, with_sourc
     attacks.sort(key=lambda attack: attack.turn)
     units = []
     for attack in attacks:
-        for eps in sorted(suite.radii(attack), reverse=attack.minimal):
+        radii = suite.radii(attack)
+        for number, eps in enumerate(reversed(radii) if attack.at_once else radii):
             budget = threat(suite.norm, eps, features=math.prod(shape))
             name = attack.named(classes, shape, budget) + ("" if attack.examples == "correct" else SURVIVORS)
-            units.append(Unit(attack, budget, name, attack.cost(classes, suite.norm) + 1))
+            served = attack.at_once and number > 0
+            units.append(Unit(attack, budget, name, 0 if served else attack.most(classes, suite.norm, len(radii)) + 1))
     return units
 
 
@@ -44,14 +46,14 @@ def earlier_units(units: Sequence[Unit], number: int) -> list[int]:
     """Return the numbers of the units whose broken examples a unit takes over.
 
     What broke an example within a smaller eps breaks it within a larger one, and the attack is not tried again, unless it is
-    one step of length eps by definition: where a longer one finds less, the audit wants to know. An attack that looks for the
-    nearest input runs once, at the largest eps, until one lies within the smallest.
+    one step of length eps by definition: where a longer one finds less, the audit wants to know. An attack that serves
+    all eps at once runs once, at the largest.
     """
     unit = units[number]
 
     def counts(other: Unit) -> bool:
         if other.name == unit.name:
-            return unit.attack.minimal or (unit.attack.nested and other.threat.eps < unit.threat.eps)
+            return unit.attack.at_once or (unit.attack.nested and other.threat.eps < unit.threat.eps)
         return unit.attack.examples == "survivors" and other.threat.eps <= unit.threat.eps
 
     return [index for index, other in enumerate(units[:number]) if counts(other)]

@@ -140,12 +140,15 @@ class AccuracyRecord(BaseModel, extra="forbid"):
     low: Fraction
     high: Fraction
     unresolved: Count = 0  # neither correct nor broken when the budget ran out; the interval covers both (`statistics.bounded`)
+    implied: Count = 0  # of the correct, so many were not attacked at this eps but in vain at a larger one, by a search of several
     hidden: Count | None = None  # of the correct, so many at most would all parts of `aa-native` break, as a sample has it (95 %)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.correct + self.unresolved > self.total:
             raise ValueError(f"correct = {self.correct} and unresolved = {self.unresolved} are more than total = {self.total}")
+        if self.implied > self.correct:
+            raise ValueError(f"implied = {self.implied} is more than correct = {self.correct}")
         if self.hidden is not None and self.hidden > self.correct:
             raise ValueError(f"hidden = {self.hidden} is more than correct = {self.correct}")
         require_order(self.low, self.value, self.high)

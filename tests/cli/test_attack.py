@@ -26,7 +26,7 @@ SHORT = {
     "aa-fast": ("--eps", "0.5", "--n", 2),
     "aa-native": ("--eps", "0.5", "--n", 2),  # the first attack breaks them all
     "blackbox": ("queries = 5000", "queries = 50"),
-    "curve": ("steps = 100", "steps = 5"),
+    "curve": ("steps = 25", "steps = 5"),
     "minimal-norm": ("steps = 100", "steps = 5"),
     "plus": ("--eps", "0.5", "--n", 6),
     "rand": ("--eps", "0.5", "--n", 1),

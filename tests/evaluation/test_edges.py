@@ -12,6 +12,7 @@ from robust_lowrank.evaluation import (
     PGD,
     AAFast,
     AANative,
+    Curve,
     DeepFool,
     MomentumPGD,
     RandomNoise,
@@ -52,6 +53,7 @@ def attacks(classes: int):
         *dlr,
         *targeted,
         DeepFool(steps=2),
+        Curve(fmn_steps=3, steps=3),
         FAB(steps=2, targets=2, restarts=2),
         Square(queries=15, restarts=2),
         AAFast(steps=2, targets=2, share=0.6),
@@ -225,7 +227,7 @@ def test_a_tiny_budget():
         assert "broken" not in set(result.verdicts["verdict"])
 
 
-@pytest.mark.parametrize("spec", [FAB(steps=20, targets=4), DeepFool(steps=20)], ids=lambda spec: spec.label)
+@pytest.mark.parametrize("spec", [FAB(steps=20, targets=4), DeepFool(steps=20), Curve()], ids=lambda spec: spec.label)
 def test_one_search_finds_for_every_eps_what_a_search_for_it_alone_finds(mlp, digits, spec):
     x, y = digits.x[:40], digits.y[:40]
     curve = evaluate(mlp, x, y, suite=Suite(name="s", eps=(0.06, 0.12, 0.25), attacks=(spec,)), audit=False).verdicts

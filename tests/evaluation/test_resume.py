@@ -19,6 +19,7 @@ from robust_lowrank.evaluation import (
     FGSM,
     PGD,
     AutoAttack,
+    Curve,
     Square,
     Suite,
 )
@@ -36,13 +37,14 @@ SUITE = Suite(
         FGSM(),
         PGD(steps=2, restarts=2),
         PGD(name="later", steps=3, examples="survivors"),
+        Curve(fmn_steps=1, steps=1),
         FAB(steps=1, targets=2),
         Square(queries=10),
     ),
 )
 COUNT, BATCH = 20, 12
 evaluate = partial(audited, audit=False)
-UNITS = 2 * (4 * 2 + 1)  # batches, attacks at two eps, and one search for the nearest inputs
+UNITS = 2 * (4 * 2 + 2)  # batches, attacks at two eps, and two searches that serve both
 
 
 def run(model, digits, store: Path | None = None, **options):

@@ -18,6 +18,7 @@ from robust_lowrank.evaluation import (
     AAFast,
     AANative,
     AutoAttack,
+    Curve,
     RandomNoise,
     Square,
     Suite,
@@ -309,6 +310,7 @@ def test_an_attack_under_the_name_of_autoattack_is_found(subject, result):
         pytest.param(AAFast(), marks=pytest.mark.slow),
         Torchattack(algorithm="MIFGSM", parameters={"steps": 2}),
         RandomNoise(draws=2),
+        Curve(steps=3),
     ],
 )
 def test_every_kind_of_attack_is_verified_and_put_again(subject, kind):

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -246,6 +247,18 @@ def test_unresolved_examples_make_an_accuracy_a_range(make_run, make_result, tmp
     assert not re.search(r"63\.0 (?!to)", words)
     frame = pd.read_csv(tmp_path / "results.csv")
     assert frame[frame["attack"] == "worst"]["unresolved"].tolist() == [0, 7]
+
+
+def test_what_a_larger_eps_implies_is_said(make_run, make_result, tmp_path):
+    found = make_result(RIGHT, {("curve", 0.1): RIGHT, ("curve", 0.2): RIGHT & (np.arange(100) < 20)})
+    entries = [each.model_copy(update={"implied": 20 * (each.eps == 0.1)}) for each in found.record.accuracies]
+    implied = replace(found, record=found.record.model_copy(update={"accuracies": entries}))
+    for name, result in (("said", implied), ("silent", found)):
+        report = comparison_report([make_run("Dense", results=[result])], tmp_path / name, title="t", command="x")
+        words = Page(report.read_text(encoding="utf-8")).words
+        assert ("counts as robust at smaller ones without an attack there" in words) == (name == "said")
+    frame = pd.read_csv(tmp_path / "said" / "results.csv")
+    assert frame.set_index(["attack", "eps"])["implied"].to_dict()["worst", 0.1] == 20
 
 
 def test_an_unsupported_difference_is_not_called_better(make_run, make_result, tmp_path):

@@ -39,7 +39,8 @@ class Attack(Table):
     title: ClassVar[str | None] = None  # what reports write for the first word of a name that is its own
     joint: ClassVar[bool] = False  # verdicts depend on which examples are attacked together
     nested: ClassVar[bool] = True  # what broke an example within a smaller eps need not be tried again
-    minimal: ClassVar[bool] = False  # finds the nearest input: one search serves every eps
+    at_once: ClassVar[bool] = False  # one search serves every eps: it is given all radii, and says how near each input lies
+    minimal: ClassVar[bool] = False  # finds the nearest input, at once
     gradients: ClassVar[bool] = True  # needs gradients of the network
     searches: ClassVar[bool] = True  # looks at what the network answers before it tries the next input
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")  # in which it can be put
@@ -77,6 +78,10 @@ class Attack(Table):
     def cost(self, classes: int, norm: str) -> int:
         """Return the passes, forward and backward, that an example takes which nothing breaks."""
         raise NotImplementedError
+
+    def most(self, classes: int, norm: str, radii: int) -> int:
+        """Return the most passes that any example takes at one eps, or in a search that serves so many radii at once."""
+        return self.cost(classes, norm)
 
 
 class NamedAttack(Attack):

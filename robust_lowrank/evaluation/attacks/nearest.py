@@ -1,5 +1,6 @@
 """A minimal-norm attack under way knows the nearest misclassified input of every example."""
 
+from collections.abc import Sequence
 from copy import copy
 from typing import ClassVar, NamedTuple
 
@@ -35,6 +36,7 @@ class Distances(NamedTuple):
 class NearestAttack(NativeAttack):
     """An attack that looks for the nearest misclassified input, until one is near enough."""
 
+    at_once: ClassVar[bool] = True
     minimal: ClassVar[bool] = True
 
     def nearest(self, model: nn.Module, x: Tensor, y: Tensor, norm: str, *, noise: KeyedNoise, within: float) -> Distances:
@@ -42,17 +44,16 @@ class NearestAttack(NativeAttack):
         raise NotImplementedError
 
     def attempt(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, within: float | None = None
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, noise: KeyedNoise, radii: Sequence[float] = ()
     ) -> Attempt:
-        """Search until an input is as near as `within`, without it the radius of the threat model, and claim what lies in that.
+        """Search until an input lies within all radii, without any that of the threat model, and claim what lies in that one.
 
         Raises:
             UserError: the attack cannot be put in the norm of the threat model.
         """
         if threat.norm not in self.norms:
             raise UserError(f"{self.label} measures distances in {' or '.join(self.norms)}, not in {threat.norm}")
-        enough = threat.eps if within is None else within
-        return self.nearest(model, x, y, threat.norm, noise=noise, within=enough).attempt(x, threat)
+        return self.nearest(model, x, y, threat.norm, noise=noise, within=min(radii, default=threat.eps)).attempt(x, threat)
 
 
 class Nearest:

@@ -119,6 +119,11 @@ class Evaluation:
         """True where an ensemble was tried on a sample, which bounds what it would have left."""
         return any(a.least is not None for result in self.results.values() for a in result.record.accuracies)
 
+    @property
+    def implied(self) -> bool:
+        """True where examples count as robust at an eps because a search within a larger one found nothing."""
+        return any(a.implied for result in self.results.values() for a in result.record.accuracies)
+
     def listing(self, names: list[str]) -> str:
         """Return the names of runs as a sentence lists them, or `every network` where they are all of several."""
         return "every network" if len(names) == len(self.entries) > 1 else numbers.listing(names)

@@ -45,15 +45,15 @@ def layers_frame(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 # What a run may lack keeps its type.
-_COUNTS = ("correct", "n", "unresolved", "suite_seed")
+_COUNTS = ("correct", "n", "unresolved", "implied", "suite_seed")
 _VALUES = ("accuracy", "low", "high", "least")
-_MEASURED = ("suite", "norm", "attack", "eps", *_COUNTS[:3], *_VALUES, "interval", *_COUNTS[3:], "superseded")
+_MEASURED = ("suite", "norm", "attack", "eps", *_COUNTS[:4], *_VALUES, "interval", *_COUNTS[4:], "superseded")
 _CONDITION = ("condition_worst", "condition_product", "condition_worst_compressed", "condition_product_compressed")
 _FRACTIONS = ("test_accuracy", *_CONDITION, "eps", *_VALUES)
 
 
 def _measured(record: ResultRecord, accuracy: AccuracyRecord) -> dict[str, object]:
-    counted = accuracy.model_dump(include={"attack", "eps", "correct", "unresolved", "low", "high"})
+    counted = accuracy.model_dump(include={"attack", "eps", "correct", "unresolved", "implied", "low", "high"})
     return counted | {
         "least": accuracy.least,
         "n": accuracy.total,
