@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.exporting.plain import Choice, fewer_parameters
-from robust_lowrank.exporting.tracing import run
+from robust_lowrank.exporting.tracing import run, tensors
 from robust_lowrank.layers import ChainLayer
 from robust_lowrank.layers.network import uncompiled
 
@@ -21,21 +21,26 @@ SAME = 0.05  # relative: within it the form with fewer parameters is taken
 
 
 @torch.no_grad()
-def time_in_turn(modules: Sequence[nn.Module], x: Tensor) -> list[tuple[float, ...]]:
+def time_in_turn(modules: Sequence[nn.Module], example_input: Any) -> list[tuple[float, ...]]:
     """Return the seconds of forward passes: in each round one of every module, so that whatever else runs favours none.
 
     A round that comes first does not count.
+
+    Args:
+        example_input: a tensor, a tuple of positional arguments, or a mapping of named ones.
 
     Example:
         >>> len(time_in_turn([nn.Linear(2, 2), nn.Identity()], torch.ones(1, 2)))
         50
     """
 
+    devices = {each.device for each in tensors(example_input) if each.device.type == "cuda"}
+
     def once(module: nn.Module) -> float:
         started = time.perf_counter()
-        module(x)
-        if x.device.type == "cuda":
-            torch.cuda.synchronize(x.device)
+        run(module, example_input)
+        for device in devices:
+            torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
     for module in modules:
