@@ -12,6 +12,7 @@ from robust_lowrank.choices import Choices
 from robust_lowrank.errors import UserError, renamed, unknown_name
 from robust_lowrank.initialisation import Init, factor, gain_of
 from robust_lowrank.installation import install, require_in_use, require_the_same, undoing
+from robust_lowrank.latency import Latency, assign_by_latency, require_within
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.layers.forms import form_of, kind_of
 from robust_lowrank.layers.network import uncompiled
@@ -19,7 +20,7 @@ from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
 from robust_lowrank.methods.base import Use
 from robust_lowrank.observation import Observation, observe
-from robust_lowrank.ranks import Assigned, RankLike, assign_ranks
+from robust_lowrank.ranks import Assigned, Budget, RankLike, assign_ranks
 from robust_lowrank.records import Parameters
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class CompressionReport:
         clipped: the ranks of those whose full rank is less than the one that was given.
         relative_error: for each factored layer ||W_factored - W|| / ||W||, which truncation and the method's constraint cost; NaN
             when the start is drawn anew.
+        latency: of a `Budget` of milliseconds those allowed, those of the dense network, and those of the one with factors.
     """
 
     ranks: dict[str, int]
@@ -43,6 +45,7 @@ class CompressionReport:
     parameters: Parameters = field(repr=False)
     merged: dict[str, str] = field(default_factory=dict)
     clipped: dict[str, int] = field(default_factory=dict)
+    latency: Latency | None = None
 
 
 @renamed(start="init")
@@ -67,7 +70,7 @@ def compress(
         model: any network; keys of the state dict stay the same outside the layers that are replaced.
         method: a name such as `condlr`, or an object such as `CondLR(tau=0.1)`.
         rank: an int, a float in (0, 1] as the fraction of the full rank, rounded up, a `Rank` with exceptions,
-            or a `Budget` of parameters; 0.25 if not given.
+            or a `Budget` of parameters or, with an example input, of milliseconds; 0.25 if not given.
             Layers that would grow, as r (n + m) exceeds n m, stay dense, unless the rank is 1.0, an exception of `Rank` names
             them, or the method adapts the rank. No layer has more than its full rank.
         exclude: what stays dense: regular expressions of full names of layers or parameters, types of modules, and functions of a
@@ -98,7 +101,8 @@ def compress(
     if init not in get_args(Init):
         raise unknown_name("init", str(init), get_args(Init))
     seen = None if example_input is None else observe(model, example_input).seen
-    plan = make_plan(model, method, rank, exclude, include, use="weights" if init == "weights" else "drawn", seen=seen)
+    use = "weights" if init == "weights" else "drawn"
+    plan = make_plan(model, method, rank, exclude, include, use=use, seen=seen, example_input=example_input)
     errors, built, gain = {}, {}, gain_of(model)
     for candidate in plan.targets:
         name = candidate.name
@@ -113,11 +117,14 @@ def compress(
         if example_input is not None:
             require_in_use(model, example_input, plan.targets)
             require_the_same(model, example_input)
-    return report_of(model, plan, errors)
+        latency = plan.latency
+        if latency is not None and isinstance(rank, Budget):
+            latency = require_within(model, latency, rank, example_input)
+    return report_of(model, plan, errors, latency)
 
 
-def report_of(model: nn.Module, plan: "Plan", errors: dict[str, float]) -> CompressionReport:
-    """Return what has been done to a network by a plan."""
+def report_of(model: nn.Module, plan: "Plan", errors: dict[str, float], latency: Latency | None = None) -> CompressionReport:
+    """Return what has been done to a network by a plan, and how long a pass takes now."""
     return CompressionReport(
         ranks={name: layer.rank for name, layer in named_factored_layers(model)},
         kept_dense=plan.kept,
@@ -125,6 +132,7 @@ def report_of(model: nn.Module, plan: "Plan", errors: dict[str, float]) -> Compr
         parameters=count_parameters(model),
         merged={candidate.name: candidate.why for candidate in plan.targets if candidate.why},
         clipped=plan.clipped,
+        latency=latency,
     )
 
 
@@ -141,7 +149,8 @@ def plan(
 
     Columns: layer, kind (`linear`, `conv` or `merged`), form (`chain`, `merged` or `dense`), rows, columns, rank, params,
     params_dense, why (it is merged), kept_dense (the reason, or empty). With `example_input` also what its module does in one pass
-    in evaluation mode: calls, milliseconds, mflops, and mflops_factored of it at that rank.
+    in evaluation mode: calls, milliseconds, mflops, and mflops_factored of it at that rank. With a `Budget` of milliseconds its
+    `attrs["latency"]` has those of the whole network: allowed, dense, and with factors.
 
     Example:
         >>> plan(nn.Sequential(nn.Linear(40, 30), nn.ReLU()), rank=0.2)[["layer", "form", "rank", "params"]].values.tolist()
@@ -152,13 +161,16 @@ def plan(
     model = uncompiled(model)
     observation = None if example_input is None else observe(model, example_input)
     seen = None if observation is None else observation.seen
-    planned = make_plan(model, method, rank, exclude, include, use="weights", seen=seen)
+    planned = make_plan(model, method, rank, exclude, include, use="weights", seen=seen, example_input=example_input)
     rows = []
     for matrix in planned.matrices:
         for candidate in matrix.candidates or [None]:
             row = _row(matrix, candidate, planned)
             rows.append(row if observation is None else row | _costs(matrix, row, observation))
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if planned.latency is not None:
+        table.attrs["latency"] = planned.latency._asdict()
+    return table
 
 
 def _row(matrix: Matrix, candidate: Candidate | None, plan: "Plan") -> dict[str, object]:
@@ -205,6 +217,7 @@ class Plan:
     ranks: dict[str, tuple[int, ...]]
     kept: dict[str, str]
     clipped: dict[str, int]
+    latency: Latency | None = None
 
 
 def make_plan(
@@ -217,8 +230,12 @@ def make_plan(
     use: Use,
     seen: Seen | None = None,
     adding: str | None = None,
+    example_input: Any = None,
 ) -> Plan:
     """Return the plan of a compression, its method with the defaults that suit what the factors start from.
+
+    Args:
+        example_input: what a budget of milliseconds is measured on.
 
     Raises:
         UserError: as `compress`.
@@ -231,7 +248,11 @@ def make_plan(
     matrices = find(model, form_of(resolved), exclude=exclude, include=include, seen=seen, adding=adding)
     kept = {matrix.name: matrix.kept for matrix in matrices if matrix.kept}
     found = [candidate for matrix in matrices for candidate in matrix.candidates]
-    assigned = assign_ranks(found, resolved, rank, grow=use == "adapter") if found else Assigned({}, {}, {})
+    assigned, latency = Assigned({}, {}, {}), None
+    if found and resolved.ranked and isinstance(rank, Budget) and rank.latency_ms is not None and use != "adapter":
+        assigned, latency = assign_by_latency(model, found, resolved, rank, example_input)
+    elif found:
+        assigned = assign_ranks(found, resolved, rank, grow=use == "adapter")
     whole = [matrix for matrix in matrices if not any(each.name in assigned.kept for each in matrix.candidates)]
     targets = [candidate for matrix in whole for candidate in matrix.candidates]
     for matrix in matrices:
@@ -246,7 +267,7 @@ def make_plan(
     names = {candidate.name for candidate in targets}
     chosen = {name: ranks for name, ranks in assigned.ranks.items() if name in names}
     clipped = {name: rank for name, rank in assigned.clipped.items() if name in names}
-    return Plan(resolved, matrices, targets, chosen, kept, clipped)
+    return Plan(resolved, matrices, targets, chosen, kept, clipped, latency)
 
 
 def count_parameters(model: nn.Module) -> Parameters:

@@ -60,6 +60,7 @@ RANKS = Range(1, 1_000_000)
 SIDES = Range(1, 8192)  # pixels
 PASSES = Range(1, 10**15)
 SECONDS = Range(0, 10**9, above=True)
+MILLISECONDS = Range(0, 10**9, above=True)
 FACTORS = Range(0, 1e6, above=True)  # what something is multiplied or divided by
 WEIGHTS = Range(0, 1e6)
 SHIFTS = Range(-1e6, 1e6)

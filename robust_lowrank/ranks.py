@@ -1,4 +1,4 @@
-"""Layers get one rank for all, one by name, or what a parameter budget leaves them."""
+"""Layers get one rank for all, one by name, or what a budget leaves them."""
 
 import math
 import re
@@ -12,10 +12,11 @@ from torch import Tensor
 from robust_lowrank import linalg
 from robust_lowrank.candidates import Candidate
 from robust_lowrank.choices import pattern
-from robust_lowrank.errors import UserError
+from robust_lowrank.errors import UserError, brief
 from robust_lowrank.layers.forms import Form, Source, form_of
 from robust_lowrank.linalg import Ranks
 from robust_lowrank.methods import Method
+from robust_lowrank.ranges import BATCHES, MILLISECONDS
 
 DEFAULT_RANK = 0.25
 LEAST_OF_A_MODE = 4  # of a kernel in Tucker form, or all of a smaller one: a fraction of the rank leaves no fewer
@@ -53,25 +54,44 @@ class Rank:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """A share of the parameters for all factored layers together, which the spectra of their weights distribute.
+    """What all factored layers together may cost, in parameters or milliseconds; the spectra of their weights distribute it.
 
-    A layer gets a singular triplet where that keeps more of its weight's energy (sigma_i^2 / ||W||^2) a parameter than a common
-    level, the level being the least that fits (water-filling). Every layer has at least rank 1, and none, at more than that, takes
-    more parameters than its dense weight has.
+    Of parameters a layer gets a singular triplet where that keeps more of its weight's energy (sigma_i^2 / ||W||^2) a parameter
+    than a common level, the level being the least that fits (water-filling). Every layer has at least rank 1, and none, at more
+    than that, takes more parameters than its dense weight has.
+
+    Milliseconds are those of a forward pass of the whole network in evaluation mode, without gradients, on its device, in its
+    precision and with the threads that torch has now. Each layer is timed dense and at several ranks on the input that it has in
+    the network; the choice keeps most energy, and is measured. Layers that are not faster in factors stay dense.
 
     Args:
         params: what the factors may take, as a fraction of the parameters of the dense weights.
+        latency_ms: what a pass in the form `factors` of `export` may take, on the `example_input` of `compress`.
+        batch: with `latency_ms`, how many examples that pass has; as many as the example input if not given.
 
     Example:
-        >>> Budget(params=0.2).params
-        0.2
+        >>> Budget(params=0.2).params, Budget(latency_ms=1.5, batch=1).latency_ms
+        (0.2, 1.5)
+
+    Raises:
+        UserError: a number is out of range, or not one of `params` and `latency_ms` is given.
     """
 
-    params: float
+    params: float | None = None
+    latency_ms: float | None = None
+    batch: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.params, (int, float)) or not 0 < self.params <= 1:
+        if (self.params is None) == (self.latency_ms is None):
+            raise UserError("a Budget is one of params, a share of the parameters, or latency_ms, of a forward pass: give one")
+        if self.params is not None and not (isinstance(self.params, (int, float)) and 0 < self.params <= 1):
             raise UserError(f"params = {self.params} must be a fraction of the dense weights' parameters, in (0, 1]")
+        if self.latency_ms is not None and not (isinstance(self.latency_ms, (int, float)) and self.latency_ms in MILLISECONDS):
+            raise UserError(f"latency_ms = {brief(self.latency_ms)} must be a number of milliseconds above 0")
+        if self.batch is not None and not (isinstance(self.batch, int) and self.batch in BATCHES):
+            raise UserError(f"batch = {brief(self.batch)} must be a number of examples, 1 or more")
+        if self.batch is not None and self.latency_ms is None:
+            raise UserError("batch says how many examples the pass of latency_ms has: leave it out")
 
 
 RankLike = int | float | Rank | Budget
@@ -101,6 +121,8 @@ def assign_ranks(candidates: Sequence[Candidate], method: Method, rank: RankLike
         return Assigned({candidate.name: () for candidate in candidates}, {}, {})
     form = form_of(method)
     if isinstance(rank, Budget):
+        if rank.params is None:
+            raise UserError("a budget of milliseconds is for compress: updates are merged into weights, which no rank makes faster")
         return Assigned(share_out(candidates, form, rank.params), {}, {})
     wanted = rank if isinstance(rank, Rank) else Rank(default=DEFAULT_RANK if rank is None else rank)
     for text in wanted.overrides:
@@ -166,8 +188,7 @@ def share_out(candidates: Sequence[Candidate], form: Form, share: float) -> dict
     """
     pairs = [(candidate.name, candidate.layer) for candidate in candidates]
     tensors = {name: form.weight(layer) for name, layer in pairs}
-    if meta := [name for name, tensor in tensors.items() if tensor.is_meta]:
-        raise UserError(f"a budget goes by singular values, and {meta[0]} is on the meta device without values: give a rank")
+    require_values(tensors)
     gains = {name: _gains(tensor, form.modes_of(tensor)) for name, tensor in tensors.items()}
 
     def at(level: float) -> dict[str, Ranks]:
@@ -199,12 +220,28 @@ def share_out(candidates: Sequence[Candidate], form: Form, share: float) -> dict
     return everything if size(everything) <= allowed else at(levels[high])
 
 
+def require_values(weights: Mapping[str, Tensor]) -> None:
+    """Require weights that have values, by the names of their layers.
+
+    Raises:
+        UserError: one is on the meta device.
+    """
+    if meta := [name for name, weight in weights.items() if weight.is_meta]:
+        raise UserError(f"a budget goes by singular values, and {meta[0]} is on the meta device without values: give a rank")
+
+
+def energies(tensor: Tensor, modes: int) -> tuple[Tensor, ...]:
+    """Return for each mode that has a basis, of a matrix for one, the share of the energy that each singular value holds."""
+    shares = []
+    for mode in range(modes if tensor.ndim == 4 else 1):
+        energy = linalg.svd(linalg.unfold(tensor, mode)).sigma.square()
+        shares.append(energy / energy.sum().clamp(min=torch.finfo(energy.dtype).tiny))
+    return tuple(shares)
+
+
 def _gains(tensor: Tensor, modes: int) -> tuple[Tensor, ...]:
     """Return for each mode the share of the energy that each singular value holds, a parameter of its vectors."""
-    gains = []
-    for mode in range(modes if tensor.ndim == 4 else 1):
-        unfolded = linalg.unfold(tensor, mode)
-        energy = linalg.svd(unfolded).sigma.square()
-        columns = tensor.shape[mode] if tensor.ndim == 4 else sum(tensor.shape)
-        gains.append(energy / energy.sum().clamp(min=torch.finfo(energy.dtype).tiny) / columns)
-    return tuple(gains) if tensor.ndim == 4 else (gains[0], gains[0])
+    shares = energies(tensor, modes)
+    if tensor.ndim == 4:
+        return tuple(share / tensor.shape[mode] for mode, share in enumerate(shares))
+    return (shares[0] / sum(tensor.shape),) * 2

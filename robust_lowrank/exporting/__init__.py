@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from robust_lowrank.errors import UserError, unknown_name
+from robust_lowrank.exporting.inference import fastest
 from robust_lowrank.exporting.plain import Choice, always, never, plain
 from robust_lowrank.exporting.programs import write_int8, write_onnx, write_program
 from robust_lowrank.exporting.timing import LayerTimes, faster, time_layers
@@ -38,10 +39,12 @@ def export(
     Args:
         model: the network, which stays as it is.
         to: `dense` merges the factors, `factors` makes a chain of thin layers of each, and `auto` takes for each layer the form
-            that is faster on `example_input`, or without one the form with fewer parameters. What is no layer of its own, such as
-            a recurrent weight, or is read by somebody who computes with it, such as an attention, is always merged, and an
-            adapter into its base, which has full rank. `onnx`, `torch-export` and `int8` write a program of the form `auto`, and
-            `peft` the updates of an adapted network, as `to_peft` does.
+            that is faster on `example_input`, or without one the form with fewer parameters. With an example, without a path and
+            in evaluation mode, `auto` also folds batch normalisations into the layers beside them, keeps weights channels last
+            where that is faster, and merges all layers where that is: a network for inference, not for training. What is no layer
+            of its own, such as a recurrent weight, or is read by somebody who computes with it, such as an attention, is always
+            merged, and an adapter into its base, which has full rank. `onnx`, `torch-export` and `int8` write a program of the
+            faster layers, and `peft` the updates of an adapted network, as `to_peft` does.
         path: the file: `.onnx`, `.pt2` for `torch-export`, a directory for `peft`, and otherwise `.safetensors` with the weights,
             which `load` reads into the dense network.
         example_input: a tensor, a tuple of positional arguments, or a mapping of named ones, on the network's device. The size of
@@ -50,6 +53,7 @@ def export(
     Returns:
         The network of ordinary layers, of the network's precision and of the classes that they had before `compress`; or the path
         of the program. Keys of the state dict are the network's with `dense` alone: that is the form that transformers reads again.
+        A file of `auto` has no normalisation folded, so that `load` reads it.
 
     Example:
         >>> export(nn.Sequential(nn.Linear(2, 2)), to="dense")
@@ -94,6 +98,8 @@ def take_away(model: nn.Module, *, to: str, path: str | Path | None = None, exam
         raise UserError(f"the form {to!r} is a file: give its path, such as path='network{SUFFIXES[to]}'")
     if to in WRITERS and example_input is None:
         raise UserError(f"the form {to!r} is traced on an input: give example_input, such as a batch of images")
+    if to == "auto" and target is None and example_input is not None:
+        return Taken(fastest(model, example_input), None, {})
     timed = to not in CHOICES and example_input is not None
     times = time_layers(model, example_input) if timed else {}
     network = plain(model, CHOICES.get(to, faster(times)))

@@ -23,7 +23,7 @@ def run(model: nn.Module, example_input: Any) -> Any:
     Raises:
         UserError: it does not run on them.
     """
-    arguments, named = _arguments(example_input)
+    arguments, named = arguments_of(example_input)
     try:
         return model(*arguments, **named)
     except Exception as error:  # of whatever the network does
@@ -42,7 +42,7 @@ def trace(model: nn.Module, example_input: Any) -> ExportedProgram:
     model = model.eval()
     run(model, example_input)
     example = _at_least_two(example_input)
-    arguments, named = _arguments(example)
+    arguments, named = arguments_of(example)
     varying = len({len(each) for each in tensors(example) if each.dim()}) == 1
     dims = pytree.tree_map(lambda each: {0: Dim.AUTO} if varying and isinstance(each, Tensor) and each.dim() else None, example)
     dynamic = dict(dims) if isinstance(example, Mapping) else dims if isinstance(example, tuple) else (dims,)
@@ -100,7 +100,8 @@ def _unpacked(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments_of(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional arguments and the named ones that an example stands for."""
     if isinstance(example_input, Mapping):
         return (), dict(example_input)
     return (example_input if isinstance(example_input, tuple) else (example_input,)), {}

@@ -9,7 +9,7 @@ from robust_lowrank.methods import SVD, CayleySGD, CondLR, Method, ProjectedSGD,
 from robust_lowrank.training.adversarial_config import AdversarialConfig
 from robust_lowrank.training.config import TrainConfig
 from robust_lowrank.training.method_config import DENSE, MethodConfig
-from robust_lowrank.training.rank_config import BudgetTable, RankTable
+from robust_lowrank.training.rank_config import AnyRank
 
 UNSAFE = r"[^A-Za-z0-9._-]+"  # in the name of a directory
 TITLES: dict[type[Method], str] = {
@@ -68,8 +68,8 @@ def _steps(method: MethodConfig, gap: str) -> list[str]:
     return parts
 
 
-def _rank(rank: int | float | RankTable | BudgetTable) -> str:
-    if not isinstance(rank, RankTable | BudgetTable):
+def _rank(rank: AnyRank) -> str:
+    if isinstance(rank, int | float):
         return f"rank{rank}"
     entries = rank.model_dump(exclude_defaults=True)
     flat = {key: value for key, value in entries.items() if key != "overrides"} | entries.get("overrides", {})

@@ -52,13 +52,27 @@ class BudgetTable(Table):
         return ranks.Budget(params=self.params)
 
 
+class LatencyTable(Table):
+    """Milliseconds of a forward pass of the whole network on so many images: `rlr.Budget`."""
+
+    latency_ms: float
+    batch: int = 1
+
+    def to_rank(self) -> ranks.Budget:
+        """Return it as `compress` takes it."""
+        return ranks.Budget(latency_ms=self.latency_ms, batch=self.batch)
+
+
+BUDGETS: dict[str, type[BudgetTable | LatencyTable]] = {"params": BudgetTable, "latency_ms": LatencyTable}  # by a key of theirs
+
+
 def _rank(rank: Any) -> Any:
     if not isinstance(rank, dict):
         return rank if isinstance(rank, Table) else _number(rank)
     names = {"init": "default", "tol": "tol of [method]", "min": "min_rank of [method]", "max": "max_rank of [method]"}
     refuse_old_keys(rank, names)
     try:
-        table = (BudgetTable if "params" in rank else RankTable).model_validate(rank)
+        table = next((kind for key, kind in BUDGETS.items() if key in rank), RankTable).model_validate(rank)
         table.to_rank()
     except ValidationError as error:
         first = error.errors()[0]
@@ -66,4 +80,5 @@ def _rank(rank: Any) -> Any:
     return table
 
 
-Rank = Annotated[int | float | RankTable | BudgetTable, BeforeValidator(_rank)]
+AnyRank = int | float | RankTable | BudgetTable | LatencyTable
+Rank = Annotated[AnyRank, BeforeValidator(_rank)]

@@ -23,7 +23,7 @@ from robust_lowrank.training.loop import Examples, Loop
 from robust_lowrank.training.method_config import DENSE
 from robust_lowrank.training.naming import describe
 from robust_lowrank.training.networks import build_network
-from robust_lowrank.training.rank_config import BudgetTable, RankTable
+from robust_lowrank.training.rank_config import LatencyTable
 from robust_lowrank.training.resume import SavedState, load_state, save_state
 from robust_lowrank.training.rundir import RunWriter, difference, refuse_changed_code, same_images
 
@@ -117,6 +117,8 @@ class TrainState:
         config = job.config
         torch.manual_seed(config.seed)
         model = build_network(config.model, job.data)
+        if isinstance(config.method.rank, LatencyTable):
+            model.to(job.device)  # where it is timed
         kept_dense = {} if config.method.name == SVD.name else factorise(model, config, job.data)
         model.to(job.device)
         phase = job.phase(1)
@@ -255,7 +257,7 @@ def plan_layers(config: TrainConfig, data: Description) -> "pd.DataFrame":
 def _layers_and_ranks(model: nn.Module, config: TrainConfig, data: Description) -> dict[str, Any]:
     method = config.method
     exclude = (re.escape(classifier(model)),) if method.exclude is None else method.exclude
-    rank = method.rank.to_rank() if isinstance(method.rank, RankTable | BudgetTable) else method.rank
+    rank = method.rank if isinstance(method.rank, int | float | None) else method.rank.to_rank()
     example = torch.zeros(2, *data.input_shape, device=next(model.parameters()).device)
     return {"rank": rank, "exclude": exclude, "example_input": example}
 

@@ -34,6 +34,15 @@ def test_a_file_and_options_are_read_as_in_training(rlr_eval: Command, here: Pat
     assert sorted(path.name for path in here.iterdir()) == ["run.toml"]
 
 
+def test_a_budget_of_milliseconds_is_measured(rlr_eval: Command, here: Path) -> None:
+    told = rlr_eval("plan", "--data", "digits", "--model", "cnn", "--method", "condlr", "--latency-ms", 1000)
+    assert told.exit_code == 2 and "dense, the network takes" in told.stderr
+    (here / "run.toml").write_text('[data]\nname = "digits"\n[method]\nname = "condlr"\nrank = { latency_ms = 1e-3, batch = 3 }\n')
+    assert "cannot be reached" in rlr_eval("plan", "--config", here / "run.toml").stderr
+    both = rlr_eval("plan", "--method", "condlr", "--latency-ms", 1, "--params", 0.2)
+    assert both.exit_code == 2 and "give one of the three" in both.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [((), "a dense network is not compressed"), (("--method", "condrl"), "condlr"), (("--method", "condlr", "--rank", "x"), "'x'")],

@@ -50,6 +50,8 @@ INFINITE = {"method": {"name": "condlr", "tau": math.inf, "exclude": ["fc.*"]}}
         ({"method": {"name": "dlrt", "cond": 0.5}}, "cond = 0.5 is below 1"),
         ({"method": {"name": "landing", "rank": 0.5}}, "leave rank out"),
         ({"method": {"name": "dlrt", "rank": {"params": 2.0}}}, r"params = 2\.0 must be a fraction"),
+        ({"method": {"name": "dlrt", "rank": {"latency_ms": 0.0}}}, r"latency_ms = 0\.0 must be a number of milliseconds"),
+        ({"method": {"name": "dlrt", "rank": {"latency_ms": 2.0, "params": 0.5}}}, "latency_ms: Extra inputs"),
         ({"method": {"name": "dlrt", "rank": {"default": 0.5, "mx": 3}}}, "mx: Extra inputs"),
         ({"method": {"name": "dlrt", "max_rank": 3}}, "with tol = None it stays"),
         ({"method": {"name": "condlr", "rank": {"max": 3}}}, r"max is called max_rank of \[method\] now"),

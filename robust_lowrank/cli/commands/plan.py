@@ -6,7 +6,19 @@ from rich.table import Table
 from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.attack import Json
 from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken, reading_keys
-from robust_lowrank.cli.commands.train import Config, Data, Exclude, Method, Model, Options, Params, Rank, configuration
+from robust_lowrank.cli.commands.train import (
+    Config,
+    Data,
+    Exclude,
+    LatencyMs,
+    Method,
+    Model,
+    Options,
+    Params,
+    Rank,
+    configuration,
+    rank_of,
+)
 
 
 def plan(
@@ -16,6 +28,7 @@ def plan(
     method: Method = None,
     rank: Rank = None,
     params: Params = None,
+    latency_ms: LatencyMs = None,
     option: Options = None,
     exclude: Exclude = None,
     image_size: ImageSize = None,
@@ -34,7 +47,7 @@ def plan(
 
     given = {"data": {"name": data, **reading_keys(image_size, channels, skip_broken)}, "model": {"name": model}}
     method_table = {"name": method, "exclude": exclude or None}
-    settled = configuration(config, given, method_table, rank, params, option)
+    settled = configuration(config, given, method_table, rank_of(rank, params, latency_ms), option)
     with Board() as board:
         images = settled.data.describe(reading("plan", board))
     layers = plan_layers(settled, images)
@@ -56,3 +69,5 @@ def plan(
             console.say(f"{row['layer']} {kind}: {row[reason]}")
     total, dense = int(layers["params"].sum()), int(layers["params_dense"].sum())
     console.say(f"Together {total:,} of {dense:,} parameters, {total / dense:.1%}")
+    if latency := layers.attrs.get("latency"):
+        console.say("A pass takes {factors:.3g} ms of {allowed:g}; that of the dense network {dense:.3g} ms".format(**latency))

@@ -30,6 +30,10 @@ Rank = Annotated[str | None, typer.Option(help="Rank of the factored layers: an 
 Params = Annotated[
     float | None, typer.Option(help="Instead of a rank: the share of the dense weights' parameters that all factors may take.")
 ]
+LatencyMs = Annotated[
+    float | None,
+    typer.Option(help="Instead of a rank: the milliseconds that a forward pass of one image may take here, in factors."),
+]
 Options = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of the method: see 'rlr-eval list methods'.")
 ]
@@ -50,6 +54,7 @@ def train(
     method: Method = None,
     rank: Rank = None,
     params: Params = None,
+    latency_ms: LatencyMs = None,
     tau: Annotated[float | None, typer.Option(help="CondLR: condition numbers stay within 1 + tau; inf for no bound.")] = None,
     cond: Annotated[
         float | None, typer.Option(help="The largest condition number allowed, for any method that can hold it.")
@@ -123,7 +128,7 @@ def train(
     }
     named = {"tau": tau, "cond": cond, "precond": precond, "reference": reference, "retraction": retraction, "tol": tol}
     table = {"name": method, **named, "exclude": exclude or None, "init": init, "step": step, "window": window}
-    parsed = configuration(config, given, table, rank, params, option)
+    parsed = configuration(config, given, table, rank_of(rank, params, latency_ms), option)
     directory = out or Path("runs") / run_name(parsed)
     with Board() as board:
         run = jobs.train(parsed, directory, command=console.command_line(), progress=board)
@@ -138,23 +143,25 @@ def configuration(
     config: Path | None,
     given: dict[str, Any],
     method: dict[str, Any],
-    rank: str | None,
-    params: float | None,
+    rank: Any,
     options: list[str] | None,
 ) -> "TrainConfig":
     """Return the configuration of a file with the options given beside it, by table; None stands for an option not given."""
     from robust_lowrank.training import load_config, parse_config
 
-    table = {**method, "rank": _rank(rank, params), **dict(_option(text) for text in options or ())}
+    table = {**method, "rank": rank, **dict(_option(text) for text in options or ())}
     base = {} if config is None else load_config(config).model_dump(exclude_unset=True)
     values = _overridden(base, {**given, "method": table})
     return parse_config(values, source="options" if config is None else f"{config} with the options")
 
 
-def _rank(text: str | None, params: float | None) -> Any:
+def rank_of(text: str | None, params: float | None, latency_ms: float | None) -> Any:
+    """Return the rank of a configuration that options say; None if none does."""
+    if sum(given is not None for given in (text, params, latency_ms)) > 1:
+        raise UserError("--rank fixes the ranks, --params and --latency-ms share them out: give one of the three")
+    if latency_ms is not None:
+        return {"latency_ms": latency_ms}
     if params is not None:
-        if text is not None:
-            raise UserError("--rank fixes the ranks and --params shares them out: give one of the two")
         return {"params": params}
     for kind in (int, float):
         try:

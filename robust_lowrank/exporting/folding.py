@@ -1,0 +1,203 @@
+"""Batch normalisation in evaluation mode is an affine map, and becomes part of the linear map before or after it."""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.exporting.tracing import arguments_of, quiet, require_close, run
+from robust_lowrank.layers.network import put
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONSTANTS = (bool, int, float, str, type(None))  # arguments of a forward that its trace may depend on
+
+
+class Affine(NamedTuple):
+    """What a normalisation does to each channel: times `scale`, plus `shift`."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+def affine_of(norm: Any) -> Affine:
+    """Return what a batch normalisation in evaluation mode does, in float64.
+
+    Example:
+        >>> affine_of(nn.BatchNorm1d(1, eps=0.0)).scale
+        tensor([1.], dtype=torch.float64)
+    """
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * scale
+    return Affine(scale, shift if norm.bias is None else shift + norm.bias.detach().double())
+
+
+def after(layer: Any, affine: Affine) -> nn.Module:
+    """Return the linear layer or convolution that computes what `layer` does and an affine map of the channels then.
+
+    Weights are (outputs, ...); those of transposed convolutions (inputs, outputs a group, ...), a group's inputs together.
+    """
+    scale, shift = affine
+    weight = layer.weight.detach().double()
+    if isinstance(layer, TRANSPOSED):
+        groups = weight.unflatten(0, (layer.groups, -1))
+        weight = (groups * scale.reshape(layer.groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
+    else:
+        weight = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+    bias = shift if layer.bias is None else shift + scale * layer.bias.detach().double()
+    return _with(layer, weight, bias)
+
+
+def before(layer: Any, affine: Affine) -> nn.Module:
+    """Return the linear layer, or convolution without padding, that computes what `layer` does after an affine map of its inputs.
+
+    Weights are (outputs, inputs a group, ...).
+    """
+    scale, shift = affine
+    weight = layer.weight.detach().double()
+    groups = weight.unflatten(0, (getattr(layer, "groups", 1), -1))
+    scales, shifts = (each.reshape(len(groups), 1, -1, *[1] * (weight.dim() - 2)) for each in (scale, shift))
+    bias = (groups * shifts).flatten(2).sum(2).flatten()
+    return _with(layer, (groups * scales).flatten(0, 1), bias if layer.bias is None else bias + layer.bias.detach().double())
+
+
+def _with(layer: Any, weight: Tensor, bias: Tensor) -> nn.Module:
+    """Return a layer with parameters of its own, of the precision that the other one has."""
+    made, old = copy.copy(layer), layer.weight
+    made._parameters = {
+        "weight": nn.Parameter(weight.to(old.dtype), requires_grad=old.requires_grad),
+        "bias": nn.Parameter(bias.to(old.dtype), requires_grad=old.requires_grad),
+    }
+    return made
+
+
+@torch.no_grad()
+def fold(network: nn.Module, example_input: Any) -> nn.Module:
+    """Return a network of ordinary layers without the normalisations that neighbours can take over, exact but for rounding.
+
+    That is each batch normalisation that a trace by `torch.fx` shows to work on the output of one linear layer or convolution and
+    on nothing else, or to be the input of one alone that pads with no zeros. A network that is not in evaluation mode, cannot be
+    traced, or then answers otherwise by more than 1e-4, is returned as it is.
+
+    Args:
+        example_input: a tensor, a tuple of positional arguments, or a mapping of named ones.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+        >>> fold(net, torch.rand(2, 3, 8, 8))
+        Sequential(
+          (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+          (1): Identity()
+        )
+    """
+    if any(module.training for module in network.modules()):
+        return network
+    pairs = list(_pairs(copy.deepcopy(network), example_input))  # a trace may leave traces
+    if not pairs:
+        return network
+    folded, dims = copy.deepcopy(network), _dims(network, example_input)
+    modules = dict(folded.named_modules())
+    places = {module: module for module in modules.values()}  # what stands in the place of each
+    for first, second in pairs:
+        one, other = places[modules[first]], places[modules[second]]
+        if _is_norm(other) and _takes(one, dims.get(first)):
+            places[modules[first]], places[modules[second]] = after(one, affine_of(other)), nn.Identity()
+        elif _is_norm(one) and _takes(other, dims.get(first)) and _pads_nothing(other):
+            places[modules[first]], places[modules[second]] = nn.Identity(), before(other, affine_of(one))
+    for name, module in list(folded.named_modules(remove_duplicate=False)):
+        if places.get(module, module) is not module:
+            put(folded, name, places[module])
+    try:
+        require_close(run(folded, example_input), run(network, example_input), "the folded network")
+    except UserError:
+        return network
+    return folded
+
+
+def _pairs(network: nn.Module, example_input: Any) -> Iterator[tuple[str, str]]:
+    """Yield the names of modules of which one works on the other's output alone, and is all that does; each is called once."""
+    graph = _traced(network, example_input)
+    if graph is None:
+        return
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    modules = [network.get_submodule(str(node.target)) for node in calls]
+    read = [network.get_submodule(str(node.target).rpartition(".")[0]) for node in graph.nodes if node.op == "get_attr"]
+    alone = {node for node, module in zip(calls, modules, strict=True) if modules.count(module) == 1 and module not in read}
+    for node in calls:
+        if len(node.all_input_nodes) == 1 and len(node.args) == 1 and not node.kwargs:
+            (given,) = node.all_input_nodes
+            if {node, given} <= alone and given is node.args[0] and len(given.users) == 1:
+                yield str(given.target), str(node.target)
+
+
+class _Tracer(fx.Tracer):
+    """Looks into modules that have layers of interest, and takes others, such as those that look at shapes, as they are."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        has_layers = any(isinstance(each, (nn.Linear, *CONVS, *TRANSPOSED, *NORMS)) for each in m.modules())
+        return not has_layers or super().is_leaf_module(m, module_qualified_name)
+
+
+def _traced(network: nn.Module, example_input: Any) -> fx.Graph | None:
+    """Return the graph of a network for such arguments; None if it has none."""
+    positional, named = arguments_of(example_input)
+    try:
+        signature = inspect.signature(network.forward)
+        given = signature.bind(*positional, **named).arguments
+        constant = {
+            name: given.get(name, parameter.default)
+            for name, parameter in signature.parameters.items()
+            if isinstance(given.get(name, parameter.default), CONSTANTS)
+        }
+        with quiet():
+            return _Tracer().trace(network, concrete_args=constant)
+    except Exception:  # of whatever the network does while it is traced
+        return None
+
+
+def _dims(network: nn.Module, example_input: Any) -> dict[str, int]:
+    """Return the number of dimensions of what modules return in a pass."""
+    found: dict[str, int] = {}
+
+    def noter(name: str) -> Callable[..., None]:
+        return lambda module, given, out: found.update({name: out.dim()})
+
+    with ExitStack() as stack:
+        for name, module in network.named_modules():
+            if isinstance(module, (nn.Linear, *CONVS, *TRANSPOSED, *NORMS)):
+                stack.callback(module.register_forward_hook(noter(name)).remove)
+        run(network, example_input)
+    return found
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a batch normalisation with fixed statistics, and nothing else looks at it."""
+    return type(module) in NORMS and module.running_mean is not None and _is_unhooked(module)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _takes(layer: nn.Module, dims: int | None) -> bool:
+    """Return whether a layer has its channels where a normalisation of so many dimensions has them, and weights to change."""
+    if type(layer) not in (nn.Linear, *CONVS, *TRANSPOSED) or not _is_unhooked(layer):
+        return False
+    weight: Any = layer.weight
+    return weight.dtype.is_floating_point and dims == weight.dim()
+
+
+def _pads_nothing(layer: Any) -> bool:
+    """Return whether a layer multiplies nothing but its inputs."""
+    if type(layer) is nn.Linear:
+        return True
+    return type(layer) in CONVS and (layer.padding == "valid" or (layer.padding != "same" and not any(layer.padding)))
+
+
+def _is_unhooked(module: nn.Module) -> bool:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "parametrizations")
+    return not any(getattr(module, each, None) for each in hooks) and "forward" not in vars(module)

@@ -1,0 +1,73 @@
+"""The fastest network of ordinary layers is measured: thin or merged, without normalisations, and weights in two orders."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from robust_lowrank.errors import UserError
+from robust_lowrank.exporting.folding import fold
+from robust_lowrank.exporting.plain import never, plain
+from robust_lowrank.exporting.timing import SAME, Prepare, as_it_is, faster, time_in_turn, time_layers
+from robust_lowrank.exporting.tracing import run
+
+IMAGES = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+@torch.no_grad()
+def fastest(model: nn.Module, example_input: Any) -> nn.Module:
+    """Return the fastest network of ordinary layers for inputs like these, in evaluation mode on this device.
+
+    Layers are thin or merged, whichever is faster where they are, or all merged; weights of convolutions of images lie in memory
+    as they do, or channels last. Networks whose times are within 5 % count as equally fast, and of those the one with the fewest
+    parameters is returned. Of modules in evaluation mode the normalisations are folded into their neighbours.
+
+    Raises:
+        UserError: the network does not run on the example.
+    """
+    networks = [each for prepare in (as_it_is, channels_last) for each in _forms(model, example_input, prepare)]
+    with evaluating(networks):
+        rounds = time_in_turn(networks, example_input)
+    shares = [median(seconds[index] / seconds[0] for seconds in rounds) for index in range(len(networks))]  # of one round each
+    near = [index for index, share in enumerate(shares) if share <= (1 + SAME) * min(shares)]
+    return networks[min(near, key=lambda index: (sum(each.numel() for each in networks[index].parameters()), shares[index]))]
+
+
+def _forms(model: nn.Module, example_input: Any, prepare: Prepare) -> Iterator[nn.Module]:
+    """Yield the networks with layers of the faster form, and with merged ones."""
+    if prepare is channels_last and not any(isinstance(each, IMAGES) for each in plain(model, never).modules()):
+        return
+    try:
+        times = time_layers(model, example_input, prepare)
+        for choice in (faster(times), never):
+            network = fold(plain(model, choice), example_input)
+            prepare(network)
+            with evaluating([network]):
+                run(network, example_input)
+            yield network
+    except UserError:
+        if prepare is not channels_last:
+            raise  # others are due to networks that ask for an order in memory
+
+
+def channels_last(network: nn.Module) -> None:
+    """Have the weights of convolutions of images lie in memory channels last, in place, and what they return thereby."""
+    for module in network.modules():
+        if isinstance(module, IMAGES):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Have networks in evaluation mode, and put back the mode of every module."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    try:
+        for network in networks:
+            network.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
