@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import torch
@@ -27,7 +27,7 @@ class Subject(NamedTuple):
     name: str
     model: nn.Module
     task: Task
-    norm: str
+    norm: Literal["Linf", "L2", "L1"]
     radii: tuple[float, ...]
 
 

@@ -1,6 +1,7 @@
 """A search for the place on the curve tries the largest radius that may hold, and says what it implies at smaller ones."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from robust_lowrank.threat import THREATS, KeyedNoise, Linf
 RADII = (0.04, 0.08, 0.12, 0.16)
 
 
-def suite(*attacks, eps=RADII, norm="Linf") -> Suite:
+def suite(*attacks, eps=RADII, norm: Any = "Linf") -> Suite:
     return Suite(name="s", norm=norm, eps=eps, attacks=attacks)
 
 
