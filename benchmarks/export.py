@@ -13,7 +13,7 @@ from robust_lowrank.training.costs import count_flops
 RANK = 0.2
 NETWORKS = ("lenet5", "resnet20", "vgg11", "vgg16", "resnet18")
 BATCHES = (1, 128)
-ROUNDS = {1: 101, 128: 9}
+ROUNDS = {1: 101, 128: 7}
 KEY, RATIOS = ("network", "batch"), ("factors", "auto", "auto of dense")
 
 

@@ -12,7 +12,7 @@ from robust_lowrank.choices import Choices
 from robust_lowrank.errors import UserError, renamed, unknown_name
 from robust_lowrank.initialisation import Init, factor, gain_of
 from robust_lowrank.installation import install, require_in_use, require_the_same, undoing
-from robust_lowrank.latency import Latency, assign_by_latency, require_within
+from robust_lowrank.latency import Latency, assign_by_latency, timed_again
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.layers.forms import form_of, kind_of
 from robust_lowrank.layers.network import uncompiled
@@ -119,7 +119,7 @@ def compress(
             require_the_same(model, example_input)
         latency = plan.latency
         if latency is not None and isinstance(rank, Budget):
-            latency = require_within(model, latency, rank, example_input)
+            latency = timed_again(model, latency, rank, example_input)
     return report_of(model, plan, errors, latency)
 
 

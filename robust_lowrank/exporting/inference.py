@@ -10,20 +10,21 @@ from torch import nn
 
 from robust_lowrank.errors import UserError
 from robust_lowrank.exporting.folding import fold
-from robust_lowrank.exporting.plain import never, plain
-from robust_lowrank.exporting.timing import SAME, Prepare, as_it_is, faster, time_in_turn, time_layers
+from robust_lowrank.exporting.plain import Choice, never, plain
+from robust_lowrank.exporting.timing import SAME, LayerTimes, Prepare, as_it_is, faster, time_in_turn, time_layers
 from robust_lowrank.exporting.tracing import run
 
 IMAGES = (nn.Conv2d, nn.ConvTranspose2d)
+CLEAR = 0.75  # of the time of the merged weight
 
 
 @torch.no_grad()
 def fastest(model: nn.Module, example_input: Any) -> nn.Module:
     """Return the fastest network of ordinary layers for inputs like these, in evaluation mode on this device.
 
-    Layers are thin or merged, whichever is faster where they are, or all merged; weights of convolutions of images lie in memory
-    as they do, or channels last. Networks whose times are within 5 % count as equally fast, and of those the one with the fewest
-    parameters is returned. Of modules in evaluation mode the normalisations are folded into their neighbours.
+    Layers are thin where that is faster, or only where it clearly is, or all merged; weights of convolutions of images lie as they
+    do, or channels last. Networks whose times are within 5 % count as equally fast, and of those the one with the fewest parameters
+    is returned. Of a network in evaluation mode the normalisations are folded into their neighbours.
 
     Raises:
         UserError: the network does not run on the example.
@@ -37,12 +38,12 @@ def fastest(model: nn.Module, example_input: Any) -> nn.Module:
 
 
 def _forms(model: nn.Module, example_input: Any, prepare: Prepare) -> Iterator[nn.Module]:
-    """Yield the networks with layers of the faster form, and with merged ones."""
+    """Yield the networks with thin layers where they are faster, with those that clearly are, and with merged ones."""
     if prepare is channels_last and not any(isinstance(each, IMAGES) for each in plain(model, never).modules()):
         return
     try:
         times = time_layers(model, example_input, prepare)
-        for choice in (faster(times), never):
+        for choice in (faster(times), clearly_faster(times), never):
             network = fold(plain(model, choice), example_input)
             prepare(network)
             with evaluating([network]):
@@ -51,6 +52,11 @@ def _forms(model: nn.Module, example_input: Any, prepare: Prepare) -> Iterator[n
     except UserError:
         if prepare is not channels_last:
             raise  # others are due to networks that ask for an order in memory
+
+
+def clearly_faster(times: dict[str, LayerTimes]) -> Choice:
+    """Return the choice of chains whose time is clearly less: times of single layers mislead where they are close."""
+    return lambda name, layer: name in times and times[name].chain and times[name].factors < CLEAR * times[name].dense
 
 
 def channels_last(network: nn.Module) -> None:

@@ -161,16 +161,17 @@ def test_auto_is_for_inference(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net, x = models.build("resnet18-quarter", input_shape=(3, 8, 8), num_classes=10).eval(), torch.rand(4, 3, 8, 8)
     compress(net, rank=0.5, exclude=["linear"])
-    times = {"conv1": LayerTimes(2.0, 1.0, True), "blocks.0.conv1": LayerTimes(1.0, 2.0, False)}
+    times = {"conv1": LayerTimes(2.0, 1.9, True), "blocks.0.conv1": LayerTimes(1.0, 2.0, False)}
+    times["blocks.1.conv1"] = LayerTimes(2.0, 1.0, True)
     monkeypatch.setattr(inference, "time_layers", lambda *_: times)
-    for winner in range(4):
-        seconds = tuple(1.0 if index == winner else 2.0 for index in range(4))
+    for winner in range(6):  # three forms of layers in two orders in memory
+        seconds = tuple(1.0 if index == winner else 2.0 for index in range(6))
         monkeypatch.setattr(inference, "time_in_turn", lambda networks, _, seconds=seconds: [seconds] * 5)
         found: Any = fastest(net, x)
-        weight = found.blocks[1].conv1.weight if winner % 2 else found.blocks[1].conv1[0].weight
-        assert weight.is_contiguous(memory_format=torch.channels_last) == (winner >= 2)
-        assert weight.is_contiguous() == (winner < 2)
-        assert isinstance(found.conv1, nn.Sequential) == (winner % 2 == 0) and isinstance(found.blocks[0].conv1, nn.Conv2d)
+        weight = found.blocks[1].conv1.weight if winner % 3 == 2 else found.blocks[1].conv1[0].weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == (winner >= 3)
+        assert weight.is_contiguous() == (winner < 3)
+        assert isinstance(found.conv1, nn.Sequential) == (winner % 3 == 0) and isinstance(found.blocks[0].conv1, nn.Conv2d)
         assert left(found) == 0 and not found.training
         torch.testing.assert_close(found(x), net(x), rtol=1e-4, atol=1e-4)
 
