@@ -51,3 +51,9 @@ def test_wrong_use_is_named(rlr_eval: Command, options: tuple[str, ...], message
     result = rlr_eval("plan", *options)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_a_way_of_choosing_ranks_replaces_that_of_the_file(rlr_eval: Command, here: Path) -> None:
+    (here / "run.toml").write_text('[data]\nname = "digits"\n[method]\nname = "condlr"\nrank = { latency_ms = 1e-3, batch = 3 }\n')
+    told = rlr_eval("plan", "--config", here / "run.toml", "--params", 0.3, "--json")
+    assert told.exit_code == 0 and all(row["kept_dense"] or row["rank"] for row in json.loads(told.stdout))

@@ -151,6 +151,8 @@ def configuration(
 
     table = {**method, "rank": rank, **dict(_option(text) for text in options or ())}
     base = {} if config is None else load_config(config).model_dump(exclude_unset=True)
+    if rank is not None:
+        base.get("method", {}).pop("rank", None)  # one way of choosing ranks replaces another, rather than joining it
     values = _overridden(base, {**given, "method": table})
     return parse_config(values, source="options" if config is None else f"{config} with the options")
 
