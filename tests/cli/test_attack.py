@@ -170,7 +170,7 @@ def test_a_stored_result_is_kept(rlr_eval: Command, runs: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in Path("LOW").rglob("*")} == before
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("name", "damage"),
     [

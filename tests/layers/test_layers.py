@@ -76,7 +76,7 @@ def check_identities(layer: FactoredLayer, g: Tensor, tolerance: float) -> None:
             assert relative(got, expected) < tolerance
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(7, 6), (2, 3, 6), (6,)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
@@ -94,7 +94,7 @@ def test_T19_T20_linear_equals_dense(method: str, shape: tuple[int, ...], bias: 
     check_identities(layer, dense.weight.grad, precision.loose)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @each_kernel_method
 @pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_T19_T20_convolution_equals_dense(method: str | Method, options: dict, precision, device) -> None:

@@ -59,6 +59,7 @@ def wrapped(module: nn.Module) -> nn.Module:
     return Net()
 
 
+@pytest.mark.sampled(2)
 @each_module
 @pytest.mark.parametrize("method", ["svd", "vanilla", "tdlrt", "spectral-clamp"])
 def test_the_function_stays_and_every_copy_and_export_has_it(build, shape, count: int, method: str, tmp_path) -> None:
@@ -90,6 +91,7 @@ def test_the_function_stays_and_every_copy_and_export_has_it(build, shape, count
         torch.testing.assert_close(rlr.load(target, tmp_path / "net.safetensors")(x), net(x))
 
 
+@pytest.mark.sampled(2)
 @each_module
 @pytest.mark.parametrize("method", ["condlr", "dlrt", "tdlrt", "geolora", "usv"])
 def test_a_step_moves_every_block(build, shape, count: int, method: str) -> None:

@@ -138,7 +138,7 @@ def test_T1_bases_stay_orthonormal(method: Method, optimizer: dict | str, precis
             assert defect(layer) < precision.tight
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("reference", ["rms", "mean", "exact"])
 @pytest.mark.parametrize("retraction", ["qr", "polar"])
 @pytest.mark.parametrize("precond", ["exact", "repo", "none"])

@@ -110,7 +110,14 @@ def test_wrn_has_its_layers_and_its_shortcuts() -> None:
         assert torch.equal(x, expected)
 
 
-@pytest.mark.parametrize(("name", "layers"), [("wrn16-4", 16), ("resnet18", 20), ("vit", 6 * 6 + 1), ("vgg16", 15)])
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("wrn16-4", 16),
+        ("vit", 6 * 6 + 1),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("resnet18", 20), ("vgg16", 15))),
+    ],
+)
 def test_every_layer_but_the_classifier_can_be_factored(name: str, layers: int) -> None:
     model = build(name, input_shape=SHAPES[name], num_classes=10)
     report = compress(model, method="condlr", rank=0.25, exclude=[classifier(model).replace(".", r"\.")])

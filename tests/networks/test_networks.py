@@ -79,14 +79,14 @@ def check_step(network: Network, method: str) -> None:
     assert [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()] == []
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", SMALL)
 def test_at_full_rank_a_network_and_its_exports_compute_the_same(name: str) -> None:
     with taken(name, SMALL) as network:
         check_full_rank(network, "dense", "factors")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", SMALL)
 def test_factors_are_loaded_by_networks_of_other_ranks_and_by_dense_ones(name: str, tmp_path: Path) -> None:
     with taken(name, SMALL) as network:
@@ -103,7 +103,7 @@ def test_factors_are_loaded_by_networks_of_other_ranks_and_by_dense_ones(name: s
         assert difference(network.run(rlr.load(fresh, tmp_path / "net.safetensors"), inputs), wanted) < TOLERANCE
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SMALL)
 def test_a_step_changes_every_layer(name: str, method: str) -> None:

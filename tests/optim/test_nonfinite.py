@@ -118,7 +118,7 @@ def factor(net: nn.Module, method: Method) -> None:
     compress(net, method=method, init="weights", **({"rank": 3} if method.ranked else {}))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("kind", "dtype", "start"),
     [

@@ -285,6 +285,7 @@ def test_a_step_is_an_ordinary_step_on_the_perturbed_batch(method: str, table: d
     assert all(torch.equal(value, after[key]) for key, value in robust.state_dict().items())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("method", ALL)
 def test_trades_lowers_its_loss_with_every_method(method: str) -> None:
     loop = Loop(cnn(method), digits(192), settings(TABLES["trades"], epochs=3), seed=0)

@@ -64,7 +64,7 @@ def test_the_outcome_is_the_mean_over_the_examples_before_each_step() -> None:
     assert outcome.lr == 1e-12
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("method", [None, *METHODS])
 def test_every_method_learns_the_digits(method: str | None) -> None:
     model = build("cnn", input_shape=(1, 8, 8), num_classes=10)

@@ -64,6 +64,7 @@ def test_claims_are_what_the_check_finds_and_passes_are_counted(name: str, norm:
     assert attempt.claimed.double().mean() > (0.1 if name == "hopskipjump" else 0.3)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("norm", ORDERS)
 def test_fmn_finds_what_fab_finds(norm: str, cnn: nn.Module, digits: Any) -> None:
     x, y = digits.x[:64], digits.y[:64]

@@ -97,7 +97,7 @@ def test_pass_counts_of_other_attacks_are_their_own():
     assert published(10).backwards == 1910
 
 
-@pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.parametrize("classes", [2, *(pytest.param(each, marks=pytest.mark.slow) for each in (3, 4))])
 def test_an_honest_network_of_few_classes_costs_what_is_implied(classes):
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes)).eval()
     x = torch.rand(3, 1, 4, 4)

@@ -146,7 +146,7 @@ def test_what_a_run_lacks_is_missing_and_keeps_its_type(mixed):
     assert frame.loc[missing, ["correct", "accuracy", "test_accuracy"]].isna().all(axis=None)
     assert frame["correct"].dtype == "Int64"
     assert frame["test_accuracy"].dtype == "float64"
-    assert re.search(r",70,100,0,0\.7,", (mixed / "results.csv").read_text(encoding="utf-8"))
+    assert re.search(r",70,100,0,0,0\.7,", (mixed / "results.csv").read_text(encoding="utf-8"))
 
 
 def test_json_has_neither_infinities_nor_nan(mixed):
