@@ -38,7 +38,7 @@ def demo(
 ) -> None:
     """Compare six networks on digits that need no download: dense, plain low-rank, CondLR, DLRT, TDLRT and GeoLoRA.
 
-    Trains them, attacks them with FGSM, PGD and AutoAttack, and writes the report; at most two minutes on two cores.
+    Trains them, attacks them with FGSM, PGD and aa-fast, and writes the report; at most two minutes on two cores.
     """
     from robust_lowrank.jobs import load_experiment
     from robust_lowrank.ranges import SEEDS
