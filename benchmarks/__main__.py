@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import (
+    adapter_steps,
     adapters,
     attacks,
     audit,
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "compile": compile,
     "export": export,
     "steps": steps,
+    "adapter-steps": adapter_steps,
     "memory": memory,
     "growth": growth,
     "precision": precision,
