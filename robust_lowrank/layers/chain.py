@@ -33,7 +33,7 @@ class ChainLayer(FactoredLayer):
     weight: Any
     read: bool = False
     slides: int = 0
-    seen: Passes = None
+    seen: Passes | None = None
 
     def __init__(self, factors: Factors, bias: Tensor | None = None, *, like: nn.Module | None = None) -> None:
         super().__init__(factors)
@@ -69,9 +69,12 @@ class ChainLayer(FactoredLayer):
         """
         raise NotImplementedError
 
-    def passes(self) -> Passes:
-        """Return where a pass of this layer is to show its gradient; compiled passes show none."""
-        return None if torch.compiler.is_compiling() else self.seen
+    def passes(self) -> Passes | None:
+        """Return where a pass that begins now is to show its gradient; compiled passes show none."""
+        if torch.compiler.is_compiling() or self.seen is None:
+            return None
+        self.seen.begin()
+        return self.seen
 
     def change(self, x: Tensor) -> Tensor:
         """Return what an update adds to the outputs of the layer that is frozen beside it."""

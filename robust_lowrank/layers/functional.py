@@ -23,19 +23,19 @@ Gradients = tuple[Tensor | None, ...]  # of a core and its bases
 FEW_PIXELS = 32  # of one image: so few fill no product of matrices, and those of a batch are put side by side
 
 
-def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor, seen: Passes = None) -> Tensor:
+def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor, seen: Passes | None = None) -> Tensor:
     """Return `x V S^T U^T` for x (..., m), U (n, r), S (r, r'), V (m, r')."""
     return _apply(_LowRankLinear, x, u, s, v, seen)
 
 
 def low_rank_conv(
-    x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, ...], geometry: ConvGeometry, seen: Passes = None
+    x: Tensor, u: Tensor, s: Tensor, v: Tensor, kernel: tuple[int, ...], geometry: ConvGeometry, seen: Passes | None = None
 ) -> Tensor:
     """Return the convolution of x (B, Cin, ...) with the kernel U S V^T, V (Cin * prod(kernel), r') holding spatial filters."""
     return _apply(_LowRankConv, x, u, s, v, kernel, geometry, seen)
 
 
-def tucker_conv2d(x: Tensor, c: Tensor, bases: Sequence[Tensor], geometry: ConvGeometry, seen: Passes = None) -> Tensor:
+def tucker_conv2d(x: Tensor, c: Tensor, bases: Sequence[Tensor], geometry: ConvGeometry, seen: Passes | None = None) -> Tensor:
     """Return the convolution of x (B, Cin, H, W) with C x_1 U1 x_2 U2, C (r1, r2, kh, kw), U1 (F, r1), U2 (Cin, r2).
 
     Two more bases U3 (kh, r3) and U4 (kw, r4) act on a core (r1, r2, r3, r4).
@@ -116,10 +116,10 @@ def _weight_gradient(delta: Tensor, x: Tensor, weight: Tensor, geometry: ConvGeo
     return convolution_gradients(delta, x, weight, geometry, wanted=(False, True))[1]
 
 
-def _show(seen: Passes, tensors: tuple[Tensor, Tensor, Tensor, Tensor], core: Tensor | None, *sides: Tensor | None) -> None:
+def _show(seen: Passes | None, tensors: tuple[Tensor, Tensor, Tensor, Tensor], core: Tensor | None, *sides: Tensor | None) -> None:
     """Add a backward pass to those seen if it has reached all factors."""
     if seen is not None and core is not None and all(side is not None for side in sides):
-        seen.append(Seen(*tensors, core))
+        seen.show(Seen(*tensors, core))
 
 
 class _Chain(Function):
@@ -146,7 +146,7 @@ class _LowRankLinear(_Chain):
         return F.linear(x, merge(Factors(s, (u, v))).to(x.dtype))
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor, seen: Passes) -> Tensor:
+    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor, seen: Passes | None) -> Tensor:
         a = x @ v.to(x.dtype)
         ctx.save_for_backward(x, a, u, s, v)
         ctx.seen = seen

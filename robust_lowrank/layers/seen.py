@@ -1,6 +1,6 @@
 """What one pass shows of a layer's gradient: enough to project it on bases that are not known yet."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -18,4 +18,26 @@ class Seen(NamedTuple):
     core: Tensor  # the gradient that the core's slot has received
 
 
-Passes = list[Seen] | None  # None: nobody asks
+class Passes:
+    """The passes whose gradients have reached a layer's core, of all that it has shown.
+
+    Attacks within a training ask for gradients of inputs alone, of which no core receives any: such a pass is dropped when the next
+    one begins.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[Seen] = []
+        self._waiting: list[Seen] = []
+
+    def begin(self) -> None:
+        """Begin a pass."""
+        self._waiting = []
+
+    def show(self, seen: Seen) -> None:
+        """Take what the backward pass of one call shows."""
+        self._waiting.append(seen)
+
+    def keep(self, *_: Any) -> None:
+        """Keep what has been shown: the core receives its gradient."""
+        self.kept += self._waiting
+        self._waiting = []

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robust_lowrank.layers import FactoredLayer
 from robust_lowrank.layers.chain import ChainLayer
-from robust_lowrank.layers.seen import Seen
+from robust_lowrank.layers.seen import Passes, Seen
 
 
 class Recall:
@@ -23,28 +23,35 @@ class Recall:
     """
 
     def __init__(self, layers: Mapping[str, FactoredLayer]) -> None:
-        chains = {name: layer for name, layer in layers.items() if isinstance(layer, ChainLayer) and layer.method.keeps_weight}
-        self._layers = chains if len(chains) == len(layers) else {}
-        self._seen: dict[str, list[Seen]] = {}
+        chains = {name: layer for name, layer in layers.items() if isinstance(layer, ChainLayer)}
+        able = len(chains) == len(layers) and all(
+            layer.method.keeps_weight and layer.core.requires_grad for layer in chains.values()
+        )
+        self._layers = chains if able else {}
+        self._seen: dict[str, list[Seen]] = {}  # by layer, once all have shown theirs
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Have the backward passes within it noted."""
+        passes = {name: Passes() for name in self._layers}
+        hooks = [layer.core.register_hook(passes[name].keep) for name, layer in self._layers.items()]
         for name, layer in self._layers.items():
-            layer.seen = self._seen[name] = []
+            layer.seen = passes[name]
         try:
             yield
         finally:
-            for layer in self._layers.values():
+            for hook, layer in zip(hooks, self._layers.values(), strict=True):
+                hook.remove()
                 layer.seen = None
-            if not self._whole():
-                self._seen = {}
+        seen = {name: each.kept for name, each in passes.items()}
+        if self._whole(seen):
+            self._seen = seen
 
-    def _whole(self) -> bool:
-        """Return whether the cores' gradients are those of the passes seen."""
+    def _whole(self, shown: Mapping[str, list[Seen]]) -> bool:
+        """Return whether the cores' gradients are those of the passes shown."""
         pairs: list[tuple[Tensor, Tensor]] = []
         for name, layer in self._layers.items():
-            seen, found = self._seen[name], layer.core.grad
+            seen, found = shown[name], layer.core.grad
             if not seen or found is None:
                 return False
             pairs.append((functools.reduce(Tensor.add, [each.core for each in seen]), found))

@@ -141,6 +141,13 @@ def test_at_fixed_rank_nothing_is_recalled() -> None:
     assert len(calls) == 2
 
 
+def test_a_layer_whose_core_is_frozen_has_nothing_to_recall() -> None:
+    net, calls = network(METHODS["dlrt"]), []
+    net.hidden.core.requires_grad_(False)
+    losses_and_weights(net, OPTIMIZERS["sgd"], passing(batch(), calls), steps=1)
+    assert len(calls) == 2
+
+
 def test_a_network_with_merged_weights_runs_both() -> None:
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Unflatten(1, (8, 1)), nn.Conv1d(8, 8, 1, groups=2), nn.Flatten())
     net.double()
