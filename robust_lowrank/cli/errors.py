@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from robust_lowrank.cli.stopping import GOES_ON, exit_code, name_of
-from robust_lowrank.errors import UserError, first_line
+from robust_lowrank.errors import TrainingError, UserError, first_line
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ELSEWHERE = (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -59,6 +59,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     """Return what to say of an error, and the exit code."""
     if isinstance(error, UserError):
         return str(error), 2
+    if isinstance(error, TrainingError):
+        return str(error), 1
     if isinstance(error, OSError) and error.errno in FULL:
         where = "" if error.filename is None else f"{error.filename}: "
         return f"{where}{error.strerror}: {GOES_ON}; make room first", 1

@@ -83,7 +83,7 @@ def failing(error: Exception) -> typer.Typer:
     ("error", "code", "said"),
     [
         (UserError("eps is wrong: take 0.1"), 2, "Error: eps is wrong: take 0.1\n"),
-        (TrainingError("the loss is nan"), 1, "Error: TrainingError: the loss is nan\n"),
+        (TrainingError("the loss is nan"), 1, "Error: the loss is nan\n"),
         (OSError(28, "No space left on device"), 1, "Error: No space left on device: what is finished is kept"),
         (RuntimeError(), 1, "Error: RuntimeError: no message\n"),
     ],
