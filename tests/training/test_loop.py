@@ -65,7 +65,9 @@ def test_the_outcome_is_the_mean_over_the_examples_before_each_step() -> None:
 
 
 @pytest.mark.sampled(4)
-@pytest.mark.parametrize("method", [None, *METHODS])
+@pytest.mark.parametrize(
+    "method", [None, *(pytest.param(name, marks=[pytest.mark.slow] if name == "robust-dlrt" else []) for name in METHODS)]
+)
 def test_every_method_learns_the_digits(method: str | None) -> None:
     model = build("cnn", input_shape=(1, 8, 8), num_classes=10)
     if method is not None:
