@@ -26,7 +26,7 @@ def test_demo(here: Path) -> None:
     assert {run.record.seed for run in runs} == {1}
     for run in runs:
         ran = {accuracy.attack for result in run.results.values() for accuracy in result.record.accuracies}
-        assert {"clean", "fgsm", "pgd-20", "autoattack", "worst"} <= ran
+        assert {"clean", "fgsm", "pgd-20", "aa-fast", "worst"} <= ran
         assert run.record.test_accuracy is not None
         assert run.record.test_accuracy > 0.9
     (condlr,) = [run for run in runs if run.record.method == "condlr"]
