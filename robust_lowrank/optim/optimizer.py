@@ -268,10 +268,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         )
 
     def _complete(self, loss: Any) -> None:
-        for penalty, layers in self.penalties:
-            if weight := penalty.weight_at(self.steps):
-                for layer in layers:
-                    add_penalty(layer, penalty, weight)
+        self._add_penalties(lambda target: True)
         self._free.adjust_gradients()
         self._sentinel.look(step=self.steps + 1, loss=loss)
         if self.steps == 0 and not any(parameter.grad is not None for group in self.param_groups for parameter in group["params"]):
@@ -281,12 +278,14 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     def _complete_cores(self, changed: Mapping[str, FactoredLayer]) -> None:
         cores = {id(layer) for layer in changed.values()}
-        for penalty, layers in self.penalties:
+        self._add_penalties(lambda target: id(target) in cores)
+        self._sentinel.look(step=self.steps + 1)
+
+    def _add_penalties(self, chosen: Callable[[Any], bool]) -> None:
+        for penalty, targets in self.penalties:
             if weight := penalty.weight_at(self.steps):
-                for layer in layers:
-                    if id(layer) in cores:
-                        add_penalty(layer, penalty, weight)
-        self._sentinel.look(step=self.steps + 1, loss=None)
+                for target in filter(chosen, targets):
+                    add_penalty(target, penalty, weight)
 
     def _require_the_ranks_of_the_state(self) -> None:
         ranks = self._ranks or {}

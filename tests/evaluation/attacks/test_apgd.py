@@ -121,9 +121,7 @@ def test_robust_examples_take_the_path_of_upstream_from_the_same_start(hardened,
 
     apart = (torch.stack(ours.asked) - torch.stack(theirs.asked)).abs().flatten(2).amax(dim=2)
     assert len(apart) == 101
-    assert bool((apart[:20] < 1e-6).all())
-    # The sign of a gradient of zero is that of its rounding, which differs by processor: from there one may go another way.
-    assert int((apart >= 1e-6).any(0).sum()) <= 1
+    assert bool((apart < 1e-6).all())
 
 
 @pytest.mark.parametrize("kind", ["ce", pytest.param("targeted-dlr", marks=pytest.mark.slow)])
