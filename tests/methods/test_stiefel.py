@@ -138,6 +138,7 @@ def test_landing_never_leaves_its_neighbourhood() -> None:
         assert defect(x) <= 0.5 + 1e-12
 
 
+@pytest.mark.sampled(3)
 @each_method
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)], ids=str)
 def test_a_procrustes_problem_is_solved(method: RetractionMethod, shape: tuple[int, int]) -> None:
