@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ Reference = Literal["rms", "mean", "exact"]
 Retraction = Literal["qr", "polar"]
 
 REFERENCE_FLOOR = 1e-12  # below it the reference value of the clamp is no scale to hold singular values to
-WELL_CONDITIONED = 10.0  # the norm of a Gram matrix I + D^T D up to which its Cholesky factor is as good as a QR
+WELL_CONDITIONED = 10.0  # the condition number of a Gram matrix up to which its factors are as good as those of a QR or SVD
 LEAST_PART = 100.0  # roundings of its norm that a matrix must have outside a basis for new columns to come from there
 
 
@@ -158,30 +159,34 @@ def half_width(tau: float) -> float:
     return tau / (2 + tau)
 
 
-def reference_value(sigma: Tensor, tau: float, reference: Reference | float) -> Tensor:
+def reference_value(sigma: Tensor, tau: float, reference: Reference | float) -> float:
     """Return the value s around which the clamp holds the singular values.
 
     A number is s itself, `rms` is ||S|| / sqrt(r), `mean` the mean, `exact` the value whose clamp is the nearest point with
     cond <= 1 + tau (methods (17)), found in closed form on the active sets.
     """
     if isinstance(reference, float):
-        return sigma.new_tensor(reference)
+        return reference
+    values = in_float64(sigma).cpu().numpy()  # where so few numbers are dealt with in a tenth of the time
     if reference == "rms":
-        return (norm(sigma) / math.sqrt(len(sigma))).to(sigma)
-    if reference == "mean":
-        return sigma.mean()
-    eps = half_width(tau)
+        return float(np.linalg.norm(values)) / math.sqrt(len(values))
+    return float(values.mean()) if reference == "mean" else _nearest_reference(values, half_width(tau))
+
+
+def _nearest_reference(sigma: np.ndarray, eps: float) -> float:
+    """Return the s for which s(1 - eps) .. s(1 + eps) is the nearest such interval: the root of a slope that is linear by parts."""
     lower, upper = 1 - eps, 1 + eps
-    knots = torch.cat([sigma / lower, sigma / upper]).sort().values
-    lifted = (knots[:, None] * lower - sigma).clamp(min=0).sum(1)
-    cut = (sigma - knots[:, None] * upper).clamp(min=0).sum(1)
-    slope = lower * lifted - upper * cut
-    last = ((slope <= 0).sum() - 1).clamp(0, len(knots) - 2)
-    inside = torch.stack([knots.gather(0, last[None]), knots.gather(0, last[None] + 1)]).mean()
-    high, low = (sigma > inside * upper).to(sigma), (sigma < inside * lower).to(sigma)
-    total = upper * (sigma * high).sum() + lower * (sigma * low).sum()
-    weight = upper**2 * high.sum() + lower**2 * low.sum()
-    return torch.where(weight > 0, total / (weight + (weight == 0)), inside)
+    rising = np.sort(sigma)
+    sums = np.concatenate([[0.0], rising.cumsum()])
+    knots = np.sort(np.concatenate([rising / lower, rising / upper]))
+    below, reached = rising.searchsorted(knots * lower), rising.searchsorted(knots * upper, side="right")
+    lifted = below * knots * lower - sums[below]
+    cut = sums[-1] - sums[reached] - (len(rising) - reached) * knots * upper
+    last = min(max(np.count_nonzero(lower * lifted - upper * cut <= 0) - 1, 0), len(knots) - 2)
+    inside = (knots[last] + knots[last + 1]) / 2
+    high, low = rising[rising > inside * upper], rising[rising < inside * lower]
+    weight = upper**2 * len(high) + lower**2 * len(low)
+    return float((upper * high.sum() + lower * low.sum()) / weight if weight else inside)
 
 
 def clamp_values(sigma: Tensor, tau: float, reference: Reference | float = "rms") -> Tensor:
@@ -193,13 +198,12 @@ def clamp_values(sigma: Tensor, tau: float, reference: Reference | float = "rms"
     if tau == float("inf"):
         return sigma
     s = reference_value(sigma, tau, reference)
-    if not bool(s >= REFERENCE_FLOOR):
-        raise FactorisationError(f"the reference value of the singular values is {float(s):.3g}: nothing to clamp them to")
+    if not s >= REFERENCE_FLOOR:
+        raise FactorisationError(f"the reference value of the singular values is {s:.3g}: nothing to clamp them to")
+    if reference == "exact" and bool(sigma[0] <= (1 + tau) * sigma[-1]):
+        return sigma
     eps = half_width(tau)
-    clamped = sigma.clamp(s * (1 - eps), s * (1 + eps))
-    if reference == "exact":
-        return torch.where(sigma[0] <= (1 + tau) * sigma[-1], sigma, clamped)
-    return clamped
+    return sigma.clamp(s * (1 - eps), s * (1 + eps))
 
 
 def clamp_spectrum(a: Tensor, tau: float, reference: Reference | float = "rms") -> Tensor:
@@ -212,8 +216,25 @@ def clamp_spectrum(a: Tensor, tau: float, reference: Reference | float = "rms") 
     """
     if tau == float("inf"):
         return a
+    if a.shape[0] < a.shape[1]:
+        return clamp_spectrum(a.mT, tau, reference).mT
+    if (clamped := _clamp_well_conditioned(at_least_float32(a), tau, reference)) is not None:
+        return clamped
     u, sigma, vh = svd(a)
     return (u * clamp_values(sigma, tau, reference)) @ vh
+
+
+def _clamp_well_conditioned(a: Tensor, tau: float, reference: Reference | float) -> Tensor | None:
+    """Return a clamped matrix by way of A^T A, in half the time of an SVD; None where that would lose digits."""
+    square = a.mT @ a
+    if (1 + tau) ** 2 > WELL_CONDITIONED or not bool(square.sum().isfinite()):
+        return None
+    values, vectors = eigh(square)
+    if not bool(values[0] * WELL_CONDITIONED > values[-1]):
+        return None
+    sigma = values.flip(0).sqrt()
+    clamped = clamp_values(sigma, tau, reference)
+    return a if clamped is sigma else a @ (vectors * (clamped / sigma).flip(0)) @ vectors.mT
 
 
 def unfold(tensor: Tensor, mode: int) -> Tensor:

@@ -23,9 +23,11 @@ Gradients = tuple[Tensor | None, ...]  # of a core and its bases
 FEW_PIXELS = 32  # of one image: so few fill no product of matrices, and those of a batch are put side by side
 
 
-def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor, seen: Passes | None = None) -> Tensor:
-    """Return `x V S^T U^T` for x (..., m), U (n, r), S (r, r'), V (m, r')."""
-    return _apply(_LowRankLinear, x, u, s, v, seen)
+def low_rank_linear(
+    x: Tensor, u: Tensor, s: Tensor, v: Tensor, bias: Tensor | None = None, seen: Passes | None = None
+) -> Tensor:
+    """Return `x V S^T U^T + b` for x (..., m), U (n, r), S (r, r'), V (m, r') and b (n)."""
+    return _apply(_LowRankLinear, x, u, s, v, bias, seen)
 
 
 def low_rank_conv(
@@ -123,7 +125,10 @@ def _show(seen: Passes | None, tensors: tuple[Tensor, Tensor, Tensor, Tensor], c
 
 
 class _Chain(Function):
-    """A function of an input and factors that is taken for the dense layer's where gradients are themselves differentiated."""
+    """A function of an input and factors that is taken for the dense layer's where gradients are themselves differentiated.
+
+    Where no gradient is needed, dynamo leaves out the context of a `forward` that has as many names as arguments.
+    """
 
     @staticmethod
     def dense(*arguments: Any) -> Tensor:
@@ -142,31 +147,38 @@ def _gradients_of_dense(ctx: Any, dense: Callable[..., Tensor], arguments: Seque
 class _LowRankLinear(_Chain):
     @staticmethod
     def dense(*arguments: Any) -> Tensor:
-        x, u, s, v, *_ = arguments
-        return F.linear(x, merge(Factors(s, (u, v))).to(x.dtype))
+        x, u, s, v, bias, *_ = arguments
+        return F.linear(x, merge(Factors(s, (u, v))).to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, v: Tensor, seen: Passes | None) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        x, u, s, v, bias, ctx.seen = arguments
         a = x @ v.to(x.dtype)
-        ctx.save_for_backward(x, a, u, s, v)
-        ctx.seen = seen
-        return a @ s.to(x.dtype).T @ u.to(x.dtype).T
+        ctx.save_for_backward(x, a, u, s, v, bias)
+        return _through(a, s.to(x.dtype).T, u.to(x.dtype).T, bias)
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, a, u, s, v = ctx.saved_tensors
+        x, a, u, s, v, bias = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _gradients_of_dense(ctx, _LowRankLinear.dense, (x, u, s, v, None), delta)
+            return _gradients_of_dense(ctx, _LowRankLinear.dense, (x, u, s, v, bias, None), delta)
         kind = delta.dtype
-        need_x, need_u, need_s, need_v, _ = ctx.needs_input_grad
+        need_x, need_u, need_s, need_v, need_bias, _ = ctx.needs_input_grad
         e = delta @ u.to(kind)
-        dx = e @ s.to(kind) @ v.to(kind).T if need_x else None
+        dx = _through(e, s.to(kind), v.to(kind).T) if need_x else None
         x, a, e, delta = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (x, a, e, delta))
         dk = (delta.T @ a).to(u.dtype) if need_u else None
         ds = (e.T @ a if dk is None else u.T @ dk).to(s.dtype) if need_s else None
         dl = (x.T @ e).to(v.dtype) if need_v else None
         _show(ctx.seen, (x, delta, a, e), ds, dk, dl)
-        return dx, fit_to_slot(dk, u), ds, fit_to_slot(dl, v), None
+        return dx, fit_to_slot(dk, u), ds, fit_to_slot(dl, v), delta.sum(0).to(bias.dtype) if need_bias else None, None
+
+
+def _through(x: Tensor, core: Tensor, basis: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x C B^T + b for x (..., r), multiplied in the order that is cheaper."""
+    if x.shape[:-1].numel() > basis.shape[1]:
+        return F.linear(x, (core @ basis).T, None if bias is None else bias.to(x.dtype))
+    return F.linear(x @ core, basis.T, None if bias is None else bias.to(x.dtype))
 
 
 class _LowRankConv(_Chain):
@@ -213,7 +225,7 @@ class _TuckerConv2d(_Chain):
         return convolve(x, merge(Factors(c, tuple(bases))).to(x.dtype), geometry)
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:  # more names, and dynamo takes x for the context where no gradient is needed
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
         x, geometry, ctx.seen, c, *bases = arguments
         u1, u2 = bases[:2]
         a = _pointwise(x, u2.to(x.dtype).T)

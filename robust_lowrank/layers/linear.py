@@ -60,8 +60,7 @@ class LowRankLinear(MatrixFactors, FactoredLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Return the map of x (..., m) as (..., n)."""
         self.look_at_bases()
-        y = low_rank_linear(x, self.U, self.S, self.V, self.passes())
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        return low_rank_linear(x, self.U, self.S, self.V, self.bias, self.passes())
 
     def product(self, x: Tensor, factors: Factors) -> Tensor:
         """Return the map of x by other factors."""

@@ -21,6 +21,7 @@ class Moments(ABC):
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
+        self._groups: dict[Tensor, dict[str, Any]] = {}
 
     @abstractmethod
     def direction(self, layer: FactoredLayer, *, keep: bool) -> Factors:
@@ -62,7 +63,11 @@ class Moments(ABC):
 
     def group_of(self, parameter: nn.Parameter) -> dict[str, Any]:
         """Return the parameter group of a parameter."""
-        return next(group for group in self.optimizer.param_groups if any(p is parameter for p in group["params"]))
+        group = self._groups.get(parameter)
+        if group is None or not any(group is each for each in self.optimizer.param_groups):  # others stand there after loading
+            self._groups = {p: group for group in self.optimizer.param_groups for p in group["params"]}
+            group = self._groups[parameter]
+        return group
 
 
 def keep_frozen(layer: FactoredLayer, old: Factors, new: Factors) -> Factors:

@@ -56,7 +56,7 @@ class Sentinel:
             if (grad := parameter.grad) is not None:
                 devices.setdefault(grad.device, {})[name] = grad._values() if grad.is_sparse else grad
         for device, grads in devices.items():
-            sound = torch.stack([_sum(grad).isfinite() for grad in grads.values()])
+            sound = torch.stack([_sum(grad) for grad in grads.values()]).isfinite()
             if device.type in AT_ONCE:
                 if not bool(sound.all()):
                     self._name_the_first(grads, step)
