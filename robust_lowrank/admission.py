@@ -14,9 +14,10 @@ from robust_lowrank.layers.base import Start
 from robust_lowrank.layers.forms import Dense, Source, build, form_of
 from robust_lowrank.layers.linear import is_transposed
 from robust_lowrank.layers.merged import Block, Place, install_merged, merged_parameters, put_back
-from robust_lowrank.layers.network import DEFAULT, owner_of, put, shown_name
+from robust_lowrank.layers.network import DEFAULT, owner_of, shown_name
 from robust_lowrank.layers.updates import Updated, check_name, slot_of
 from robust_lowrank.methods import Method, Vanilla, named
+from robust_lowrank.submodules import put
 
 
 def describe(model: nn.Module) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from robust_lowrank.exporting.thin import take_thin
 from robust_lowrank.installation import undoing
 from robust_lowrank.layers import ChainLayer, named_factored_layers
 from robust_lowrank.layers.base import FactoredLayer
-from robust_lowrank.layers.network import UPDATE, uncompiled
+from robust_lowrank.layers.network import UPDATE
 from robust_lowrank.methods.bases import decompose, truncate
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.records import replacing
+from robust_lowrank.submodules import uncompiled
 
 HEADER = "robust_lowrank"
 PLAIN = json.dumps({"version": 1, "layers": {}})  # what the header of a file without one would say

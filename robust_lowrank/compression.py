@@ -15,13 +15,13 @@ from robust_lowrank.installation import install, require_in_use, require_the_sam
 from robust_lowrank.latency import Latency, assign_by_latency, timed_again
 from robust_lowrank.layers import named_factored_layers
 from robust_lowrank.layers.forms import form_of, kind_of
-from robust_lowrank.layers.network import uncompiled
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
 from robust_lowrank.methods.base import Use
 from robust_lowrank.observation import Observation, observe
 from robust_lowrank.ranks import Assigned, Budget, RankLike, assign_ranks
 from robust_lowrank.records import Parameters
+from robust_lowrank.submodules import uncompiled
 
 if TYPE_CHECKING:
     import pandas as pd

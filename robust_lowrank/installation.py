@@ -13,8 +13,8 @@ from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.exporting.plain import never, plain
 from robust_lowrank.layers import ChainLayer, FactoredLayer, MergedLayer
 from robust_lowrank.layers.merged import Block, install_merged, put_back
-from robust_lowrank.layers.network import put
 from robust_lowrank.observation import alike, in_float64, observe, passes
+from robust_lowrank.submodules import put
 
 READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # torch's modules that compute with the weights of their layers
 

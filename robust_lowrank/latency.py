@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from robust_lowrank.answers import run, tensors
 from robust_lowrank.budgets import Options, fit
 from robust_lowrank.candidates import Candidate
 from robust_lowrank.errors import UserError
 from robust_lowrank.exporting.plain import always, never, plain
 from robust_lowrank.exporting.timing import SAME, time_in_turn
-from robust_lowrank.exporting.tracing import run, tensors
 from robust_lowrank.initialisation import gaussian_factors
 from robust_lowrank.layers import ChainLayer
 from robust_lowrank.layers.forms import Form, build, form_of
 from robust_lowrank.layers.merged import Block
-from robust_lowrank.layers.network import put, uncompiled
 from robust_lowrank.linalg import Ranks
 from robust_lowrank.methods import Method
 from robust_lowrank.optim.replay import repeatable
 from robust_lowrank.ranks import Assigned, Budget, energies, ranks_of, require_values
+from robust_lowrank.submodules import put, uncompiled
 
 GRID = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # beside rank 1: of the ranks that take less than the weight: where layers are timed
 TOLERANCE = 0.1  # by which the finished network may be slower than the budget before somebody is told

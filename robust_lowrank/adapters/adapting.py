@@ -18,11 +18,12 @@ from robust_lowrank.layers import Adapter, ChainLayer, FactoredLayer, adapted_pa
 from robust_lowrank.layers.base import Start
 from robust_lowrank.layers.forms import Source, build, form_of
 from robust_lowrank.layers.merged import Block, install_merged, merged_parameters, put_back
-from robust_lowrank.layers.network import DEFAULT, put, uncompiled
+from robust_lowrank.layers.network import DEFAULT
 from robust_lowrank.layers.updates import check_name
 from robust_lowrank.linalg import FactorisationError, Factors, Ranks
 from robust_lowrank.methods import Method, resolve
 from robust_lowrank.ranks import RankLike
+from robust_lowrank.submodules import put, uncompiled
 
 
 def adapt(

@@ -13,10 +13,11 @@ from robust_lowrank.layers import Adapter, FactoredLayer, adapted_parts
 from robust_lowrank.layers.forms import Source, form_of
 from robust_lowrank.layers.halves import halves_of
 from robust_lowrank.layers.merged import Block, MergedParameter, Place
-from robust_lowrank.layers.network import owner_of, uncompiled
+from robust_lowrank.layers.network import owner_of
 from robust_lowrank.layers.updates import Updated, check_name
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
+from robust_lowrank.submodules import uncompiled
 
 
 @torch.no_grad()

@@ -14,10 +14,11 @@ from robust_lowrank.checkpoint import HEADER, misfits, read
 from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.installation import undoing
 from robust_lowrank.layers import Adapter, adapted_parts
-from robust_lowrank.layers.network import DEFAULT, uncompiled
+from robust_lowrank.layers.network import DEFAULT
 from robust_lowrank.layers.updates import check_name, slot_of
 from robust_lowrank.provenance import digest_tensors
 from robust_lowrank.records import replacing
+from robust_lowrank.submodules import uncompiled
 
 
 def save_adapter(model: nn.Module, path: str | Path, name: str = DEFAULT) -> None:

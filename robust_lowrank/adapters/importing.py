@@ -14,12 +14,13 @@ from robust_lowrank.layers import FactoredLayer, named_factored_layers
 from robust_lowrank.layers.forms import form_of
 from robust_lowrank.layers.linear import is_transposed
 from robust_lowrank.layers.merged import Block
-from robust_lowrank.layers.network import DEFAULT, uncompiled
+from robust_lowrank.layers.network import DEFAULT
 from robust_lowrank.layers.updates import check_name
 from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method
 from robust_lowrank.peft import PeftFile, read_peft
 from robust_lowrank.peft.reading import Product
+from robust_lowrank.submodules import uncompiled
 
 
 def from_peft(model: nn.Module, path: str | Path, *, method: str | Method = "geolora", name: str = DEFAULT) -> CompressionReport:

@@ -7,7 +7,8 @@ from torch import nn
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers import Adapter, adapted_parts
 from robust_lowrank.layers.merged import MergedParameter, uninstall_all
-from robust_lowrank.layers.network import owner_of, put, uncompiled
+from robust_lowrank.layers.network import owner_of
+from robust_lowrank.submodules import put, uncompiled
 
 
 def adapter_names(model: nn.Module) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robust_lowrank.evaluation.attacks.gradients import input_gradient
 from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.inputs import outside_inference
+from robust_lowrank.evaluation.network.searching import network_to_search
 from robust_lowrank.evaluation.network.target import checked_target
 from robust_lowrank.evaluation.suite import EvalConfig
 from robust_lowrank.evaluation.units import list_units
@@ -54,13 +55,19 @@ def forecast(model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig) -> Fore
         network, units = FixedBatch(target), list_units(config.suite, tuple(x.shape[1:]), target.classes)
         batch = x[: network.piece].to(target.device)
         labels = y[: len(batch)].to(target.device)
-        forward, both, kept = _measure(network, batch, labels, gradients=config.gradients)
+        networks = {
+            True: network,
+            False: network_to_search(network, x) if config.fold else network,
+        }  # by whether the attack is joint
+        joints = {unit.attack.joint for unit in units}
+        speeds = {joint: _measure(networks[joint], batch, labels, gradients=config.gradients) for joint in joints}
     shares = []
     for unit in units:
+        forward, both, _ = speeds[unit.attack.joint]
         passes = unit.work * len(x)
         shares.append(Share(unit.name, unit.threat.eps, passes, passes * (both / 2 if unit.attack.gradients else forward)))
     rows = min(config.batch_size, len(x))
-    memory = kept * rows if any(unit.attack.gradients for unit in units) else 0
+    memory = max((speeds[unit.attack.joint][2] * rows for unit in units if unit.attack.gradients), default=0)
     return Forecast(shares, len(x), sum(share.passes for share in shares), sum(share.seconds for share in shares), memory)
 
 

@@ -49,7 +49,7 @@ class Identity:
         definition = self.definition()
         pairs = zip(definition["attacks"], self._attacks(), strict=True)
         attacks = [entry | {"title": title_of(entry["name"]), "minimal": attack.minimal} for entry, attack in pairs]
-        return definition | {"attacks": attacks}
+        return definition | {"attacks": attacks, "search": "fast form" if self.config.fold else "network"}
 
     def _attacks(self) -> list[Attack]:
         return list({id(unit.attack): unit.attack for unit in self.units}.values())
@@ -64,6 +64,7 @@ class Identity:
             "first": self.config.offset + int(batch[0]),
             "attack": entry | {"seed": self.config.seed, "norm": unit.threat.norm, "versions": versions()},
             "earlier": list(earlier),
+            "fold": self.config.fold,
         }
         return digest_definition(parts)
 

@@ -18,6 +18,7 @@ from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.inputs import outside_inference
 from robust_lowrank.evaluation.network.memory import in_halves, in_smaller_batches, observed
 from robust_lowrank.evaluation.network.meter import Exhausted, Meter
+from robust_lowrank.evaluation.network.searching import network_to_search
 from robust_lowrank.evaluation.network.target import Target, checked_target
 from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs, clean_inputs, closest_inputs
 from robust_lowrank.evaluation.store import Store
@@ -77,6 +78,7 @@ class Run:
         self.numbers: Tensor = torch.arange(config.offset, config.offset + len(x)) if numbers is None else numbers
         self.batches: tuple[Tensor, ...] = torch.arange(len(x)).split(config.batch_size)
         self.ledgers: list[Ledger] = []
+        self._searched: FixedBatch | None = None
         self._behaviours: dict[int, dict[str, str]] = {}
 
     def behaviour(self, first: int = 0) -> dict[str, str]:
@@ -166,7 +168,7 @@ class Run:
             size, seed = self.config.batch_size, self.config.seed
             return attack.find(JointTask(self.target, x, y, rows, unit.threat, seed, size, meter, report))
         assert isinstance(attack, NativeAttack)
-        return UnitResult.join(in_halves(lambda part: self._attack(unit, attack, part), rows, self.network))
+        return UnitResult.join(in_halves(lambda part: self._attack(unit, attack, part), rows, self._network_to_search()))
 
     def _clean(self) -> Clean:
         def look(rows: Tensor) -> Clean:
@@ -233,8 +235,23 @@ class Run:
         options: dict[str, Any] = {"radii": self.config.suite.radii(attack)} if attack.at_once else {}
         if attack.transfers:
             options["sources"] = self.sources
-        attempt = attack.attempt(self.network, x, y, unit.threat, noise, **options)
-        return UnitResult.of(rows, attempt, check(self.network, x, y, attempt.inputs, unit.threat), time.perf_counter() - started)
+        searched = self._network_to_search()
+        attempt = attack.attempt(searched, x, y, unit.threat, noise, **options)
+        self.network.piece = min(self.network.piece, searched.piece)  # where memory did not suffice
+        found = check(self.network, x, y, attempt.inputs, unit.threat)
+        again = ((attempt.claimed & ~found.broken) | attempt.nonfinite).nonzero().squeeze(1)
+        if searched is not self.network and len(again):
+            slow = attack.attempt(self.network, x[again], y[again], unit.threat, noise.of(again), **options)
+            attempt = attempt.searched_again(again, slow)
+            found = check(self.network, x, y, attempt.inputs, unit.threat)
+        return UnitResult.of(rows, attempt, found, time.perf_counter() - started)
+
+    def _network_to_search(self) -> FixedBatch:
+        """Return what native attacks search on, which is made when it is first needed."""
+        if self._searched is None:
+            self._searched = network_to_search(self.network, self.x) if self.config.fold else self.network
+        self._searched.meter = self.network.meter
+        return self._searched
 
     def _examples(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return self.x[rows.to(self.x.device)].to(self.target.device), self.y[rows.to(self.y.device)].to(self.target.device)

@@ -39,6 +39,7 @@ def evaluate(
     progress: Progress | None = None,
     audit: bool = True,
     output: Output | None = None,
+    fold: bool = True,
 ) -> Evaluation:
     """Attack a model with a suite and return its accuracies with intervals, a verdict for every example, and an audit.
 
@@ -71,13 +72,18 @@ def evaluate(
         audit: False leaves the audit out, and with it the small attacks that it runs itself.
         output: where the logits are in what the model returns: a key, an index, or a function of it. Other functions of this
             package take such a model as `as_classifier(model, output)`.
+        fold: whether native attacks search on the network's fast form, which is the same but for rounding: factors as thin layers
+            or merged, normalisations folded, weights channels last. What they find is judged on the network itself, and where that
+            does not confirm it, the search is repeated there.
 
     Raises:
         UserError: something about the suite, the examples or the model's outputs is wrong; nothing was changed.
     """
     started = time.perf_counter()
     model = as_classifier(model, output)
-    config = EvalConfig.resolve(suite, eps=eps, norm=norm, seed=seed, batch_size=batch_size, gradients=gradients, offset=offset)
+    config = EvalConfig.resolve(
+        suite, eps=eps, norm=norm, seed=seed, batch_size=batch_size, gradients=gradients, offset=offset, fold=fold
+    )
     with frozen_eval(model):
         run = Run(model, x, y, config, sources=sources, store=store, progress=progress)
         run.execute(Meter(max_passes=max_passes, max_seconds=max_seconds))

@@ -107,6 +107,7 @@ class EvalConfig(NamedTuple):
     batch_size: int = BATCH
     gradients: bool = True  # False: the network has none, and only attacks that need none are run
     offset: int = 0  # the number of the first example, where these are a part of a larger set
+    fold: bool = True  # whether native attacks search on the network's fast form
 
     @classmethod
     def resolve(
@@ -119,6 +120,7 @@ class EvalConfig(NamedTuple):
         batch_size: int = BATCH,
         gradients: bool = True,
         offset: int = 0,
+        fold: bool = True,
     ) -> "EvalConfig":
         """Return a configuration with its suite read, and its budgets and norm settled.
 
@@ -130,7 +132,7 @@ class EvalConfig(NamedTuple):
         SEEDS.require("seed", seed)
         if not gradients and (needing := [attack.label for attack in chosen.attacks if attack.gradients]):
             raise UserError(f"the network has no gradients, which {', '.join(needing)} needs: take the suite 'blackbox'")
-        return cls(chosen, seed, batch_size, gradients, offset)
+        return cls(chosen, seed, batch_size, gradients, offset, fold)
 
 
 def suite_names() -> list[str]:

@@ -14,6 +14,7 @@ from robust_lowrank.evaluation.verdict import Check
 from robust_lowrank.provenance import digest_definition, digest_tensors
 
 HELD, IMPLIED = "held-at=", "implied-by="  # begin flags: where a search of all radii ended, and at the radii below
+AGAIN = "searched-again"  # in the flags of an example whose search on the fast form was repeated on the network itself
 SAMPLED = "sampled"  # in the flags of an example that an attack on a sample tried with all its parts
 
 _TYPES = {  # of what has a number for each example
@@ -42,6 +43,20 @@ class Attempt(NamedTuple):
     by: Sequence[str] = ()  # of an ensemble: the part that broke each example, "" where none did
     sampled: Tensor | None = None  # bool, of an attack that samples: the examples that every part was tried on
     held: Tensor | None = None  # float64, of a search of several radii: the one that it tried in vain, 0 where none held
+    again: Tensor | None = None  # bool: the search was repeated on the network itself
+
+    def searched_again(self, rows: Tensor, other: "Attempt") -> "Attempt":
+        """Return them with what another search found on the examples `rows`; what both have spent counts."""
+        by = list(self.by or [""] * len(self.claimed))
+        for row, part in zip(rows.tolist(), other.by or [""] * len(rows), strict=True):
+            by[row] = part
+        merged = {
+            name: ours.index_copy(0, rows, theirs)
+            for name in ("inputs", "claimed", "nonfinite", "sampled", "held")
+            if (ours := getattr(self, name)) is not None and (theirs := getattr(other, name)) is not None
+        }
+        spent = {name: getattr(self, name).index_add(0, rows, getattr(other, name)) for name in ("forwards", "backwards")}
+        return self._replace(**merged, **spent, by=by, again=torch.zeros_like(self.claimed).index_fill(0, rows, True))
 
 
 @dataclass(frozen=True)
@@ -158,8 +173,10 @@ def _remarks(attempt: Attempt) -> Iterator[list[str]]:
     count = len(attempt.claimed)
     sampled = [False] * count if attempt.sampled is None else attempt.sampled.tolist()
     held = [0.0] * count if attempt.held is None else attempt.held.tolist()
-    for part, chosen, eps in zip(attempt.by or [""] * count, sampled, held, strict=True):
-        yield [*([f"by={part}"] if part else []), *([SAMPLED] if chosen else []), *([f"{HELD}{eps!r}"] if eps else [])]
+    again = [False] * count if attempt.again is None else attempt.again.tolist()
+    for part, chosen, eps, repeated in zip(attempt.by or [""] * count, sampled, held, again, strict=True):
+        said = {f"by={part}": part, SAMPLED: chosen, f"{HELD}{eps!r}": eps, AGAIN: repeated}
+        yield [remark for remark, holds in said.items() if holds]
 
 
 def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from robust_lowrank.answers import run
 from robust_lowrank.errors import UserError
-from robust_lowrank.exporting.folding import fold
 from robust_lowrank.exporting.plain import Choice, never, plain
 from robust_lowrank.exporting.timing import SAME, LayerTimes, Prepare, as_it_is, faster, time_in_turn, time_layers
-from robust_lowrank.exporting.tracing import run
+from robust_lowrank.folding import IMAGES, channels_last, fold
 
-IMAGES = (nn.Conv2d, nn.ConvTranspose2d)
 CLEAR = 0.75  # of the time of the merged weight
 
 
@@ -57,13 +56,6 @@ def _forms(model: nn.Module, example_input: Any, prepare: Prepare) -> Iterator[n
 def clearly_faster(times: dict[str, LayerTimes]) -> Choice:
     """Return the choice of chains whose time is clearly less: times of single layers mislead where they are close."""
     return lambda name, layer: name in times and times[name].chain and times[name].factors < CLEAR * times[name].dense
-
-
-def channels_last(network: nn.Module) -> None:
-    """Have the weights of convolutions of images lie in memory channels last, in place, and what they return thereby."""
-    for module in network.modules():
-        if isinstance(module, IMAGES):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 @contextmanager

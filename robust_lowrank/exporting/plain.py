@@ -8,7 +8,7 @@ from torch import nn
 
 from robust_lowrank.layers import Adapter, ChainLayer
 from robust_lowrank.layers.merged import uninstall_all
-from robust_lowrank.layers.network import put, uncompiled
+from robust_lowrank.submodules import put, uncompiled
 
 Choice = Callable[[str, ChainLayer], bool]  # by name and layer: whether it becomes a chain of thin layers
 
@@ -43,22 +43,11 @@ def plain(model: nn.Module, chains: Choice) -> nn.Module:
             continue
         if isinstance(module, Adapter | ChainLayer):
             inside.update(set(module.modules()) - {module})
-            layer = replaced.setdefault(module, _plain(name, module, chains))
+            if module not in replaced:
+                replaced[module] = module.ordinary(thin=isinstance(module, ChainLayer) and chains(name, module))
+            layer = replaced[module]
             if not name:
                 return layer
             put(copied, name, layer)
     uninstall_all(copied)
     return copied
-
-
-def _plain(name: str, layer: Adapter | ChainLayer, chains: Choice) -> nn.Module:
-    """Return ordinary layers that compute the same, in the mode of the layer; they have its bias, which others may share."""
-    if isinstance(layer, Adapter) or layer.read or not chains(name, layer):
-        ordinary = last = layer.dense_layer()
-    else:
-        ordinary = layer.factored_layers()
-        last = ordinary[-1]
-    if isinstance(bias := layer.bias, nn.Parameter):
-        bias.requires_grad_(bias.requires_grad or isinstance(layer, Adapter))
-        last.register_parameter("bias", bias)
-    return ordinary.train(layer.training)

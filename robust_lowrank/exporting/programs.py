@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from robust_lowrank.answers import quiet, require_close, run, tensors
 from robust_lowrank.errors import UserError, first_line
-from robust_lowrank.exporting.tracing import fixed_batch, quiet, require_close, run, tensors, trace
+from robust_lowrank.exporting.tracing import fixed_batch, trace
 from robust_lowrank.records import replacing
 
 CALIBRATION_BATCH = 32

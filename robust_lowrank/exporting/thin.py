@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robust_lowrank.errors import UserError
 from robust_lowrank.layers.conv import ConvShape, FactoredConv, conv_layer, conv_shape
 from robust_lowrank.layers.linear import FactoredLinear, linear_layer
-from robust_lowrank.layers.network import put
+from robust_lowrank.submodules import put
 
 
 def take_thin(model: nn.Module, tensors: Mapping[str, Tensor], undo: ExitStack) -> None:

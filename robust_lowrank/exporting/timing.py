@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robust_lowrank.answers import run, tensors
 from robust_lowrank.exporting.plain import Choice, fewer_parameters, never, plain
-from robust_lowrank.exporting.tracing import run, tensors
 from robust_lowrank.layers import ChainLayer
-from robust_lowrank.layers.network import uncompiled
+from robust_lowrank.submodules import uncompiled
 
 LEAST_ROUNDS, MOST_ROUNDS = 5, 50
 ENOUGH_SECONDS = 0.15  # of each module: more rounds than the least are taken for so long

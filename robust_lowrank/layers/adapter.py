@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robust_lowrank.layers.chain import ChainLayer
 from robust_lowrank.layers.forms import Dense
@@ -73,6 +73,13 @@ class Adapter(Updated):
         for update in self.taking_part():
             merged.weight += update.weight_change().to(merged.weight.dtype)
         return merged
+
+    def ordinary(self, *, thin: bool | None = None) -> Dense:
+        """Return the ordinary layer with the merged weight, in the mode of this one and with its base's bias; it is never thin."""
+        layer = self.dense_layer()
+        if isinstance(bias := self.bias, nn.Parameter):
+            layer.register_parameter("bias", bias.requires_grad_())
+        return layer.train(self.training)
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows."""

@@ -89,6 +89,19 @@ class ChainLayer(FactoredLayer):
             (layer.bias,) = parameters_of([self.bias])
         return layer.train(self.training)
 
+    def ordinary(self, *, thin: bool | None = None) -> nn.Module:
+        """Return ordinary layers that compute the same, in the mode of this one and with its bias, which others may share.
+
+        Args:
+            thin: whether to take a chain of thin layers, where nobody reads the weight; without it, if that halves the parameters.
+        """
+        if thin is None:
+            thin = 2 * self.inference_parameters() <= self.dense_parameters()
+        layer = self.factored_layers() if thin and not self.read else self.dense_layer()
+        if self.bias is not None:
+            (layer[-1] if isinstance(layer, nn.Sequential) else layer).register_parameter("bias", self.bias)
+        return layer.train(self.training)
+
     def note_reader(self) -> None:
         """Note whether a pass of a module reads the layer just now."""
         self.read = self.read or _in_a_pass()

@@ -23,9 +23,7 @@ Gradients = tuple[Tensor | None, ...]  # of a core and its bases
 FEW_PIXELS = 32  # of one image: so few fill no product of matrices, and those of a batch are put side by side
 
 
-def low_rank_linear(
-    x: Tensor, u: Tensor, s: Tensor, v: Tensor, bias: Tensor | None = None, seen: Passes | None = None
-) -> Tensor:
+def low_rank_linear(x: Tensor, u: Tensor, s: Tensor, v: Tensor, bias: Tensor | None = None, seen: Passes | None = None) -> Tensor:
     """Return `x V S^T U^T + b` for x (..., m), U (n, r), S (r, r'), V (m, r') and b (n)."""
     return _apply(_LowRankLinear, x, u, s, v, bias, seen)
 

@@ -45,14 +45,3 @@ def owner_of(path: str) -> tuple[str, str]:
     """
     owner, _, rest = path.rpartition("parametrizations.")
     return owner.removesuffix("."), rest.partition(".")[0]
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """Return the network that `torch.compile` has wrapped, or the network itself."""
-    return getattr(model, "_orig_mod", model)
-
-
-def put(model: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer in the place of the one of that name."""
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, layer)

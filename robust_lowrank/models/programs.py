@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robust_lowrank.answers import quiet
 from robust_lowrank.errors import UserError, first_line
-from robust_lowrank.exporting.tracing import quiet
 from robust_lowrank.models.files import contents, require_file, sha256
 from robust_lowrank.models.plain import TRUST, plain_program
 

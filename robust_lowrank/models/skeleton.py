@@ -11,8 +11,8 @@ from robust_lowrank import checkpoint
 from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.layers import ChainLayer, LowRankConv, LowRankLinear
 from robust_lowrank.layers.forms import FORMS, Dense
-from robust_lowrank.layers.network import put
 from robust_lowrank.models.weights import bare, is_safetensors, read_weights
+from robust_lowrank.submodules import put
 
 FACTORED = {layer.core_name: layer for form in FORMS.values() for layer in form.layers if issubclass(layer, ChainLayer)}
 DENSE: dict[int, type[ChainLayer]] = {

@@ -18,9 +18,10 @@ from robust_lowrank.layers.conv import CONVS
 from robust_lowrank.layers.halves import halves_of
 from robust_lowrank.layers.linear import is_transposed
 from robust_lowrank.layers.merged import MergedParameter
-from robust_lowrank.layers.network import WHOLE, owner_of, shown_name, uncompiled
+from robust_lowrank.layers.network import WHOLE, owner_of, shown_name
 from robust_lowrank.peft.naming import CONFIG, PREFIX, WEIGHTS, by_name, saved_whole, target_modules
 from robust_lowrank.records import replacing_directory
+from robust_lowrank.submodules import uncompiled
 
 
 class Pair(NamedTuple):

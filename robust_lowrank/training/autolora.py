@@ -15,7 +15,8 @@ from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.evaluation.network.inputs import check_examples
 from robust_lowrank.layers import Adapter, adapted_parts, without_updates
 from robust_lowrank.layers.merged import uninstall_all
-from robust_lowrank.layers.network import put, shown_name
+from robust_lowrank.layers.network import shown_name
+from robust_lowrank.submodules import put
 from robust_lowrank.threat import KeyedNoise, frozen_eval, radius, threat
 from robust_lowrank.training.adversarial import divergence, pgd
 from robust_lowrank.training.adversarial_config import DEFAULT_BETA, DEFAULT_STEPS, PGD_PATH

@@ -18,10 +18,10 @@ from robust_lowrank.data import unit_range
 from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.exporting.programs import write_program
-from robust_lowrank.layers.network import uncompiled
 from robust_lowrank.models.files import sha256
 from robust_lowrank.optim.nonfinite import require_finite
 from robust_lowrank.records import METRICS
+from robust_lowrank.submodules import uncompiled
 from robust_lowrank.threat import frozen_eval
 from robust_lowrank.training.costs import measure_costs
 from robust_lowrank.training.networks import described

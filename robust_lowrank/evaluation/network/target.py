@@ -45,6 +45,10 @@ class Target(nn.Module):
             logits = logits + 0 * x.flatten(1).sum(dim=1, keepdim=True)
         return logits
 
+    def typed(self, x: Tensor) -> Tensor:
+        """Return a copy of inputs in the model's own type."""
+        return x.to(self._dtype, copy=True)
+
     def _probe(self, example: Tensor) -> int:
         try:
             with torch.no_grad():
@@ -61,7 +65,7 @@ class Target(nn.Module):
 
     def _logits(self, x: Tensor) -> Tensor:
         """Return what the model says of inputs, one logit as two."""
-        logits = self.model(x.to(self._dtype, copy=True))
+        logits = self.model(self.typed(x))
         if not isinstance(logits, Tensor) or logits.shape not in ((len(x),), (len(x), 1)):
             return logits
         column = logits.reshape(len(x), 1)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from robust_lowrank import compress, export, models
 from robust_lowrank.exporting import inference
-from robust_lowrank.exporting.folding import fold
 from robust_lowrank.exporting.inference import channels_last, fastest
 from robust_lowrank.exporting.timing import LayerTimes
+from robust_lowrank.folding import fastest_exact, fold
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -192,3 +192,66 @@ def test_a_network_that_asks_for_an_order_in_memory_keeps_it() -> None:
     channels_last(found)
     with pytest.raises(RuntimeError, match="view"):
         found(x)
+
+
+class Viewed(nn.Sequential):
+    """Asks for an order in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).view(x.shape[0], -1)
+
+
+def linear_and_hook() -> nn.Module:
+    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    compress(net, method="condlr", rank=2)
+    net[0].register_forward_hook(lambda module, given, out: out + 1)
+    return net
+
+
+@pytest.mark.parametrize("method", ["condlr", "tdlrt", "vanilla", "dlrt"])
+@pytest.mark.parametrize("rank", [0.2, 1.0])
+def test_the_fast_form_is_the_same_network(method: str, rank: float) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 8, 3), nn.Flatten(), nn.Linear(128, 4))
+    compress(net, method=method, rank=rank)
+    prepared(net)
+    x = small(3, 8, 8)
+    form = fastest_exact(net, x)
+    torch.testing.assert_close(form(x), net(x), rtol=1e-10, atol=1e-10)
+    assert left(net) == 1
+    assert left(form) == 0
+    assert all(type(module).__module__.startswith("torch") for module in form.modules())
+    assert all(
+        module.weight.is_contiguous(memory_format=torch.channels_last) for module in form.modules() if type(module) is nn.Conv2d
+    )
+    chains = sum(isinstance(module, nn.Sequential) for module in form.modules()) - 1
+    assert (chains > 0) == (rank == 0.2)
+    assert not any(parameter.requires_grad for parameter in form.parameters())
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_a_fast_form_that_asks_for_an_order_in_memory_keeps_it() -> None:
+    net = prepared(Viewed(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    x = small(3, 8, 8)
+    form = fastest_exact(net, x)
+    assert left(form) == 0
+    torch.testing.assert_close(form(x), net(x))
+
+
+def test_what_has_hooks_stays_in_the_fast_form() -> None:
+    net = linear_and_hook().eval()
+    x = torch.randn(5, 6)
+    form = fastest_exact(net, x)
+    assert type(form[0]) is type(net[0])
+    assert type(form[2]) is not type(net[2])
+    torch.testing.assert_close(form(x), net(x))
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Sequential(nn.Linear(6, 3), nn.ReLU()), lambda: nn.BatchNorm1d(6), Decides])
+def test_a_network_that_gains_nothing_has_no_other_form(make: Callable[[], nn.Module]) -> None:
+    net = make().eval()
+    assert fastest_exact(net, torch.randn(5, 6)) is net
+
+
+def test_a_network_in_training_has_no_fast_form() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    assert fastest_exact(net, torch.rand(2, 3, 8, 8)) is net
