@@ -14,6 +14,7 @@ from benchmarks import (
     curves,
     export,
     fast,
+    fast_form,
     growth,
     layers,
     load,
@@ -46,6 +47,7 @@ BENCHMARKS = {
     "attacks": attacks,
     "passes": passes,
     "fast": fast,
+    "fast-form": fast_form,
     "curves": curves,
     "load": load,
 }

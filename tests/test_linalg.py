@@ -69,6 +69,32 @@ def test_T6_mean_and_rms_shrink_the_spread_when_repeated() -> None:
     assert moved[0] == pytest.approx(1.34164, abs=5e-6)
 
 
+@pytest.mark.parametrize("reference", ["exact", "rms", "mean", 1.05])
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 1.0, 1e25])
+@pytest.mark.parametrize("tau", [0.0, 0.1, 0.5])
+def test_well_conditioned_matrices_are_clamped_as_their_svd_is(tau: float, scale: float, reference: object, precision) -> None:
+    reference = reference * scale if isinstance(reference, float) else reference
+    for shape in ((7, 7), (9, 5), (5, 9)):
+        u, _, vh = torch.linalg.svd(torch.randn(shape, dtype=F64), full_matrices=False)
+        sigma = scale * (1 + 0.6 * torch.rand(min(shape), dtype=F64)).sort(descending=True).values
+        a = ((u * sigma) @ vh).to(precision.dtype)
+        if scale == 1e-25:
+            with pytest.raises(linalg.FactorisationError, match="reference value"):
+                linalg.clamp_spectrum(a, tau, reference)
+            continue
+        expected = (u * linalg.clamp_values(sigma, tau, reference)) @ vh
+        found = linalg.clamp_spectrum(a, tau, reference)
+        assert found.dtype == precision.dtype
+        torch.testing.assert_close(found.double() / scale, expected / scale, rtol=0, atol=precision.tight)
+        if reference == "exact":
+            assert cond(found.double()) <= (1 + tau) * (1 + precision.tight)
+
+
+def test_a_matrix_within_the_bound_is_left_alone() -> None:
+    a = spectrum([1.05, 1.0, 0.99])
+    assert linalg.clamp_spectrum(a, 0.1, "exact") is a
+
+
 def test_clamp_leaves_the_matrix_alone_when_tau_is_infinite() -> None:
     a = torch.randn(4, 4)
     assert linalg.clamp_spectrum(a, math.inf) is a

@@ -49,7 +49,7 @@ class Identity:
         definition = self.definition()
         pairs = zip(definition["attacks"], self._attacks(), strict=True)
         attacks = [entry | {"title": title_of(entry["name"]), "minimal": attack.minimal} for entry, attack in pairs]
-        return definition | {"attacks": attacks, "search": "fast form" if self.config.fold else "network"}
+        return definition | {"attacks": attacks}
 
     def _attacks(self) -> list[Attack]:
         return list({id(unit.attack): unit.attack for unit in self.units}.values())

@@ -78,7 +78,8 @@ class Adapter(Updated):
         """Return the ordinary layer with the merged weight, in the mode of this one and with its base's bias; it is never thin."""
         layer = self.dense_layer()
         if isinstance(bias := self.bias, nn.Parameter):
-            layer.register_parameter("bias", bias.requires_grad_())
+            bias.requires_grad_()
+            layer.register_parameter("bias", bias)
         return layer.train(self.training)
 
     def extra_repr(self) -> str:

@@ -54,7 +54,7 @@ def test_T25_the_attacked_network_is_the_evaluated_one(cnn, digits, monkeypatch)
     model = nn.Sequential(cnn, nn.Identity())
     x, y, rows = digits.x[:40], digits.y[:40], []
     handle = model.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
-    result = evaluate(model, x, y, suite="quick", eps=0.1, batch_size=16)
+    result = evaluate(model, x, y, suite="quick", eps=0.1, batch_size=16, fold=False)
     frame = result.verdicts
     attacked = int((frame["verdict"] != "misclassified").sum())
     first, clean, again, observed = 1 + 2, len(x), 16, 3 * OBSERVED
