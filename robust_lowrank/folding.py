@@ -17,6 +17,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 IMAGES = (nn.Conv2d, nn.ConvTranspose2d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+WIDE = 128  # channels on both sides of a kernel
 CONSTANTS = (bool, int, float, str, type(None))  # arguments of a forward that its trace may depend on
 
 
@@ -184,8 +185,8 @@ def fastest_exact(network: nn.Module, example: Tensor) -> nn.Module:
     """Return the form of a network in which it is fast and the same but for rounding, or itself; nothing is timed for it.
 
     Modules that have a method `ordinary`, as factored layers do, become what it returns, normalisations are folded, and on a CPU
-    the weights of convolutions of images lie channels last. What does not allow this, has hooks in the way, or then answers the
-    example otherwise by more than 1e-4, stays as it is.
+    the weights of convolutions of images lie channels last, unless most of them are of wide kernels, which gain nothing by it. What
+    does not allow this, has hooks in the way, or then answers the example otherwise by more than 1e-4, stays as it is.
 
     Example:
         >>> fastest_exact(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval(), torch.rand(2, 3, 8, 8))
@@ -200,7 +201,7 @@ def fastest_exact(network: nn.Module, example: Tensor) -> nn.Module:
         due = run(network, example)
         made = fold(_ordinary(network), example)
         forms = [] if made is network else [made]
-        if example.device.type == "cpu" and any(isinstance(module, IMAGES) for module in made.modules()):
+        if example.device.type == "cpu" and _gains_channels_last(made):
             forms.insert(0, copy.deepcopy(made))
             channels_last(forms[0])
         return next((form.requires_grad_(False) for form in forms if _is_close(form, example, due)), network)
@@ -234,6 +235,16 @@ def _ordinary(network: nn.Module) -> nn.Module:
 
 def _has_ordinary(module: nn.Module) -> bool:
     return callable(getattr(type(module), "ordinary", None)) and _is_unhooked(module)
+
+
+def _gains_channels_last(network: nn.Module) -> bool:
+    """Return whether most weights of convolutions of images are of pointwise kernels, or of kernels with few channels.
+
+    Torch on a CPU has faster algorithms in its own order for wide kernels: measured by `python -m benchmarks fast-form`.
+    """
+    convolutions = [module for module in network.modules() if isinstance(module, IMAGES)]
+    wide = [each for each in convolutions if each.weight[0, 0].numel() > 1 and min(each.weight.shape[:2]) >= WIDE]
+    return 2 * sum(each.weight.numel() for each in wide) < sum(each.weight.numel() for each in convolutions)
 
 
 def channels_last(network: nn.Module) -> None:

@@ -93,10 +93,10 @@ class ChainLayer(FactoredLayer):
         """Return ordinary layers that compute the same, in the mode of this one and with its bias, which others may share.
 
         Args:
-            thin: whether to take a chain of thin layers, where nobody reads the weight; without it, if that halves the parameters.
+            thin: whether to take a chain of thin layers, where nobody reads the weight; without it, if that has fewer parameters.
         """
         if thin is None:
-            thin = 2 * self.inference_parameters() <= self.dense_parameters()
+            thin = self.inference_parameters() < self.dense_parameters()
         layer = self.factored_layers() if thin and not self.read else self.dense_layer()
         if self.bias is not None:
             (layer[-1] if isinstance(layer, nn.Sequential) else layer).register_parameter("bias", self.bias)
