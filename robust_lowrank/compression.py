@@ -1,5 +1,6 @@
 """Compression puts factors in the place of a network's matrices, and counts the saving."""
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -21,15 +22,18 @@ from robust_lowrank.methods.base import Use
 from robust_lowrank.observation import Observation, observe
 from robust_lowrank.ranks import Assigned, Budget, RankLike, assign_ranks
 from robust_lowrank.records import Parameters
+from robust_lowrank.showing import Showable, Shown
 from robust_lowrank.submodules import uncompiled
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class CompressionReport:
+@dataclass(frozen=True, repr=False)
+class CompressionReport(Showable):
     """The layers that `compress` factored, the matrices it kept dense and why, and the parameter counts after it.
+
+    It prints as a table of these.
 
     Attributes:
         merged: of the factored layers those whose weight is formed in every forward pass, and why.
@@ -46,6 +50,20 @@ class CompressionReport:
     merged: dict[str, str] = field(default_factory=dict)
     clipped: dict[str, int] = field(default_factory=dict)
     latency: Latency | None = None
+
+    def shown(self) -> Shown:
+        """Return a row a matrix: its rank, what the factors miss of the weight, and why it is merged or dense."""
+        errors = {name: "new" if math.isnan(error) else f"{error:.2g}" for name, error in self.relative_error.items()}
+        rows = [[name, str(rank), errors[name]] for name, rank in self.ranks.items()]
+        rows += [[name, "dense", ""] for name in self.kept_dense]
+        total, dense = self.parameters.inference, self.parameters.dense
+        title = f"{len(self.ranks)} layers in factors: {total:,} parameters for inference, {100 * total / dense:.1f} % of {dense:,}"
+        notes = [f"{name} is merged in every pass: {why}" for name, why in self.merged.items()]
+        notes += [f"{name} stays dense: {why}" for name, why in self.kept_dense.items()]
+        notes += [f"{name}: {rank} is its full rank, less than what was asked for" for name, rank in self.clipped.items()]
+        if self.latency is not None:
+            notes.append("a pass takes {2:.3g} ms of {0:.3g} allowed; the dense network takes {1:.3g}".format(*self.latency))
+        return Shown(title, ["layer", "rank", "relative error"], rows, notes)
 
 
 @renamed(start="init")

@@ -13,7 +13,9 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.clean import Clean
 from robust_lowrank.evaluation.ledger import Ledger
 from robust_lowrank.evaluation.sample import Account, hidden_by, hidden_in_worst, implied_of
+from robust_lowrank.numbers import budget, interval, percent
 from robust_lowrank.records import AccuracyRecord, AuditFinding, ResultFiles, ResultRecord, replacing
+from robust_lowrank.showing import Showable, Shown
 from robust_lowrank.statistics import Interval, bounded
 
 if TYPE_CHECKING:
@@ -32,9 +34,9 @@ class Adversarial(NamedTuple):
     examples: Tensor  # (K,) int64, their numbers within the evaluated set
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Output of `evaluate`.
+@dataclass(frozen=True, repr=False)
+class Evaluation(Showable):
+    """Output of `evaluate`; it prints as its accuracies.
 
     Example:
         >>> result = evaluate(model, x, y, suite="quick", eps="8/255")
@@ -74,6 +76,18 @@ class Evaluation:
         known = ", ".join(f"{entry.attack} at {entry.eps:g}" for entry in self.record.accuracies)
         raise UserError(f"no accuracy under {attack!r} at eps {eps:g}; known: {known}")
 
+    def shown(self) -> Shown:
+        """Return the accuracies in percent with their intervals, attacks by budgets, and what the audit found."""
+        record = self.record
+        by_eps = {(entry.attack, entry.eps): entry for entry in record.accuracies}
+        attacks = dict.fromkeys(entry.attack for entry in record.accuracies if entry.attack != CLEAN)
+        cells = [[attack, *(_cell(by_eps.get((attack, eps))) for eps in record.eps)] for attack in attacks]
+        clean = by_eps[CLEAN, 0.0]
+        title = f"{record.suite}, {record.norm}, {clean.total:,} examples, seed {record.seed}: clean {_cell(clean)} %"
+        odd = [f"{found.status}: {found.check}: {found.message}" for found in record.audit if found.status != "pass"]
+        passed = [f"audit: {len(record.audit) - len(odd)} of {len(record.audit)} checks pass"] if record.audit else []
+        return Shown(title, ["robust, %", *(f"eps {budget(eps)}" for eps in record.eps)], cells, [*passed, *odd])
+
     def save(self, directory: str | Path) -> ResultRecord:
         """Write result.json, verdicts.parquet and the inputs into a directory such as RUN/results/SUITE; return the sealed record.
 
@@ -93,6 +107,14 @@ class Evaluation:
         records.write_frame(files.verdicts, self.verdicts)
         files.transfer.unlink(missing_ok=True)  # of an earlier result
         return records.write_sealed(files.record, self.record, files.beside)
+
+
+def _cell(entry: AccuracyRecord | None) -> str:
+    """Return an accuracy in percent with its interval, and what a sample says is left of it at least."""
+    if entry is None:
+        return "–"
+    least = "" if entry.hidden is None else f", in full at least {percent((entry.correct - entry.hidden) / entry.total)}"
+    return f"{percent(entry.value)} {interval(entry.low, entry.high)}{least}"
 
 
 def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> list[AccuracyRecord]:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from robust_lowrank import numbers
 from robust_lowrank.records import Run
 from robust_lowrank.reporting.comparing.evidence import Evidence, gather
 from robust_lowrank.reporting.comparison_summary import summarise
-from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.statements import Summary
 from robust_lowrank.reporting.output.files import write_report
 from robust_lowrank.reporting.output.frames import results_frame

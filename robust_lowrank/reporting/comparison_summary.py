@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from robust_lowrank import numbers
 from robust_lowrank.errors import UserError
 from robust_lowrank.reporting.comparing.comparisons import ALPHA, Contrast, Tests, contrast
 from robust_lowrank.reporting.comparing.entries import Entry
@@ -9,7 +10,6 @@ from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluat
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.comparing.pareto import Fronts
 from robust_lowrank.reporting.comparing.spectra import conditioning
-from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.statements import Statement, Summary
 from robust_lowrank.reporting.sections.certificates import Certificates, statements
 from robust_lowrank.statistics import detectable, examples_to_see

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from robust_lowrank import numbers
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import Run, RunFiles
 from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evidence import Evidence, gather
-from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.statements import Statement, Summary
 from robust_lowrank.reporting.output.files import write_report
 from robust_lowrank.reporting.output.frames import layers_frame

@@ -6,7 +6,12 @@ from robust_lowrank.errors import UserError
 
 
 class Interval(NamedTuple):
-    """A fraction, or a difference of two, with its confidence interval; `float(interval)` is the fraction."""
+    """A fraction, or a difference of two, with its confidence interval; `float(interval)` is the fraction.
+
+    Example:
+        >>> print(Interval(0.9, 0.826, 0.945))
+        90.0 % [82.6, 94.5]
+    """
 
     value: float
     low: float
@@ -14,6 +19,9 @@ class Interval(NamedTuple):
 
     def __float__(self) -> float:
         return self.value
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
 def wilson(correct: int, total: int, confidence: float = 0.95) -> Interval:

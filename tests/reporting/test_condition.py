@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from robust_lowrank import numbers
 from robust_lowrank.conditioning import operators
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import Certificate, CertificateRecord, CurvePoint, LayerBound
 from robust_lowrank.reporting import condition_report
-from robust_lowrank.reporting.formats import numbers
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from robust_lowrank import numbers
 from robust_lowrank.records import AccuracyRecord, Result, attack_title
 from robust_lowrank.reporting.comparing.entries import Entry, series_names
-from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.statistics import Interval, SeedSpread, over_seeds
 
 CLEAN = "clean"

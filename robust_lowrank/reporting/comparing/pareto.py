@@ -6,9 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
+from robust_lowrank import numbers
 from robust_lowrank.records import RunRecord
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation, Mean
-from robust_lowrank.reporting.formats import numbers
 
 
 def pareto_front(costs: Sequence[Sequence[float]] | np.ndarray) -> list[bool]:

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
+from robust_lowrank import numbers
 from robust_lowrank.records import AccuracyRecord
-from robust_lowrank.reporting.formats import numbers
 
 
 @dataclass(frozen=True)

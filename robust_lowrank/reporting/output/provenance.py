@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from robust_lowrank import numbers
 from robust_lowrank.errors import shown
 from robust_lowrank.records import ResultRecord, now
 from robust_lowrank.reporting.comparing.entries import Entry
-from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.tables import Cell, Table, numeric, words
 
 

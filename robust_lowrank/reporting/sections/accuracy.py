@@ -5,8 +5,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
-from robust_lowrank.reporting.formats import encodings, numbers
+from robust_lowrank.reporting.formats import encodings
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 
 _ACCURACY: dict[str, Any] = {"title": "Accuracy", "axis": alt.Axis(format=".0%"), "scale": alt.Scale(domain=[0, 1])}

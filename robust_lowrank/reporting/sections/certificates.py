@@ -9,11 +9,12 @@ from typing import Self
 import altair as alt
 import numpy as np
 
+from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing.brackets import Bracket, find_brackets
 from robust_lowrank.reporting.comparing.comparisons import ALPHA
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
-from robust_lowrank.reporting.formats import encodings, numbers
+from robust_lowrank.reporting.formats import encodings
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.statements import Statement
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table, quantity_cell

@@ -7,8 +7,9 @@ from typing import Self
 import altair as alt
 import pandas as pd
 
+from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
-from robust_lowrank.reporting.formats import encodings, numbers
+from robust_lowrank.reporting.formats import encodings
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table, count_cell, mean_cell
 from robust_lowrank.reporting.sections.section import EvaluationSection

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+from robust_lowrank import numbers
 from robust_lowrank.records import AuditFinding
 from robust_lowrank.reporting.comparing.comparisons import Comparison, Tests
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
-from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.figures import Figure
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table, accuracy_cell, count_cell, numeric, words
 from robust_lowrank.reporting.sections import accuracy

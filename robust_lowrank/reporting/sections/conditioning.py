@@ -9,10 +9,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry, series_names
 from robust_lowrank.reporting.comparing.evidence import Evidence
-from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.encodings import color, log_axis, offset, shape, tooltips
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.sections.section import Section

@@ -7,10 +7,11 @@ from typing import Self
 import altair as alt
 import pandas as pd
 
+from robust_lowrank import numbers
 from robust_lowrank.records import Costs, Latency
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
 from robust_lowrank.reporting.comparing.pareto import Fronts, Objective
-from robust_lowrank.reporting.formats import encodings, numbers
+from robust_lowrank.reporting.formats import encodings
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.tables import Cell, Table, count_cell, mean_cell, numeric, quantity_cell, words
 from robust_lowrank.reporting.sections.section import EvaluationSection

@@ -8,10 +8,10 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
+from robust_lowrank import numbers
 from robust_lowrank.records import ResultFiles
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
-from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.pictures import Picture, draw_picture, read_images
 from robust_lowrank.reporting.sections.section import EvaluationSection
 

@@ -10,11 +10,12 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
-from robust_lowrank.reporting.formats import encodings, numbers
+from robust_lowrank.reporting.formats import encodings
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.tables import Cell, Table, numeric, words
 from robust_lowrank.reporting.sections.section import EvaluationSection

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
+from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evidence import Evidence
-from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.tables import Cell, Table, count_cell, numeric, quantity_cell, words
 from robust_lowrank.reporting.sections.section import Section
 

@@ -9,10 +9,11 @@ from typing import Self
 import altair as alt
 import pandas as pd
 
+from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry, series_names
 from robust_lowrank.reporting.comparing.evidence import Evidence
-from robust_lowrank.reporting.formats import encodings, numbers
+from robust_lowrank.reporting.formats import encodings
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.statements import Statement
 from robust_lowrank.reporting.formats.tables import Cell, Table, numeric, quantity_cell, words

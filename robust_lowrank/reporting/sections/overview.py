@@ -7,12 +7,12 @@ from functools import cached_property
 from itertools import groupby
 from typing import Self
 
+from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing.comparisons import Tests, leaders
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.comparing.spectra import conditioning
-from robust_lowrank.reporting.formats import numbers
 from robust_lowrank.reporting.formats.tables import (
     Cell,
     Table,

@@ -8,10 +8,11 @@ from typing import Self
 import altair as alt
 import pandas as pd
 
+from robust_lowrank import numbers
 from robust_lowrank.records import TRANSFER
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
-from robust_lowrank.reporting.formats import encodings, numbers
+from robust_lowrank.reporting.formats import encodings
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table, percent_cell
 from robust_lowrank.reporting.sections.section import EvaluationSection

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from robust_lowrank import numbers
 from robust_lowrank.records import attack_title
-from robust_lowrank.reporting.formats import numbers
 
 
 @pytest.mark.parametrize(
