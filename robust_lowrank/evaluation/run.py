@@ -18,7 +18,7 @@ from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.inputs import outside_inference
 from robust_lowrank.evaluation.network.memory import in_halves, in_smaller_batches, observed
 from robust_lowrank.evaluation.network.meter import Exhausted, Meter
-from robust_lowrank.evaluation.network.searching import network_to_search
+from robust_lowrank.evaluation.network.searching import network_to_search, unlike_at
 from robust_lowrank.evaluation.network.target import Target, checked_target
 from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs, clean_inputs, closest_inputs
 from robust_lowrank.evaluation.store import Store
@@ -239,11 +239,13 @@ class Run:
         attempt = attack.attempt(searched, x, y, unit.threat, noise, **options)
         self.network.piece = min(self.network.piece, searched.piece)  # where memory did not suffice
         found = check(self.network, x, y, attempt.inputs, unit.threat)
-        again = ((attempt.claimed & ~found.broken) | attempt.nonfinite).nonzero().squeeze(1)
-        if searched is not self.network and len(again):
-            slow = attack.attempt(self.network, x[again], y[again], unit.threat, noise.of(again), **options)
-            attempt = attempt.searched_again(again, slow)
-            found = check(self.network, x, y, attempt.inputs, unit.threat)
+        if searched is not self.network:
+            apart = unlike_at(searched, found, y)
+            again = ((attempt.claimed & ~found.broken) | attempt.nonfinite | apart).nonzero().squeeze(1)
+            if len(again):
+                slow = attack.attempt(self.network, x[again], y[again], unit.threat, noise.of(again), **options)
+                attempt = attempt.searched_again(again, slow)
+                found = check(self.network, x, y, attempt.inputs, unit.threat)
         return UnitResult.of(rows, attempt, found, time.perf_counter() - started)
 
     def _network_to_search(self) -> FixedBatch:

@@ -1,10 +1,14 @@
 """Attacks search on the form of a network in which it is fast; what they find is judged on the network itself."""
 
+import torch
 from torch import Tensor
 
 from robust_lowrank.evaluation.network.fixed_batch import PIECE, FixedBatch
 from robust_lowrank.evaluation.network.target import Target
+from robust_lowrank.evaluation.verdict import Check, margins
 from robust_lowrank.folding import fastest_exact
+
+SAME_MARGIN = 1e-3  # relative to 1 + its size
 
 
 def network_to_search(network: FixedBatch, x: Tensor) -> FixedBatch:
@@ -24,3 +28,12 @@ def network_to_search(network: FixedBatch, x: Tensor) -> FixedBatch:
     searched = FixedBatch(Target(form, example), network.meter)
     searched.differentiated = network.differentiated
     return searched
+
+
+@torch.no_grad()
+def unlike_at(searched: FixedBatch, found: Check, y: Tensor) -> Tensor:
+    """Return for which examples that are not broken the form has another margin than the network at the most harmful inputs."""
+    rows = (~found.broken).nonzero().squeeze(1)
+    seen = margins(searched(found.inputs[rows]), y[rows]).double()
+    apart = (seen - found.margin[rows]).abs() > SAME_MARGIN * (1 + found.margin[rows].abs())
+    return torch.zeros_like(found.broken).index_copy(0, rows, apart | ~seen.isfinite())

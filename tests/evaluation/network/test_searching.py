@@ -78,7 +78,10 @@ def test_verdicts_are_those_of_the_network(model, examples, kind):
     pd.testing.assert_frame_equal(columns(fast.verdicts), columns(plain.verdicts))
     for name in ("margin", "distance"):
         ours, theirs = (torch.tensor(each.verdicts[name].to_numpy()) for each in (fast, plain))
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6, equal_nan=True)
+        assert torch.equal(ours.isnan(), theirs.isnan())
+        apart = (ours - theirs).abs()[~ours.isnan()]
+        assert (apart > 1e-6).double().mean() < 0.02  # where the sign of a gradient is one of rounding, another input is found
+        assert apart.max() < 0.01
     assert {"broken", "robust"} <= set(fast.verdicts.verdict)
     assert not fast.verdicts["flags"].str.contains("searched-again").any()
 
@@ -108,6 +111,44 @@ def test_what_the_network_does_not_confirm_is_searched_again_on_it(model, exampl
     assert found.adversarial.keys() == plain.adversarial.keys()
     for name, kept in found.adversarial.items():
         torch.testing.assert_close(tuple(kept), tuple(plain.adversarial[name]), rtol=0, atol=0)
+
+
+def test_a_form_that_only_looks_robust_is_found_out(model, examples, monkeypatch):
+    suite = Suite(name="few", norm="Linf", eps=(0.12,), attacks=(PGD(steps=5), APGD(steps=5)))
+    plain = evaluate(model, *examples, suite=suite, audit=False, fold=False)
+    sure = nn.Sequential(copy.deepcopy(model), Sure())
+    monkeypatch.setattr(module, "network_to_search", lambda network, x: FixedBatch(Target(sure, x), network.meter))
+    found = evaluate(model, *examples, suite=suite, audit=False)
+    assert (found.verdicts.verdict == plain.verdicts.verdict).all()
+
+
+class Copied(nn.Module):
+    """A copy of it has no gradients: it defends itself against being searched in the place of the network."""
+
+    def __init__(self, network: nn.Module, *, masked: bool = False) -> None:
+        super().__init__()
+        self.network, self.masked = network, masked
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Copied":
+        return Copied(copy.deepcopy(self.network, memo), masked=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.network(x)
+        return logits.detach() + 0 * x.flatten(1).sum(1, keepdim=True) if self.masked else logits
+
+
+def test_a_network_whose_copy_has_other_gradients_is_searched_itself(model, examples):
+    hostile = Copied(model).eval()
+    with frozen_eval(hostile):
+        network = FixedBatch(Target(hostile, examples[0]))
+        assert network_to_search(network, examples[0]) is network
+
+
+class Sure(nn.Module):
+    """Logits of the same order, far apart and flat."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return 100 * nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(logits) + 0 * logits
 
 
 class Shifted(nn.Module):
