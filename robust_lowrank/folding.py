@@ -17,6 +17,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 IMAGES = (nn.Conv2d, nn.ConvTranspose2d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+COPYING = ("__deepcopy__", "__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
 SAME_GRADIENT = 0.01  # relative difference
 WIDE = 128  # channels on both sides of a kernel
 CONSTANTS = (bool, int, float, str, type(None))  # arguments of a forward that its trace may depend on
@@ -187,8 +188,8 @@ def fastest_exact(network: nn.Module, example: Tensor) -> nn.Module:
 
     Modules that have a method `ordinary`, as factored layers do, become what it returns, normalisations are folded, and on a CPU
     the weights of convolutions of images lie channels last, unless most of them are of wide kernels, which gain nothing by it. What
-    does not allow this, has hooks in the way, or then answers the example otherwise by more than 1e-4, or with another gradient,
-    stays as it is.
+    does not allow this, has hooks in the way, or says itself how it is copied, stays as it is, and so does a network of which the
+    form would answer the example otherwise by more than 1e-4, or with another gradient.
 
     Example:
         >>> fastest_exact(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval(), torch.rand(2, 3, 8, 8))
@@ -197,8 +198,8 @@ def fastest_exact(network: nn.Module, example: Tensor) -> nn.Module:
           (1): Identity()
         )
     """
-    if hasattr(network, "_orig_mod") or any(module.training for module in network.modules()):
-        return network  # a compiled one is fast, and in training a normalisation is no affine map
+    if any(map(_has_no_other_form, network.modules())):
+        return network
     try:
         made = fold(_ordinary(network), example)
         forms = [] if made is network else [made]
@@ -211,6 +212,18 @@ def fastest_exact(network: nn.Module, example: Tensor) -> nn.Module:
         return next((form.requires_grad_(False) for form in forms if _is_close(form, example, due)), network)
     except Exception:  # of whatever the network does while it is copied
         return network
+
+
+def _has_no_other_form(module: nn.Module) -> bool:
+    """Return whether a module is compiled, and fast, is in training, where a normalisation is no affine map, or copies itself."""
+    compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    return compiled or module.training or any(_is_foreign(type(module), name) for name in COPYING)
+
+
+def _is_foreign(kind: type[nn.Module], name: str) -> bool:
+    """Return whether a class that is not torch's defines a method for itself or for classes below it."""
+    owner = next((each for each in kind.__mro__ if name in vars(each)), object)
+    return owner is not object and owner.__module__.partition(".")[0] != "torch"
 
 
 def _answers_and_gradient(network: nn.Module, example: Tensor) -> tuple[Any, Tensor]:

@@ -44,7 +44,7 @@ class Showable(ABC):
     def __str__(self) -> str:
         """Return it for a terminal."""
         title, columns, rows, notes = self.shown().cut()
-        cells = [list(columns), *map(list, rows)] if rows else []
+        cells = [[" ".join(cell.splitlines()) for cell in row] for row in (columns, *rows)] if rows else []
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
 
         def line(row: Sequence[str]) -> str:

@@ -255,3 +255,12 @@ def test_a_network_that_gains_nothing_has_no_other_form(make: Callable[[], nn.Mo
 def test_a_network_in_training_has_no_fast_form() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     assert fastest_exact(net, torch.rand(2, 3, 8, 8)) is net
+
+
+def test_a_compiled_network_is_left_alone() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    x = torch.rand(2, 3, 8, 8)
+    compiled = torch.compile(net, backend="eager")
+    assert fastest_exact(compiled, x) is compiled
+    net[0].compile(backend="eager")
+    assert fastest_exact(net, x) is net

@@ -13,7 +13,7 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation.clean import Clean
 from robust_lowrank.evaluation.ledger import Ledger
 from robust_lowrank.evaluation.sample import Account, hidden_by, hidden_in_worst, implied_of
-from robust_lowrank.numbers import budget, interval, percent
+from robust_lowrank.numbers import accuracy, budget, interval, percent
 from robust_lowrank.records import AccuracyRecord, AuditFinding, ResultFiles, ResultRecord, replacing
 from robust_lowrank.showing import Showable, Shown
 from robust_lowrank.statistics import Interval, bounded
@@ -114,7 +114,7 @@ def _cell(entry: AccuracyRecord | None) -> str:
     if entry is None:
         return "–"
     least = "" if entry.hidden is None else f", in full at least {percent((entry.correct - entry.hidden) / entry.total)}"
-    return f"{percent(entry.value)} {interval(entry.low, entry.high)}{least}"
+    return f"{accuracy(entry.value, (entry.correct + entry.unresolved) / entry.total)} {interval(entry.low, entry.high)}{least}"
 
 
 def accuracies(clean: Clean, ledgers: Sequence[Ledger]) -> list[AccuracyRecord]:

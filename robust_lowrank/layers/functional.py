@@ -173,10 +173,9 @@ class _LowRankLinear(_Chain):
 
 
 def _through(x: Tensor, core: Tensor, basis: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x C B^T + b for x (..., r), multiplied in the order that is cheaper."""
-    if x.shape[:-1].numel() > basis.shape[1]:
-        return F.linear(x, (core @ basis).T, None if bias is None else bias.to(x.dtype))
-    return F.linear(x @ core, basis.T, None if bias is None else bias.to(x.dtype))
+    """Return x C B^T + b for x (..., r), multiplied in the order that is cheaper, and no view: what follows may write into it."""
+    y = x @ (core @ basis) if x.shape[:-1].numel() > basis.shape[1] else x @ core @ basis
+    return y if bias is None else y.add_(bias.to(y.dtype))
 
 
 class _LowRankConv(_Chain):

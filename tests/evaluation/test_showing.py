@@ -14,3 +14,8 @@ def test_an_evaluation_prints_its_accuracies(mlp, digits):
     assert f"audit: {passed} of {len(result.audit)} checks pass" in lines
     assert len(repr(result)) < 2000
     assert "8/255" in result._repr_html_()
+
+
+def test_what_was_not_attacked_is_no_zero(mlp, digits):
+    result = evaluate(mlp, digits.x[:40], digits.y[:40], suite="quick", eps=0.02, max_passes=1)
+    assert "0.0 to " in str(result)

@@ -55,6 +55,21 @@ def test_the_weight_that_is_read_has_the_gradients_of_the_layer(layer: nn.Module
         torch.testing.assert_close(read.get_parameter(name).grad, parameter.grad, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("method", ["condlr", "tdlrt", "vanilla"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("lead", [(3,), (2, 3), (2, 5, 3), ()])
+def test_what_follows_may_write_into_the_outputs(method: str, bias: bool, lead: tuple[int, ...]) -> None:
+    net = nn.Sequential(nn.Linear(12, 8, bias=bias), nn.ReLU(inplace=True))
+    compress(net, method=method, rank=0.25)
+    x = torch.randn(*lead, 12)
+    copied = copy.deepcopy(net)
+    copied[1] = nn.ReLU()
+    net(x).sum().backward()
+    copied(x).sum().backward()
+    for ours, due in zip(net.parameters(), copied.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, due.grad)
+
+
 @each_layer
 def test_inputs_without_a_batch(layer: nn.Module, shape: tuple[int, ...]) -> None:
     net, x = nn.Sequential(copy.deepcopy(layer)), torch.randn(shape)

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from robust_lowrank.evaluation.network.fixed_batch import PIECE, FixedBatch
+from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.verdict import Check, margins
 from robust_lowrank.folding import fastest_exact
 
 SAME_MARGIN = 1e-3  # relative to 1 + its size
+COMPARED, MOVED = 8, (0.01, 0.1)  # examples on which the form is held against the network, and how far they are moved for it too
 
 
 def network_to_search(network: FixedBatch, x: Tensor) -> FixedBatch:
@@ -21,8 +22,8 @@ def network_to_search(network: FixedBatch, x: Tensor) -> FixedBatch:
     target = network.target
     if target.alone:
         return network
-    example = x[: PIECE["cpu"]].to(target.device)
-    form = fastest_exact(target.model, target.typed(example))
+    example = x[:COMPARED].to(target.device)
+    form = fastest_exact(target.model, target.typed(_around(example)))
     if form is target.model:
         return network
     searched = FixedBatch(Target(form, example), network.meter)
@@ -30,10 +31,17 @@ def network_to_search(network: FixedBatch, x: Tensor) -> FixedBatch:
     return searched
 
 
+def _around(x: Tensor) -> Tensor:
+    """Return inputs as they are and moved at random, less and more, at which the form is held against the network."""
+    generator = torch.Generator().manual_seed(0)
+    moves = (size * (2 * torch.rand(x.shape, generator=generator) - 1).to(x) for size in MOVED)
+    return torch.cat([x, *((x + move).clamp(0, 1) for move in moves)])
+
+
 @torch.no_grad()
 def unlike_at(searched: FixedBatch, found: Check, y: Tensor) -> Tensor:
     """Return for which examples that are not broken the form has another margin than the network at the most harmful inputs."""
     rows = (~found.broken).nonzero().squeeze(1)
     seen = margins(searched(found.inputs[rows]), y[rows]).double()
-    apart = (seen - found.margin[rows]).abs() > SAME_MARGIN * (1 + found.margin[rows].abs())
-    return torch.zeros_like(found.broken).index_copy(0, rows, apart | ~seen.isfinite())
+    near = (seen - found.margin[rows]).abs() <= SAME_MARGIN * (1 + found.margin[rows].abs())
+    return torch.zeros_like(found.broken).index_copy(0, rows, ~(near & seen.isfinite() & found.margin[rows].isfinite()))

@@ -123,22 +123,34 @@ def test_a_form_that_only_looks_robust_is_found_out(model, examples, monkeypatch
 
 
 class Copied(nn.Module):
-    """A copy of it has no gradients: it defends itself against being searched in the place of the network."""
+    """Its copy has gradients at some points alone: it defends itself against being searched in the place of the network."""
 
-    def __init__(self, network: nn.Module, *, masked: bool = False) -> None:
+    def __init__(self, network: nn.Module, points: Tensor, *, masked: bool = False) -> None:
         super().__init__()
-        self.network, self.masked = network, masked
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "Copied":
-        return Copied(copy.deepcopy(self.network, memo), masked=True)
+        self.network, self.points, self.masked = network, points, masked
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.network(x)
-        return logits.detach() + 0 * x.flatten(1).sum(1, keepdim=True) if self.masked else logits
+        if not self.masked:
+            return logits
+        known = ((x[:, None] - self.points).flatten(2).abs().amax(2).amin(1) < 1e-7)[:, None]
+        return torch.where(known, logits, logits.detach() + 0 * x.flatten(1).sum(1, keepdim=True))
 
 
-def test_a_network_whose_copy_has_other_gradients_is_searched_itself(model, examples):
-    hostile = Copied(model).eval()
+class CopiesItself(Copied):
+    def __deepcopy__(self, memo: dict[int, object]) -> Copied:
+        return Copied(copy.deepcopy(self.network, memo), self.points, masked=True)
+
+
+class HasAnotherForm(Copied):
+    def ordinary(self) -> nn.Module:
+        return Copied(self.network, self.points, masked=True)
+
+
+@pytest.mark.parametrize("kind", [CopiesItself, HasAnotherForm])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_network_whose_form_has_other_gradients_is_searched_itself(model, examples, kind, known):
+    hostile = kind(model, examples[0] if known else examples[0] + 1).eval()
     with frozen_eval(hostile):
         network = FixedBatch(Target(hostile, examples[0]))
         assert network_to_search(network, examples[0]) is network
@@ -156,6 +168,19 @@ class Shifted(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         return logits.roll(1, dims=1)
+
+
+def test_a_network_that_is_not_finite_where_its_form_is_is_searched_itself(trained, examples, monkeypatch):
+    class Bursts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            burst = ((x - examples[0][0]).flatten(1).abs().amax(1) > 0.01)[:, None]
+            return torch.where(burst, torch.nan, trained(x))
+
+    monkeypatch.setattr(module, "network_to_search", lambda network, x: FixedBatch(Target(trained, x), network.meter))
+    suite = Suite(name="few", norm="Linf", eps=(0.03,), attacks=(PGD(steps=3),))
+    found = evaluate(Bursts(), examples[0][:1], examples[1][:1], suite=suite, audit=False).verdicts
+    assert found.verdict.item() == "nonfinite"
+    assert "searched-again" in found["flags"].item()
 
 
 def test_networks_without_a_fast_form_are_attacked_as_they_are(mlp, examples):
