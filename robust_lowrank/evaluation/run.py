@@ -18,14 +18,14 @@ from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.inputs import outside_inference
 from robust_lowrank.evaluation.network.memory import in_halves, in_smaller_batches, observed
 from robust_lowrank.evaluation.network.meter import Exhausted, Meter
-from robust_lowrank.evaluation.network.searching import network_to_search, unlike_at
+from robust_lowrank.evaluation.network.searching import network_to_search
 from robust_lowrank.evaluation.network.target import Target, checked_target
 from robust_lowrank.evaluation.result import INTERVAL, Evaluation, accuracies, adversarial_inputs, clean_inputs, closest_inputs
 from robust_lowrank.evaluation.store import Store
 from robust_lowrank.evaluation.suite import BATCH, EvalConfig
 from robust_lowrank.evaluation.unit_result import UnitResult
 from robust_lowrank.evaluation.units import Unit, earlier_units, list_units
-from robust_lowrank.evaluation.verdict import check
+from robust_lowrank.evaluation.verdict import check, unlike_at
 from robust_lowrank.provenance import digest_tensors, machine, versions
 from robust_lowrank.records import AuditFinding, ResultRecord, now
 from robust_lowrank.threat import OBSERVED, KeyedNoise

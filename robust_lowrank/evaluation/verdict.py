@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from robust_lowrank.threat import Threat, per_example
 
+SAME_MARGIN = 1e-3  # relative to 1 + its size
+
 
 class Check(NamedTuple):
     """The verdict of one forward pass on inputs; every field has a row an example."""
@@ -55,3 +57,12 @@ def check(model: nn.Module, x: Tensor, y: Tensor, candidates: Tensor, threat: Th
         margin=margin,
         distance=threat.distance(x, inputs),
     )
+
+
+@torch.no_grad()
+def unlike_at(form: nn.Module, found: Check, y: Tensor) -> Tensor:
+    """Return for which examples that are not broken another form of the network has another margin at the inputs checked."""
+    rows = (~found.broken).nonzero().squeeze(1)
+    seen, due = margins(form(found.inputs[rows]), y[rows]).double(), found.margin[rows]
+    near = (seen - due).abs() <= SAME_MARGIN * (1 + due.abs())
+    return torch.zeros_like(found.broken).index_copy(0, rows, ~(near & seen.isfinite() & due.isfinite()))

@@ -5,10 +5,8 @@ from torch import Tensor
 
 from robust_lowrank.evaluation.network.fixed_batch import FixedBatch
 from robust_lowrank.evaluation.network.target import Target
-from robust_lowrank.evaluation.verdict import Check, margins
 from robust_lowrank.folding import fastest_exact
 
-SAME_MARGIN = 1e-3  # relative to 1 + its size
 COMPARED, MOVED = 8, (0.01, 0.1)  # examples on which the form is held against the network, and how far they are moved for it too
 
 
@@ -36,12 +34,3 @@ def _around(x: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     moves = (size * (2 * torch.rand(x.shape, generator=generator) - 1).to(x) for size in MOVED)
     return torch.cat([x, *((x + move).clamp(0, 1) for move in moves)])
-
-
-@torch.no_grad()
-def unlike_at(searched: FixedBatch, found: Check, y: Tensor) -> Tensor:
-    """Return for which examples that are not broken the form has another margin than the network at the most harmful inputs."""
-    rows = (~found.broken).nonzero().squeeze(1)
-    seen = margins(searched(found.inputs[rows]), y[rows]).double()
-    near = (seen - found.margin[rows]).abs() <= SAME_MARGIN * (1 + found.margin[rows].abs())
-    return torch.zeros_like(found.broken).index_copy(0, rows, ~(near & seen.isfinite() & found.margin[rows].isfinite()))
