@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.steps import network_of
-from benchmarks.timing import medians
+from benchmarks.timing import medians, one_thread
 from robust_lowrank import AdaLoRA, CondLR, GeoLoRA, LowRankOptimizer, UserError, adapt
 from robust_lowrank.methods import Method
 
@@ -101,12 +101,8 @@ def theirs(name: str, kind: str) -> Callable[[], Any]:
 
 
 def run() -> pd.DataFrame:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return pd.DataFrame(row(name) for name in NETWORKS)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def row(name: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 
 from benchmarks.steps import SHAPES, network_of
-from benchmarks.timing import medians
+from benchmarks.timing import medians, one_thread
 from robust_lowrank import compress, export
 from robust_lowrank.training.costs import count_flops
 
@@ -19,12 +19,8 @@ KEY, RATIOS = ("network", "batch"), ("factors", "auto", "auto of dense")
 
 @torch.no_grad()
 def run() -> pd.DataFrame:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return pd.DataFrame(row(network, batch) for network in NETWORKS for batch in BATCHES)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def row(network: str, batch: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from benchmarks.steps import SHAPES, network_of
-from benchmarks.timing import medians
+from benchmarks.timing import medians, one_thread
 from robust_lowrank import CondLR, compress
 from robust_lowrank.evaluation.attacks.gradients import input_gradient
 from robust_lowrank.evaluation.network.fixed_batch import PIECE, FixedBatch
@@ -22,12 +22,8 @@ KEY, RATIOS = ("network", "rank"), ("gradient", "forward")
 
 
 def run() -> pd.DataFrame:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return pd.DataFrame(row(network, rank) for network in NETWORKS for rank in RANKS)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def row(name: str, rank: float | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.timing import medians
+from benchmarks.timing import medians, one_thread
 from robust_lowrank import CondLR, GeoLoRA, LowRankOptimizer, compress
 from robust_lowrank.evaluation import PGD, Suite, evaluate
 from robust_lowrank.methods import Method
@@ -71,12 +71,8 @@ def growths() -> list[Growth]:
 
 
 def run() -> pd.DataFrame:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return pd.DataFrame(row(growth) for growth in growths())
-    finally:
-        torch.set_num_threads(threads)
 
 
 def row(growth: Growth) -> dict[str, str]:

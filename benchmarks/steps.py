@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks import published
-from benchmarks.timing import medians
+from benchmarks.timing import medians, one_thread
 from robust_lowrank import DLRT, TDLRT, CondLR, GeoLoRA, LowRankOptimizer, Vanilla, compress
 from robust_lowrank.methods import Method
 from robust_lowrank.models import build, classifier
@@ -98,12 +98,8 @@ def stepper(name: str, batch: int, way: str) -> Callable[[], Any]:
 
 
 def run() -> pd.DataFrame:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return pd.DataFrame(row(network, batch) for network, batch in CASES)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def row(network: str, batch: int) -> dict[str, str]:
