@@ -55,12 +55,9 @@ def forecast(model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig) -> Fore
         network, units = FixedBatch(target), list_units(config.suite, tuple(x.shape[1:]), target.classes)
         batch = x[: network.piece].to(target.device)
         labels = y[: len(batch)].to(target.device)
-        networks = {
-            True: network,
-            False: network_to_search(network, x) if config.fold else network,
-        }  # by whether the attack is joint
         joints = {unit.attack.joint for unit in units}
-        speeds = {joint: _measure(networks[joint], batch, labels, gradients=config.gradients) for joint in joints}
+        searched = network_to_search(network, x) if config.fold and False in joints else network
+        speeds = {joint: _measure(network if joint else searched, batch, labels, gradients=config.gradients) for joint in joints}
     shares = []
     for unit in units:
         forward, both, _ = speeds[unit.attack.joint]

@@ -28,7 +28,7 @@ from robust_lowrank.evaluation.units import Unit, earlier_units, list_units
 from robust_lowrank.evaluation.verdict import check, unlike_at
 from robust_lowrank.provenance import digest_tensors, machine, versions
 from robust_lowrank.records import AuditFinding, ResultRecord, now
-from robust_lowrank.threat import OBSERVED, KeyedNoise
+from robust_lowrank.threat import OBSERVED, KeyedNoise, per_example
 
 Progress = Callable[[float, str], None]
 POOL = 2 * BATCH  # examples of several batches that are attacked together, and lost together if the process is killed
@@ -240,7 +240,10 @@ class Run:
         self.network.piece = min(self.network.piece, searched.piece)  # where memory did not suffice
         found = check(self.network, x, y, attempt.inputs, unit.threat)
         if searched is not self.network:
-            apart = unlike_at(searched, found, y)
+            apart = unlike_at(searched, found, y, ~found.broken)
+            if attempt.held is not None:  # at smaller radii too, on the way to what broke at the largest
+                way = per_example(attempt.held / unit.threat.eps, x).to(x.dtype) * (found.inputs - x)
+                apart |= unlike_at(searched, check(self.network, x, y, x + way, unit.threat), y, attempt.held > 0)
             again = ((attempt.claimed & ~found.broken) | attempt.nonfinite | apart).nonzero().squeeze(1)
             if len(again):
                 slow = attack.attempt(self.network, x[again], y[again], unit.threat, noise.of(again), **options)

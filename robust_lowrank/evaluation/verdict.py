@@ -60,9 +60,9 @@ def check(model: nn.Module, x: Tensor, y: Tensor, candidates: Tensor, threat: Th
 
 
 @torch.no_grad()
-def unlike_at(form: nn.Module, found: Check, y: Tensor) -> Tensor:
-    """Return for which examples that are not broken another form of the network has another margin at the inputs checked."""
-    rows = (~found.broken).nonzero().squeeze(1)
+def unlike_at(form: nn.Module, found: Check, y: Tensor, among: Tensor) -> Tensor:
+    """Return which examples, of those `among` a mask, another form of the network gives another margin at the inputs checked."""
+    rows = among.nonzero().squeeze(1)
     seen, due = margins(form(found.inputs[rows]), y[rows]).double(), found.margin[rows]
     near = (seen - due).abs() <= SAME_MARGIN * (1 + due.abs())
-    return torch.zeros_like(found.broken).index_copy(0, rows, ~(near & seen.isfinite() & due.isfinite()))
+    return torch.zeros_like(among).index_copy(0, rows, ~(near & seen.isfinite() & due.isfinite()))

@@ -183,6 +183,25 @@ def test_a_network_that_is_not_finite_where_its_form_is_is_searched_itself(train
     assert "searched-again" in found["flags"].item()
 
 
+def test_a_form_that_is_flat_near_the_examples_is_found_out_at_every_radius(trained, examples, monkeypatch):
+    x, y = examples[0][:8], examples[1][:8]
+
+    class Flat(nn.Module):
+        """The network, but with the answers of the examples around them."""
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            distance = (inputs[:, None] - x).flatten(2).abs().amax(2)
+            near, known = (distance.amin(1) < 0.1001)[:, None], trained(x)[distance.argmin(1)]
+            return torch.where(near, known + 0 * inputs.flatten(1).sum(1, keepdim=True), trained(inputs))
+
+    suite = Suite(name="few", norm="Linf", eps=(0.06, 0.1, 0.2), attacks=(Curve(fmn_steps=10, steps=10),))
+    plain = evaluate(trained, x, y, suite=suite, audit=False, fold=False)
+    monkeypatch.setattr(module, "network_to_search", lambda network, x: FixedBatch(Target(Flat(), x), network.meter))
+    found = evaluate(trained, x, y, suite=suite, audit=False)
+    assert (plain.verdicts.verdict == "broken").sum() > (plain.verdicts.eps == 0.2).sum()  # some within smaller radii
+    assert (found.verdicts.verdict == plain.verdicts.verdict).all()
+
+
 def test_networks_without_a_fast_form_are_attacked_as_they_are(mlp, examples):
     with frozen_eval(mlp):
         network = FixedBatch(Target(mlp, examples[0]))
