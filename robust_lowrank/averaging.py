@@ -15,7 +15,7 @@ from robust_lowrank.errors import UserError
 from robust_lowrank.layers import FactoredLayer, FreeLayer, named_factored_layers
 from robust_lowrank.linalg import Factors
 from robust_lowrank.methods.bases import decompose, truncate
-from robust_lowrank.optim.truncation import naming_layer
+from robust_lowrank.optim.naming import naming_layer
 
 WIDTH = 2  # times a weight's rank: what is kept of its average; a step along the manifold has no higher rank
 

@@ -1,4 +1,8 @@
-"""Every decomposition goes through one guarded place: it has fallbacks, and its result is finite or an error."""
+"""Every decomposition goes through one guarded place: it has fallbacks, and its result is finite or an error.
+
+Inside `torch.func.vmap`, which takes many layers at once, nothing can be looked at: there a result that cannot be relied on is NaN,
+and whoever maps looks at all of them in the end.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
@@ -38,6 +42,7 @@ class Eigh(NamedTuple):
 
 
 Factors = TypeVar("Factors", bound=tuple[Tensor, ...])
+Other = TypeVar("Other", bound=Tensor | None)
 
 
 def at_least_float32(a: Tensor) -> Tensor:
@@ -48,6 +53,18 @@ def at_least_float32(a: Tensor) -> Tensor:
 def in_float64(a: Tensor) -> Tensor:
     """Return `a` in float64, on the CPU if its device has none."""
     return a.cpu().double() if a.device.type == "mps" else a.double()
+
+
+def mapped() -> bool:
+    """Return whether this runs inside a transform of `torch.func`, where no value can be looked at."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def checked(result: Callable[[], Tensor], holds: Tensor, otherwise: Callable[[], Other]) -> Tensor | Other:
+    """Return a result where a condition holds, a scalar on its device, and else another one; inside a map NaN in its place."""
+    if mapped():
+        return torch.where(holds, result(), torch.nan)
+    return result() if bool(holds) else otherwise()
 
 
 def require_finite(core: Tensor) -> None:
@@ -108,6 +125,8 @@ def _guarded(kind: str, a: Tensor, attempts: Sequence[Callable[[Tensor], Factors
     """Return what the first attempt finds that ends, and whose smallest factor, to which NaN spreads, is finite."""
     a = at_least_float32(a)
     failure = None
+    if mapped():
+        return attempts[0](a)
     with torch.autocast(a.device.type, enabled=False):
         for attempt in attempts:
             try:

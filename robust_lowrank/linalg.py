@@ -11,9 +11,11 @@ from torch import Tensor
 from robust_lowrank.decompositions import SVD as SVD
 from robust_lowrank.decompositions import FactorisationError as FactorisationError
 from robust_lowrank.decompositions import at_least_float32 as at_least_float32
+from robust_lowrank.decompositions import checked as checked
 from robust_lowrank.decompositions import eigh as eigh
 from robust_lowrank.decompositions import in_float64 as in_float64
 from robust_lowrank.decompositions import inverse as inverse
+from robust_lowrank.decompositions import mapped as mapped
 from robust_lowrank.decompositions import qr as qr
 from robust_lowrank.decompositions import require_finite as require_finite
 from robust_lowrank.decompositions import svd as svd
@@ -78,23 +80,20 @@ def retract(moved: Tensor, retraction: Retraction) -> Tensor:
     """
     moved = at_least_float32(moved)
     square = moved.T @ moved
-    if not bool(square.abs().sum(0).max() <= WELL_CONDITIONED):
-        return RETRACTIONS[retraction](moved)
-    return _normalised(moved, square, retraction)
+    near = square.abs().sum(0).max() <= WELL_CONDITIONED
+    return checked(lambda: _normalised(moved, square, retraction), near, lambda: RETRACTIONS[retraction](moved))
 
 
 def _normalised(columns: Tensor, square: Tensor, retraction: Retraction) -> Tensor:
     """Return columns, with their well-conditioned Gram matrix A, times R^{-1} with R^T R = A, or times A^{-1/2}."""
     if retraction == "qr":
         lower, failed = torch.linalg.cholesky_ex(square)
-        if bool(failed):
-            return qf(columns)
         identity = torch.eye(len(square), dtype=square.dtype, device=square.device)
-        return columns @ torch.linalg.solve_triangular(lower, identity, upper=False).T
+        return checked(
+            lambda: columns @ torch.linalg.solve_triangular(lower, identity, upper=False).T, failed == 0, lambda: qf(columns)
+        )
     values, vectors = eigh(square)
-    if not bool(values.min() > 0):
-        return polar(columns)
-    return columns @ ((vectors * values.rsqrt()) @ vectors.T)
+    return checked(lambda: columns @ ((vectors * values.rsqrt()) @ vectors.T), values.min() > 0, lambda: polar(columns))
 
 
 def extend(basis: Tensor, x: Tensor) -> Tensor:

@@ -80,11 +80,15 @@ class FactoredLayer(nn.Module, ABC):
     @property
     def core(self) -> nn.Parameter:
         """The small factor: S (r, r) or C (r1, r2, kh, kw)."""
-        return getattr(self, self.core_name)
+        return self._factor(self.core_name)
 
     def bases(self) -> tuple[nn.Parameter, ...]:
         """Return the orthonormal factors, in the order of the core's modes."""
-        return tuple(getattr(self, name) for name in self.basis_names)
+        return tuple([self._factor(name) for name in self.basis_names])
+
+    def _factor(self, name: str) -> nn.Parameter:
+        found = self._parameters.get(name)
+        return getattr(self, name) if found is None else found  # a parametrization has it
 
     def free_factors(self) -> tuple[nn.Parameter, ...]:
         """Return the factors of which a method wants orthonormal columns that nothing keeps so."""
@@ -96,14 +100,14 @@ class FactoredLayer(nn.Module, ABC):
 
     def all_factors(self) -> tuple[nn.Parameter, ...]:
         """Return all parameters of the weight."""
-        return tuple(getattr(self, name) for name in self.names())
+        return tuple([self._factor(name) for name in self.names()])
 
     def wake(self) -> None:
         """Draw anew what in a weight of zero has no gradient; it stays zero."""
 
     def factors(self) -> Factors:
         """Return the factors as tensors that share the layer's memory."""
-        return Factors(self.core.detach(), tuple(basis.detach() for basis in self.bases()))
+        return Factors(self.core.detach(), tuple([basis.detach() for basis in self.bases()]))
 
     def set_factors(self, factors: Factors, *, idle: tuple[int, ...] = ()) -> None:
         """Install factors, of any ranks, whose tensors are the layer's from now on; the parameters stay the same objects."""

@@ -91,11 +91,13 @@ class CondLR(RetractionMethod):
 
     def retract(self, factors: Factors, increments: Factors) -> Factors:
         """Return the retracted bases (21) and the clamped core (23)."""
-        moved = tuple(
+        return self.project(Factors(factors.core + increments.core, self._retracted(factors.bases, increments.bases)))
+
+    def _retracted(self, bases: Sequence[Tensor], increments: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(
             linalg.retract(basis + linalg.project_out(basis, increment), self.retraction)
-            for basis, increment in zip(factors.bases, increments.bases, strict=True)
+            for basis, increment in zip(bases, increments, strict=True)
         )
-        return self.project(Factors(factors.core + increments.core, moved))
 
     def descend(self, factors: Factors, gradients: Gradients, core: Tensor, rates: Sequence[float]) -> Factors:
         """Return the same with fewer products of tall matrices: U^T dK = (V^T dL)^T = dS tells what lies in the bases.
@@ -103,7 +105,8 @@ class CondLR(RetractionMethod):
         Without a clamp S^{-1} may blow roundings of that up, and directions are projected twice.
         """
         if self.bound == math.inf:
-            return super().descend(factors, gradients, core, rates)
+            sides = self.directions(factors, gradients).bases
+            return Factors(core, self._retracted(factors.bases, [-rate * side for rate, side in zip(rates, sides, strict=True)]))
         within = gradients.core, gradients.core.T
         moved = []
         for basis, side, inside, scale, rate in zip(
@@ -112,7 +115,7 @@ class CondLR(RetractionMethod):
             step = -rate * scale
             kept = torch.eye(len(inside), dtype=inside.dtype, device=inside.device) - inside @ step
             moved.append(linalg.retract(torch.addmm(side @ step, basis, kept), self.retraction))
-        return self.project(Factors(core, tuple(moved)))
+        return Factors(core, tuple(moved))
 
     def _scales(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """Return the matrices by which dK and dL are multiplied.

@@ -30,7 +30,9 @@ class RetractionMethod(Method, ABC):
         """Return factors on the manifold, from those before the step and what the optimizer adds to them."""
 
     def descend(self, factors: Factors, gradients: Gradients, core: Tensor, rates: Sequence[float]) -> Factors:
-        """Return factors on the manifold after a step against gradients.
+        """Return factors after a step against gradients, which `project` still brings to the manifold.
+
+        Many layers are mapped over it at once: it looks at no value (`decompositions.checked`).
 
         Args:
             gradients: those of a tangent vector.

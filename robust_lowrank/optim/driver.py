@@ -12,16 +12,18 @@ from robust_lowrank import linalg
 from robust_lowrank.layers.base import FactoredLayer
 from robust_lowrank.linalg import Factors, Ranks
 from robust_lowrank.methods import GalerkinMethod, RetractionMethod, unformed
-from robust_lowrank.methods.bases import pad_core
 from robust_lowrank.methods.galerkin import Kept
+from robust_lowrank.methods.unformed import Triangles
 from robust_lowrank.optim.elementwise import ElementwiseMoments
 from robust_lowrank.optim.factor_grads import can_turn, clear, require_grad
 from robust_lowrank.optim.loss_terms import add_gradient
 from robust_lowrank.optim.moments import Moments
+from robust_lowrank.optim.naming import naming_layer
 from robust_lowrank.optim.nonfinite import AT_ONCE
 from robust_lowrank.optim.rules import Rule
-from robust_lowrank.optim.tangential import TangentMoments
-from robust_lowrank.optim.truncation import Truncation, Unformed, naming_layer
+from robust_lowrank.optim.tangential import TangentMoments, moved
+from robust_lowrank.optim.together import together
+from robust_lowrank.optim.truncation import Truncation, Unformed
 
 
 class Snapshot(NamedTuple):
@@ -68,6 +70,9 @@ class LayerDriver:
         """Return the moments that move a layer; a whole weight has no bases, and is the torch optimizer's."""
         elementwise = not layer.bases() or (isinstance(layer.method, RetractionMethod) and layer.method.elementwise)
         return self._elementwise if self._tangent is None or elementwise else self._tangent
+
+    def _movers(self) -> list[Moments]:
+        return [self._elementwise] if self._tangent is None else [self._elementwise, self._tangent]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the window, and what layers keep beside their weights."""
@@ -126,13 +131,18 @@ class LayerDriver:
         if not self._open:
             self.position = 0
 
+    def _directions(self, layers: Mapping[str, FactoredLayer], *, keep: bool) -> dict[str, Factors]:
+        """Return by what layers turn and move."""
+        found: dict[str, Factors] = {}
+        for mover in self._movers():
+            found |= mover.directions({name: layer for name, layer in layers.items() if self._mover(layer) is mover}, keep=keep)
+        return {name: found[name] for name in layers}
+
     def turn(self, layers: Mapping[str, FactoredLayer]) -> None:
         """Turn the bases of layers that have gradients, whose cores will move by later ones."""
-        for name, layer in layers.items():
-            if can_turn(layer):
-                with naming_layer(name):
-                    direction = self._mover(layer).direction(layer, keep=False)
-                self._turn(name, layer, direction)
+        turning = {name: layer for name, layer in layers.items() if can_turn(layer)}
+        for name, direction in self._directions(turning, keep=False).items():
+            self._turn(name, turning[name], direction)
 
     def turn_and_move(self, layers: Mapping[str, FactoredLayer], *, truncated_next: bool) -> None:
         """Turn the bases of layers that have gradients, and move cores by what these tell of them between the new ones.
@@ -140,23 +150,29 @@ class LayerDriver:
         Args:
             truncated_next: whether no evaluation comes before the truncation, for which bases need not be formed.
         """
-        for name, layer in layers.items():
-            if not can_turn(layer):
-                continue
-            mover = self._mover(layer)
-            with naming_layer(name):
-                direction = mover.direction(layer, keep=True)
-            between = None
-            if truncated_next and isinstance(mover, TangentMoments) and layer.method.plain:
-                between = unformed.extensions(layer.factors(), direction)
-                if between is not None:
-                    core = pad_core(layer.core.detach(), [len(each.triangle) for each in between])
-                    moved = mover.moved(layer, core, unformed.core_between(direction, between))
-                    self._open[name] = Kept(layer.ranks(), self._used(layer))
-                    self._unformed[name] = Unformed(direction, moved, between)
-                    clear((layer.core, *layer.bases()))
-            if between is None:
-                self._turn_and_move(name, layer, direction)
+        turning = {name: layer for name, layer in layers.items() if can_turn(layer)}
+        directions = self._directions(turning, keep=True)
+        if truncated_next:
+            self._turn_unformed(turning, directions)
+        for name, layer in turning.items():
+            if name not in self._unformed:
+                self._turn_and_move(name, layer, directions[name])
+
+    def _turn_unformed(self, layers: Mapping[str, FactoredLayer], directions: Mapping[str, Factors]) -> None:
+        """Open the layers whose new bases need not be formed."""
+        if (mover := self._tangent) is None:
+            return
+        calls = {
+            name: (factors, directions[name], *mover.rate_and_decay(layer))
+            for name, layer in layers.items()
+            if self._mover(layer) is mover and layer.method.plain and unformed.extendable(factors := layer.factors())
+        }
+        for name, found in together(_extended, calls).items():
+            if found is not None:
+                layer = layers[name]
+                self._open[name] = Kept(layer.ranks(), self._used(layer))
+                self._unformed[name] = Unformed(directions[name], *found)
+                clear((layer.core, *layer.bases()))
 
     def _turn_and_move(self, name: str, layer: FactoredLayer, direction: Factors) -> None:
         old = self._turn(name, layer, direction)
@@ -177,22 +193,21 @@ class LayerDriver:
     def _used(self, layer: FactoredLayer) -> Ranks:
         return tuple(basis.shape[1] for basis in layer.used_factors().bases)
 
-    def _move_core(self, name: str, layer: FactoredLayer) -> None:
-        """Move a core between bases that rest."""
-        if layer.core.grad is None:
-            return
-        if name in self._open and (term := layer.method.core_penalty(layer.core.detach(), self._open[name].used)) is not None:
-            add_gradient(layer, term)
-        mover = self._mover(layer)
-        with naming_layer(name):
-            direction = mover.core_direction(layer)
-        clear((layer.core, *layer.bases()))
-        mover.move_core(layer, direction)
+    def _move_cores(self, layers: Mapping[str, FactoredLayer]) -> None:
+        """Move cores between bases that rest."""
+        moving = {name: layer for name, layer in layers.items() if layer.core.grad is not None}
+        for name, layer in moving.items():
+            if name in self._open and (term := layer.method.core_penalty(layer.core.detach(), self._open[name].used)) is not None:
+                add_gradient(layer, term)
+        for mover in self._movers():
+            members = {name: layer for name, layer in moving.items() if self._mover(layer) is mover}
+            for name, direction in mover.core_directions(members).items():
+                clear((members[name].core, *members[name].bases()))
+                mover.move_core(members[name], direction)
 
     def step_cores(self, layers: Mapping[str, FactoredLayer]) -> None:
         """Move the cores of some layers, and nothing else."""
-        for name, layer in layers.items():
-            self._move_core(name, layer)
+        self._move_cores(layers)
         cores = {id(layer.core) for layer in layers.values()}
         clear(parameter for group in self._inner.param_groups for parameter in group["params"] if id(parameter) not in cores)
         self._inner.step()
@@ -200,18 +215,16 @@ class LayerDriver:
     def step_all(self, moving: Mapping[str, FactoredLayer]) -> None:
         """Move the cores of layers whose bases rest, those of retraction methods, and by the torch optimizer all else."""
         resting = [layer for name, layer in self.galerkin.items() if name not in self._open and layer.core.grad is not None]
-        for name, layer in self.galerkin.items():
-            if name in moving or name not in self._open:
-                self._move_core(name, layer)
+        self._move_cores({name: layer for name, layer in self.galerkin.items() if name in moving or name not in self._open})
+        for layer in self.galerkin.values():
             clear(layer.bases())
         retracting = {name: layer for name, layer in self._layers.items() if isinstance(layer.method, RetractionMethod)}
         aimed = {name: layer for name, layer in retracting.items() if layer.core.grad is not None}
         for name, layer in retracting.items():
             if name not in aimed:
                 clear(layer.bases())  # they do not move alone
-                continue
-            with naming_layer(name):
-                self._mover(layer).aim(layer)
+        for mover in self._movers():
+            mover.aim({name: layer for name, layer in aimed.items() if self._mover(layer) is mover})
         self._inner.step()
         for layer in resting:
             self._hold(layer)
@@ -271,7 +284,7 @@ class LayerDriver:
     def arrive(self) -> None:
         """Project the moments of all layers on their present tangent spaces."""
         if self._tangent is not None:
-            self._tangent.arrive()
+            self._tangent.arrive(self._layers)
 
     def require_bases_grad(self, wanted: bool, *, clipped: bool = True) -> None:
         """Have the bases of open layers take part in the backward pass, or not where their movers do not look at them.
@@ -283,3 +296,12 @@ class LayerDriver:
             mover = self._mover(layer)
             if wanted or not (mover.whole if clipped else mover.needs_bases(layer)):
                 require_grad(layer.bases(), wanted)
+
+
+def _extended(factors: Factors, direction: Factors, rate: float, decay: float) -> tuple[Tensor, Triangles] | None:
+    """Return a core moved between bases turned by a direction, and what stands for these; None where they have to be formed."""
+    extended = unformed.triangles(direction)
+    if extended is None:
+        return None
+    core, between = unformed.core_between(factors, direction, extended)
+    return moved(core, between, rate, decay), extended

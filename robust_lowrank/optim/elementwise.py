@@ -1,6 +1,6 @@
 """Element-wise moments are those of the factors' entries, as in the papers' codes: torch's optimizer moves the cores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from robust_lowrank.linalg import Factors
 from robust_lowrank.methods.bases import basis_overlaps
 from robust_lowrank.optim.factor_grads import gradients, join, split
 from robust_lowrank.optim.moments import Moments, keep_frozen
+from robust_lowrank.optim.naming import naming_layer
 
 FIRST_MOMENTS = ("momentum_buffer", "exp_avg", "grad_avg")
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
@@ -27,16 +28,21 @@ class ElementwiseMoments(Moments):
         super().__init__(optimizer)
         self._aimed: dict[FactoredLayer, Factors] = {}
 
-    def direction(self, layer: FactoredLayer, *, keep: bool) -> Factors:
-        """Return the gradient: bases turn by it alone."""
-        return gradients(layer)
+    def directions(self, layers: Mapping[str, FactoredLayer], *, keep: bool) -> dict[str, Factors]:
+        """Return the gradients: bases turn by them alone."""
+        return {name: gradients(layer) for name, layer in layers.items()}
 
     def move_core(self, layer: FactoredLayer, direction: Tensor) -> None:
         """Leave the direction to the torch optimizer."""
         layer.core.grad = direction
 
-    def aim(self, layer: FactoredLayer) -> None:
+    def aim(self, layers: Mapping[str, FactoredLayer]) -> None:
         """Give the torch optimizer the directions as gradients, and zeros as bases, where it leaves the exact increments."""
+        for name, layer in layers.items():
+            with naming_layer(name):
+                self._aim(layer)
+
+    def _aim(self, layer: FactoredLayer) -> None:
         parameters = (layer.core, *layer.bases())
         old = layer.factors()._replace(core=layer.core.detach().clone())
         for parameter, direction in zip(parameters, join(layer.method.directions(old, gradients(layer))), strict=True):

@@ -1,6 +1,7 @@
 """Moments move a factored layer, and keep the optimizer's state of it in their coordinates."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,26 +25,27 @@ class Moments(ABC):
         self._groups: dict[Tensor, dict[str, Any]] = {}
 
     @abstractmethod
-    def direction(self, layer: FactoredLayer, *, keep: bool) -> Factors:
-        """Return the tangent vector to subtract from a layer; with `keep` the gradients enter the state."""
+    def directions(self, layers: Mapping[str, FactoredLayer], *, keep: bool) -> dict[str, Factors]:
+        """Return the tangent vectors to subtract from layers; with `keep` the gradients enter the state."""
 
     def needs_bases(self, layer: FactoredLayer) -> bool:
         """Return whether the step of a core alone takes in the gradients of its bases too."""
         return self.whole
 
-    def core_direction(self, layer: FactoredLayer) -> Tensor:
-        """Return what to subtract from a core between bases that rest; the gradients enter the state."""
-        if self.needs_bases(layer) or layer.core.grad is None:
-            return self.direction(layer, keep=True).core
-        return layer.core.grad
+    def core_directions(self, layers: Mapping[str, FactoredLayer]) -> dict[str, Tensor]:
+        """Return what to subtract from cores between bases that rest; the gradients enter the state."""
+        plain = {name: layer.core.grad for name, layer in layers.items() if not self.needs_bases(layer)}
+        told = {name: grad for name, grad in plain.items() if grad is not None}
+        others = self.directions({name: layer for name, layer in layers.items() if name not in told}, keep=True)
+        return told | {name: direction.core for name, direction in others.items()}
 
     @abstractmethod
     def move_core(self, layer: FactoredLayer, direction: Tensor) -> None:
         """Move a core against a direction, now or in the torch optimizer's step that follows."""
 
     @abstractmethod
-    def aim(self, layer: FactoredLayer) -> None:
-        """Move a layer of a retraction method, or prepare the torch optimizer's step to move it."""
+    def aim(self, layers: Mapping[str, FactoredLayer]) -> None:
+        """Move layers of retraction methods, or prepare the torch optimizer's step to move them."""
 
     @abstractmethod
     def land(self, layer: FactoredLayer) -> None:

@@ -1,7 +1,6 @@
 """Layers are cut at the ranks that their methods choose, and keep the rest beside their weights until the next time."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,17 +12,19 @@ from robust_lowrank.linalg import Factors, Ranks
 from robust_lowrank.methods import GalerkinMethod, unformed
 from robust_lowrank.methods.bases import basis_overlaps, change_bases, decompose, pad_core, truncate
 from robust_lowrank.methods.galerkin import Kept
-from robust_lowrank.methods.unformed import Extension
+from robust_lowrank.methods.unformed import Triangles
+from robust_lowrank.optim.naming import naming_layer
+from robust_lowrank.optim.together import together
 
 Install = Callable[[FactoredLayer, Factors, tuple[int, ...]], None]
 
 
 class Unformed(NamedTuple):
-    """A direction by which a layer's bases turn, its core between the turned ones, and these, not formed."""
+    """A direction by which a layer's bases turn, its core between the turned ones, and what stands for these, not formed."""
 
     direction: Factors
     core: Tensor
-    between: tuple[Extension, Extension]
+    extended: Triangles
 
 
 class Truncation:
@@ -59,17 +60,20 @@ class Truncation:
         for method in dict.fromkeys(layers[name].method for name in waiting):
             assert isinstance(method, GalerkinMethod)
             names = [name for name in waiting if layers[name].method == method]
-            decompositions = {}
+            cores = {}
             for name in names:
-                _, core, between = waiting[name]
+                _, core, extended = waiting[name]
                 if name in self._beside:
-                    core = core + pad_core(self._beside[name], [len(each.triangle) for each in between])
-                with naming_layer(name):
-                    decompositions[name] = linalg.svd(core)
+                    core = core + pad_core(self._beside[name], [len(each) for each in extended])
+                cores[name] = (core,)
+            decompositions = together(linalg.svd, cores)
             spectra = _on_cpu({name: [each.sigma] for name, each in decompositions.items()})
             chosen = method.choose_ranks(list(spectra.values()), [opened[name].ranks for name in names], [None] * len(names))
+            calls = {}
             for name, kept in zip(names, chosen, strict=True):
-                cut = unformed.truncate(waiting[name].between, decompositions[name], min(kept.ranks))
+                direction, _, extended = waiting[name]
+                calls[name] = layers[name].factors(), direction, extended, decompositions[name], min(kept.ranks)
+            for (name, cut), kept in zip(together(unformed.truncate, calls).items(), chosen, strict=True):
                 if cut is None:
                     return False
                 install.append((name, cut, kept))
@@ -80,10 +84,7 @@ class Truncation:
 
     def _contract(self, layers: Mapping[str, FactoredLayer], opened: Mapping[str, Kept], method: GalerkinMethod) -> None:
         trained = {name: self._trained(name, layer) for name, layer in layers.items()}
-        decompositions = {}
-        for name, factors in trained.items():
-            with naming_layer(name):
-                decompositions[name] = decompose(factors)
+        decompositions = together(decompose, {name: (factors,) for name, factors in trained.items()})
         spectra = _on_cpu({name: [svd.sigma for svd in modes] for name, modes in decompositions.items()})
         weights = [_rows(layers[name], decompositions[name][0], method) for name in layers]
         chosen = method.choose_ranks(list(spectra.values()), [opened[name].ranks for name in layers], weights)
@@ -148,12 +149,3 @@ def _rows(layer: FactoredLayer, svd: linalg.SVD, method: GalerkinMethod) -> Tens
 def _has_shadow(method: GalerkinMethod) -> bool:
     """Return whether the optimizer goes on from other singular values than the clamped ones of the weight."""
     return method.cond is not None and method.adaptive
-
-
-@contextmanager
-def naming_layer(layer: str) -> Iterator[None]:
-    """Say in which layer a factorisation failed."""
-    try:
-        yield
-    except linalg.FactorisationError as error:
-        raise linalg.FactorisationError(f"layer {layer!r}: {error}") from error

@@ -39,11 +39,10 @@ def test_a_truncated_step_is_that_of_formed_bases(dtype: torch.dtype, rank: int,
     """Also where the gradient has little in many directions, as those of networks have."""
     factors, x = drawn(dtype, spread=spread)
     x = tangent.scale(x, 1 / float(x.bases[0].norm()))
-    between = unformed.extensions(factors, x)
-    assert between is not None
-    padded = torch.nn.functional.pad(factors.core, (0, RANK, 0, RANK))
-    core = padded - lr * unformed.core_between(x, between)
-    found = unformed.truncate(between, linalg.svd(core), rank)
+    extended = unformed.triangles(x)
+    assert unformed.extendable(factors) and extended is not None
+    padded, core = unformed.core_between(factors, x, extended)
+    found = unformed.truncate(factors, x, extended, linalg.svd(padded - lr * core), rank)
     assert found is not None
     u, v = found.bases
     assert float((u @ found.core @ v.T - formed(factors, x, lr, rank)).abs().max()) < PRECISE[dtype]
@@ -54,17 +53,20 @@ def test_a_truncated_step_is_that_of_formed_bases(dtype: torch.dtype, rank: int,
 @each_precision
 def test_columns_that_rounding_decides_on_are_not_taken(dtype: torch.dtype) -> None:
     factors, x = drawn(dtype, gradient_rank=2)
-    between = unformed.extensions(factors, x)
-    assert between is not None and between[0].turned(torch.eye(2 * RANK, dtype=dtype)) is None
+    extended = unformed.triangles(x)
+    assert extended is not None
+    last = torch.eye(2 * RANK, dtype=dtype).flip(0)  # of the extended bases it keeps the columns that the direction adds
+    whole = linalg.SVD(last, torch.ones(2 * RANK, dtype=dtype), last)
+    assert unformed.truncate(factors, x, extended, whole, RANK) is None
 
 
 @pytest.mark.parametrize("case", ["too few rows", "no gradient"])
 def test_bases_are_formed_where_their_extension_has_no_triangle(case: str) -> None:
     factors, x = drawn(F64)
     if case == "no gradient":
-        assert unformed.extensions(factors, tangent.scale(x, 0.0)) is None
+        assert unformed.triangles(tangent.scale(x, 0.0)) is None
     else:
-        assert unformed.extension(factors.bases[0][:10], x.bases[0][:10], x.core) is None
+        assert not unformed.extendable(factors._replace(bases=(factors.bases[0][:10], factors.bases[1])))
 
 
 @pytest.mark.parametrize("method", [RGD(), GeoLoRA(tol=0.1), GeoLoRA(tol=0.0, budget=8)], ids=["rgd", "tol", "budget"])
@@ -91,7 +93,7 @@ def test_a_training_does_not_depend_on_whether_bases_are_formed(
         return layer.merged().detach(), layer.ranks()
 
     found, ranks = trained()
-    monkeypatch.setattr(unformed, "extensions", lambda *_: None)
+    monkeypatch.setattr(unformed, "triangles", lambda *_: None)
     expected, their_ranks = trained()
     assert ranks == their_ranks
     assert float((found - expected).abs().max()) < 1e-10
