@@ -11,6 +11,7 @@ from robust_lowrank.reporting.formats.statements import Summary
 from robust_lowrank.reporting.output.files import write_report
 from robust_lowrank.reporting.output.frames import results_frame
 from robust_lowrank.reporting.output.provenance import provenance
+from robust_lowrank.reporting.sections.hero import hero
 from robust_lowrank.reporting.sections.registry import COMPARISON, find_sections
 
 
@@ -37,6 +38,7 @@ def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: st
         title=title,
         subtitle=_subtitle(evidence),
         summary=summarise(evidence),
+        hero=hero(evidence),
         sections=find_sections(COMPARISON, evidence),
         provenance=provenance(evidence.entries, command),
         methods=evidence.methods,

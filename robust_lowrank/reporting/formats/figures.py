@@ -46,6 +46,7 @@ class Figure:
     series: tuple[str, ...]
     panels: tuple[Panel, ...]
     height: int = 220
+    folded: bool = False  # whether the page shows it when it is asked for
 
     @property
     def columns(self) -> int:

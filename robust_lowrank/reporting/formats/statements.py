@@ -6,10 +6,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence in plain words; `kind` says whether a test supports it, leaves it open, or it is a remark or a warning."""
+    """A sentence in plain words; `kind` says whether a test supports it, leaves it open, or it is a remark or a warning.
+
+    What is `urgent` is never folded away: without it the figures would be misread.
+    """
 
     kind: Literal["supported", "open", "note", "warning"]
     text: str
+    urgent: bool = False
 
 
 @dataclass(frozen=True)

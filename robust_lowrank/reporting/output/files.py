@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from robust_lowrank.records import replacing, write_frame, write_text, writing
+from robust_lowrank.reporting.formats.figures import Figure
 from robust_lowrank.reporting.formats.statements import Summary
 from robust_lowrank.reporting.formats.style import looks
 from robust_lowrank.reporting.output import document, latex, page
@@ -34,6 +35,7 @@ def write_report(
     subtitle: str,
     summary: Summary,
     sections: Sequence[Section],
+    hero: Figure | None = None,
     provenance: Provenance,
     methods: Mapping[str, str],
     table_name: str,
@@ -42,11 +44,12 @@ def write_report(
     """Write a report in every format under `out`, the page last, and return the page's path.
 
     The templates `name`.html and `name`.md show the `sections`; their tables make the LaTeX file, `table` is what the CSV, Parquet
-    and JSON files hold. `methods` are those of the series.
+    and JSON files hold. `methods` are those of the series. `hero` stands on top of the page.
     """
     series = looks(methods)
     drawn = sorted(sections, key=lambda section: not section.leading)
-    drawings = {figure.name: draw(figure, series) for section in drawn for figure in section.figures}
+    figures = [figure for section in drawn for figure in section.figures]
+    drawings = {figure.name: draw(figure, series) for figure in ([hero, *figures] if hero else figures)}
     files = _files(name, table_name, list(drawings.values()))
     context = {"title": title, "subtitle": subtitle, "summary": summary, "provenance": provenance}
     with writing(out):
@@ -62,7 +65,7 @@ def write_report(
             written.writelines(document.render(name, table, context, [path for file in files for path in file.paths]))
         tables = [one for section in sections for one in section.tables]
         write_text(out / f"{name}.tex", latex.render(title, provenance, [*tables, *provenance.tables]))
-        shown = context | {"sections": sections, "drawings": drawings}
+        shown = context | {"sections": sections, "drawings": drawings, "hero": hero.name if hero else ""}
         write_text(out / f"{name}.md", page.markdown(f"{name}.md", **shown))
         write_text(out / f"{name}.html", page.html(f"{name}.html", series, files=files, **shown))
     return out / f"{name}.html"

@@ -45,6 +45,7 @@ def attacks(evaluation: Evaluation) -> Figure | None:
         series=tuple(evaluation.series),
         panels=tuple(Panel(draw(evaluation, attack), evaluation.title_of(attack)) for attack in evaluation.attacks),
         height=200 if several else 26 * len(evaluation.series) + 20,
+        folded=True,
     )
 
 

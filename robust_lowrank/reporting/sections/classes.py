@@ -34,6 +34,7 @@ class Classes(EvaluationSection):
     place = 40
     slug = "classes"
     heading = "Class by class"
+    folded = True
 
     @classmethod
     def from_evaluation(cls, evaluation: Evaluation) -> Self | None:

@@ -9,7 +9,7 @@ from robust_lowrank import numbers
 from robust_lowrank.records import AuditFinding
 from robust_lowrank.reporting.comparing.comparisons import Comparison, Tests
 from robust_lowrank.reporting.comparing.entries import Entry
-from robust_lowrank.reporting.comparing.evaluations import Evaluation
+from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats.figures import Figure
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table, accuracy_cell, count_cell, numeric, words
@@ -35,6 +35,34 @@ class ComparisonSection(EvaluationSection):
     heading = "Comparison"
     template = "comparison"
     leading = True
+
+    @property
+    def folded(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether it is a further evaluation, of which the first one's table has the outcome."""
+        return self.slug != "section-1"
+
+    @property
+    def entry(self) -> str:
+        """The heading, or the title of a further evaluation."""
+        return self.evaluation.title if self.folded else self.heading
+
+    @property
+    def statement(self) -> str:
+        """What each method holds in a further evaluation, at its headline eps."""
+        if not self.folded:
+            return ""
+        evaluation, eps = self.evaluation, self.evaluation.headline_eps
+        means = [(name, mean) for name in evaluation.series if (mean := evaluation.mean(name, WORST, eps))]
+        held = numbers.listing([f"{name} {numbers.accuracy(mean.value, mean.most)} %" for name, mean in means])
+        return f"At {evaluation.threat}, n = {numbers.count(evaluation.examples)}: {held}." if means else ""
+
+    @property
+    def verdict(self) -> str:
+        """The outcome of the audit in a line."""
+        findings = [finding for entry in self.evaluation.entries for finding in self.evaluation.results[entry.name].record.audit]
+        checks = {finding.check for finding in findings}
+        bad = {finding.check for finding in findings if finding.status != "pass"}
+        return f"Audit: {len(checks) - len(bad)} of {numbers.times(len(checks), 'check')} pass for every network"
 
     @classmethod
     def find(cls, evidence: Evidence) -> list[Self]:

@@ -1,7 +1,7 @@
 """The section on conditioning charts condition numbers by layer and over training, spectra, ranks and the product."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -60,8 +60,9 @@ class Conditioning(Section):
 
     @cached_property
     def figures(self) -> tuple[Figure, ...]:
-        """By layer, over training, and the spectra."""
-        return self._draw("") if self.entries else ()
+        """By layer, and folded over training and the spectra."""
+        drawn = self._draw("") if self.entries else ()
+        return (*drawn[:1], *(replace(figure, folded=True) for figure in drawn[1:]))
 
     def _draw(self, prefix: str) -> tuple[Figure, ...]:
         by_layer, over_training = _by_layer(self.entries, prefix), _over_training(self.entries, self.layers, prefix)

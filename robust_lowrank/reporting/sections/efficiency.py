@@ -57,7 +57,7 @@ class Efficiency(EvaluationSection):
             + (" Times of different machines are not drawn." if fronts.mixed_machines else ""),
             series=tuple(names),
             panels=tuple(Panel(_panel(fronts, objective), objective.title) for objective in fronts.points),
-            height=240,
+            height=190,
         )
 
     @cached_property

@@ -38,6 +38,7 @@ class Flips(EvaluationSection):
     place = 56
     slug = "flips"
     heading = "Examples whose verdict differs"
+    folded = True
     template = "flips"
 
     @classmethod

@@ -22,6 +22,7 @@ class Forms(EvaluationSection):
     place = 55
     slug = "forms"
     heading = "Deployed forms"
+    folded = True
 
     @classmethod
     def from_evaluation(cls, evaluation: Evaluation) -> Self | None:

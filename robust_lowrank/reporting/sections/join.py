@@ -55,7 +55,7 @@ class Join(EvaluationSection):
     networks: pd.DataFrame
     layers: pd.DataFrame
     report = "comparison"
-    place = 90
+    place = 15
     slug = "join"
     heading = "Conditioning and robustness"
 

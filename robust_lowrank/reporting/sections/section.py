@@ -21,6 +21,7 @@ class Section:
     slug: str  # its anchor, unique on the page
     heading: str
     template = "section"  # in templates/sections
+    folded = False  # whether the page shows its title and statement alone until it is asked for more
     leading = False  # whether its figures lead the list of files
     notes: tuple[str, ...] = ()  # what a reader has to know
     pictures: tuple[Picture, ...] = ()
@@ -33,6 +34,11 @@ class Section:
     @property
     def title(self) -> str:
         """The title above it."""
+        return self.heading
+
+    @property
+    def entry(self) -> str:
+        """Its entry in the contents."""
         return self.heading
 
     @property

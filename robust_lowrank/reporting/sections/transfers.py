@@ -30,6 +30,7 @@ class Transfers(EvaluationSection):
     place = 50
     slug = "transfer"
     heading = "Transfer"
+    folded = True
 
     @classmethod
     def from_evaluation(cls, evaluation: Evaluation) -> Self | None:
