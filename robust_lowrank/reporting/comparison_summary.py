@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from robust_lowrank import numbers
 from robust_lowrank.errors import UserError
-from robust_lowrank.reporting.comparing.comparisons import ALPHA, Contrast, Tests, contrast
+from robust_lowrank.reporting.comparing.comparisons import ALPHA, Tests, correction
+from robust_lowrank.reporting.comparing.contrasts import Contrast, contrast
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation, Mean
 from robust_lowrank.reporting.comparing.evidence import Evidence
@@ -41,7 +42,7 @@ def summarise(evidence: Evidence) -> Summary:
         )
     rival, theirs = next((pair for pair in rest if _is_dense(evaluation, pair[0])), rest[0])
     tests = evidence.tests(evaluation)
-    tested = contrast(tests.get(eps, ()), best, rival)
+    tested = contrast(tests, eps, best, rival)
     front = Fronts(evaluation).describe("parameters")
     return Summary(
         headline=_headline(evaluation, eps, (best, leading), (rival, theirs), tested),
@@ -100,10 +101,9 @@ def _evidence(evaluation: Evaluation, gap: str, tested: Contrast | None) -> str:
 
 
 def _p(tested: Contrast) -> str:
-    corrected = f"Holm-corrected over {tested.family} comparisons" if tested.family > 1 else "the only comparison"
     value = numbers.p_value(tested.p)
     joint = f"p {value}" if tested.pairs == 1 else f"largest p {value} of {tested.pairs} pairs of runs"
-    return f"{joint} ({corrected})"
+    return f"{joint} ({correction(tested.family)})"
 
 
 def _others(evaluation: Evaluation, eps: float, best: str, rival: str, tests: Tests) -> list[Statement]:
@@ -113,7 +113,7 @@ def _others(evaluation: Evaluation, eps: float, best: str, rival: str, tests: Te
     others = [name for name in means if name not in (best, rival)]
     above, below, open_ = [], [], []
     for name in others:
-        tested = contrast(tests.get(eps, ()), name, reference)
+        tested = contrast(tests, eps, name, reference)
         if tested is None:
             continue
         p = numbers.p_value(tested.p)
@@ -124,7 +124,7 @@ def _others(evaluation: Evaluation, eps: float, best: str, rival: str, tests: Te
     equal = [
         f"{name} (p {numbers.p_value(tested.p)})"
         for name in (others if reference != best else ())
-        if (tested := contrast(tests.get(eps, ()), best, name)) and tested.better is None
+        if (tested := contrast(tests, eps, best, name)) and tested.better is None
     ]
     groups = (
         Statement("supported", f"Better than {reference}: {numbers.listing(above)}.") if above else None,
@@ -137,7 +137,7 @@ def _others(evaluation: Evaluation, eps: float, best: str, rival: str, tests: Te
 
 def _clean(evaluation: Evaluation, best: str, rival: str, tests: Tests) -> list[Statement]:
     ours, theirs = evaluation.mean(best, CLEAN), evaluation.mean(rival, CLEAN)
-    tested = contrast(tests.get(0.0, ()), best, rival)
+    tested = contrast(tests, 0.0, best, rival)
     if ours is None or theirs is None or tested is None:
         return []
     text = f"On clean examples {best} reaches {_accuracy(ours)} and {rival} {_accuracy(theirs)}"
@@ -149,7 +149,7 @@ def _clean(evaluation: Evaluation, best: str, rival: str, tests: Tests) -> list[
 def _power(evaluation: Evaluation, pair: tuple[str, str], tested: Contrast | None) -> list[Statement]:
     """Say which differences the evaluation's examples can show between networks that differ as often as this pair does.
 
-    Counted at the strictest level of Holm's correction, so that it holds for every comparison of the budget.
+    Counted at the strictest level of Holm's correction, so that it holds for every test of the report.
     """
     if tested is None:
         return []

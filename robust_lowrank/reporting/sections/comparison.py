@@ -7,7 +7,7 @@ from typing import Self
 
 from robust_lowrank import numbers
 from robust_lowrank.records import AuditFinding
-from robust_lowrank.reporting.comparing.comparisons import Comparison, Tests
+from robust_lowrank.reporting.comparing.comparisons import Comparison, Tests, correction
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
@@ -77,7 +77,11 @@ class ComparisonSection(EvaluationSection):
     @cached_property
     def tests(self) -> list[Table]:
         """The paired tests at each budget that has any."""
-        return [_paired_tests(self.evaluation, eps, comparisons) for eps, comparisons in self.paired.items() if comparisons]
+        return [
+            _paired_tests(self.evaluation, eps, comparisons)
+            for eps in (0.0, *self.evaluation.eps)
+            if (comparisons := self.paired.at(eps))
+        ]
 
     @cached_property
     def audit(self) -> Table:
@@ -124,7 +128,7 @@ def _paired_tests(evaluation: Evaluation, eps: float, comparisons: Sequence[Comp
     return Table(
         name=f"tests-{evaluation.slug}-{eps:g}",
         caption=f"Paired tests at {what}: exact McNemar, n = {numbers.count(evaluation.examples)}, "
-        f"Holm-corrected over {numbers.times(len(comparisons), 'comparison')}; "
+        f"{correction(comparisons[0].family)}; "
         "95 % intervals (paired bootstrap) below the differences.",
         columns=(
             *words("Compared"),

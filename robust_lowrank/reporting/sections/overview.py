@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import Self
 
 from robust_lowrank import numbers
-from robust_lowrank.reporting.comparing.comparisons import Tests, leaders
+from robust_lowrank.reporting.comparing.comparisons import Tests
+from robust_lowrank.reporting.comparing.contrasts import leaders
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
@@ -64,14 +65,14 @@ class Networks(Section):
     @cached_property
     def table(self) -> Table:
         """The overview."""
-        return overview_table(self.entries, None, {})
+        return overview_table(self.entries, None, Tests())
 
 
 def overview_table(entries: Sequence[Entry], evaluation: Evaluation | None, tests: Tests) -> Table:
     """Show size, accuracies with intervals and conditioning, a row a run; `evaluation` is None where no run was attacked."""
     budgets = [numbers.budget(eps) for eps in evaluation.eps] if evaluation else []
     group = f"Worst case, %, at {numbers.norm(evaluation.norm)} eps" if evaluation else ""
-    best = {eps: leaders(evaluation, eps, comparisons) for eps, comparisons in tests.items()} if evaluation else {}
+    best = {eps: leaders(evaluation, tests, eps) for eps in (0.0, *evaluation.eps)} if evaluation else {}
     return Table(
         name=f"comparison-{evaluation.slug}" if evaluation else "comparison",
         caption=_caption(evaluation),

@@ -1,0 +1,46 @@
+"""Contrasts say of two methods, each with one run or several, which is better."""
+
+from dataclasses import dataclass
+
+from robust_lowrank.reporting.comparing.comparisons import Tests
+from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The result of all pairs of runs together, of one series against another."""
+
+    p: float  # the largest corrected p-value
+    pairs: int  # of runs
+    family: int
+    discordance: float  # share of the examples on which one is right and the other wrong, mean over the pairs
+    better: str | None  # the series that is better in every pair
+
+
+def contrast(tests: Tests, eps: float, one: str, other: str) -> Contrast | None:
+    """Return the joint result of the tests between two series at a budget, or None where there are none."""
+    between = [test for test in tests.at(eps) if {test.first.series, test.second.series} == {one, other}]
+    if not between:
+        return None
+    better = {test.better.series if test.better else None for test in between}
+    return Contrast(
+        p=max(test.adjusted for test in between),
+        pairs=len(between),
+        family=between[0].family,
+        discordance=sum((test.only_first + test.only_second) / test.examples for test in between) / len(between),
+        better=better.pop() if len(better) == 1 else None,
+    )
+
+
+def leaders(evaluation: Evaluation, tests: Tests, eps: float) -> set[str]:
+    """Return the best series at a budget and those which the tests cannot tell from it.
+
+    Empty where no series is significantly worse than the best: then nothing deserves to stand out.
+    """
+    attack = CLEAN if eps == 0 else WORST
+    means = {name: mean.value for name in evaluation.series if (mean := evaluation.mean(name, attack, eps))}
+    if not means:
+        return set()
+    best = max(means, key=lambda name: means[name])
+    worse = {name for name in means if (c := contrast(tests, eps, best, name)) and c.better == best}
+    return set(means) - worse if worse else set()
