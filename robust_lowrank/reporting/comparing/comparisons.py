@@ -1,4 +1,4 @@
-"""Comparisons say which of two networks is better: paired bootstrap and exact McNemar tests."""
+"""Comparisons say which of two networks, or of two methods over their seeds, is better, and how sure that is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
-from robust_lowrank.statistics import Bounds, Interval, holm, pairwise
+from robust_lowrank.statistics import Bounds, Interval, holm, pairwise, seed_difference
 
 ALPHA = 0.05
 
@@ -50,6 +50,34 @@ class Comparison(Tested):
         return better if self.supported else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeedComparison(Tested):
+    """Two series over their seeds: the accuracies of runs are draws from normal distributions, and a t-test compares their means.
+
+    Unresolved examples are decided against either series, and the larger p-value counts.
+    """
+
+    first: str
+    second: str
+    seeds: tuple[int, int]
+    paired: bool  # both have the same seeds
+
+    @property
+    def better(self) -> str | None:
+        """The better series, where the test supports one."""
+        better = self.first if self.difference.value > 0 else self.second
+        return better if self.supported else None
+
+    @property
+    def title(self) -> str:
+        """The test in words, such as `paired t-test over 5 seeds`."""
+        return (
+            f"paired t-test over {self.seeds[0]} seeds"
+            if self.paired
+            else "Welch's t-test over {} and {} seeds".format(*self.seeds)
+        )
+
+
 _T = TypeVar("_T", bound=Tested)
 
 
@@ -57,6 +85,7 @@ class Tests(NamedTuple):
     """All tests of one evaluation."""
 
     attacked: tuple[Comparison, ...] = ()  # at every eps, and at 0 of clean accuracy
+    seeds: tuple[SeedComparison, ...] = ()  # likewise, of series that have several seeds each
     proved: tuple[Comparison, ...] = ()  # of what is certified
 
     def at(self, eps: float) -> tuple[Comparison, ...]:
@@ -101,6 +130,38 @@ def compare(evaluation: Evaluation, eps: float) -> tuple[Comparison, ...]:
         for common in [frame.reindex(examples)]
     }
     return compare_verdicts(pairs, verdicts, eps)
+
+
+def compare_seeds(evaluation: Evaluation, eps: float) -> tuple[SeedComparison, ...]:
+    """Test every pair of series with two seeds or more at one budget, or at 0 on clean examples."""
+    members = {name: _members(evaluation, name, eps) for name in evaluation.series}
+    several = [name for name in members if len(members[name]) > 1]
+    return tuple(_over_seeds(evaluation, eps, members[first], members[second]) for first, second in combinations(several, 2))
+
+
+def _over_seeds(evaluation: Evaluation, eps: float, first: list[Entry], second: list[Entry]) -> SeedComparison:
+    seeds = [[entry.run.record.seed for entry in members] for members in (first, second)]
+    paired = seeds[0] == seeds[1] and len(set(seeds[0])) == len(seeds[0])
+    (a_least, a_most), (b_least, b_most) = (_accuracies(evaluation, members, eps) for members in (first, second))
+    lowest = seed_difference(a_least, b_most, paired=paired)
+    highest = seed_difference(a_most, b_least, paired=paired)
+    least = min(lowest.difference.value, highest.difference.value, key=abs)
+    open_ = lowest.difference.value < 0 < highest.difference.value
+    return SeedComparison(
+        eps=eps,
+        first=first[0].series,
+        second=second[0].series,
+        seeds=(len(first), len(second)),
+        paired=paired,
+        difference=Interval(0.0 if open_ else least, lowest.difference.low, highest.difference.high),
+        p=1.0 if open_ else max(lowest.p, highest.p),
+    )
+
+
+def _accuracies(evaluation: Evaluation, members: list[Entry], eps: float) -> tuple[list[float], list[float]]:
+    """Return the accuracy of each run with its unresolved examples broken, and with them robust."""
+    held = [evaluation.held(entry, eps) for entry in members]
+    return [float(frame["least"].mean()) for frame in held], [float(frame["most"].mean()) for frame in held]
 
 
 def compare_verdicts(pairs: Sequence[tuple[Entry, Entry]], verdicts: Mapping[str, Bounds], eps: float) -> tuple[Comparison, ...]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from robust_lowrank.reporting.comparing.comparisons import Tests
+from robust_lowrank.reporting.comparing.comparisons import SeedComparison, Tests
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
 
 
@@ -10,11 +10,35 @@ from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluat
 class Contrast:
     """The result of all pairs of runs together, of one series against another."""
 
-    p: float  # the largest corrected p-value
+    p: float  # the largest corrected p-value of the pairs
     pairs: int  # of runs
     family: int
     discordance: float  # share of the examples on which one is right and the other wrong, mean over the pairs
-    better: str | None  # the series that is better in every pair
+    over_examples: str | None  # the series that is better in every pair of runs
+    over_seeds: SeedComparison | None  # the test over seeds, where both series have several
+
+    @property
+    def better(self) -> str | None:
+        """The series that is better by all tests: in every pair of runs and, where both have several, over their seeds."""
+        agreed = self.over_seeds is None or self.over_seeds.better == self.over_examples
+        return self.over_examples if agreed else None
+
+    @property
+    def better_somehow(self) -> str | None:
+        """The series that is better by either kind of test, where the other does not contradict it."""
+        found = {self.over_examples, self.over_seeds.better if self.over_seeds else None} - {None}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def basis(self) -> str:
+        """What supports the difference, in words, where both have several seeds; empty where examples alone can."""
+        if self.over_seeds is None:
+            return ""
+        if self.better:
+            return "over examples and over seeds"
+        if self.better_somehow is None:
+            return "neither over examples nor over seeds"
+        return "over examples, not over seeds" if self.over_examples else "over seeds, not over examples in every pair of runs"
 
 
 def contrast(tests: Tests, eps: float, one: str, other: str) -> Contrast | None:
@@ -28,7 +52,8 @@ def contrast(tests: Tests, eps: float, one: str, other: str) -> Contrast | None:
         pairs=len(between),
         family=between[0].family,
         discordance=sum((test.only_first + test.only_second) / test.examples for test in between) / len(between),
-        better=better.pop() if len(better) == 1 else None,
+        over_examples=better.pop() if len(better) == 1 else None,
+        over_seeds=next((test for test in tests.seeds if test.eps == eps and {test.first, test.second} == {one, other}), None),
     )
 
 

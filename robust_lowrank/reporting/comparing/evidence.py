@@ -6,7 +6,7 @@ from functools import cached_property
 
 from robust_lowrank.records import Run
 from robust_lowrank.reporting.comparing.brackets import compare_proved, find_brackets
-from robust_lowrank.reporting.comparing.comparisons import Tests, compare, corrected
+from robust_lowrank.reporting.comparing.comparisons import Tests, compare, compare_seeds, corrected
 from robust_lowrank.reporting.comparing.entries import Entry, arrange
 from robust_lowrank.reporting.comparing.evaluations import Evaluation, find_evaluations
 
@@ -48,7 +48,9 @@ def gather(runs: Sequence[Run]) -> Evidence:
 
 
 def _tested(evaluation: Evaluation) -> Tests:
+    budgets = (0.0, *evaluation.eps)
     return Tests(
-        attacked=tuple(test for eps in (0.0, *evaluation.eps) for test in compare(evaluation, eps)),
+        attacked=tuple(test for eps in budgets for test in compare(evaluation, eps)),
+        seeds=tuple(test for eps in budgets for test in compare_seeds(evaluation, eps)),
         proved=compare_proved(evaluation, find_brackets(evaluation)),
     )
