@@ -33,13 +33,21 @@ _SEEK_NEAREST = ("deepfool", "fab")
 
 
 class Parameters(BaseModel, extra="forbid"):
-    """Parameter counts of a network; `removed` and `rank_fraction` are the two things that papers call compression."""
+    """Parameter counts of a network; `removed` and `rank_fraction` are the two things that papers call compression.
+
+    Both are of the factored layers as trained; what reports call removed is `saved`, of the whole network as it is stored.
+    """
 
     total: Count  # all parameters as stored for training, layers that stayed dense included
     dense: Count  # of the dense network
     inference: Count  # with S merged into a factor where that is smaller, or the dense matrix where that is smallest
     removed: Annotated[Finite, Field(le=1)]  # 1 - (r(n+m) + r^2) / nm over the factored layers' weights; 0 without any
     rank_fraction: Size  # mean of r / min(n, m) over the factored layers; 1 without any
+
+    @property
+    def saved(self) -> float:
+        """How many parameters fewer the network has for inference than the dense one, as a share of these."""
+        return 1 - self.inference / self.dense if self.dense else 0.0
 
 
 class Latency(BaseModel, extra="forbid"):

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 from robust_lowrank import numbers
 from robust_lowrank.errors import UserError
-from robust_lowrank.reporting.comparing.comparisons import ALPHA, Contrast, Tests, contrast
+from robust_lowrank.reporting.comparing.beside import beside
+from robust_lowrank.reporting.comparing.comparisons import ALPHA, Tests, correction
+from robust_lowrank.reporting.comparing.contrasts import Contrast, contrast
 from robust_lowrank.reporting.comparing.entries import Entry
-from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation, Mean
+from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.comparing.pareto import Fronts
+from robust_lowrank.reporting.comparing.remarks import remarks, unfinished
 from robust_lowrank.reporting.comparing.spectra import conditioning
 from robust_lowrank.reporting.formats.statements import Statement, Summary
 from robust_lowrank.reporting.sections.certificates import Certificates, statements
@@ -24,54 +27,56 @@ def summarise(evidence: Evidence) -> Summary:
         return Summary(
             headline="None of these networks has been attacked: nothing is known about their robustness.",
             evidence="Attack them with 'rlr-eval attack RUN' and make the report again.",
-            statements=(*_unfinished(entries), *_conditioning(entries)),
+            statements=(*unfinished(entries), *_conditioning(entries)),
         )
     evaluation = evaluations[0]
     eps = evaluation.headline_eps
     ranking = _ranking(evaluation, eps)
     if not ranking:
-        return Summary(f"The evaluation with {evaluation.title} holds no worst-case accuracy.", "", _remarks(entries, evaluations))
-    (best, leading), *rest = ranking
+        return Summary(f"The evaluation with {evaluation.title} holds no worst-case accuracy.", "", remarks(entries, evaluations))
+    best, *rest = ranking
     certified = [statement for section in Certificates.find(evidence) for statement in statements(section)]
     if not rest:
         return Summary(
-            headline=f"{best} holds {_accuracy(leading)} {_conditions(evaluation, eps)}.",
+            headline=f"{best} holds {_accuracy(evaluation, best, WORST, eps)} {_conditions(evaluation, eps)}.",
             evidence=f"n = {numbers.count(evaluation.examples)} examples. One method alone: there is nothing to compare it with.",
-            statements=(*certified, *_conditioning(entries), *_remarks(entries, evaluations)),
+            statements=(*certified, *_conditioning(entries), *remarks(entries, evaluations)),
         )
-    rival, theirs = next((pair for pair in rest if _is_dense(evaluation, pair[0])), rest[0])
+    rival = next((name for name in rest if _is_dense(evaluation, name)), rest[0])
     tests = evidence.tests(evaluation)
-    tested = contrast(tests.get(eps, ()), best, rival)
+    tested = contrast(tests, eps, best, rival)
     front = Fronts(evaluation).describe("parameters")
     return Summary(
-        headline=_headline(evaluation, eps, (best, leading), (rival, theirs), tested),
-        evidence=_evidence(evaluation, _gap(leading, theirs), tested),
+        headline=_headline(evaluation, tests, best, rival),
+        evidence=_evidence(evaluation, best, rival, tested),
         statements=(
-            *_others(evaluation, eps, best, rival, tests),
-            *_clean(evaluation, best, rival, tests),
+            *_others(evaluation, tests, ranking, rival),
+            *_clean(evaluation, tests, best, rival),
             *_power(evaluation, (best, rival), tested),
             *certified,
             *_size(evaluation, best),
             *([Statement("note", front)] if front else []),
             *_conditioning(entries),
-            *_remarks(entries, evaluations),
+            *remarks(entries, evaluations),
         ),
     )
 
 
-def _headline(
-    evaluation: Evaluation, eps: float, first: tuple[str, Mean], second: tuple[str, Mean], tested: Contrast | None
-) -> str:
-    (best, ours), (rival, theirs) = first, second
+def _headline(evaluation: Evaluation, tests: Tests, best: str, rival: str) -> str:
+    eps = evaluation.headline_eps
+    tested = contrast(tests, eps, best, rival)
+    ours, theirs = (_accuracy(evaluation, name, WORST, eps) for name in (best, rival))
     conditions = _conditions(evaluation, eps)
-    if tested is None or tested.better != best:
-        return f"{best} and {rival} cannot be told apart: {_accuracy(ours)} against {_accuracy(theirs)} {conditions}."
-    return f"{best} holds {_accuracy(ours)} {conditions}, {_gap(ours, theirs)} more than {rival} ({_accuracy(theirs)})."
+    if tested is None or tested.better_somehow != best:
+        return f"{best} and {rival} cannot be told apart: {ours} against {theirs} {conditions}."
+    text = f"{best} holds {ours} {conditions}, {_gap(evaluation, best, rival, eps)} more than {rival} ({theirs})"
+    text += _and(beside(evaluation, tests, eps, best, rival))
+    return f"{text}." if tested.better else f"{text}: supported {tested.basis}."
 
 
-def _ranking(evaluation: Evaluation, eps: float) -> list[tuple[str, Mean]]:
-    means = [(name, mean) for name in evaluation.series if (mean := evaluation.mean(name, WORST, eps))]
-    return sorted(means, key=lambda pair: pair[1].value, reverse=True)
+def _ranking(evaluation: Evaluation, eps: float) -> list[str]:
+    means = {name: mean.value for name in evaluation.series if (mean := evaluation.mean(name, WORST, eps))}
+    return sorted(means, key=lambda name: means[name], reverse=True)
 
 
 def _conditions(evaluation: Evaluation, eps: float) -> str:
@@ -80,76 +85,116 @@ def _conditions(evaluation: Evaluation, eps: float) -> str:
     return f"{under} at {numbers.norm(evaluation.norm)} eps {numbers.budget(eps)}"
 
 
-def _accuracy(mean: Mean) -> str:
+def _accuracy(evaluation: Evaluation, series: str, attack: str, eps: float = 0.0) -> str:
+    mean, interval = evaluation.mean(series, attack, eps), evaluation.interval_of(series, attack, eps)
+    if mean is None or interval is None:
+        return "–"
     unresolved = f", {numbers.count(mean.unresolved)} unresolved" if mean.unresolved else ""
     seeds = f" on average over {mean.seeds} seeds" if mean.seeds > 1 else ""
-    return f"{numbers.accuracy(mean.value, mean.most)} % {numbers.interval(mean.low, mean.high)}{seeds}{unresolved}"
+    return f"{numbers.accuracy(mean.value, mean.most)} % {numbers.interval(interval.low, interval.high)}{seeds}{unresolved}"
 
 
-def _gap(ours: Mean, theirs: Mean) -> str:
-    return numbers.gap(ours.value - theirs.most, ours.most - theirs.value)
+def _gap(evaluation: Evaluation, one: str, other: str, eps: float) -> str:
+    ours, theirs = (evaluation.mean(name, WORST if eps else CLEAN, eps) for name in (one, other))
+    return numbers.gap(ours.value - theirs.most, ours.most - theirs.value) if ours and theirs else "–"
 
 
-def _evidence(evaluation: Evaluation, gap: str, tested: Contrast | None) -> str:
+def _and(beside: str) -> str:
+    return f", {beside}" if beside else ""
+
+
+def _evidence(evaluation: Evaluation, best: str, rival: str, tested: Contrast | None) -> str:
     if tested is None:
         return "No paired test between the two was possible."
+    gap = _gap(evaluation, best, rival, evaluation.headline_eps)
     test = f"paired exact McNemar test on the same {numbers.count(evaluation.examples)} examples, {_p(tested)}"
-    if tested.better:
-        return f"The difference is statistically supported: {test}."
-    return f"Their difference of {gap} is not statistically supported: {test}."
+    if tested.over_seeds is None:
+        supported, basis = tested.better == best, ""
+    else:
+        supported, basis = tested.better_somehow == best, f" {tested.basis}"
+    if supported:
+        text = f"The difference is statistically supported{basis}: {test}."
+    elif basis:
+        text = f"Their difference of {gap} is statistically supported{basis}: {test}."
+    else:
+        text = f"Their difference of {gap} is not statistically supported: {test}."
+    repeated = any((mean := evaluation.mean(name, CLEAN)) and mean.seeds > 1 for name in (best, rival))
+    return f"{text} Averages over seeds have 95 % t-intervals." if repeated else text
 
 
 def _p(tested: Contrast) -> str:
-    corrected = f"Holm-corrected over {tested.family} comparisons" if tested.family > 1 else "the only comparison"
     value = numbers.p_value(tested.p)
     joint = f"p {value}" if tested.pairs == 1 else f"largest p {value} of {tested.pairs} pairs of runs"
-    return f"{joint} ({corrected})"
+    seeds = tested.over_seeds
+    over_seeds = f"; {seeds.title}, p {numbers.p_value(seeds.adjusted)}" if seeds else ""
+    return f"{joint}{over_seeds} ({correction(tested.family)})"
 
 
-def _others(evaluation: Evaluation, eps: float, best: str, rival: str, tests: Tests) -> list[Statement]:
+def _others(evaluation: Evaluation, tests: Tests, ranking: list[str], rival: str) -> list[Statement]:
     """Compare the others with the dense network, or the best where there is none; then say who equals the best."""
+    eps, best = evaluation.headline_eps, ranking[0]
     reference = rival if _is_dense(evaluation, rival) else best
-    means = dict(_ranking(evaluation, eps))
-    others = [name for name in means if name not in (best, rival)]
-    above, below, open_ = [], [], []
+    others = [name for name in ranking if name not in (best, rival)]
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}  # what is said of a name and beside it
     for name in others:
-        tested = contrast(tests.get(eps, ()), name, reference)
+        tested = contrast(tests, eps, name, reference)
         if tested is None:
             continue
-        p = numbers.p_value(tested.p)
-        if tested.better is None:
-            open_.append(f"{name} ({numbers.accuracy(means[name].value, means[name].most)} %, p {p})")
+        p = _p_of(tested)
+        if tested.better_somehow is None:
+            mean = evaluation.mean(name, WORST, eps)
+            accuracy = numbers.accuracy(mean.value, mean.most) if mean else "–"
+            groups.setdefault(("", ""), []).append((f"{name} ({accuracy} %, {p}", ""))
         else:
-            (above if tested.better == name else below).append(f"{name} ({_gap(means[name], means[reference])}, p {p})")
+            key = "Better" if tested.better_somehow == name else "Worse", tested.basis if not tested.better else ""
+            said = f"{name} ({_gap(evaluation, name, reference, eps)}, {p}"
+            groups.setdefault(key, []).append((said, beside(evaluation, tests, eps, name, reference)))
+    order = sorted(groups, key=lambda key: (key[0] == "", key[1] != "", key[0]))
+    found = [_group(reference, *key, groups[key]) for key in order]
     equal = [
-        f"{name} (p {numbers.p_value(tested.p)})"
+        f"{name} ({_p_of(tested)})"
         for name in (others if reference != best else ())
-        if (tested := contrast(tests.get(eps, ()), best, name)) and tested.better is None
+        if (tested := contrast(tests, eps, best, name)) and tested.better_somehow is None
     ]
-    groups = (
-        Statement("supported", f"Better than {reference}: {numbers.listing(above)}.") if above else None,
-        Statement("supported", f"Worse than {reference}: {numbers.listing(below)}.") if below else None,
-        Statement("open", f"Not distinguishable from {reference} on these examples: {numbers.listing(open_)}.") if open_ else None,
-        Statement("open", f"Not distinguishable from {best}: {numbers.listing(equal)}.") if equal else None,
-    )
-    return [statement for statement in groups if statement]
+    return [*found, *([Statement("open", f"Not distinguishable from {best}: {numbers.listing(equal)}.")] if equal else [])]
 
 
-def _clean(evaluation: Evaluation, best: str, rival: str, tests: Tests) -> list[Statement]:
-    ours, theirs = evaluation.mean(best, CLEAN), evaluation.mean(rival, CLEAN)
-    tested = contrast(tests.get(0.0, ()), best, rival)
-    if ours is None or theirs is None or tested is None:
+def _group(reference: str, direction: str, basis: str, members: list[tuple[str, str]]) -> Statement:
+    """Say of several methods how they compare with one, and what else sets them apart once if it is the same for all."""
+    if not direction:
+        listed = numbers.listing([f"{said})" for said, _ in members])
+        return Statement("open", f"Not distinguishable from {reference} on these examples: {listed}.")
+    shared = members[0][1] if len(members) > 1 and len({also for _, also in members}) == 1 else ""
+    listed = numbers.listing([f"{said})" if shared or not also else f"{said}, {also})" for said, also in members])
+    text = f"{direction} than {reference}{f' {basis}' if basis else ''}{f', each {shared}' if shared else ''}: {listed}."
+    return Statement("open" if basis else "supported", text)
+
+
+def _p_of(tested: Contrast) -> str:
+    seeds = f", over seeds p {numbers.p_value(tested.over_seeds.adjusted)}" if tested.over_seeds else ""
+    return f"p {numbers.p_value(tested.p)}{seeds}"
+
+
+def _clean(evaluation: Evaluation, tests: Tests, best: str, rival: str) -> list[Statement]:
+    tested = contrast(tests, 0.0, best, rival)
+    if tested is None:
         return []
-    text = f"On clean examples {best} reaches {_accuracy(ours)} and {rival} {_accuracy(theirs)}"
-    if tested.better is None:
-        return [Statement("open", f"{text}; the test cannot tell these apart: {_p(tested)}.")]
-    return [Statement("supported", f"{text}: {tested.better} is better by {_gap(ours, theirs)}, {_p(tested)}.")]
+    ours, theirs = (_accuracy(evaluation, name, CLEAN) for name in (best, rival))
+    text = f"On clean examples {best} reaches {ours} and {rival} {theirs}"
+    better = tested.better_somehow
+    if better is None:
+        return [Statement("open", f"{text}; the tests cannot tell these apart: {_p(tested)}.")]
+    basis = f" {tested.basis}" if tested.basis else ""
+    also = _and(beside(evaluation, tests, 0.0, better, rival if better == best else best))
+    text = f"{text}: {better} is better by {_gap(evaluation, best, rival, 0.0)}{also};{basis} {_p(tested)}."
+    return [Statement("supported" if tested.better else "open", text)]
 
 
 def _power(evaluation: Evaluation, pair: tuple[str, str], tested: Contrast | None) -> list[Statement]:
     """Say which differences the evaluation's examples can show between networks that differ as often as this pair does.
 
-    Counted at the strictest level of Holm's correction, so that it holds for every comparison of the budget.
+    Counted at the strictest level of Holm's correction, so that it holds for every test of the report. A smaller difference may be
+    supported all the same, for 80 % is not the least chance to find one: the power therefore comes first.
     """
     if tested is None:
         return []
@@ -160,8 +205,8 @@ def _power(evaluation: Evaluation, pair: tuple[str, str], tested: Contrast | Non
         return [Statement("note", f"{examples} examples are too few to show any difference, however large.")]
     needed = numbers.count(examples_to_see(_POINT, discordance=tested.discordance, alpha=alpha))
     text = (
-        f"{examples} examples can show differences from {numbers.points(smallest)} on; to see 1 point you need {needed} examples "
-        f"(power 80 %, p corrected, for networks that disagree on {numbers.percent(tested.discordance)} % of the examples, "
+        f"With power 80 %, {examples} examples show differences from {numbers.points(smallest)} on, and 1 point takes {needed} "
+        f"examples (p corrected, for two networks that disagree on {numbers.percent(tested.discordance)} % of the examples, "
         f"as {pair[0]} and {pair[1]} do)."
     )
     return [Statement("note", text)]
@@ -169,13 +214,11 @@ def _power(evaluation: Evaluation, pair: tuple[str, str], tested: Contrast | Non
 
 def _size(evaluation: Evaluation, best: str) -> list[Statement]:
     parameters = next(entry for entry in evaluation.entries if entry.series == best).run.record.parameters
-    if not parameters.removed:
+    if not parameters.saved:
         return []
-    share = numbers.percent(parameters.inference / parameters.dense)
     text = (
-        f"{best} stores {numbers.count(parameters.inference)} parameters, {share} % of the dense network's "
-        f"{numbers.count(parameters.dense)}. As trained, with every factor, its compressed layers have "
-        f"{numbers.percent(parameters.removed)} % fewer weights."
+        f"{best} stores {numbers.count(parameters.inference)} parameters for inference, "
+        f"{numbers.percent(parameters.saved)} % fewer than the dense network's {numbers.count(parameters.dense)}."
     )
     return [Statement("note", text)]
 
@@ -191,104 +234,6 @@ def _conditioning(entries: Sequence[Entry]) -> list[Statement]:
         calm, ours = min(compressed, key=lambda pair: pair[1].factored_worst)
         text += f" No compressed layer of {calm.name} exceeds {numbers.quantity(ours.factored_worst)}."
     return [Statement("note", text)]
-
-
-def _remarks(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> tuple[Statement, ...]:
-    return (
-        *_failures(evaluations),
-        *_slower(entries),
-        *_unresolved(evaluations),
-        *_sampled(evaluations),
-        *_unfinished(entries),
-        *_missing(entries, evaluations),
-        *_one_seed(evaluations[0]),
-    )
-
-
-def _failures(evaluations: Sequence[Evaluation]) -> list[Statement]:
-    texts = []
-    for evaluation in evaluations:
-        records = {entry.name: evaluation.results[entry.name].record for entry in evaluation.entries}
-        statuses = {name: {finding.status for finding in record.audit} for name, record in records.items()}
-        failed = [name for name in statuses if "fail" in statuses[name]]
-        warned = [name for name in statuses if "warn" in statuses[name] and name not in failed]
-        audit = f"The audit of {evaluation.title}"
-        if failed:
-            texts.append(f"{audit} failed for {evaluation.listing(failed)}: do not quote these numbers.")
-        if warned:
-            texts.append(f"{audit} has warnings for {evaluation.listing(warned)}: read them below.")
-    return [Statement("warning", text) for text in texts]
-
-
-def _slower(entries: Sequence[Entry]) -> list[Statement]:
-    """Name the networks that take longer than the dense one in three of four passes, at some size of a batch."""
-    texts = []
-    for entry in entries:
-        latencies = entry.run.record.costs.latencies if entry.run.record.costs and entry.run.record.method != "dense" else []
-        slow = [latency for latency in latencies if latency.ratio_low is not None and latency.ratio_low > 1]
-        if slow:
-            times = [f"{numbers.quantity(each.relative or 1)} for {_batch(each.batch)}" for each in slow]
-            texts.append(f"{entry.name} ({numbers.listing(times)})")
-    if not texts:
-        return []
-    return [Statement("warning", f"Slower than the dense network in inference, by the factors given: {numbers.listing(texts)}.")]
-
-
-def _batch(size: int) -> str:
-    return "one example" if size == 1 else f"a batch of {size}"
-
-
-def _unresolved(evaluations: Sequence[Evaluation]) -> list[Statement]:
-    return [
-        Statement(
-            "warning",
-            f"The budget of {evaluation.title} ran out before {numbers.count(evaluation.unresolved)} verdicts: "
-            "these accuracies are ranges.",
-        )
-        for evaluation in evaluations
-        if evaluation.unresolved
-    ]
-
-
-def _sampled(evaluations: Sequence[Evaluation]) -> list[Statement]:
-    """Say what all of an ensemble would leave, where it was tried on a sample."""
-    texts = []
-    for evaluation in (each for each in evaluations if each.sampled):
-        eps = evaluation.headline_eps
-        worst = {entry.name: evaluation.accuracy(entry, WORST, eps) for entry in evaluation.entries}
-        least = [f"{name} {numbers.percent(each.least)} %" for name, each in worst.items() if each and each.least is not None]
-        if least:
-            texts.append(
-                f"Under {evaluation.title} all of aa-native ran on a random sample alone. At eps {numbers.budget(eps)} it "
-                f"would leave at least {numbers.listing(least)}, each with 95 % confidence."
-            )
-    return [Statement("note", text) for text in texts]
-
-
-def _unfinished(entries: Sequence[Entry]) -> list[Statement]:
-    names = [entry.name for entry in entries if entry.run.record.status != "complete"]
-    return [Statement("warning", f"Training was not finished: {numbers.listing(names)}.")] if names else []
-
-
-def _missing(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> list[Statement]:
-    attacked = {entry.name for evaluation in evaluations for entry in evaluation.entries}
-    names = [entry.name for entry in entries if entry.name not in attacked]
-    statements = [Statement("warning", f"Not attacked: {numbers.listing(names)}.")] if names else []
-    if len(evaluations) > 1:
-        others = numbers.listing([evaluation.title for evaluation in evaluations[1:]])
-        text = f"This summary speaks of {evaluations[0].title} alone; further below: {others}."
-        statements.append(Statement("note", f"{text} Different suites or examples are never compared with each other."))
-    return statements
-
-
-def _one_seed(evaluation: Evaluation) -> list[Statement]:
-    if len(evaluation.series) > 1 and not evaluation.repeated:
-        text = (
-            "One training run a method: the tests speak of these networks on examples like these, "
-            "not of how a method varies from seed to seed."
-        )
-        return [Statement("note", text)]
-    return []
 
 
 def _is_dense(evaluation: Evaluation, series: str) -> bool:

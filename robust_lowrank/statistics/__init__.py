@@ -6,7 +6,7 @@ from robust_lowrank.statistics.paired import mcnemar_exact, paired_difference
 from robust_lowrank.statistics.pairwise import Bounds, Comparison, holm, pairwise
 from robust_lowrank.statistics.power import detectable, examples_to_see, mcnemar_power
 from robust_lowrank.statistics.sampling import most_in_population
-from robust_lowrank.statistics.seeds import SeedSpread, over_seeds
+from robust_lowrank.statistics.seeds import SeedDifference, SeedSpread, over_seeds, seed_difference
 
 __all__ = [
     "LEAST_PAIRS",
@@ -14,6 +14,7 @@ __all__ = [
     "Comparison",
     "Interval",
     "RankCorrelation",
+    "SeedDifference",
     "SeedSpread",
     "bounded",
     "clopper_pearson",
@@ -27,5 +28,6 @@ __all__ = [
     "paired_difference",
     "pairwise",
     "rank_correlation",
+    "seed_difference",
     "wilson",
 ]

@@ -1,4 +1,4 @@
-"""Methods spread over seeds."""
+"""Methods spread over seeds, and are compared over them."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from robust_lowrank.statistics.intervals import Interval, require, require_confidence
+
+_SAME = 1e-12  # differences of accuracies below it are rounding
 
 
 class SeedSpread(NamedTuple):
@@ -21,6 +23,14 @@ class SeedSpread(NamedTuple):
         if self.deviation is None or self.interval is None:
             return f"{self.mean:.4g} (one seed: no spread is known)"
         return f"{self.mean:.4g} ± {self.deviation:.2g} over {self.seeds} seeds [{self.interval.low:.4g}, {self.interval.high:.4g}]"
+
+
+class SeedDifference(NamedTuple):
+    """Two methods a and b, each over several seeds."""
+
+    difference: Interval  # mean of a less mean of b, with its t-interval
+    p: float  # two-sided
+    paired: bool  # whether a run of a met the run of b of the same seed
 
 
 def over_seeds(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> SeedSpread:
@@ -51,3 +61,45 @@ def over_seeds(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -
     deviation = float(runs.std(ddof=1))
     half = float(t.ppf((1 + confidence) / 2, runs.size - 1)) * deviation / math.sqrt(runs.size)
     return SeedSpread(mean, runs.size, deviation, Interval(mean, mean - half, mean + half))
+
+
+def seed_difference(
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, *, paired: bool, confidence: float = 0.95
+) -> SeedDifference:
+    """Return the difference of two methods' means over seeds, with the p-value of a t-test: are the two the same on average?
+
+    Paired where both were run with the same seeds, in the same order: a paired t-test, which takes the differences within a seed as
+    draws from a normal distribution. Otherwise Welch's t-test, which takes the runs of each method as such draws, of any variances.
+    Where nothing varies between seeds, neither can be made: p is 1.
+
+    Example:
+        >>> found = seed_difference([0.71, 0.73, 0.72], [0.66, 0.67, 0.67], paired=True)
+        >>> round(found.difference.value, 3), round(found.p, 4)
+        (0.053, 0.0039)
+
+    Args:
+        a: one number a seed.
+        b: likewise; if paired as many.
+        paired: whether the values of one place have one seed.
+        confidence: of the interval.
+
+    Raises:
+        UserError: a method has fewer than two seeds, a value is not finite, paired methods have different numbers of seeds, or
+            `confidence` is not within (0, 1).
+
+    Source: Student 1908; Welch 1947; through scipy.
+    """
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    sound = all(each.ndim == 1 and each.size > 1 and bool(np.isfinite(each).all()) for each in (x, y))
+    require(sound, f"a test over seeds needs one finite number a seed and two seeds a method, not {x.tolist()} and {y.tolist()}")
+    require(not paired or x.size == y.size, f"a paired test needs the same seeds of both methods, not {x.size} and {y.size}")
+    require_confidence(confidence)
+    difference = float(x.mean() - y.mean())
+    varying = [np.ptp(x - y)] if paired else [np.ptp(x), np.ptp(y)]
+    if max(varying) < _SAME:
+        return SeedDifference(Interval(difference, difference, difference), 1.0, paired)
+    from scipy.stats import ttest_ind, ttest_rel
+
+    test = ttest_rel(x, y) if paired else ttest_ind(x, y, equal_var=False)
+    low, high = test.confidence_interval(confidence)  # pyright: ignore[reportAttributeAccessIssue]
+    return SeedDifference(Interval(difference, float(low), float(high)), float(test.pvalue), paired)  # pyright: ignore[reportAttributeAccessIssue]

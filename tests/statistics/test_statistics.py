@@ -22,6 +22,7 @@ from robust_lowrank.statistics import (
     over_seeds,
     paired_difference,
     pairwise,
+    seed_difference,
     wilson,
 )
 
@@ -217,6 +218,31 @@ def test_one_seed_has_no_spread():
 def test_a_spread_needs_numbers(values):
     with pytest.raises(UserError, match="one finite number a seed"):
         over_seeds(values)
+
+
+def test_methods_are_compared_over_seeds_by_a_t_test():
+    a, b = np.array([0.71, 0.74, 0.72]), np.array([0.68, 0.69, 0.70])
+    d = a - b
+    found = seed_difference(a, b, paired=True)
+    t = d.mean() / (d.std(ddof=1) / math.sqrt(3))
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(t), 2))
+    assert found.difference == pytest.approx((d.mean(), *stats.t.interval(0.95, 2, d.mean(), d.std(ddof=1) / math.sqrt(3))))
+    b = np.array([0.6, 0.7])
+    parts = a.var(ddof=1) / 3, b.var(ddof=1) / 2
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 1)  # Welch and Satterthwaite
+    found = seed_difference(a, b, paired=False)
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(a.mean() - b.mean()) / math.sqrt(sum(parts)), freedom))
+
+
+def test_seeds_that_make_no_difference_support_none():
+    assert seed_difference([0.7, 0.7], [0.6, 0.6], paired=False).p == 1
+    assert seed_difference([0.7, 0.8], [0.6, 0.7], paired=True).p == 1
+
+
+@pytest.mark.parametrize(("a", "b", "paired"), [([0.7], [0.6, 0.7], False), ([0.7, 0.8, 0.9], [0.6, 0.7], True)])
+def test_a_test_over_seeds_needs_seeds(a, b, paired):
+    with pytest.raises(UserError, match=r"a (paired )?test (over seeds )?needs"):
+        seed_difference(a, b, paired=paired)
 
 
 def test_every_pair_is_compared_and_corrected_together():

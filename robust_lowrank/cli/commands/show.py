@@ -65,8 +65,10 @@ def _say_head(seen: "Overview") -> None:
     if record.test_accuracy is not None:
         _say(f"Test accuracy {record.test_accuracy:.1%}")
     text = f"Parameters: {parameters.inference:,} for inference, {parameters.dense:,} dense"
+    if parameters.saved:
+        text += f", {parameters.saved:.1%} removed"
     if parameters.rank_fraction < 1:
-        text += f"; compressed layers have {parameters.rank_fraction:.1%} of full rank and {parameters.removed:.1%} fewer weights"
+        text += f"; compressed layers have {parameters.rank_fraction:.1%} of full rank"
     _say(text)
     if (costs := record.costs) is not None:
         times = (

@@ -1,13 +1,17 @@
 """Brackets hold an accuracy at every L2 radius between a proved lower and an attack's upper bound."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from robust_lowrank.records import Certificate
+from robust_lowrank.reporting.comparing.comparisons import Comparison, compare_verdicts
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
+from robust_lowrank.statistics import Bounds
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,29 @@ def find_brackets(evaluation: Evaluation) -> tuple[Bracket, ...]:
         return ()
     certified = [(entry, certificate) for entry in evaluation.entries for certificate in entry.run.certificates.values()]
     return tuple(bracket for pair in certified if (bracket := _bracket(evaluation, *pair)))
+
+
+def of_networks(brackets: Sequence[Bracket]) -> dict[str, Bracket]:
+    """Return the brackets that are true bounds, one a run, by the run's name."""
+    return {bracket.entry.name: bracket for bracket in brackets if bracket.bounds}
+
+
+def spoken_eps(evaluation: Evaluation, brackets: Sequence[Bracket]) -> float | None:
+    """Return the eps at which proofs are compared: the headline eps, or the largest below it at which anything is proved."""
+    falling = [eps for eps in reversed(evaluation.eps) if eps <= evaluation.headline_eps]
+    proved = of_networks(brackets).values()
+    return next((eps for eps in falling if any(bracket.between(eps)[0] for bracket in proved)), None)
+
+
+def compare_proved(evaluation: Evaluation, brackets: Sequence[Bracket]) -> tuple[Comparison, ...]:
+    """Test what is proved of every two of the networks that were certified on the same examples as the first of them."""
+    proved, eps = of_networks(brackets), spoken_eps(evaluation, brackets)
+    if eps is None:
+        return ()
+    first = next(iter(proved.values())).frame["example"].to_numpy()
+    same = [bracket for bracket in proved.values() if np.array_equal(bracket.frame["example"].to_numpy(), first)]
+    verdicts = {bracket.entry.name: Bounds(held, held) for bracket in same for held in [bracket.held(eps)]}
+    return compare_verdicts(list(combinations([bracket.entry for bracket in same], 2)), verdicts, eps)
 
 
 def _bracket(evaluation: Evaluation, entry: Entry, certificate: Certificate) -> Bracket | None:

@@ -1,18 +1,37 @@
-"""Comparisons say which of two networks is better: paired bootstrap and exact McNemar tests, Holm-corrected."""
+"""Comparisons say which of two networks, or of two methods over their seeds, is better, and how sure that is."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import combinations
+from typing import NamedTuple, TypeVar
 
+from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing.entries import Entry
-from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
-from robust_lowrank.statistics import Bounds, Interval, pairwise
+from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
+from robust_lowrank.statistics import Bounds, Interval, holm, pairwise, seed_difference
 
 ALPHA = 0.05
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """The test of one difference; until `corrected` has seen all tests of a report, it supports nothing."""
+
+    eps: float  # 0 is clean accuracy
+    difference: Interval  # of the first less the second, with its 95 % interval
+    p: float
+    adjusted: float = 1.0  # corrected by Holm's procedure over `family` tests
+    family: int = 0
+
+    @property
+    def supported(self) -> bool:
+        """True where the corrected p-value is below 5 %."""
+        return self.adjusted < ALPHA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Tested):
     """Two networks on the same examples; an example counts as right if it holds under every attack at `eps`.
 
     Unresolved examples count against a difference (`statistics.Comparison`): what is supported holds however they would turn out.
@@ -20,19 +39,9 @@ class Comparison:
 
     first: Entry
     second: Entry
-    eps: float  # 0 is clean accuracy
     examples: int
     only_first: int  # right by the first network alone
     only_second: int
-    difference: Interval  # accuracy of the first less that of the second, with its paired bootstrap interval
-    p: float
-    adjusted: float  # Holm-corrected over `family` comparisons
-    family: int
-
-    @property
-    def supported(self) -> bool:
-        """True where the corrected p-value is below 5 %."""
-        return self.adjusted < ALPHA
 
     @property
     def better(self) -> Entry | None:
@@ -41,22 +50,67 @@ class Comparison:
         return better if self.supported else None
 
 
-Tests = dict[float, tuple[Comparison, ...]]  # by eps, 0 for clean accuracy
+@dataclass(frozen=True, kw_only=True)
+class SeedComparison(Tested):
+    """Two series over their seeds: the accuracies of runs are draws from normal distributions, and a t-test compares their means.
+
+    Unresolved examples are decided against either series, and the larger p-value counts.
+    """
+
+    first: str
+    second: str
+    seeds: tuple[int, int]
+    paired: bool  # both have the same seeds
+
+    @property
+    def better(self) -> str | None:
+        """The better series, where the test supports one."""
+        better = self.first if self.difference.value > 0 else self.second
+        return better if self.supported else None
+
+    @property
+    def title(self) -> str:
+        """The test in words, such as `paired t-test over 5 seeds`."""
+        return (
+            f"paired t-test over {self.seeds[0]} seeds"
+            if self.paired
+            else "Welch's t-test over {} and {} seeds".format(*self.seeds)
+        )
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """The result of all pairs of runs together, of one series against another."""
+_T = TypeVar("_T", bound=Tested)
 
-    p: float  # the largest corrected p-value
-    pairs: int  # of runs
-    family: int
-    discordance: float  # share of the examples on which one is right and the other wrong, mean over the pairs
-    better: str | None  # the series that is better in every pair
+
+class Tests(NamedTuple):
+    """All tests of one evaluation."""
+
+    attacked: tuple[Comparison, ...] = ()  # at every eps, and at 0 of clean accuracy
+    seeds: tuple[SeedComparison, ...] = ()  # likewise, of series that have several seeds each
+    proved: tuple[Comparison, ...] = ()  # of what is certified
+
+    def at(self, eps: float) -> tuple[Comparison, ...]:
+        """Return the paired tests at a budget, or of clean accuracy at 0."""
+        return tuple(test for test in self.attacked if test.eps == eps)
+
+
+def corrected(tests: Mapping[str, Tests]) -> dict[str, Tests]:
+    """Return the tests of all of a report's evaluations, with p-values corrected by Holm's procedure over all of them together."""
+    everything = [test for groups in tests.values() for group in groups for test in group]
+    adjusted = iter(holm([test.p for test in everything]))
+
+    def correct(group: Sequence[_T]) -> tuple[_T, ...]:
+        return tuple(replace(test, adjusted=next(adjusted), family=len(everything)) for test in group)
+
+    return {name: Tests(*map(correct, groups)) for name, groups in tests.items()}
+
+
+def correction(family: int) -> str:
+    """Return in words over how many tests a p-value is corrected."""
+    return f"Holm-corrected over all {numbers.count(family)} tests of this report" if family > 1 else "the only test of this report"
 
 
 def compare(evaluation: Evaluation, eps: float) -> tuple[Comparison, ...]:
-    """Test every pair of series at one budget, seed by seed; all the tests of a budget are one family for Holm.
+    """Test every pair of series at one budget, seed by seed.
 
     Every run takes part: it meets the run of its own seed, or where there is none the one in its place, or the last.
     Verdicts are the worst case over the suite's attacks; `eps` 0 compares clean accuracy.
@@ -75,40 +129,57 @@ def compare(evaluation: Evaluation, eps: float) -> tuple[Comparison, ...]:
         for name, frame in held.items()
         for common in [frame.reindex(examples)]
     }
+    return compare_verdicts(pairs, verdicts, eps)
+
+
+def compare_seeds(evaluation: Evaluation, eps: float) -> tuple[SeedComparison, ...]:
+    """Test every pair of series with two seeds or more at one budget, or at 0 on clean examples."""
+    members = {name: _members(evaluation, name, eps) for name in evaluation.series}
+    several = [name for name in members if len(members[name]) > 1]
+    return tuple(_over_seeds(evaluation, eps, members[first], members[second]) for first, second in combinations(several, 2))
+
+
+def _over_seeds(evaluation: Evaluation, eps: float, first: list[Entry], second: list[Entry]) -> SeedComparison:
+    seeds = [[entry.run.record.seed for entry in members] for members in (first, second)]
+    paired = seeds[0] == seeds[1] and len(set(seeds[0])) == len(seeds[0])
+    (a_least, a_most), (b_least, b_most) = (_accuracies(evaluation, members, eps) for members in (first, second))
+    lowest = seed_difference(a_least, b_most, paired=paired)
+    highest = seed_difference(a_most, b_least, paired=paired)
+    least = min(lowest.difference.value, highest.difference.value, key=abs)
+    open_ = lowest.difference.value < 0 < highest.difference.value
+    return SeedComparison(
+        eps=eps,
+        first=first[0].series,
+        second=second[0].series,
+        seeds=(len(first), len(second)),
+        paired=paired,
+        difference=Interval(0.0 if open_ else least, lowest.difference.low, highest.difference.high),
+        p=1.0 if open_ else max(lowest.p, highest.p),
+    )
+
+
+def _accuracies(evaluation: Evaluation, members: list[Entry], eps: float) -> tuple[list[float], list[float]]:
+    """Return the accuracy of each run with its unresolved examples broken, and with them robust."""
+    held = [evaluation.held(entry, eps) for entry in members]
+    return [float(frame["least"].mean()) for frame in held], [float(frame["most"].mean()) for frame in held]
+
+
+def compare_verdicts(pairs: Sequence[tuple[Entry, Entry]], verdicts: Mapping[str, Bounds], eps: float) -> tuple[Comparison, ...]:
+    """Test pairs of networks by their verdicts on the same examples, which are given by name."""
     tests = pairwise(verdicts, pairs=[(first.name, second.name) for first, second in pairs])
     return tuple(
-        Comparison(first, second, eps, len(examples), t.only_a, t.only_b, t.difference, t.p, t.p_holm, len(tests))
-        for (first, second), t in zip(pairs, tests, strict=True)
+        Comparison(
+            first=first,
+            second=second,
+            eps=eps,
+            examples=len(verdicts[first.name].least),
+            only_first=test.only_a,
+            only_second=test.only_b,
+            difference=test.difference,
+            p=test.p,
+        )
+        for (first, second), test in zip(pairs, tests, strict=True)
     )
-
-
-def contrast(comparisons: tuple[Comparison, ...], one: str, other: str) -> Contrast | None:
-    """Return the joint result of the tests between two series, or None where there are none."""
-    between = [c for c in comparisons if {c.first.series, c.second.series} == {one, other}]
-    if not between:
-        return None
-    better = {c.better.series if c.better else None for c in between}
-    return Contrast(
-        p=max(c.adjusted for c in between),
-        pairs=len(between),
-        family=between[0].family,
-        discordance=sum((c.only_first + c.only_second) / c.examples for c in between) / len(between),
-        better=better.pop() if len(better) == 1 else None,
-    )
-
-
-def leaders(evaluation: Evaluation, eps: float, comparisons: tuple[Comparison, ...]) -> set[str]:
-    """Return the best series at a budget and those which the tests cannot tell from it.
-
-    Empty where no series is significantly worse than the best: then nothing deserves to stand out.
-    """
-    attack = CLEAN if eps == 0 else WORST
-    means = {name: mean.value for name in evaluation.series if (mean := evaluation.mean(name, attack, eps))}
-    if not means:
-        return set()
-    best = max(means, key=lambda name: means[name])
-    worse = {name for name in means if (c := contrast(comparisons, best, name)) and c.better == best}
-    return set(means) - worse if worse else set()
 
 
 def _members(evaluation: Evaluation, series: str, eps: float) -> list[Entry]:

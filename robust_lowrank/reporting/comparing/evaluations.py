@@ -156,6 +156,20 @@ class Evaluation:
             return least
         return least._replace(interval=Interval(least.mean, least.interval.low, most.interval.high))
 
+    def interval_of(self, series: str, attack: str, eps: float = 0.0) -> Interval | None:
+        """Return a series' accuracy with its t-interval over seeds, within [0, 1]; of a single run with that over examples."""
+        mean, spread = self.mean(series, attack, eps), self.spread(series, attack, eps)
+        if mean is None or spread is None:
+            return None
+        if spread.interval is None:
+            return Interval(mean.value, mean.low, mean.high)
+        return Interval(mean.value, max(spread.interval.low, 0.0), min(spread.interval.high, 1.0))
+
+    def parameters(self, series: str) -> float | None:
+        """Return the parameters for inference, the mean over the seeds; None where a network does not show them."""
+        counts = [entry.run.record.parameters.inference for entry in self.entries if entry.series == series]
+        return sum(counts) / len(counts) if counts and all(counts) else None
+
     def held(self, entry: Entry, eps: float) -> pd.DataFrame:
         """Return by example whether the run was right: under every attack at `eps`, or on the clean input at 0.
 

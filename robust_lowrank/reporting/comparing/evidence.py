@@ -1,10 +1,12 @@
 """The evidence of a report is runs by name, comparable evaluations and their tests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 from robust_lowrank.records import Run
-from robust_lowrank.reporting.comparing.comparisons import Tests, compare
+from robust_lowrank.reporting.comparing.brackets import compare_proved, find_brackets
+from robust_lowrank.reporting.comparing.comparisons import Tests, compare, compare_seeds, corrected
 from robust_lowrank.reporting.comparing.entries import Entry, arrange
 from robust_lowrank.reporting.comparing.evaluations import Evaluation, find_evaluations
 
@@ -15,7 +17,6 @@ class Evidence:
 
     entries: tuple[Entry, ...]
     evaluations: tuple[Evaluation, ...] = ()
-    _tests: dict[str, Tests] = field(default_factory=dict, repr=False)
 
     @property
     def measured(self) -> tuple[Entry, ...]:
@@ -28,10 +29,12 @@ class Evidence:
         return {entry.series: entry.run.record.method for entry in self.entries}
 
     def tests(self, evaluation: Evaluation) -> Tests:
-        """Return the paired tests at every budget of an evaluation, and of clean accuracy; they are made once."""
-        if evaluation.slug not in self._tests:
-            self._tests[evaluation.slug] = {eps: compare(evaluation, eps) for eps in (0.0, *evaluation.eps)}
+        """Return the tests of an evaluation, corrected together with those of all the others; they are made once."""
         return self._tests[evaluation.slug]
+
+    @cached_property
+    def _tests(self) -> dict[str, Tests]:
+        return corrected({evaluation.slug: _tested(evaluation) for evaluation in self.evaluations})
 
 
 def gather(runs: Sequence[Run]) -> Evidence:
@@ -42,3 +45,12 @@ def gather(runs: Sequence[Run]) -> Evidence:
     """
     entries = arrange(runs)
     return Evidence(entries, find_evaluations(entries))
+
+
+def _tested(evaluation: Evaluation) -> Tests:
+    budgets = (0.0, *evaluation.eps)
+    return Tests(
+        attacked=tuple(test for eps in budgets for test in compare(evaluation, eps)),
+        seeds=tuple(test for eps in budgets for test in compare_seeds(evaluation, eps)),
+        proved=compare_proved(evaluation, find_brackets(evaluation)),
+    )

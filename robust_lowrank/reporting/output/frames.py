@@ -95,7 +95,7 @@ def _common(entry: Entry) -> dict[str, object]:
         "parameters_total": record.parameters.total,
         "parameters_dense": record.parameters.dense,
         "parameters_inference": record.parameters.inference,
-        "removed": record.parameters.removed,
+        "removed": record.parameters.saved,
         "rank_fraction": record.parameters.rank_fraction,
         **dict(zip(_CONDITION, conditions, strict=True)),
         "weights_hash": record.hashes.get("weights"),

@@ -1,17 +1,15 @@
 """The section on certificates shows proved lower bounds and attacks' upper bounds on one curve."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
 import altair as alt
-import numpy as np
 
 from robust_lowrank import numbers
-from robust_lowrank.reporting.comparing.brackets import Bracket, find_brackets
-from robust_lowrank.reporting.comparing.comparisons import ALPHA
+from robust_lowrank.reporting.comparing.brackets import Bracket, find_brackets, of_networks, spoken_eps
+from robust_lowrank.reporting.comparing.comparisons import Comparison, correction
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import encodings
@@ -19,7 +17,7 @@ from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.statements import Statement
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table, quantity_cell
 from robust_lowrank.reporting.sections.section import EvaluationSection
-from robust_lowrank.statistics import Comparison, clopper_pearson, pairwise
+from robust_lowrank.statistics import clopper_pearson
 
 _SMOOTHED = (
     " A smoothing certificate speaks of the smoothed network, which is another classifier than the attacked one: "
@@ -33,20 +31,22 @@ class Certificates(EvaluationSection):
 
     brackets: tuple[Bracket, ...]
     slug: str
+    tests: tuple[Comparison, ...] = ()
     report = "comparison"
     place = 70
     heading = "Proved and attacked"
 
     @classmethod
-    def from_evaluation(cls, evaluation: Evaluation) -> Self | None:
+    def from_evaluation(cls, evaluation: Evaluation, tests: tuple[Comparison, ...] = ()) -> Self | None:
         """Return what is proved of an evaluation's runs, or None where none has certificates of the attacked examples."""
         brackets = find_brackets(evaluation)
-        return cls(evaluation, brackets, f"certified-{evaluation.slug}") if brackets else None
+        return cls(evaluation, brackets, f"certified-{evaluation.slug}", tests) if brackets else None
 
     @classmethod
     def find(cls, evidence: Evidence) -> list[Self]:
         """Return what is proved of every evaluation in L2."""
-        return [section for evaluation in evidence.evaluations if (section := cls.from_evaluation(evaluation))]
+        found = (cls.from_evaluation(evaluation, evidence.tests(evaluation).proved) for evaluation in evidence.evaluations)
+        return [section for section in found if section]
 
     @property
     def proved(self) -> tuple[Bracket, ...]:
@@ -124,12 +124,10 @@ def statements(certificates: Certificates) -> list[Statement]:
 
     The eps is the one that the summary speaks of, or the largest below it at which anything is proved.
     """
-    evaluation = certificates.evaluation
-    proved = {bracket.entry.name: bracket for bracket in certificates.proved}
+    evaluation, proved = certificates.evaluation, of_networks(certificates.brackets)
     if not proved:
         return []
-    falling = [eps for eps in reversed(evaluation.eps) if eps <= evaluation.headline_eps]
-    eps = next((eps for eps in falling if any(bracket.between(eps)[0] for bracket in proved.values())), None)
+    eps = spoken_eps(evaluation, certificates.brackets)
     if eps is None:
         smallest = numbers.budget(evaluation.eps[0])
         return [Statement("note", f"Nothing is proved at L2 eps {smallest}: the Lipschitz bounds are too large.")]
@@ -140,14 +138,12 @@ def statements(certificates: Certificates) -> list[Statement]:
     rival = next((name for name in rest if proved[name].entry.run.record.method == "dense"), rest[0] if rest else None)
     if rival is None:
         return [Statement("note", f"{text}.")]
-    tests = _tests(proved, eps)
-    tested = next((test for test in tests if {test.a, test.b} == {best, rival}), None)
+    tested = next((test for test in certificates.tests if {test.first.name, test.second.name} == {best, rival}), None)
     text += f", {rival} on {_proved(proved[rival], eps)}"
     if tested is None:
         return [Statement("note", f"{text}; they were not certified on the same examples.")]
-    family = f", Holm-corrected over {len(tests)}" if len(tests) > 1 else ""
-    test = f"(exact McNemar, p {numbers.p_value(tested.p_holm)}{family})"
-    if tested.p_holm < ALPHA:
+    test = f"(exact McNemar, p {numbers.p_value(tested.adjusted)}, {correction(tested.family)})"
+    if tested.supported:
         return [Statement("supported", f"{text} {test}.")]
     return [Statement("open", f"{text}; the test cannot tell these apart {test}.")]
 
@@ -183,13 +179,6 @@ def _panel(bracket: Bracket, names: list[str], widest: float) -> alt.LayerChart:
     if bracket.bounds:
         lines.insert(0, base.mark_area(opacity=0.12, interpolate="step-after").encode(y=y, y2="attacked:Q"))
     return alt.LayerChart(layer=lines)
-
-
-def _tests(proved: Mapping[str, Bracket], eps: float) -> list[Comparison]:
-    """Compare those that were certified on the same examples as the first of them."""
-    first = next(iter(proved.values())).frame["example"].to_numpy()
-    same = {name: b.held(eps) for name, b in proved.items() if np.array_equal(b.frame["example"].to_numpy(), first)}
-    return pairwise(same)
 
 
 def _proved(bracket: Bracket, eps: float) -> str:

@@ -83,7 +83,6 @@ class Classes(EvaluationSection):
         shown = self.order[:SHOWN]
         names = [self.name(label) for label in shown]
         left_out = f" The {SHOWN} weakest of {len(self.order)} classes." if len(shown) < len(self.order) else ""
-        spans = "the span of the seeds' " if evaluation.repeated else ""
         titles = {"clean": "Clean", "worst": f"Worst case at eps {numbers.budget(evaluation.headline_eps)}"}
         frame = self.frame[self.frame["label"].isin(shown)]
         frame = frame.assign(label=[self.name(label) for label in frame["label"]])
@@ -92,8 +91,7 @@ class Classes(EvaluationSection):
             title="Accuracy class by class",
             description=f"Accuracy of each class on clean examples and in the worst case for {numbers.listing(series)}. "
             + self.statement,
-            caption=f"Weakest class first (mean over the methods in the worst case). Bars: {spans}{evaluation.interval} "
-            f"intervals.{left_out}",
+            caption=f"Weakest class first (mean over the methods in the worst case). Bars: {_spans(evaluation)}.{left_out}",
             series=tuple(series),
             panels=tuple(Panel(_panel(frame[frame["kind"] == kind], names, series), title) for kind, title in titles.items()),
             height=max(160, len(shown) * (7 * len(series) + 8)),
@@ -106,13 +104,18 @@ class Classes(EvaluationSection):
         return _table(self, "worst", f"worst case, %, at eps {eps}"), _table(self, "clean", "clean accuracy, %")
 
 
+def _spans(evaluation: Evaluation) -> str:
+    intervals = f"{evaluation.interval} intervals"
+    return f"the span of the seeds' {intervals}" if evaluation.repeated else intervals
+
+
 def _table(classes: Classes, kind: str, what: str) -> Table:
     evaluation = classes.evaluation
     part = classes.frame[classes.frame["kind"] == kind].set_index(["label", "series"])
     cells = {key: mean_cell(*accuracy) for key, *accuracy in part[["value", "most", "low", "high"]].itertuples(name=None)}
     return Table(
         name=f"classes-{kind}-{evaluation.slug}",
-        caption=f"Class by class: {what}, {evaluation.title}; {evaluation.interval} intervals below.",
+        caption=f"Class by class: {what}, {evaluation.title}; {_spans(evaluation)} below.",
         columns=(Column("Class", numeric=False), Column("n"), *(Column(name, series=name) for name in evaluation.series)),
         rows=tuple(
             (

@@ -7,7 +7,8 @@ from typing import Self
 
 from robust_lowrank import numbers
 from robust_lowrank.records import AuditFinding
-from robust_lowrank.reporting.comparing.comparisons import Comparison, Tests
+from robust_lowrank.reporting.comparing.beside import beside, beside_runs
+from robust_lowrank.reporting.comparing.comparisons import Comparison, SeedComparison, Tested, Tests, correction
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
@@ -16,10 +17,16 @@ from robust_lowrank.reporting.formats.tables import Cell, Column, Table, accurac
 from robust_lowrank.reporting.sections import accuracy
 from robust_lowrank.reporting.sections.overview import heading_cell, overview_table
 from robust_lowrank.reporting.sections.section import EvaluationSection
+from robust_lowrank.statistics import Interval
 
 _MARKS = {"pass": "✓", "warn": "!", "fail": "✕"}
 _OPEN = (
     "Unresolved examples count against each difference: the smallest that they allow is stated and tested; the interval covers all."
+)
+_SEEDS = (
+    "A run is one number here, and the runs of a method are taken as draws from a normal distribution. A method with several "
+    "seeds is called better than another one where this test and the paired tests of all their runs support it, "
+    "or it is said which does."
 )
 
 
@@ -104,8 +111,11 @@ class ComparisonSection(EvaluationSection):
 
     @cached_property
     def tests(self) -> list[Table]:
-        """The paired tests at each budget that has any."""
-        return [_paired_tests(self.evaluation, eps, comparisons) for eps, comparisons in self.paired.items() if comparisons]
+        """The paired tests at each budget that has any, and those over seeds."""
+        return [
+            *(_paired_tests(self.evaluation, eps, self.paired) for eps in (0.0, *self.evaluation.eps) if self.paired.at(eps)),
+            *((_tests_over_seeds(self.evaluation, self.paired),) if self.paired.seeds else ()),
+        ]
 
     @cached_property
     def audit(self) -> Table:
@@ -146,39 +156,75 @@ def _on_data(evidence: Evidence, evaluation: Evaluation) -> list[Entry]:
     return [entry for entry in evidence.entries if entry.name in attacked or entry.run.record.data == evaluation.data]
 
 
-def _paired_tests(evaluation: Evaluation, eps: float, comparisons: Sequence[Comparison]) -> Table:
+def _paired_tests(evaluation: Evaluation, eps: float, tests: Tests) -> Table:
     """Return every paired test at one budget, most certain first."""
+    comparisons = tests.at(eps)
     what = f"{numbers.norm(evaluation.norm)} eps {numbers.budget(eps)}, worst case over the attacks" if eps else "clean accuracy"
     return Table(
         name=f"tests-{evaluation.slug}-{eps:g}",
         caption=f"Paired tests at {what}: exact McNemar, n = {numbers.count(evaluation.examples)}, "
-        f"Holm-corrected over {numbers.times(len(comparisons), 'comparison')}; "
+        f"{correction(comparisons[0].family)}; "
         "95 % intervals (paired bootstrap) below the differences.",
         columns=(
             *words("Compared"),
             *numeric("Difference, points", "Only the first right", "Only the second right", "p", "p, corrected"),
             *words("Verdict"),
         ),
-        rows=tuple(_test_row(c) for c in sorted(comparisons, key=lambda c: c.adjusted)),
+        rows=tuple(_test_row(c, beside_runs(tests, c)) for c in sorted(comparisons, key=lambda c: c.adjusted)),
         notes=(_OPEN,) if eps and evaluation.unresolved else (),
     )
 
 
-def _test_row(comparison: Comparison) -> tuple[Cell, ...]:
+def _test_row(comparison: Comparison, also: str) -> tuple[Cell, ...]:
     better, difference = comparison.better, comparison.difference
     return (
         Cell(f"{comparison.first.name} – {comparison.second.name}", concerns=(comparison.first.series, comparison.second.series)),
-        Cell(
-            numbers.signed(difference.value),
-            f"[{numbers.signed(difference.low)}, {numbers.signed(difference.high)}]",
-            value=difference.value,
-        ),
+        _difference_cell(difference),
         count_cell(comparison.only_first),
         count_cell(comparison.only_second),
-        Cell(numbers.p_value(comparison.p).removeprefix("= "), value=comparison.p),
-        Cell(numbers.p_value(comparison.adjusted).removeprefix("= "), value=comparison.adjusted),
-        Cell(f"{better.name} is better" if better else "not distinguishable", leads=better is not None),
+        *_p_cells(comparison),
+        _verdict_cell(better.name if better else None, also),
     )
+
+
+def _tests_over_seeds(evaluation: Evaluation, tests: Tests) -> Table:
+    """Return every test of two methods over their seeds, most certain first."""
+    return Table(
+        name=f"tests-{evaluation.slug}-seeds",
+        caption="Tests over seeds: is one method better on average over its trainings? Paired t-tests where both have the same "
+        f"seeds, otherwise Welch's; {correction(tests.seeds[0].family)}; 95 % t-intervals below the differences.",
+        columns=(*words("Compared", "At eps", "Test"), *numeric("Difference, points", "p", "p, corrected"), *words("Verdict")),
+        rows=tuple(_seeds_row(evaluation, tests, test) for test in sorted(tests.seeds, key=lambda test: test.adjusted)),
+        notes=(_SEEDS,),
+    )
+
+
+def _seeds_row(evaluation: Evaluation, tests: Tests, test: SeedComparison) -> tuple[Cell, ...]:
+    better = test.better
+    other = test.second if better == test.first else test.first
+    also = beside(evaluation, tests, test.eps, better, other, "the other's") if better else ""
+    return (
+        Cell(f"{test.first} – {test.second}", concerns=(test.first, test.second)),
+        Cell(numbers.budget(test.eps) if test.eps else "clean", value=test.eps),
+        Cell(test.title),
+        _difference_cell(test.difference),
+        *_p_cells(test),
+        _verdict_cell(better, also),
+    )
+
+
+def _difference_cell(difference: Interval) -> Cell:
+    interval = f"[{numbers.signed(difference.low)}, {numbers.signed(difference.high)}]"
+    return Cell(numbers.signed(difference.value), interval, value=difference.value)
+
+
+def _p_cells(test: Tested) -> tuple[Cell, Cell]:
+    first, second = (Cell(numbers.p_value(p).removeprefix("= "), value=p) for p in (test.p, test.adjusted))
+    return first, second
+
+
+def _verdict_cell(better: str | None, also: str) -> Cell:
+    return Cell(f"{better} is better" if better else "not distinguishable", also, leads=better is not None)
 
 
 def _audit_cell(finding: AuditFinding | None) -> Cell:

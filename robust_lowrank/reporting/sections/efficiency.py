@@ -123,13 +123,13 @@ def _panel(fronts: Fronts, objective: Objective) -> alt.LayerChart:
 
 def _row(fronts: Fronts, series: str, costs: Costs | None, batches: list[int], flops: bool) -> tuple[Cell, ...]:
     evaluation = fronts.evaluation
-    parameters = next(entry for entry in evaluation.entries if entry.series == series).run.record.parameters
+    parameters = evaluation.parameters(series)
     times = {latency.batch: latency for latency in costs.latencies} if costs else {}
     return (
         Cell(series, series=series),
         _mean_cell(evaluation, series, WORST),
         _mean_cell(evaluation, series, CLEAN),
-        count_cell(parameters.inference) if parameters.total else Cell("–"),
+        count_cell(round(parameters)) if parameters else Cell("–"),
         *([_flops_cell(costs)] if flops else []),
         *(_latency_cell(times.get(batch)) for batch in batches),
         *(Cell(_ON_FRONT if series in fronts.on(objective) else "") for objective in fronts.points),
@@ -137,8 +137,8 @@ def _row(fronts: Fronts, series: str, costs: Costs | None, batches: list[int], f
 
 
 def _mean_cell(evaluation: Evaluation, series: str, attack: str) -> Cell:
-    mean = evaluation.mean(series, attack, evaluation.headline_eps)
-    return mean_cell(mean.value, mean.most, mean.low, mean.high) if mean else Cell("–")
+    mean, interval = (find(series, attack, evaluation.headline_eps) for find in (evaluation.mean, evaluation.interval_of))
+    return mean_cell(mean.value, mean.most, interval.low, interval.high) if mean and interval else Cell("–")
 
 
 def _flops_cell(costs: Costs | None) -> Cell:
@@ -160,6 +160,8 @@ def _costs(evaluation: Evaluation, series: str) -> Costs | None:
 
 def _notes(fronts: Fronts, measured: list[Costs]) -> list[str]:
     notes = [text for objective in fronts.points if (text := fronts.describe(objective.name))]
+    if fronts.evaluation.repeated:
+        notes.append("Accuracies of several seeds are means, with 95 % t-intervals over the seeds below.")
     notes.append("A front compares the measured values; it says nothing of whether their differences are more than chance.")
     if measured:
         notes.append(

@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import Self
 
 from robust_lowrank import numbers
-from robust_lowrank.reporting.comparing.comparisons import Tests, leaders
+from robust_lowrank.reporting.comparing.comparisons import Tests
+from robust_lowrank.reporting.comparing.contrasts import leaders
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
@@ -26,8 +27,8 @@ from robust_lowrank.reporting.formats.tables import (
 from robust_lowrank.reporting.sections.section import Section
 
 _LEADERS = (
-    "★: the best of its column and every method that the paired test cannot tell from it. "
-    "A column without ★ holds no difference that these examples support."
+    "★: the best of its column and every method that the tests cannot tell from it. "
+    "A column without ★ holds no difference that they support."
 )
 _SEEDS = "Mean of the seeds: ± is the standard deviation between them, below it the 95 % t-interval of the mean."
 _UNRESOLVED = "Ranges: for some examples the budget ran out before a verdict; from all of them broken to all of them robust."
@@ -64,14 +65,14 @@ class Networks(Section):
     @cached_property
     def table(self) -> Table:
         """The overview."""
-        return overview_table(self.entries, None, {})
+        return overview_table(self.entries, None, Tests())
 
 
 def overview_table(entries: Sequence[Entry], evaluation: Evaluation | None, tests: Tests) -> Table:
     """Show size, accuracies with intervals and conditioning, a row a run; `evaluation` is None where no run was attacked."""
     budgets = [numbers.budget(eps) for eps in evaluation.eps] if evaluation else []
     group = f"Worst case, %, at {numbers.norm(evaluation.norm)} eps" if evaluation else ""
-    best = {eps: leaders(evaluation, eps, comparisons) for eps, comparisons in tests.items()} if evaluation else {}
+    best = {eps: leaders(evaluation, tests, eps) for eps in (0.0, *evaluation.eps)} if evaluation else {}
     return Table(
         name=f"comparison-{evaluation.slug}" if evaluation else "comparison",
         caption=_caption(evaluation),
@@ -112,11 +113,11 @@ def _rows(entries: Sequence[Entry], evaluation: Evaluation | None, best: dict[fl
 
 
 def _spread_cell(evaluation: Evaluation, series: str, attack: str, eps: float = 0.0) -> Cell:
-    mean, spread = evaluation.mean(series, attack, eps), evaluation.spread(series, attack, eps)
-    if mean is None or spread is None or spread.deviation is None or spread.interval is None:
+    mean, spread, interval = (find(series, attack, eps) for find in (evaluation.mean, evaluation.spread, evaluation.interval_of))
+    if mean is None or spread is None or interval is None or spread.deviation is None:
         return Cell("–")
     text = f"{numbers.accuracy(mean.value, mean.most)} ± {numbers.percent(spread.deviation)}"
-    return Cell(text, numbers.interval(max(spread.interval.low, 0), min(spread.interval.high, 1)), value=mean.value)
+    return Cell(text, numbers.interval(interval.low, interval.high), value=mean.value)
 
 
 def _row(entry: Entry, evaluation: Evaluation | None, best: dict[float, set[str]]) -> tuple[Cell, ...]:
@@ -124,8 +125,7 @@ def _row(entry: Entry, evaluation: Evaluation | None, best: dict[float, set[str]
     measured = conditioning(entry)
     row = [heading_cell(entry)]
     if parameters.total:
-        share = f"{numbers.percent(parameters.inference / parameters.dense)} % of dense"
-        row += [count_cell(parameters.inference, share), percent_cell(parameters.removed)]
+        row += [count_cell(parameters.inference, f"of {numbers.count(parameters.dense)}"), percent_cell(parameters.saved)]
     else:
         row += [Cell("–"), Cell("–")]
     if evaluation is None:
@@ -154,10 +154,9 @@ def _caption(evaluation: Evaluation | None) -> str:
 
 
 def _size_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
-    compressed = any(entry.run.record.parameters.removed for entry in entries)
+    compressed = any(entry.run.record.parameters.saved for entry in entries)
     size = (
-        "Parameters: as stored for inference. Removed: how many weights fewer the compressed layers have as trained, with every "
-        "factor: 1 − (r(n+m) + r²) / nm with U, S and V, without r² where there is no S."
+        "Parameters: of all layers, as stored for inference; below, those of the dense network. Removed: how many fewer these are."
     )
     closed = [entry.name for entry in entries if not entry.run.record.parameters.total]
     products = [measured.product for entry in entries if (measured := conditioning(entry))]

@@ -146,13 +146,13 @@ def _compared(make_run, make_result, radii):
 def test_who_has_most_proved_is_told_with_its_test(make_run, make_result):
     far, near = np.full(40, 0.5), np.r_[np.full(20, 0.5), np.full(20, 0.1)]
     evaluation = _compared(make_run, make_result, {"Dense": near, "CondLR": far})
-    section = certificates.Certificates.from_evaluation(evaluation)
+    (section,) = certificates.Certificates.find(Evidence(evaluation.entries, (evaluation,)))
     (statement,) = certificates.statements(section)
     assert statement.kind == "supported"
     assert statement.text.startswith(
         "Proved at L2 eps 0.25: CondLR is right on 100.0 % [91.2, 100.0] of 40 examples whatever the attack, Dense"
     )
-    assert "on 50.0 % [33.8, 66.2]" in statement.text and "p < 0.001" in statement.text
+    assert "on 50.0 % [33.8, 66.2]" in statement.text and "p < 0.001, Holm-corrected over all 3 tests" in statement.text
     rows = {row[0].text: row for row in section.tables[0].rows}
     assert rows["Dense"][2].text == "50.0 to 100.0" and rows["CondLR"][2].text == "100.0 to 100.0"
     assert rows["Dense"][2].sub == "[33.8, 100.0]"
@@ -161,7 +161,8 @@ def test_who_has_most_proved_is_told_with_its_test(make_run, make_result):
 
 def test_equal_radii_are_not_told_apart(make_run, make_result):
     evaluation = _compared(make_run, make_result, {"Dense": np.full(40, 0.5), "CondLR": np.full(40, 0.4)})
-    (statement,) = certificates.statements(certificates.Certificates.from_evaluation(evaluation))
+    (section,) = certificates.Certificates.find(Evidence(evaluation.entries, (evaluation,)))
+    (statement,) = certificates.statements(section)
     assert statement.kind == "open" and "cannot tell these apart" in statement.text
 
 
