@@ -125,6 +125,19 @@ def operators(entry: Entry) -> pd.DataFrame:
     return pd.DataFrame(columns=list(OPERATORS)) if frame is None else frame
 
 
+def worst_operator(entry: Entry) -> float:
+    """Return the largest condition number of a run's layers as operators on images; NaN where they were not recorded.
+
+    That of a linear layer, which is applied once, is its matrix's.
+    """
+    convolutions = operators(entry)
+    if convolutions.empty:
+        return math.nan
+    linear = final(entry)[~final(entry)["layer"].isin(convolutions.loc[convolutions["kind"] != "linear", "layer"])]
+    of_images = convolutions.loc[convolutions["kind"] != "linear", "circular_cond"]
+    return float(pd.concat([of_images.astype("float64"), linear["cond"].astype("float64")]).max())
+
+
 def operator_norms(entries: Sequence[Entry]) -> pd.DataFrame:
     """Return the recorded operator norms, a row a run and layer: series, run, and OPERATORS; empty where none are recorded."""
     frames = [_named(entry.run.operators, entry) for entry in entries if entry.run.operators is not None]

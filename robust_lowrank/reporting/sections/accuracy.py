@@ -25,7 +25,7 @@ def robustness(evaluation: Evaluation) -> Figure:
         f"{evaluation.coverage}; eps 0 is clean accuracy. {_spread(evaluation, 'Bands')}",
         series=tuple(evaluation.series),
         panels=(Panel(_curves(evaluation, WORST)),),
-        height=320,
+        height=280,
     )
 
 

@@ -13,12 +13,13 @@ from robust_lowrank.reporting.comparing.pareto import Fronts, Point
 from robust_lowrank.reporting.comparing.spectra import conditioning
 from robust_lowrank.reporting.formats import encodings
 from robust_lowrank.reporting.formats.figures import Figure, Panel
-from robust_lowrank.reporting.formats.labels import place_labels
+from robust_lowrank.reporting.formats.labels import Box, place_labels
 from robust_lowrank.reporting.sections import accuracy
 
 MOST = 14  # series whose names can stand in one chart
 WIDTH, HEIGHT = 640, 340  # of the drawing, in pixels, by which labels are placed
 MARGIN = 34  # pixels between the outermost points and the edge
+BEADS = 24  # boxes that stand for a line, which labels should not cover
 LOW_TO_HIGH = ["#1b9e8f", "#e0a72e", "#c8324b"]  # of condition numbers: legible on light and on dark pages
 
 
@@ -96,11 +97,20 @@ def _chart(names: list[str], points: list[Point], conds: dict[str, float], dense
     across = _pixels(frame["size"], WIDTH)
     down, top, bottom = (_pixels(frame[key], HEIGHT, accuracies) for key in ("value", "high", "low"))
     bars = [(left - 3, high, left + 3, low) for left, high, low in zip(across, top, bottom, strict=True)]
+    if len(start):
+        begin = across[start.index[0]], down[start.index[0]]
+        bars += [_bead(begin, end, step / BEADS) for end in zip(across, down, strict=True) for step in range(BEADS)]
     placed = place_labels(list(zip(across, down, strict=True)), list(frame["series"]), WIDTH, bars)
     for row, place in zip(frame.to_dict("records"), placed, strict=True):
         text = alt.Chart(pd.DataFrame([row])).mark_text(align=place.align, dx=place.dx, dy=place.dy, baseline="middle", fontSize=12)  # pyright: ignore[reportArgumentType]
         layers.append(text.encode(x=x, y=y, text="series:N"))
     return alt.LayerChart(layer=layers)
+
+
+def _bead(begin: tuple[float, float], end: tuple[float, float], along: float) -> Box:
+    """Return a small box on the way from one point to another."""
+    x, y = (one + along * (other - one) for one, other in zip(begin, end, strict=True))
+    return x - 2, y - 2, x + 2, y + 2
 
 
 def _arrow(start: pd.Series, end: pd.Series, x: alt.X, y: alt.Y) -> alt.Chart:

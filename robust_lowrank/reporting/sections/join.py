@@ -23,7 +23,8 @@ from robust_lowrank.statistics import LEAST_PAIRS, RankCorrelation, holm, rank_c
 
 QUANTITIES = {"cond": "Condition number", "sigma_max": "σ max", "rank": "Rank"}
 OUTCOMES = {"robust": "Robust accuracy", "margin": "Median margin", "distance": "Median minimal distance"}
-_WORST, _PRODUCT = "all layers: worst", "all layers: product"
+_WORST, _OPERATOR, _PRODUCT = "all layers: worst", "all layers: worst as operators", "all layers: product"
+_SAME_SIZE = 0.05  # relative difference in parameters up to which networks count as of one size
 _LAYERS = 12  # in the table, those with the largest condition numbers
 _CAVEAT = (
     "A correlation over a handful of networks, which differ in method, rank and size at once: it says what goes together here, "
@@ -46,7 +47,8 @@ class Relation:
 class Join(EvaluationSection):
     """The conditioning and the robustness of an evaluation's runs.
 
-    `networks` has a row a run: series, run, worst and product (of condition numbers), robust with low and high, margin, distance.
+    `networks` has a row a run: series, run, worst and product (of condition numbers), operator (the worst of layers as operators on
+    images, NaN where they were not recorded), size (parameters), robust with low and high, margin, distance.
     `margin` is the median over the examples of the smallest margin that the attacks at the headline eps left; `distance` the median
     of the smallest perturbation known to break an example, NaN unless an attack looked for the nearest input. `layers` has a row a
     run and layer: run, layer, cond, sigma_max, rank.
@@ -86,6 +88,8 @@ class Join(EvaluationSection):
                     "run": entry.name,
                     "worst": conditioning.worst,
                     "product": conditioning.product,
+                    "operator": spectra.worst_operator(entry),
+                    "size": entry.run.record.parameters.inference,
                     "robust": accuracy.value,
                     "low": accuracy.low,
                     "high": accuracy.high,
@@ -100,7 +104,8 @@ class Join(EvaluationSection):
     def relations(self) -> list[Relation]:
         """The rank correlations over the runs, of the layers that all of them have and of all layers together."""
         networks = self.networks.set_index("run")
-        predictors = [(_WORST, "cond", networks["worst"]), (_PRODUCT, "cond", networks["product"])]
+        overall = {_WORST: "worst", _OPERATOR: "operator", _PRODUCT: "product"}
+        predictors = [(title, "cond", networks[field]) for title, field in overall.items() if networks[field].notna().all()]
         for layer in _common_layers(self):
             part = self.layers[self.layers["layer"] == layer].set_index("run").reindex(networks.index)
             predictors += [(layer, quantity, part[quantity]) for quantity in QUANTITIES]
@@ -126,21 +131,39 @@ class Join(EvaluationSection):
         coefficients = f"Spearman's ρ {numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}"
         if main.correlation.p >= 0.05:
             relation = "no relation of robust accuracy and the largest condition number shows"
-            return f"Over {count} networks {relation}: {coefficients}, p {p}."
+            return f"Over {count} networks {relation}: {coefficients}, p {p}.{self._at_equal_size()}"
         direction = "lower" if rho.value < 0 else "higher"
         relation = f"robust accuracy tends to be {direction} where the largest condition number is higher"
-        return f"Over {count} networks, {relation}: {coefficients}; p {p} for this pair alone."
+        return f"Over {count} networks, {relation}: {coefficients}; p {p} for this pair alone.{self._at_equal_size()}"
+
+    def _at_equal_size(self) -> str:
+        """Say the same of the largest group of networks whose sizes are within 5 %, if that is not all of them."""
+        alike = same_size(self.networks["size"].to_numpy(dtype=float))
+        if len(alike) == len(self.networks):
+            return ""
+        count = f"{numbers.times(len(alike), 'network')} of one size (within 5 %)"
+        part = self.networks.iloc[alike]
+        found = None
+        if len(alike) >= LEAST_PAIRS:
+            found = rank_correlation(part["worst"].to_numpy(dtype=float), part["robust"].to_numpy(dtype=float))
+        if found is None:
+            return f" At equal size nothing can be said: {count}."
+        return f" Among the {count}: ρ {numbers.coefficient(found.spearman)}, p {numbers.p_value(found.p)}."
 
     @cached_property
     def figure(self) -> Figure | None:
         """Robust accuracy against the largest condition number and against the product, a point a run."""
         evaluation, eps = self.evaluation, numbers.budget(self.evaluation.headline_eps)
         names = [name for name in evaluation.series if name in set(self.networks["series"])]
-        titles = {"worst": "Largest condition number", "product": "Product of the condition numbers"}
+        titles = {
+            "worst": "Largest condition number of a matrix",
+            "operator": "Largest condition number of an operator",
+            "product": "Product of the matrices' condition numbers",
+        }
         panels = [
             Panel(_scatter(frame, field, title, names), title)
             for field, title in titles.items()
-            if len(frame := self.networks[np.isfinite(self.networks[field])])
+            if len(frame := self.networks[np.isfinite(self.networks[field])]) > 1
         ]
         if not panels:
             return None
@@ -150,10 +173,20 @@ class Join(EvaluationSection):
             description=f"Worst-case accuracy at eps {eps} against the largest condition number "
             f"of a layer and the product over all layers, a point a run, for {numbers.listing(names)}.",
             caption=f"Worst-case accuracy at {evaluation.threat} with {evaluation.interval} "
-            f"intervals, a point a run; condition numbers on a logarithmic scale. {_CAVEAT}",
+            f"intervals, a point a run; condition numbers on a logarithmic scale. {self._what_is_bounded()}{_CAVEAT}",
             series=tuple(names),
             panels=tuple(panels),
-            height=240,
+            height=200,
+        )
+
+    def _what_is_bounded(self) -> str:
+        """Say what a bound on condition numbers is about, where layers were recorded as operators too."""
+        largest = self.networks["operator"].max()
+        if not np.isfinite(largest):
+            return ""
+        return (
+            "What methods bound is the matrix of filters; the same layer as an operator on whole images overlaps its windows, and "
+            f"nothing bounds its condition number (here up to {numbers.quantity(largest)}). "
         )
 
     @cached_property
@@ -166,7 +199,7 @@ class Join(EvaluationSection):
         cells = {(relation.layer, relation.quantity, relation.outcome): _cell(relation) for relation in relations}
         rows = list(dict.fromkeys((relation.layer, relation.quantity) for relation in relations))
         total = self.layers["layer"].nunique()
-        layers = {layer for layer, _ in rows} - {_WORST, _PRODUCT}
+        layers = {layer for layer, _ in rows} - {_WORST, _OPERATOR, _PRODUCT}
         return Table(
             name=f"conditioning-robustness-{self.evaluation.slug}",
             caption=f"Rank correlations over {len(self.networks)} networks: Spearman's ρ with 95 % bootstrap intervals over them, "
@@ -220,7 +253,7 @@ def _scatter(frame: pd.DataFrame, field: str, title: str, names: list[str]) -> a
     base = alt.Chart(frame[["series", "run", field, "robust", "low", "high"]].reset_index(drop=True)).encode(
         x=alt.X(
             f"{field}:Q",
-            title=f"{title} (log scale)",
+            title="Condition number (log scale)" if field != "product" else "Product (log scale)",
             scale=alt.Scale(type="log", padding=14),
             axis=encodings.log_axis(frame[field]),
         ),
@@ -246,6 +279,17 @@ def _common_layers(join: Join) -> list[str]:
     worst = grouped["cond"].max()
     chosen = sorted(common, key=lambda layer: -worst[layer])[:_LAYERS]
     return [layer for layer in dict.fromkeys(join.layers["layer"]) if layer in chosen]
+
+
+def same_size(sizes: np.ndarray) -> list[int]:
+    """Return the places of the largest group of sizes that differ by 5 % at most, of several the one of the smallest.
+
+    Example:
+        >>> same_size(np.array([100.0, 50.0, 51.0, 98.0, 52.0]))
+        [1, 2, 4]
+    """
+    groups = [np.flatnonzero((sizes >= size) & (sizes <= size * (1 + _SAME_SIZE))).tolist() for size in np.sort(sizes)]
+    return max(groups, key=len, default=[])
 
 
 def _seeking(evaluation: Evaluation) -> list[str]:
