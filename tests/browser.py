@@ -10,7 +10,7 @@ from typing import Any
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TEXTS = (
     "h1, h2, h3, h4, .subtitle, .headline, .evidence, .findings li, .caption, .note, .sub, .value, thead th, .pass, .warn, .fail,"
-    "summary, a, button, input, .filter, .legend li, figcaption, pre, footer"
+    "summary, a, button, input, .filter, .result, figcaption, pre, footer"
 )
 
 
@@ -41,7 +41,14 @@ class Opened:
             self.drawn()
 
     def drawn(self) -> None:
-        self.page.wait_for_function("() => drawing.then(() => views.length === document.querySelectorAll('.chart').length)")
+        """Wait until every chart that can be seen is drawn."""
+        shown = "[...document.querySelectorAll('.chart')].filter((place) => !isFolded(place)).length"
+        self.page.wait_for_function(f"() => drawing.then(() => views.length >= {shown})")
+
+    def unfold(self) -> None:
+        """Open every fold, and wait for the charts within."""
+        self.page.evaluate("document.querySelectorAll('details').forEach((fold) => (fold.open = true))")
+        self.drawn()
 
     def column(self, table: str, number: int) -> list[str]:
         return self.page.locator(f"{table} tbody tr:visible > :nth-child({number}) .value").all_inner_texts()

@@ -8,10 +8,10 @@ from robust_lowrank.records import Run
 from robust_lowrank.reporting.comparing.evidence import Evidence, gather
 from robust_lowrank.reporting.comparison_summary import summarise
 from robust_lowrank.reporting.formats.statements import Summary
+from robust_lowrank.reporting.hero import hero
 from robust_lowrank.reporting.output.files import write_report
 from robust_lowrank.reporting.output.frames import results_frame
 from robust_lowrank.reporting.output.provenance import provenance
-from robust_lowrank.reporting.sections.hero import hero
 from robust_lowrank.reporting.sections.registry import COMPARISON, find_sections
 
 

@@ -58,6 +58,7 @@ def test_a_page_draws_its_charts_asks_for_nothing_and_complains_of_nothing(opene
     one = opened(address)
     assert one.requests == [address.as_uri()]
     assert one.complaints == []
+    one.unfold()
     charts = one.page.locator(".chart")
     assert charts.count() >= 4
     for chart in charts.all():
@@ -66,6 +67,7 @@ def test_a_page_draws_its_charts_asks_for_nothing_and_complains_of_nothing(opene
         assert box["width"] > 100 and box["height"] > 100
     assert overflow(one.page) <= 0
     assert not one.page.locator(".still:visible").count()
+    assert one.complaints == []
 
 
 def test_a_heading_sorts_up_down_and_back(opened, reports):
@@ -124,8 +126,8 @@ def test_the_keyboard_reaches_and_presses_every_control(opened, reports):
 
 def test_a_filter_shows_matching_rows_and_says_how_many(opened, reports):
     one = opened(reports / "report.html")
+    one.unfold()
     block = one.page.locator(".table:has(.filter)").first
-    block.evaluate("block => block.closest('details')?.toggleAttribute('open', true)")
     rows = block.locator("tbody tr")
     total = rows.count()
     assert total > 6
@@ -141,7 +143,7 @@ def test_a_filter_shows_matching_rows_and_says_how_many(opened, reports):
 def test_a_method_leaves_every_chart_table_and_legend(opened, address):
     one = opened(address)
     page = one.page
-    page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    one.unfold()
     marks = "[...document.querySelectorAll('.chart')].map((c) => c.querySelectorAll('.mark-symbol path, .mark-line path').length)"
     before = page.evaluate(marks)
     button = page.get_by_role("group", name="Methods shown").get_by_role("button", name="Dense")
@@ -163,6 +165,47 @@ def test_a_method_leaves_every_chart_table_and_legend(opened, address):
     assert one.complaints == []
 
 
+def test_folded_charts_are_drawn_when_they_are_asked_for(opened, reports):
+    one = opened(reports / "report.html")
+    page = one.page
+    folded = page.locator("main > * details:has(.chart)").first
+    assert not folded.locator("svg.marks").count()
+    page.get_by_role("group", name="Methods shown").get_by_role("button", name="Dense").click()
+    folded.locator("summary").first.click()
+    one.drawn()
+    chart = folded.locator(".chart").first
+    assert chart.locator("svg").bounding_box()["width"] > 100
+    assert page.evaluate("views.every(({ view }) => view.signal('hidden').length === 1)")
+    assert one.complaints == []
+
+
+def test_the_contents_lead_everywhere_and_say_where_the_reader_is(opened, reports):
+    one = opened(reports / "report.html", viewport={"width": 1400, "height": 900})
+    page = one.page
+    links = page.get_by_role("navigation", name="Contents").get_by_role("link")
+    headings = page.locator("main h2")
+    assert links.count() == headings.count() > 6
+    for link in links.all():
+        link.click()
+        target = page.locator(f"[id='{link.get_attribute('href')[1:]}']")
+        assert target.is_visible()
+        assert target.evaluate("heading => !heading.closest('details') || heading.closest('details').open")
+    last = links.last
+    last.click()
+    page.wait_for_function("!!document.querySelector('.contents [aria-current]')")
+    assert page.locator(".contents [aria-current='location']").count() == 1
+    assert one.complaints == []
+
+
+def test_the_first_screen_holds_the_claim_and_one_chart(opened, reports):
+    one = opened(reports / "report.html", viewport={"width": 1400, "height": 900})
+    summary = one.page.get_by_role("region", name="Summary")
+    box = summary.locator("figure svg").first.bounding_box()
+    assert box["y"] + box["height"] < 900
+    sentences = summary.locator(".headline, .evidence, .findings li").all()
+    assert len([each for each in sentences if each.is_visible()]) <= 3
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_colour_schemes_are_legible_and_can_be_switched(opened, reports, scheme):
     one = opened(reports / "report.html", color_scheme=scheme)
@@ -181,7 +224,8 @@ def test_both_colour_schemes_are_legible_and_can_be_switched(opened, reports, sc
 
 def test_a_phone_shows_the_page_without_sideways_scrolling(opened, address):
     one = opened(address, viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True)
-    one.page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    assert overflow(one.page) <= 0
+    one.unfold()
     assert overflow(one.page) <= 0
     wide = one.page.locator(".scroll").evaluate_all("all => all.filter((e) => e.scrollWidth > e.clientWidth).length")
     assert wide
@@ -224,7 +268,8 @@ def test_the_printed_pages_hold_the_whole_report(opened, reports, tmp_path):
 
 def test_without_scripts_tables_are_plain_and_charts_are_pictures(opened, address):
     one = opened(address, java_script_enabled=False)
-    assert one.page.locator(".still:visible").count() == one.page.locator("figure").count() > 0
+    unfolded = one.page.locator("figure:not(details figure)")
+    assert one.page.locator(".still:visible").count() == unfolded.count() > 0
     assert not one.page.locator("button:visible, input").count()
     assert one.page.locator("tbody tr:visible").count()
 
@@ -234,7 +279,7 @@ def test_a_chart_tells_its_values_under_the_pointer(opened, reports):
     one.page.locator(".chart svg .mark-symbol path").first.hover()
     tip = one.page.locator("#vg-tooltip-element.visible")
     tip.wait_for()
-    assert "Accuracy" in tip.inner_text()
+    assert "Robust accuracy" in tip.inner_text()
     assert re.search(r"\d+(\.\d)?%", tip.inner_text())
     assert one.page.locator("[data-table=comparison-quick-linf] [title*=' of 150 correct']").count()
 

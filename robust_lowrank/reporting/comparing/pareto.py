@@ -41,6 +41,7 @@ class Objective:
     adjective: str = ""  # what a network with less of it is, such as "smaller"
 
 
+MOST_NAMED = 14  # series whose names can stand in one chart
 OBJECTIVES = (
     Objective("clean", "Clean accuracy", gain=True, goal="clean accuracy", adjective="more accurate on clean examples"),
     Objective("parameters", "Parameters stored for inference", goal="size", adjective="smaller"),
@@ -72,6 +73,13 @@ class Fronts:
         """The points by objective; a series for which it is not known has none."""
         panels = {objective: self._points(objective) for objective in OBJECTIVES}
         return {objective: points for objective, points in panels.items() if len(points) > 1}
+
+    @property
+    def sizes(self) -> list[Point]:
+        """Every series with its size; none where sizes are equal or unknown, or series too many to be named in one chart."""
+        points = next((points for objective, points in self.points.items() if objective.name == "parameters"), [])
+        known = len(points) == len(self.evaluation.series) <= MOST_NAMED
+        return points if known and len({round(point.cost) for point in points}) > 1 else []
 
     @property
     def mixed_machines(self) -> bool:

@@ -98,6 +98,7 @@ def vega_config(theme: Theme) -> dict[str, Any]:
             "disable": True,
             "labelColor": ink["text"],
             "labelFontSize": 11,
+            "titleColor": ink["text"],
             "symbolSize": 70,
             "orient": "bottom",
             "symbolOpacity": 1,

@@ -40,15 +40,19 @@ class Efficiency(EvaluationSection):
         return cls(evaluation, fronts) if fronts.points else None
 
     @cached_property
-    def figure(self) -> Figure:
-        """Robust accuracy at the headline eps against clean accuracy, parameters, FLOPs and latency."""
+    def figure(self) -> Figure | None:
+        """Robust accuracy at the headline eps against what it costs, and against parameters if no chart on top has them."""
         evaluation, fronts, names = self.evaluation, self.fronts, self.evaluation.series
+        elsewhere = "parameters" if fronts.sizes else ""  # on top of the page
+        drawn = [objective for objective in fronts.points if objective.name != elsewhere]
+        if not drawn:
+            return None
         spans = "the span of the seeds' intervals around their mean" if evaluation.repeated else f"{evaluation.interval} intervals"
         return Figure(
             name=f"pareto-{evaluation.slug}",
             title="Robustness against what it costs",
             description=f"Worst-case accuracy at eps {numbers.budget(evaluation.headline_eps)} against "
-            f"{numbers.listing([_lowered(objective) for objective in fronts.points])}, a panel each, a point each for "
+            f"{numbers.listing([_lowered(objective) for objective in drawn])}, a panel each, a point each for "
             f"{numbers.listing(names)}; points on the Pareto front stand out.",
             caption=f"Worst-case accuracy at {evaluation.threat}, "
             f"n = {numbers.count(evaluation.examples)}. Ringed: on the Pareto front, no other point is at least as good in both "
@@ -56,7 +60,7 @@ class Efficiency(EvaluationSection):
             "whether two points differ, the paired tests say."
             + (" Times of different machines are not drawn." if fronts.mixed_machines else ""),
             series=tuple(names),
-            panels=tuple(Panel(_panel(fronts, objective), objective.title) for objective in fronts.points),
+            panels=tuple(Panel(_panel(fronts, objective), objective.title) for objective in drawn),
             height=190,
         )
 

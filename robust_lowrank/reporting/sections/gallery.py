@@ -54,6 +54,7 @@ class Gallery(EvaluationSection):
     place = 60
     slug = "gallery"
     heading = "Adversarial examples"
+    folded = True
     template = "gallery"
 
     @classmethod

@@ -89,7 +89,8 @@ def test_every_cost_has_its_own_front(make_evaluation):
     assert fronts.describe("latency") == "No network here is faster or more robust than Big."
     section = efficiency.Efficiency.from_evaluation(evaluation)
     (figure,), (table,) = section.figures, section.tables
-    assert [panel.title.split(" ")[0] for panel in figure.panels] == ["Clean", "Parameters", "FLOPs", "Latency"]
+    assert [panel.title.split(" ")[0] for panel in figure.panels] == ["Clean", "FLOPs", "Latency"]  # size is on top
+    assert [point.series for point in fronts.sizes] == ["Big", "Small", "Bad"]
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
     assert rows["Small"] == ["50.0", "90.0", "100", "500", "0.222", "14.2", "", "✓", "✓", ""]
     assert rows["Bad"][-4:] == [""] * 4

@@ -16,7 +16,6 @@ from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.labels import Box, place_labels
 from robust_lowrank.reporting.sections import accuracy
 
-MOST = 14  # series whose names can stand in one chart
 WIDTH, HEIGHT = 640, 340  # of the drawing, in pixels, by which labels are placed
 MARGIN = 34  # pixels between the outermost points and the edge
 BEADS = 24  # boxes that stand for a line, which labels should not cover
@@ -28,12 +27,8 @@ def hero(evidence: Evidence) -> Figure | None:
     if not evidence.evaluations:
         return None
     evaluation = evidence.evaluations[0]
-    fronts = Fronts(evaluation)
-    points = next((points for objective, points in fronts.points.items() if objective.name == "parameters"), [])
-    sizes = {round(point.cost) for point in points}
-    if len(points) == len(evaluation.series) <= MOST and len(sizes) > 1:
-        return _against_size(evaluation, points)
-    return accuracy.robustness(evaluation)
+    points = Fronts(evaluation).sizes
+    return _against_size(evaluation, points) if points else accuracy.robustness(evaluation)
 
 
 def _against_size(evaluation: Evaluation, points: list[Point]) -> Figure:
@@ -71,9 +66,9 @@ def _chart(names: list[str], points: list[Point], conds: dict[str, float], dense
     frame["cond"] = [conds[name] if math.isfinite(conds[name]) else None for name in frame["series"]]
     x = alt.X(
         "size:Q",
-        title="Parameters stored for inference",
+        title="Parameters at inference",
         scale=_scale(frame["size"], WIDTH),
-        axis=alt.Axis(format="~s", tickCount=6, grid=False),
+        axis=alt.Axis(format="~s", tickCount=6, grid=False, labelOverlap=True),
     )
     accuracies = pd.concat([frame["low"], frame["high"]])
     y = alt.Y("value:Q", title="Robust accuracy", scale=_scale(accuracies, HEIGHT), axis=alt.Axis(format=".0%", tickCount=6))
