@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Self
 
 from robust_lowrank import numbers
-from robust_lowrank.reporting.comparing.comparisons import Tests
+from robust_lowrank.reporting.comparing.comparisons import AllTests
 from robust_lowrank.reporting.comparing.contrasts import leaders
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
@@ -65,10 +65,10 @@ class Networks(Section):
     @cached_property
     def table(self) -> Table:
         """The overview."""
-        return overview_table(self.entries, None, Tests())
+        return overview_table(self.entries, None, AllTests())
 
 
-def overview_table(entries: Sequence[Entry], evaluation: Evaluation | None, tests: Tests) -> Table:
+def overview_table(entries: Sequence[Entry], evaluation: Evaluation | None, tests: AllTests) -> Table:
     """Show size, accuracies with intervals and conditioning, a row a run; `evaluation` is None where no run was attacked."""
     budgets = [numbers.budget(eps) for eps in evaluation.eps] if evaluation else []
     group = f"Worst case, %, at {numbers.norm(evaluation.norm)} eps" if evaluation else ""
