@@ -184,9 +184,9 @@ def _clean(evaluation: Evaluation, tests: AllTests, best: str, rival: str) -> li
     better = tested.better_somehow
     if better is None:
         return [Statement("open", f"{text}; the tests cannot tell these apart: {_p(tested)}.")]
-    basis = f" {tested.basis}" if tested.basis else ""
-    also = _and(beside(evaluation, tests, 0.0, better, rival if better == best else best))
-    text = f"{text}: {better} is better by {_gap(evaluation, best, rival, 0.0)}{also};{basis} {_p(tested)}."
+    basis = f", supported {tested.basis}" if tested.basis else ""
+    also = _and(beside(evaluation, tests, 0.0, better, rival if better == best else best, "the other's"))
+    text = f"{text}: {better} is better by {_gap(evaluation, best, rival, 0.0)}{also}{basis}; {_p(tested)}."
     return [Statement("supported" if tested.better else "open", text)]
 
 

@@ -27,8 +27,9 @@ def beside_runs(tests: AllTests, compared: Comparison) -> str:
     one, other = compared.first, compared.second
     clean = next((test for test in tests.at(0.0) if (test.first, test.second) == (one, other)), None) if compared.eps else None
     gap = clean.difference.value if clean and clean.supported else 0.0
-    sizes = [entry.run.record.parameters.inference for entry in (one, other)]
-    return _worded(*sizes, gap, "the other's") if compared.better is one else _worded(*reversed(sizes), -gap, "the other's")
+    first, second = (entry.run.record.parameters.inference for entry in (one, other))
+    whose = "the other's"
+    return _worded(first, second, gap, whose) if compared.better is one else _worded(second, first, -gap, whose)
 
 
 def _worded(ours: float | None, theirs: float | None, clean: float, whose: str) -> str:

@@ -101,7 +101,10 @@ def corrected(tests: Mapping[str, AllTests]) -> dict[str, AllTests]:
     def correct(group: Sequence[_T]) -> tuple[_T, ...]:
         return tuple(replace(test, adjusted=next(adjusted), family=len(everything)) for test in group)
 
-    return {name: AllTests(*map(correct, groups)) for name, groups in tests.items()}
+    return {
+        name: AllTests(attacked=correct(groups.attacked), seeds=correct(groups.seeds), proved=correct(groups.proved))
+        for name, groups in tests.items()
+    }
 
 
 def correction(family: int) -> str:

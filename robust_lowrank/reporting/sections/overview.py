@@ -113,7 +113,8 @@ def _rows(entries: Sequence[Entry], evaluation: Evaluation | None, best: dict[fl
 
 
 def _spread_cell(evaluation: Evaluation, series: str, attack: str, eps: float = 0.0) -> Cell:
-    mean, spread, interval = (find(series, attack, eps) for find in (evaluation.mean, evaluation.spread, evaluation.interval_of))
+    mean, spread = evaluation.mean(series, attack, eps), evaluation.spread(series, attack, eps)
+    interval = evaluation.interval_of(series, attack, eps)
     if mean is None or spread is None or interval is None or spread.deviation is None:
         return Cell("–")
     text = f"{numbers.accuracy(mean.value, mean.most)} ± {numbers.percent(spread.deviation)}"
