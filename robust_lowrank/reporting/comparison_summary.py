@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from robust_lowrank import numbers
 from robust_lowrank.errors import UserError
 from robust_lowrank.reporting.comparing.beside import beside
-from robust_lowrank.reporting.comparing.comparisons import ALPHA, Tests, correction
+from robust_lowrank.reporting.comparing.comparisons import ALPHA, AllTests, correction
 from robust_lowrank.reporting.comparing.contrasts import Contrast, contrast
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
@@ -62,7 +62,7 @@ def summarise(evidence: Evidence) -> Summary:
     )
 
 
-def _headline(evaluation: Evaluation, tests: Tests, best: str, rival: str) -> str:
+def _headline(evaluation: Evaluation, tests: AllTests, best: str, rival: str) -> str:
     eps = evaluation.headline_eps
     tested = contrast(tests, eps, best, rival)
     ours, theirs = (_accuracy(evaluation, name, WORST, eps) for name in (best, rival))
@@ -130,7 +130,7 @@ def _p(tested: Contrast) -> str:
     return f"{joint}{over_seeds} ({correction(tested.family)})"
 
 
-def _others(evaluation: Evaluation, tests: Tests, ranking: list[str], rival: str) -> list[Statement]:
+def _others(evaluation: Evaluation, tests: AllTests, ranking: list[str], rival: str) -> list[Statement]:
     """Compare the others with the dense network, or the best where there is none; then say who equals the best."""
     eps, best = evaluation.headline_eps, ranking[0]
     reference = rival if _is_dense(evaluation, rival) else best
@@ -175,7 +175,7 @@ def _p_of(tested: Contrast) -> str:
     return f"p {numbers.p_value(tested.p)}{seeds}"
 
 
-def _clean(evaluation: Evaluation, tests: Tests, best: str, rival: str) -> list[Statement]:
+def _clean(evaluation: Evaluation, tests: AllTests, best: str, rival: str) -> list[Statement]:
     tested = contrast(tests, 0.0, best, rival)
     if tested is None:
         return []
@@ -184,9 +184,9 @@ def _clean(evaluation: Evaluation, tests: Tests, best: str, rival: str) -> list[
     better = tested.better_somehow
     if better is None:
         return [Statement("open", f"{text}; the tests cannot tell these apart: {_p(tested)}.")]
-    basis = f" {tested.basis}" if tested.basis else ""
-    also = _and(beside(evaluation, tests, 0.0, better, rival if better == best else best))
-    text = f"{text}: {better} is better by {_gap(evaluation, best, rival, 0.0)}{also};{basis} {_p(tested)}."
+    basis = f", supported {tested.basis}" if tested.basis else ""
+    also = _and(beside(evaluation, tests, 0.0, better, rival if better == best else best, "the other's"))
+    text = f"{text}: {better} is better by {_gap(evaluation, best, rival, 0.0)}{also}{basis}; {_p(tested)}."
     return [Statement("supported" if tested.better else "open", text)]
 
 

@@ -222,21 +222,19 @@ def test_a_spread_needs_numbers(values):
 
 def test_methods_are_compared_over_seeds_by_a_t_test():
     a, b = np.array([0.71, 0.74, 0.72]), np.array([0.68, 0.69, 0.70])
-    d = a - b
-    found = seed_difference(a, b, paired=True)
-    t = d.mean() / (d.std(ddof=1) / math.sqrt(3))
-    assert found.p == pytest.approx(2 * stats.t.sf(abs(t), 2))
-    assert found.difference == pytest.approx((d.mean(), *stats.t.interval(0.95, 2, d.mean(), d.std(ddof=1) / math.sqrt(3))))
+    found, known = seed_difference(a, b, paired=True), stats.ttest_rel(a, b)
+    assert found.p == pytest.approx(known.pvalue)
+    assert found.difference == pytest.approx((np.mean(a - b), *known.confidence_interval(0.95)))
     b = np.array([0.6, 0.7])
-    parts = a.var(ddof=1) / 3, b.var(ddof=1) / 2
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 1)  # Welch and Satterthwaite
-    found = seed_difference(a, b, paired=False)
-    assert found.p == pytest.approx(2 * stats.t.sf(abs(a.mean() - b.mean()) / math.sqrt(sum(parts)), freedom))
+    found, known = seed_difference(a, b, paired=False), stats.ttest_ind(a, b, equal_var=False)
+    assert found.p == pytest.approx(known.pvalue)
+    assert found.difference == pytest.approx((a.mean() - b.mean(), *known.confidence_interval(0.95)))
 
 
 def test_seeds_that_make_no_difference_support_none():
     assert seed_difference([0.7, 0.7], [0.6, 0.6], paired=False).p == 1
     assert seed_difference([0.7, 0.8], [0.6, 0.7], paired=True).p == 1
+    assert 0 < seed_difference([0.7, 0.7], [0.6, 0.61], paired=False).p < 0.1  # one method varies, the other does not
 
 
 @pytest.mark.parametrize(("a", "b", "paired"), [([0.7], [0.6, 0.7], False), ([0.7, 0.8, 0.9], [0.6, 0.7], True)])

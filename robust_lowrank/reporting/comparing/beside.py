@@ -1,14 +1,14 @@
 """Beside every difference in robustness stands what else sets two networks apart: sizes, and clean accuracy."""
 
 from robust_lowrank import numbers
-from robust_lowrank.reporting.comparing.comparisons import Comparison, Tests
+from robust_lowrank.reporting.comparing.comparisons import AllTests, Comparison
 from robust_lowrank.reporting.comparing.contrasts import contrast
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, Evaluation
 
 _ALIKE = 0.05  # sizes within so much of each other are not worth a word
 
 
-def beside(evaluation: Evaluation, tests: Tests, eps: float, one: str, other: str, whose: str = "its") -> str:
+def beside(evaluation: Evaluation, tests: AllTests, eps: float, one: str, other: str, whose: str = "its") -> str:
     """Return how else one series differs from the other, as `with 28.0 % of its parameters and 3.1 points less clean accuracy`.
 
     Empty where their sizes are alike and no test supports that their clean accuracies differ. At `eps` 0, where clean accuracy is
@@ -20,15 +20,16 @@ def beside(evaluation: Evaluation, tests: Tests, eps: float, one: str, other: st
     return _worded(evaluation.parameters(one), evaluation.parameters(other), gap, whose)
 
 
-def beside_runs(tests: Tests, compared: Comparison) -> str:
+def beside_runs(tests: AllTests, compared: Comparison) -> str:
     """Return how else the better one of two runs differs from the other, as `beside`; empty where neither is better."""
     if compared.better is None:
         return ""
     one, other = compared.first, compared.second
     clean = next((test for test in tests.at(0.0) if (test.first, test.second) == (one, other)), None) if compared.eps else None
     gap = clean.difference.value if clean and clean.supported else 0.0
-    sizes = [entry.run.record.parameters.inference for entry in (one, other)]
-    return _worded(*sizes, gap, "the other's") if compared.better is one else _worded(*reversed(sizes), -gap, "the other's")
+    first, second = (entry.run.record.parameters.inference for entry in (one, other))
+    whose = "the other's"
+    return _worded(first, second, gap, whose) if compared.better is one else _worded(second, first, -gap, whose)
 
 
 def _worded(ours: float | None, theirs: float | None, clean: float, whose: str) -> str:

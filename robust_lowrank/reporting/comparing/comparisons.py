@@ -81,7 +81,7 @@ class SeedComparison(Tested):
 _T = TypeVar("_T", bound=Tested)
 
 
-class Tests(NamedTuple):
+class AllTests(NamedTuple):
     """All tests of one evaluation."""
 
     attacked: tuple[Comparison, ...] = ()  # at every eps, and at 0 of clean accuracy
@@ -93,7 +93,7 @@ class Tests(NamedTuple):
         return tuple(test for test in self.attacked if test.eps == eps)
 
 
-def corrected(tests: Mapping[str, Tests]) -> dict[str, Tests]:
+def corrected(tests: Mapping[str, AllTests]) -> dict[str, AllTests]:
     """Return the tests of all of a report's evaluations, with p-values corrected by Holm's procedure over all of them together."""
     everything = [test for groups in tests.values() for group in groups for test in group]
     adjusted = iter(holm([test.p for test in everything]))
@@ -101,7 +101,10 @@ def corrected(tests: Mapping[str, Tests]) -> dict[str, Tests]:
     def correct(group: Sequence[_T]) -> tuple[_T, ...]:
         return tuple(replace(test, adjusted=next(adjusted), family=len(everything)) for test in group)
 
-    return {name: Tests(*map(correct, groups)) for name, groups in tests.items()}
+    return {
+        name: AllTests(attacked=correct(groups.attacked), seeds=correct(groups.seeds), proved=correct(groups.proved))
+        for name, groups in tests.items()
+    }
 
 
 def correction(family: int) -> str:

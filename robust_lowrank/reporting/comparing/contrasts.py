@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from robust_lowrank.reporting.comparing.comparisons import SeedComparison, Tests
+from robust_lowrank.reporting.comparing.comparisons import AllTests, SeedComparison
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
 
 
@@ -41,7 +41,7 @@ class Contrast:
         return "over examples, not over seeds" if self.over_examples else "over seeds, not over examples in every pair of runs"
 
 
-def contrast(tests: Tests, eps: float, one: str, other: str) -> Contrast | None:
+def contrast(tests: AllTests, eps: float, one: str, other: str) -> Contrast | None:
     """Return the joint result of the tests between two series at a budget, or None where there are none."""
     between = [test for test in tests.at(eps) if {test.first.series, test.second.series} == {one, other}]
     if not between:
@@ -57,7 +57,7 @@ def contrast(tests: Tests, eps: float, one: str, other: str) -> Contrast | None:
     )
 
 
-def leaders(evaluation: Evaluation, tests: Tests, eps: float) -> set[str]:
+def leaders(evaluation: Evaluation, tests: AllTests, eps: float) -> set[str]:
     """Return the best series at a budget and those which the tests cannot tell from it.
 
     Empty where no series is significantly worse than the best: then nothing deserves to stand out.

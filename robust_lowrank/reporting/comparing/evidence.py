@@ -6,7 +6,7 @@ from functools import cached_property
 
 from robust_lowrank.records import Run
 from robust_lowrank.reporting.comparing.brackets import compare_proved, find_brackets
-from robust_lowrank.reporting.comparing.comparisons import Tests, compare, compare_seeds, corrected
+from robust_lowrank.reporting.comparing.comparisons import AllTests, compare, compare_seeds, corrected
 from robust_lowrank.reporting.comparing.entries import Entry, arrange
 from robust_lowrank.reporting.comparing.evaluations import Evaluation, find_evaluations
 
@@ -28,12 +28,12 @@ class Evidence:
         """The method of each series, in their order."""
         return {entry.series: entry.run.record.method for entry in self.entries}
 
-    def tests(self, evaluation: Evaluation) -> Tests:
+    def tests(self, evaluation: Evaluation) -> AllTests:
         """Return the tests of an evaluation, corrected together with those of all the others; they are made once."""
         return self._tests[evaluation.slug]
 
     @cached_property
-    def _tests(self) -> dict[str, Tests]:
+    def _tests(self) -> dict[str, AllTests]:
         return corrected({evaluation.slug: _tested(evaluation) for evaluation in self.evaluations})
 
 
@@ -47,9 +47,9 @@ def gather(runs: Sequence[Run]) -> Evidence:
     return Evidence(entries, find_evaluations(entries))
 
 
-def _tested(evaluation: Evaluation) -> Tests:
+def _tested(evaluation: Evaluation) -> AllTests:
     budgets = (0.0, *evaluation.eps)
-    return Tests(
+    return AllTests(
         attacked=tuple(test for eps in budgets for test in compare(evaluation, eps)),
         seeds=tuple(test for eps in budgets for test in compare_seeds(evaluation, eps)),
         proved=compare_proved(evaluation, find_brackets(evaluation)),

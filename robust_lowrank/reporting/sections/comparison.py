@@ -8,7 +8,7 @@ from typing import Self
 from robust_lowrank import numbers
 from robust_lowrank.records import AuditFinding
 from robust_lowrank.reporting.comparing.beside import beside, beside_runs
-from robust_lowrank.reporting.comparing.comparisons import Comparison, SeedComparison, Tested, Tests, correction
+from robust_lowrank.reporting.comparing.comparisons import AllTests, Comparison, SeedComparison, Tested, correction
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
@@ -36,7 +36,7 @@ class ComparisonSection(EvaluationSection):
 
     slug: str
     entries: Sequence[Entry]
-    paired: Tests
+    paired: AllTests
     report = "comparison"
     place = 20
     heading = "Comparison"
@@ -156,7 +156,7 @@ def _on_data(evidence: Evidence, evaluation: Evaluation) -> list[Entry]:
     return [entry for entry in evidence.entries if entry.name in attacked or entry.run.record.data == evaluation.data]
 
 
-def _paired_tests(evaluation: Evaluation, eps: float, tests: Tests) -> Table:
+def _paired_tests(evaluation: Evaluation, eps: float, tests: AllTests) -> Table:
     """Return every paired test at one budget, most certain first."""
     comparisons = tests.at(eps)
     what = f"{numbers.norm(evaluation.norm)} eps {numbers.budget(eps)}, worst case over the attacks" if eps else "clean accuracy"
@@ -187,7 +187,7 @@ def _test_row(comparison: Comparison, also: str) -> tuple[Cell, ...]:
     )
 
 
-def _tests_over_seeds(evaluation: Evaluation, tests: Tests) -> Table:
+def _tests_over_seeds(evaluation: Evaluation, tests: AllTests) -> Table:
     """Return every test of two methods over their seeds, most certain first."""
     return Table(
         name=f"tests-{evaluation.slug}-seeds",
@@ -199,7 +199,7 @@ def _tests_over_seeds(evaluation: Evaluation, tests: Tests) -> Table:
     )
 
 
-def _seeds_row(evaluation: Evaluation, tests: Tests, test: SeedComparison) -> tuple[Cell, ...]:
+def _seeds_row(evaluation: Evaluation, tests: AllTests, test: SeedComparison) -> tuple[Cell, ...]:
     better = test.better
     other = test.second if better == test.first else test.first
     also = beside(evaluation, tests, test.eps, better, other, "the other's") if better else ""

@@ -141,7 +141,8 @@ def _row(fronts: Fronts, series: str, costs: Costs | None, batches: list[int], f
 
 
 def _mean_cell(evaluation: Evaluation, series: str, attack: str) -> Cell:
-    mean, interval = (find(series, attack, evaluation.headline_eps) for find in (evaluation.mean, evaluation.interval_of))
+    eps = evaluation.headline_eps
+    mean, interval = evaluation.mean(series, attack, eps), evaluation.interval_of(series, attack, eps)
     return mean_cell(mean.value, mean.most, interval.low, interval.high) if mean and interval else Cell("–")
 
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Self
 
 from robust_lowrank import numbers
-from robust_lowrank.reporting.comparing.comparisons import Tests
+from robust_lowrank.reporting.comparing.comparisons import AllTests
 from robust_lowrank.reporting.comparing.contrasts import leaders
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
@@ -65,10 +65,10 @@ class Networks(Section):
     @cached_property
     def table(self) -> Table:
         """The overview."""
-        return overview_table(self.entries, None, Tests())
+        return overview_table(self.entries, None, AllTests())
 
 
-def overview_table(entries: Sequence[Entry], evaluation: Evaluation | None, tests: Tests) -> Table:
+def overview_table(entries: Sequence[Entry], evaluation: Evaluation | None, tests: AllTests) -> Table:
     """Show size, accuracies with intervals and conditioning, a row a run; `evaluation` is None where no run was attacked."""
     budgets = [numbers.budget(eps) for eps in evaluation.eps] if evaluation else []
     group = f"Worst case, %, at {numbers.norm(evaluation.norm)} eps" if evaluation else ""
@@ -113,7 +113,8 @@ def _rows(entries: Sequence[Entry], evaluation: Evaluation | None, best: dict[fl
 
 
 def _spread_cell(evaluation: Evaluation, series: str, attack: str, eps: float = 0.0) -> Cell:
-    mean, spread, interval = (find(series, attack, eps) for find in (evaluation.mean, evaluation.spread, evaluation.interval_of))
+    mean, spread = evaluation.mean(series, attack, eps), evaluation.spread(series, attack, eps)
+    interval = evaluation.interval_of(series, attack, eps)
     if mean is None or spread is None or interval is None or spread.deviation is None:
         return Cell("–")
     text = f"{numbers.accuracy(mean.value, mean.most)} ± {numbers.percent(spread.deviation)}"

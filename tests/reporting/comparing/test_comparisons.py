@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robust_lowrank.reporting.comparing.comparisons import Tests, compare, corrected
+from robust_lowrank.reporting.comparing.comparisons import AllTests, compare, corrected
 from robust_lowrank.reporting.comparing.contrasts import contrast, leaders
 from robust_lowrank.reporting.comparing.entries import arrange
 from robust_lowrank.reporting.comparing.evaluations import find_evaluations
@@ -15,8 +15,8 @@ def held(count: int, first: int = 0) -> np.ndarray:
     return (np.arange(100) >= first) & (np.arange(100) < first + count)
 
 
-def tests_of(evaluation, eps=0.1) -> Tests:
-    return corrected({"": Tests(compare(evaluation, eps))})[""]
+def made(evaluation, eps=0.1) -> AllTests:
+    return corrected({"": AllTests(compare(evaluation, eps))})[""]
 
 
 @pytest.fixture
@@ -41,13 +41,13 @@ def test_tests_are_those_of_the_statistics(evaluation_of):
 
 
 def test_one_family_spans_every_test_of_a_report(make_run, make_result):
-    def results(count, suite):
-        return make_result(
-            held(90), {("fgsm", eps): held(round(count * (1 - eps))) for eps in (0.1, 0.3)}, suite=suite, attack=suite
-        )
+    def results(count, suite, attack):
+        found = {("fgsm", eps): held(round(count * (1 - eps))) for eps in (0.1, 0.3)}
+        return make_result(held(90), found, suite=suite, attack=attack)
 
     runs = [
-        make_run(label, results=[results(n, "quick"), results(n - 9, "slow")]) for label, n in (("a", 80), ("b", 70), ("c", 60))
+        make_run(label, results=[results(n, "quick", "a1"), results(n - 9, "slow", "a2")])
+        for label, n in (("a", 80), ("b", 70), ("c", 60))
     ]
     evidence = gather(runs)
     tests = [test for evaluation in evidence.evaluations for test in evidence.tests(evaluation).attacked]
@@ -58,7 +58,7 @@ def test_one_family_spans_every_test_of_a_report(make_run, make_result):
 
 def test_better_needs_support(evaluation_of):
     evaluation = evaluation_of(("a", 0, held(60)), ("b", 0, held(30)), ("c", 0, held(58)))
-    tests = tests_of(evaluation)
+    tests = made(evaluation)
     assert contrast(tests, 0.1, "a", "b").better == "a"
     assert contrast(tests, 0.1, "b", "a").better == "a"
     assert contrast(tests, 0.1, "a", "c").better is None
@@ -67,16 +67,16 @@ def test_better_needs_support(evaluation_of):
 
 def test_nothing_stands_out_without_support(evaluation_of):
     evaluation = evaluation_of(("a", 0, held(60)), ("b", 0, held(58)))
-    assert leaders(evaluation, tests_of(evaluation), 0.1) == set()
+    assert leaders(evaluation, made(evaluation), 0.1) == set()
 
 
 def test_a_method_is_better_only_if_every_seed_is(evaluation_of):
     mixed = evaluation_of(("a", 0, held(60)), ("a", 1, held(31)), ("b", 0, held(30)), ("b", 1, held(30)))
-    between = contrast(tests_of(mixed), 0.1, "a", "b")
+    between = contrast(made(mixed), 0.1, "a", "b")
     assert between.pairs == 2
     assert between.better is None
     agreed = evaluation_of(("a", 0, held(60)), ("a", 1, held(55)), ("b", 0, held(30)))
-    between = contrast(tests_of(agreed), 0.1, "a", "b")
+    between = contrast(made(agreed), 0.1, "a", "b")
     assert between.pairs == 2
     assert between.better == "a"
 
@@ -86,7 +86,7 @@ def test_clean_accuracy_is_compared_at_eps_0(make_run, make_result):
         make_run(label, results=[make_result(right, {("fgsm", 0.1): right})]) for label, right in (("a", held(90)), ("b", held(50)))
     ]
     (evaluation,) = find_evaluations(arrange(runs))
-    (test,) = tests_of(evaluation, 0).attacked
+    (test,) = made(evaluation, 0).attacked
     assert test.p == mcnemar_exact(held(90), held(50))
     assert test.better.name == "a"
 
@@ -102,7 +102,7 @@ def test_unresolved_examples_never_make_a_difference(make_run, make_result):
             make_run("b", results=[make_result(CLEAN, {("fgsm", 0.1): held(40)})]),
         ]
         (evaluation,) = find_evaluations(arrange(runs))
-        (test,) = tests_of(evaluation).attacked
+        (test,) = made(evaluation).attacked
         return test
 
     few, many = test_of(held(5, first=40)), test_of(held(20, first=40))
@@ -113,5 +113,5 @@ def test_unresolved_examples_never_make_a_difference(make_run, make_result):
 
 
 def test_a_contrast_knows_how_often_two_networks_disagree(evaluation_of):
-    tests = tests_of(evaluation_of(("a", 0, held(60)), ("b", 0, held(40, first=30))))
+    tests = made(evaluation_of(("a", 0, held(60)), ("b", 0, held(40, first=30))))
     assert contrast(tests, 0.1, "a", "b").discordance == pytest.approx(0.4)
