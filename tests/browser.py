@@ -29,7 +29,7 @@ class Opened:
 
     def __init__(self, browser, path: Path, **options) -> None:
         self.context = browser.new_context(**({"viewport": {"width": 1200, "height": 900}} | options))
-        self.context.set_default_timeout(120_000)  # of a busy machine
+        self.context.set_default_timeout(60_000)  # of a busy machine
         self.page = self.context.new_page()
         self.requests: list[str] = []
         self.complaints: list[str] = []
