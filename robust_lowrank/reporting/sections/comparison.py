@@ -19,6 +19,7 @@ from robust_lowrank.reporting.sections.overview import heading_cell, overview_ta
 from robust_lowrank.reporting.sections.section import EvaluationSection
 from robust_lowrank.statistics import Interval
 
+_COLUMNS = 3  # of further evaluations, in the first one's table
 _MARKS = {"pass": "✓", "warn": "!", "fail": "✕"}
 _OPEN = (
     "Unresolved examples count against each difference: the smallest that they allow is stated and tested; the interval covers all."
@@ -37,6 +38,7 @@ class ComparisonSection(EvaluationSection):
     slug: str
     entries: Sequence[Entry]
     paired: AllTests
+    others: Sequence[Evaluation] = ()  # whose outcomes stand in columns of the first table
     report = "comparison"
     place = 20
     heading = "Comparison"
@@ -74,8 +76,16 @@ class ComparisonSection(EvaluationSection):
     @classmethod
     def find(cls, evidence: Evidence) -> list[Self]:
         """Return every evaluation, each with the runs on its data."""
+        first, *further = evidence.evaluations or (None,)
+        on_same = tuple(other for other in further if other.data == first.data)[:_COLUMNS] if first else ()
         return [
-            cls(evaluation, f"section-{place}", _on_data(evidence, evaluation), evidence.tests(evaluation))
+            cls(
+                evaluation,
+                f"section-{place}",
+                _on_data(evidence, evaluation),
+                evidence.tests(evaluation),
+                () if place > 1 else on_same,
+            )
             for place, evaluation in enumerate(evidence.evaluations, start=1)
         ]
 
@@ -87,7 +97,7 @@ class ComparisonSection(EvaluationSection):
     @cached_property
     def overview(self) -> Table:
         """Size, accuracies and conditioning."""
-        return overview_table(self.entries, self.evaluation, self.paired)
+        return overview_table(self.entries, self.evaluation, self.paired, self.others)
 
     @cached_property
     def by_attack(self) -> Table:

@@ -40,6 +40,9 @@ _IMPLIED = (
     "One search served several eps: each example was attacked at the largest eps that it might withstand, and counts as robust at "
     "smaller ones without an attack there."
 )
+_OTHERS = (
+    "Columns of different suites or examples are to be read side by side, not to be compared; further below are their sections."
+)
 _CONDITIONING = (
     "Condition number: of the worst layer after training. Certificate quantity: the product over all layers. "
     "Below each: over the compressed layers alone."
@@ -68,8 +71,15 @@ class Networks(Section):
         return overview_table(self.entries, None, AllTests())
 
 
-def overview_table(entries: Sequence[Entry], evaluation: Evaluation | None, tests: AllTests) -> Table:
-    """Show size, accuracies with intervals and conditioning, a row a run; `evaluation` is None where no run was attacked."""
+def overview_table(
+    entries: Sequence[Entry], evaluation: Evaluation | None, tests: AllTests, others: Sequence[Evaluation] = ()
+) -> Table:
+    """Show accuracies with intervals, size and conditioning, a row a run.
+
+    Args:
+        evaluation: None where no run was attacked.
+        others: further evaluations, of which the outcome at the headline eps stands in a column.
+    """
     budgets = [numbers.budget(eps) for eps in evaluation.eps] if evaluation else []
     group = f"Worst case, %, at {numbers.norm(evaluation.norm)} eps" if evaluation else ""
     best = {eps: leaders(evaluation, tests, eps) for eps in (0.0, *evaluation.eps)} if evaluation else {}
@@ -78,17 +88,20 @@ def overview_table(entries: Sequence[Entry], evaluation: Evaluation | None, test
         caption=_caption(evaluation),
         columns=(
             *words("Method"),
-            *numeric("Parameters", "Removed, %", "Clean accuracy, %" if evaluation else "Test accuracy, %"),
+            *numeric("Clean accuracy, %" if evaluation else "Test accuracy, %"),
             *numeric(*budgets, group=group),
+            *(column for other in others for column in numeric(numbers.budget(other.headline_eps), group=_group(other))),
+            *numeric("Parameters"),
             *numeric("largest", group="Condition number"),
             *numeric("product", group="Certificate quantity"),
         ),
-        rows=tuple(_rows(entries, evaluation, best)),
+        rows=tuple(_rows(entries, evaluation, best, others)),
         notes=(
             *((_LEADERS,) if any(best.values()) else ()),
+            *((_OTHERS,) if others else ()),
             *((_SEEDS,) if evaluation and evaluation.repeated else ()),
             *((_UNRESOLVED,) if evaluation and evaluation.unresolved else ()),
-            *((_IN_FULL,) if evaluation and evaluation.sampled else ()),
+            *((_IN_FULL,) if any(each.sampled for each in (evaluation, *others) if each) else ()),
             *((_IMPLIED,) if evaluation and evaluation.implied else ()),
             *_size_notes(entries),
         ),
@@ -102,14 +115,21 @@ def heading_cell(entry: Entry) -> Cell:
     return Cell(entry.series, ", ".join(filter(None, (entry.variant, unfinished))), series=entry.series)
 
 
-def _rows(entries: Sequence[Entry], evaluation: Evaluation | None, best: dict[float, set[str]]) -> Iterator[tuple[Cell, ...]]:
+def _group(other: Evaluation) -> str:
+    return f"{other.title}, n = {numbers.count(other.examples)}, %, at eps"
+
+
+def _rows(
+    entries: Sequence[Entry], evaluation: Evaluation | None, best: dict[float, set[str]], others: Sequence[Evaluation]
+) -> Iterator[tuple[Cell, ...]]:
     for series, members in groupby(entries, key=lambda entry: entry.series):
-        yield from (_row(entry, evaluation, best) for entry in members)
+        yield from (_row(entry, evaluation, best, others) for entry in members)
         spread = evaluation.spread(series, CLEAN) if evaluation else None
         if evaluation and spread and spread.seeds > 1:
             heading, none = Cell(series, f"mean of {spread.seeds} seeds", series=series), Cell("")
             robust = (_spread_cell(evaluation, series, WORST, eps) for eps in evaluation.eps)
-            yield (heading, none, none, _spread_cell(evaluation, series, CLEAN), *robust, none, none)
+            further = (_spread_cell(other, series, WORST, other.headline_eps) for other in others)
+            yield (heading, _spread_cell(evaluation, series, CLEAN), *robust, *further, none, none, none)
 
 
 def _spread_cell(evaluation: Evaluation, series: str, attack: str, eps: float = 0.0) -> Cell:
@@ -121,14 +141,12 @@ def _spread_cell(evaluation: Evaluation, series: str, attack: str, eps: float = 
     return Cell(text, numbers.interval(interval.low, interval.high), value=mean.value)
 
 
-def _row(entry: Entry, evaluation: Evaluation | None, best: dict[float, set[str]]) -> tuple[Cell, ...]:
+def _row(
+    entry: Entry, evaluation: Evaluation | None, best: dict[float, set[str]], others: Sequence[Evaluation]
+) -> tuple[Cell, ...]:
     parameters = entry.run.record.parameters
     measured = conditioning(entry)
     row = [heading_cell(entry)]
-    if parameters.total:
-        row += [count_cell(parameters.inference, f"of {numbers.count(parameters.dense)}"), percent_cell(parameters.saved)]
-    else:
-        row += [Cell("–"), Cell("–")]
     if evaluation is None:
         row.append(percent_cell(entry.run.record.test_accuracy))
     else:
@@ -137,6 +155,12 @@ def _row(entry: Entry, evaluation: Evaluation | None, best: dict[float, set[str]
             accuracy_cell(accuracy, leads=entry.series in best.get(eps, ()), missing="not attacked")
             for eps, accuracy in accuracies.items()
         ]
+    row += [accuracy_cell(other.accuracy(entry, WORST, other.headline_eps), missing="not attacked") for other in others]
+    if parameters.total:
+        fewer = f"{numbers.percent(parameters.saved)} % fewer" if parameters.saved > 0 else ""
+        row.append(count_cell(parameters.inference, fewer))
+    else:
+        row.append(Cell("–"))
     if measured is None:
         return (*row, Cell("–"), Cell("–"))
     compressed = measured.factored_layers and measured.factored_layers < measured.layers
@@ -156,9 +180,7 @@ def _caption(evaluation: Evaluation | None) -> str:
 
 def _size_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
     compressed = any(entry.run.record.parameters.saved for entry in entries)
-    size = (
-        "Parameters: of all layers, as stored for inference; below, those of the dense network. Removed: how many fewer these are."
-    )
+    size = "Parameters: of all layers, as stored for inference; below, how many fewer these are than the dense network's."
     closed = [entry.name for entry in entries if not entry.run.record.parameters.total]
     products = [measured.product for entry in entries if (measured := conditioning(entry))]
     return (
