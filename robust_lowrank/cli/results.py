@@ -58,6 +58,18 @@ def say_matrix(transfer: "pd.DataFrame") -> None:
         console.print_table(table)
 
 
+def say_rounding(labels: Sequence[str], found: Sequence["pd.DataFrame"]) -> None:
+    """Print for each network and way how many of its verdicts change with rounding, and on which examples."""
+    table = Table("network", "computed", "verdicts", "changed", "share", "examples", box=None, pad_edge=False)
+    for label, frame in zip(labels, found, strict=True):
+        for way, part in frame.groupby("way", sort=False):
+            tried, changed = int(part["tried"].sum()), sum(map(len, part["changed"]))
+            numbers = sorted({int(example) for examples in part["changed"] for example in examples})
+            shown = ", ".join(map(str, numbers[:FLIPS])) + (", ..." if len(numbers) > FLIPS else "")
+            table.add_row(escape(label), str(way), f"{tried:,}", f"{changed:,}", f"{changed / tried:.2%}", shown)
+    console.print_table(table)
+
+
 def say_forms(deployed: Sequence[Sequence["Deployed"]]) -> None:
     """Print for each form and eps its accuracy, and how many examples have another verdict than the trained network's."""
     rows = list_forms(deployed)

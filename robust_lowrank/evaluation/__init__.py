@@ -39,6 +39,8 @@ from robust_lowrank.evaluation.repetition import Again as Again
 from robust_lowrank.evaluation.repetition import attack_again as attack_again
 from robust_lowrank.evaluation.result import Adversarial as Adversarial
 from robust_lowrank.evaluation.result import Evaluation as Evaluation
+from robust_lowrank.evaluation.rounding import Recomputed as Recomputed
+from robust_lowrank.evaluation.rounding import recompute as recompute
 from robust_lowrank.evaluation.run import Progress as Progress
 from robust_lowrank.evaluation.runner import Fingerprint as Fingerprint
 from robust_lowrank.evaluation.runner import behaviour as behaviour

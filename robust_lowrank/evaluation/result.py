@@ -105,7 +105,8 @@ class Evaluation(Showable):
         with replacing(files.clean) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in self.clean._asdict().items()}, temporary)
         records.write_frame(files.verdicts, self.verdicts)
-        files.transfer.unlink(missing_ok=True)  # of an earlier result
+        for path in (files.transfer, files.rounding):
+            path.unlink(missing_ok=True)  # of an earlier result
         return records.write_sealed(files.record, self.record, files.beside)
 
 

@@ -17,6 +17,7 @@
     RUN/results/SUITE/closest.safetensors     the most harmful inputs found of those that nothing broke, keys as above
     RUN/results/SUITE/clean.safetensors       the first examples as they are, keys "inputs" and "examples"
     RUN/results/SUITE/transfer.parquet        TRANSFER, what broke other networks tried on this one: a row a network, attack and eps
+    RUN/results/SUITE/rounding.parquet        ROUNDING, the verdicts formed again in other ways: a row a way, attack and eps
     RUN/forms/FORM/                           a run directory of the network as it is deployed, with results of its own
     RUN/forms/FORM/network.onnx               the program, of a form that is one
     RUN/forms/FORM/results/SUITE/replayed.parquet      REPLAYED, inputs of the run's network that break the form, and the reverse
@@ -74,6 +75,7 @@ from robust_lowrank.records.tables import METRICS as METRICS
 from robust_lowrank.records.tables import MONITOR as MONITOR
 from robust_lowrank.records.tables import OPERATORS as OPERATORS
 from robust_lowrank.records.tables import REPLAYED as REPLAYED
+from robust_lowrank.records.tables import ROUNDING as ROUNDING
 from robust_lowrank.records.tables import SPECTRA as SPECTRA
 from robust_lowrank.records.tables import TRANSFER as TRANSFER
 from robust_lowrank.records.tables import VERDICT as VERDICT

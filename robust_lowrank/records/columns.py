@@ -84,10 +84,10 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(("circular_max", "circular_min", "circular_cond"), _SIZE),
     "eps": Kind("number", 0, 1e300),
     **dict.fromkeys(("factored", "abstained"), Kind("truth")),
-    **dict.fromkeys(("layer", "kind", "attack", "engine", "flags", "weights", "source", "source_created"), _TEXT),
+    **dict.fromkeys(("layer", "kind", "attack", "way", "engine", "flags", "weights", "source", "source_created"), _TEXT),
     **dict.fromkeys(("source_weights", "target_weights", "data", "attack_hash"), _TEXT),
     "norm": Kind("text", choices=("Linf", "L2", "L1")),
     "verdict": Kind("text", choices=VERDICT),
     "on": Kind("text", choices=("form", "trained")),
-    "singular_values": Kind("numbers"),
+    **dict.fromkeys(("singular_values", "changed"), Kind("numbers")),
 }

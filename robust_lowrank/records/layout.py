@@ -28,6 +28,7 @@ class ResultFiles:
         self.closest: Path = root / "closest.safetensors"  # the most harmful inputs of those that nothing broke
         self.clean: Path = root / "clean.safetensors"  # the first examples as they are
         self.transfer: Path = root / "transfer.parquet"  # the table `TRANSFER`
+        self.rounding: Path = root / "rounding.parquet"  # the table `ROUNDING`
         self.replayed: Path = root / "replayed.parquet"  # of a form: the table `REPLAYED`
         self.flipped: Path = root / "flipped.safetensors"  # of a form: clean examples with other verdicts than the network's
         self.units: Path = root / "units"  # the directory of finished units
@@ -35,7 +36,7 @@ class ResultFiles:
     @property
     def beside(self) -> tuple[Path, ...]:
         """The files that the record is sealed with."""
-        return self.verdicts, self.adversarial, self.closest, self.clean, self.transfer, self.replayed, self.flipped
+        return self.verdicts, self.adversarial, self.closest, self.clean, self.transfer, self.rounding, self.replayed, self.flipped
 
 
 class RunFiles:

@@ -10,7 +10,7 @@ from robust_lowrank.records.documents import CertificateRecord, ResultRecord, Ru
 from robust_lowrank.records.frames import read_frame
 from robust_lowrank.records.layout import RunFiles, require_plain
 from robust_lowrank.records.parsing import read_record
-from robust_lowrank.records.tables import CERTIFICATE, METRICS, OPERATORS, REPLAYED, SPECTRA, TRANSFER, VERDICTS
+from robust_lowrank.records.tables import CERTIFICATE, METRICS, OPERATORS, REPLAYED, ROUNDING, SPECTRA, TRANSFER, VERDICTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,7 @@ class Result:
     transfer: "pd.DataFrame | None" = None
     path: Path | None = None  # its directory
     replayed: "pd.DataFrame | None" = None  # of a form
+    rounding: "pd.DataFrame | None" = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def read_run(path: Path, *, results: bool = True) -> Run:
             record=read_record(result.record, ResultRecord),
             verdicts=read_frame(result.verdicts, VERDICTS, compact=True),
             transfer=read_frame(result.transfer, TRANSFER) if result.transfer.is_file() else None,
+            rounding=read_frame(result.rounding, ROUNDING) if result.rounding.is_file() else None,
             path=result.root,
             replayed=read_frame(result.replayed, REPLAYED) if result.replayed.is_file() else None,
         )

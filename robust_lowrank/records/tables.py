@@ -109,6 +109,14 @@ TRANSFER = (
     "fooled",  # of them, those that it gets wrong by a strict margin on the source's input
 )
 
+ROUNDING = (
+    "way",  # in which the verdicts were formed again, such as "batches of 1"
+    "attack",  # "clean" for the examples as they are
+    "eps",
+    "tried",  # stored inputs
+    "changed",  # list of the examples of which a verdict is another one, as float64
+)
+
 VERDICT = ("robust", "broken", "misclassified", "nonfinite", "unresolved")  # unresolved: the budget ran out before a verdict
 
 

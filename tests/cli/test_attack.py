@@ -136,6 +136,22 @@ def test_the_matrix_tries_what_breaks_each_network_on_the_other(rlr_eval: Comman
     assert times == {name: path.stat().st_mtime_ns for name, path in kept.items()}
 
 
+def test_verdicts_are_formed_again_in_other_ways_and_kept(rlr_eval: Command, runs: Path) -> None:
+    options = ("LOW", "--suite", "quick", "--eps", "0.2", "--n", 12, "--rounding")
+    (rows,) = json.loads(attacked(rlr_eval, *options, "--json").stdout)["rounding"]
+    tried = {(row["way"], row["attack"]): row["tried"] for row in rows}
+    ways = {"reversed", "batches of 1", "batches of 256", "float64", "merged", "thin layers", "thin layers, bfloat16"}
+    assert ways < {way for way, _ in tried}
+    assert all(tried[way, "clean"] == 12 for way in ways)
+    stored = records.read_run(Path("LOW")).results["quick"]
+    assert stored.rounding is not None and list(stored.rounding.columns) == list(records.ROUNDING)
+    robust = stored.verdicts[stored.verdicts["verdict"].isin(["robust", "broken"])]
+    assert tried["float64", "pgd-20"] == int((robust["attack"] == "pgd-20").sum())
+    assert not any(row["changed"] for row in rows if row["way"] == "reversed")
+    assert "batches of 256" in attacked(rlr_eval, *options).stdout
+    assert rlr_eval("verify", "LOW").exit_code == 0
+
+
 @pytest.mark.parametrize("budget", [("--max-passes", 60), pytest.param(("--max-seconds", "1e-9"), marks=pytest.mark.slow)])
 def test_an_attack_that_ends_early_goes_on_where_it_was(rlr_eval: Command, runs: Path, budget: tuple[object, ...]) -> None:
     options = ("--suite", "quick", "--eps", "0.1", "--n", 12, "--batch-size", 4)

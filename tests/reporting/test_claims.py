@@ -126,7 +126,7 @@ def test_sizes_and_clean_accuracy_stand_beside_better_and_sizes_are_one_count(re
         assert re.search(r"more than Dense .*, with 30.0 % of its parameters and \d+.\d points less clean accuracy[.]", headline)
     for suffix in ("html", "md", "tex"):
         verdicts = re.findall(r"(Other|Dense) is better.{0,80}?with ([\d.]+) (% of|times) the other's parameters", said[suffix])
-        assert [(name, size) for name, size, _ in verdicts] == [("Dense", "3.3"), ("Other", "30.0"), ("Other", "30.0")]
+        assert [(name, size) for name, size, _ in verdicts[-3:]] == [("Dense", "3.3"), ("Other", "30.0"), ("Other", "30.0")]
     for suffix in ("html", "md", "json"):
         assert "Other stores 300 parameters for inference, 70.0 % fewer than the dense network's 1,000." in said[suffix]
     for suffix, text in said.items():

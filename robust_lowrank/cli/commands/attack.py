@@ -60,6 +60,12 @@ def attack(
         bool, typer.Option("--complete", help="After an attack on a sample, such as aa-fast: all of aa-native on what it leaves.")
     ] = False,
     matrix: Annotated[bool, typer.Option("--matrix", help="Try what breaks each network on the others.")] = False,
+    rounding: Annotated[
+        bool,
+        typer.Option(
+            "--rounding", help="Form all verdicts again in other batches, precisions, threads and forms; say which change."
+        ),
+    ] = False,
     form: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,7 +92,7 @@ def attack(
     A stored result with the same weights, images and attack is kept, and an evaluation that was stopped goes on where it was.
     """
     from robust_lowrank.cli.progress import Board
-    from robust_lowrank.cli.results import list_forms, say_forms, say_matrix, say_results
+    from robust_lowrank.cli.results import list_forms, say_forms, say_matrix, say_results, say_rounding
     from robust_lowrank.exporting.programs import require_onnx
     from robust_lowrank.jobs import transfer as transfers
     from robust_lowrank.jobs.attack import Attack
@@ -95,6 +101,7 @@ def attack(
     from robust_lowrank.jobs.events import remark
     from robust_lowrank.jobs.executors import find_executor
     from robust_lowrank.jobs.forms import PROGRAMS, owner
+    from robust_lowrank.jobs.rounding import recompute
     from robust_lowrank.records import ResultRecord, RunFiles, read_record, read_run, writing
     from robust_lowrank.reporting.comparing.forms import deployed_forms
 
@@ -153,6 +160,7 @@ def attack(
         outcomes = perform_all(jobs, executor=executor, workers=workers, report=board)
         names = [outcome.results[0] for outcome in outcomes]
         transfer = transfers.matrix(jobs, settled, names) if matrix else None
+        rounded = [recompute(job, settled, name) for job, name in zip(jobs, names, strict=True)] if rounding else []
     done = [read_run(job.out, results=bool(settled.forms)) for job in jobs]
     files = [RunFiles(job.out).result(name) for job, name in zip(jobs, names, strict=True)]
     results = [read_record(result.record, ResultRecord) for result in files]
@@ -164,12 +172,15 @@ def attack(
         rows = zip(jobs, done, results, strict=True)
         listed = [{"run": str(job.out), "label": run.record.label, "result": result.model_dump()} for job, run, result in rows]
         more = {} if transfer is None else {"transfer": console.rows(transfer)}
+        more |= {"rounding": [console.rows(table) for table in rounded]} if rounding else {}
         more |= {"forms": list_forms(deployed), "left_out": left_out} if settled.forms else {}
         console.print_json({"results": listed, **more} if more else listed)
     else:
         say_results([run.record.label for run in done], results)
         if transfer is not None:
             say_matrix(transfer)
+        if rounding:
+            say_rounding([run.record.label for run in done], rounded)
         if settled.forms:
             say_forms(deployed)
     if left_out:
