@@ -14,6 +14,7 @@ from robust_lowrank.cli.commands.attack import attack
 from robust_lowrank.cli.commands.bench import bench, demo
 from robust_lowrank.cli.commands.catalogue import list_names
 from robust_lowrank.cli.commands.certify import certify
+from robust_lowrank.cli.commands.compare import compare
 from robust_lowrank.cli.commands.doctor import doctor
 from robust_lowrank.cli.commands.export import export
 from robust_lowrank.cli.commands.plan import plan
@@ -43,12 +44,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "forecast": (forecast, "rlr-eval forecast RUN --suite standard --n 500"),
     "condition": (condition, "rlr-eval condition RUN --out reports/condition"),
     "report": (report, "rlr-eval report RUN1 RUN2 --out reports/comparison"),
+    "compare": (compare, "rlr-eval compare ours.csv theirs=samples_gsm8k.jsonl --out reports/compare"),
     "export": (export, "rlr-eval export RUN --to onnx"),
     "bench": (bench, "rlr-eval bench fashion-mnist-quick --download"),
     "list": (list_names, "rlr-eval list methods"),
     "doctor": (doctor, "rlr-eval doctor"),
 }
-WITHOUT_TORCH = ("report", "condition")
+WITHOUT_TORCH = ("report", "condition", "compare")
 
 
 def loading_torch(command: Callable[..., None]) -> Callable[..., None]:

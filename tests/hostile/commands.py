@@ -12,7 +12,7 @@ from torch import nn
 
 from robust_lowrank.models.files import sha256
 from robust_lowrank.records import RunFiles
-from tests.hostile import data, programs, runs, tables, weights
+from tests.hostile import data, logs, programs, runs, tables, weights
 from tests.hostile.running import Ended, contents, run
 
 Maker = Callable[[Path], Path]
@@ -161,6 +161,10 @@ KINDS: dict[str, Kind] = {
             "forecast run --n 4 --suite {}",
         ),
     ),
+    "log": Kind(
+        _named(logs),
+        ("compare {} plain.csv", "compare plain.csv x={} --common --json", "compare plain.csv {} --threshold 0.5 --out out"),
+    ),
     "run": Kind({name: _run(name) for name in runs.MAKERS}, _OF_A_RUN),
     "weights in a run": Kind({name: _weights_in_a_run(maker) for name, maker in _named(weights.HOSTILE).items()}, _OF_A_NETWORK),
     "program in a run": Kind({name: _program_in_a_run(maker) for name, maker in _named(programs.HOSTILE).items()}, _OF_A_NETWORK),
@@ -212,6 +216,7 @@ def prepared(place: Path) -> None:
     place.mkdir(parents=True)
     (place.parent / "temporary").mkdir()
     save_file(weights.network().state_dict(), place / "plain.safetensors")
+    (place / "plain.csv").write_text("example,correct\n1,1\n2,0\n")
     for name in ("mnist", "cifar10"):
         methods = '[[methods]]\nname = "dense"\n'
         (place / f"{name}.toml").write_text(f'name = "{name}"\n[data]\nname = "{name}"\n[model]\nname = "mlp"\n{methods}')
