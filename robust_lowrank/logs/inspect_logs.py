@@ -11,7 +11,7 @@ from typing import Any
 from robust_lowrank.bounds import regular_size, require_proportion
 from robust_lowrank.errors import UserError, brief, first_line, shown
 from robust_lowrank.logs.scores import EXAMPLES, Row
-from robust_lowrank.logs.texts import DOCUMENT, FILE, decoded, parsed
+from robust_lowrank.logs.texts import DOCUMENT, decoded, parsed
 
 CHUNK = 2**20  # bytes that are read at a time
 ENTRY = b"PK\1\2"  # begins an entry of an archive's table of contents
@@ -102,10 +102,8 @@ def _require_few(path: Path, where: str) -> None:
     """Require that an archive, whose table of contents is read whole, holds no more files than a log of so many examples.
 
     Raises:
-        UserError: it holds more, or is very large.
+        UserError: it holds more.
     """
-    if (size := regular_size(path)) > FILE:
-        raise UserError(f"{where} has {size:,} bytes, and a log has at most {FILE:,}: {CONVERT}")
     found, last = 0, b""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robust_lowrank.bounds import regular_size
 from robust_lowrank.errors import UserError, brief, shown
 from robust_lowrank.logs import csv_files, documents, inspect_logs, lm_eval, runs
 from robust_lowrank.logs.scores import Choice, Row, settle
-from robust_lowrank.logs.texts import lines, parsed
+from robust_lowrank.logs.texts import lines, parsed, require_size
 from robust_lowrank.records import RunFiles
 
 _HEAD = 64  # bytes by which a file is told
@@ -117,6 +116,6 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]] | None:
 
 
 def _sha256(path: Path) -> str:
-    regular_size(path)
+    require_size(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,20 @@ from robust_lowrank.errors import UserError, first_line, shown
 
 FILE = 2**31  # bytes of a file that is read line by line
 LINE = 4 * 2**20  # bytes of a line
-DOCUMENT = 32 * 2**20  # bytes of a JSON document, which as Python objects takes many times as many
+DOCUMENT = 32 * 2**20  # bytes of a JSON document
+TABLES = 4_000_000  # tables and lists in it, each of which takes many times its two brackets
+
+
+def require_size(path: Path) -> None:
+    """Require a regular file that is no larger than a log is.
+
+    Raises:
+        UserError: it is another.
+    """
+    if (size := regular_size(path)) > FILE:
+        raise UserError(
+            f"{shown(path)} has {size:,} bytes, and a log has at most {FILE:,}: keep what says how examples were scored"
+        )
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -20,9 +33,8 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         UserError: it is no regular file, very large, no UTF-8, or a line is very long.
     """
-    where, size = shown(path), regular_size(path)
-    if size > FILE:
-        raise UserError(f"{where} has {size:,} bytes, and a log has at most {FILE:,}: keep what says how examples were scored")
+    where = shown(path)
+    require_size(path)
     with path.open("rb") as file:
         number = 0
         while line := file.readline(LINE + 1):
@@ -52,8 +64,10 @@ def parsed(text: str, where: str) -> Any:
     """Return the values of a JSON text; NaN and infinities, which Python writes, are numbers.
 
     Raises:
-        UserError: it is no JSON, or is nested very deep.
+        UserError: it is no JSON, is nested very deep, or has very many tables and lists.
     """
+    if text.count("[") + text.count("{") > TABLES:
+        raise UserError(f"{where} cannot be read: it has more than {TABLES:,} tables and lists")
     try:
         return json.loads(text)
     except RecursionError as error:

@@ -13,7 +13,7 @@ from typer.testing import Result
 from tests.logs.drawn import sample_of_inspect, sample_of_lm_eval, write_eval, write_lines
 
 Command = Callable[..., Result]
-HOSTILE = "<script>window.ran = 1</script>"
+HOSTILE = "<script>alert(1)</script>"
 
 
 def csv(path: Path, right: np.ndarray) -> Path:
@@ -39,7 +39,7 @@ def test_on_the_terminal_and_as_json(rlr_eval: Command, logs: Path) -> None:
     shown = rlr_eval("compare", *ALL)
     assert shown.exit_code == 0, shown.output
     assert re.search(r"^a +40 of 60 +66\.7 +\[54\.1, 77\.3\] +correct +csv *$", shown.stdout, re.MULTILINE)
-    assert re.search(r"^a – lm +\+16\.7 +\[.*\] +20 : 10 +0\.099 +0\.20 +not distinguishable *$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^a – lm +\+16\.7 +\[.*\] +20 : 10 +0\.099 +0\.30 +not distinguishable *$", shown.stdout, re.MULTILINE)
     assert f"{HOSTILE} is better" in shown.stdout
     assert "60 examples can show differences from" in shown.stdout
     listed = json.loads(rlr_eval("compare", *ALL, "--baseline", "a", "--json").stdout)
@@ -54,7 +54,7 @@ def test_the_page_and_the_files_beside_it(rlr_eval: Command, logs: Path) -> None
     assert done.exit_code == 0, done.output
     assert "Report: out/compare.html" in done.stdout
     page = (logs / "out/compare.html").read_text()
-    assert HOSTILE not in page and "&lt;script&gt;window.ran" in page
+    assert HOSTILE not in page and "&lt;script&gt;alert(1)" in page
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|@import|url\(""", page)
     assert len(page) < 200_000
     records = json.loads((logs / "out/compare.json").read_text())["records"]
@@ -66,23 +66,6 @@ def test_the_page_and_the_files_beside_it(rlr_eval: Command, logs: Path) -> None
     assert records[2]["log_b"] == "l.eval" and records[2]["better"] == HOSTILE
     assert {path.name for path in (logs / "out").iterdir()} >= {"compare.md", "compare.tex", "comparisons.parquet"}
     assert "Paired tests" in (logs / "out/compare.md").read_text()
-
-
-def test_a_run_directory_beside_a_log(rlr_eval: Command, runs: Path) -> None:
-    assert rlr_eval("attack", "LOW", "DENSE", "--suite", "quick", "--n", "20").exit_code == 0
-    several = rlr_eval("compare", "LOW", "DENSE")
-    assert several.exit_code == 2
-    assert "quick/clean" in several.stderr
-    listed = json.loads(rlr_eval("compare", "LOW", "DENSE", "--metric", "quick/clean", "--json").stdout)
-    for system in listed["systems"]:
-        record = json.loads((runs / system["name"] / "results/quick/result.json").read_text())
-        assert system["correct"] == record["accuracies"][0]["correct"]
-        metrics = {f"quick/{each['eps']:g}": each["correct"] for each in record["accuracies"] if each["attack"] == "worst"}
-    for metric, correct in metrics.items():
-        listed = json.loads(rlr_eval("compare", "LOW", "DENSE", "--metric", metric, "--json").stdout)
-        assert listed["systems"][1]["correct"] == correct
-    csv(runs / "mine.csv", np.ones(20))
-    assert rlr_eval("compare", "LOW", "mine.csv", "--metric", "quick/clean", "--metric", "correct").exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -174,11 +174,11 @@ def refused_archive(make: Callable[[Path], object], tmp_path: Path) -> str:
     return str(refused.value)
 
 
-def test_archives_that_are_refused(tmp_path: Path) -> None:
+def test_archives_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def bomb(path: Path) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for number in range(8):
-                archive.writestr(f"_journal/summaries/{number}.json", b" " * 2**25)
+                archive.writestr(f"_journal/summaries/{number}.json", b" " * 2**20)
 
     def other(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
@@ -204,6 +204,7 @@ def test_archives_that_are_refused(tmp_path: Path) -> None:
 
         return make
 
+    monkeypatch.setattr("robust_lowrank.bounds.FREE", 2**20)
     assert "as a decompression bomb does" in refused_archive(bomb, tmp_path)
     assert "neither summaries nor samples" in refused_archive(other, tmp_path)
     assert "holds a file twice" in refused_archive(twice, tmp_path)
