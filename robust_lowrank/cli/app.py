@@ -22,6 +22,7 @@ from robust_lowrank.cli.commands.proof import forecast, verify
 from robust_lowrank.cli.commands.reports import condition, report
 from robust_lowrank.cli.commands.show import show
 from robust_lowrank.cli.commands.train import train
+from robust_lowrank.cli.commands.view import view
 from robust_lowrank.cli.errors import Commands
 from robust_lowrank.cli.stopping import heed_signals
 
@@ -45,12 +46,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "condition": (condition, "rlr-eval condition RUN --out reports/condition"),
     "report": (report, "rlr-eval report RUN1 RUN2 --out reports/comparison"),
     "compare": (compare, "rlr-eval compare ours.csv theirs=samples_gsm8k.jsonl --out reports/compare"),
+    "view": (view, "rlr-eval view runs"),
     "export": (export, "rlr-eval export RUN --to onnx"),
     "bench": (bench, "rlr-eval bench fashion-mnist-quick --download"),
     "list": (list_names, "rlr-eval list methods"),
     "doctor": (doctor, "rlr-eval doctor"),
 }
-WITHOUT_TORCH = ("report", "condition", "compare")
+WITHOUT_TORCH = ("report", "condition", "compare", "view")
 
 
 def loading_torch(command: Callable[..., None]) -> Callable[..., None]:
