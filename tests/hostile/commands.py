@@ -99,6 +99,7 @@ _OF_A_RUN = (
     "show {} --json",
     "doctor {}",
     "report run {} --out out",
+    "view . --out out/view.html",
     "condition {} --out out",
     "forecast {} --suite quick --n 4",
     "attack run --suite blackbox --eps 0.1 --n 4 --source {}",
@@ -108,7 +109,7 @@ _OF_A_RUN = (
     "export {} --to dense",
     TRAIN + " --out {}",
 )
-_OF_A_NETWORK = tuple(each for each in _OF_A_RUN if not each.startswith(("report", "condition", "show")))
+_OF_A_NETWORK = tuple(each for each in _OF_A_RUN if not each.startswith(("report", "condition", "show", "view")))
 KINDS: dict[str, Kind] = {
     "program": Kind(_named(programs.HOSTILE), _PROGRAMS),
     "ONNX file": Kind(_named(programs.ONNX), _PROGRAMS),
@@ -202,6 +203,7 @@ EXCEPTIONS: tuple[Otherwise, ...] = (
     Otherwise("run", "unit_.*|inputs_of_other_examples|label_of_controls", "verify .*", 1, "what is stored is not proved"),
     Otherwise("run", f"{_READABLE}|label_of_controls", "doctor .*", 1, "it names what is damaged"),
     Otherwise("run", _READABLE, "show .*", 0, "it lists what is not in order"),
+    Otherwise("run", ".*", "view .*", 0, "it lists what is damaged"),
     Otherwise("run", "label_of_controls", ".*", 0, "a label is any text, and is shown escaped"),
     Otherwise("run", _ELSEWHERE, "(report|condition) .*", 0, "they read tables, and leave alone what a record names"),
     Otherwise("run", "download|images_elsewhere", "train .*|.*--source .*", 0, "the images are the same, whatever their name"),

@@ -153,14 +153,17 @@ def test_sorting_filtering_and_the_panel(opened) -> None:
     assert names(page) == [HOSTILE]
     page.get_by_role("searchbox").fill("")
     page.locator("tbody tr", has_text="Net 3").locator("td").nth(2).click()
-    assert panel.is_visible() and "Net 3" in panel.inner_text() and "all gradients are finite" in panel.inner_text()
+    panel.wait_for()
+    assert "Net 3" in panel.inner_text() and "all gradients are finite" in panel.inner_text()
     assert page.evaluate("location.hash") == "#run-4"
     page.keyboard.press("Escape")
-    assert not panel.is_visible() and page.evaluate("location.hash") == ""
+    page.wait_for_function("location.hash === ''")
+    assert not panel.is_visible()
     page.get_by_role("link", name="damaged").press("Enter")
+    panel.wait_for()
     assert "run.json cannot be read" in panel.inner_text()
     page.go_back()
-    assert not panel.is_visible()
+    panel.wait_for(state="hidden")
     page.get_by_role("link", name="<img").click()
     panel.get_by_role("button", name="Close").click()
     assert page.evaluate("window.ran") is None
