@@ -72,10 +72,14 @@ def _summary(paired: Paired) -> Summary:
         more = [f"{len(open_) - LISTED} more"] if len(open_) > LISTED else []
         statements.append(Statement("open", f"Not distinguishable: {numbers.listing([*names, *more])}."))
     if paired.left_out:
-        left_out = f"{numbers.times(paired.left_out, 'example')} that not all of the logs have are left out."
-        statements.append(Statement("warning", f"{left_out} If these are not missing at random, neither is what is compared."))
+        left_out = f"{numbers.times(paired.left_out, 'example')} that not all of the logs have {_are(paired.left_out)} left out."
+        statements.append(Statement("warning", f"{left_out} What is compared is a random sample only if they lack at random."))
     statements.append(Statement("note", power(paired)))
     return Summary(headline, evidence, tuple(statements))
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _said(test: Comparison) -> str:
