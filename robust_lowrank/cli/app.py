@@ -14,6 +14,7 @@ from robust_lowrank.cli.commands.attack import attack
 from robust_lowrank.cli.commands.bench import bench, demo
 from robust_lowrank.cli.commands.catalogue import list_names
 from robust_lowrank.cli.commands.certify import certify
+from robust_lowrank.cli.commands.compare import compare
 from robust_lowrank.cli.commands.doctor import doctor
 from robust_lowrank.cli.commands.export import export
 from robust_lowrank.cli.commands.plan import plan
@@ -21,6 +22,7 @@ from robust_lowrank.cli.commands.proof import forecast, verify
 from robust_lowrank.cli.commands.reports import condition, report
 from robust_lowrank.cli.commands.show import show
 from robust_lowrank.cli.commands.train import train
+from robust_lowrank.cli.commands.view import view
 from robust_lowrank.cli.errors import Commands
 from robust_lowrank.cli.stopping import heed_signals
 
@@ -43,12 +45,14 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "forecast": (forecast, "rlr-eval forecast RUN --suite standard --n 500"),
     "condition": (condition, "rlr-eval condition RUN --out reports/condition"),
     "report": (report, "rlr-eval report RUN1 RUN2 --out reports/comparison"),
+    "compare": (compare, "rlr-eval compare ours.csv theirs=samples_gsm8k.jsonl --out reports/compare"),
+    "view": (view, "rlr-eval view runs"),
     "export": (export, "rlr-eval export RUN --to onnx"),
     "bench": (bench, "rlr-eval bench fashion-mnist-quick --download"),
     "list": (list_names, "rlr-eval list methods"),
     "doctor": (doctor, "rlr-eval doctor"),
 }
-WITHOUT_TORCH = ("report", "condition")
+WITHOUT_TORCH = ("report", "condition", "compare", "view")
 
 
 def loading_torch(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""Reports from run directories compare networks, and show the conditioning of layers.
+"""Reports from run directories compare networks, and show the conditioning of layers; a page compares logs of other tools.
 
 The rooms, from below: `formats` has the forms in which things are shown, `comparing` names the runs and tests what may be
 compared, `sections` turns that into the parts of a report, `output` writes its files.
@@ -6,5 +6,6 @@ compared, `sections` turns that into the parts of a report, `output` writes its 
 
 from robust_lowrank.reporting.comparison import comparison_report, summary
 from robust_lowrank.reporting.condition import condition_report
+from robust_lowrank.reporting.paired import paired_report
 
-__all__ = ["comparison_report", "condition_report", "summary"]
+__all__ = ["comparison_report", "condition_report", "paired_report", "summary"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from robust_lowrank.models.files import sha256
 from robust_lowrank.records import RunFiles
-from tests.hostile import data, programs, runs, tables, weights
+from tests.hostile import data, logs, programs, runs, tables, weights
 from tests.hostile.running import Ended, contents, run
 
 Maker = Callable[[Path], Path]
@@ -99,6 +99,7 @@ _OF_A_RUN = (
     "show {} --json",
     "doctor {}",
     "report run {} --out out",
+    "view . --out out/view.html",
     "condition {} --out out",
     "forecast {} --suite quick --n 4",
     "attack run --suite blackbox --eps 0.1 --n 4 --source {}",
@@ -108,7 +109,7 @@ _OF_A_RUN = (
     "export {} --to dense",
     TRAIN + " --out {}",
 )
-_OF_A_NETWORK = tuple(each for each in _OF_A_RUN if not each.startswith(("report", "condition", "show")))
+_OF_A_NETWORK = tuple(each for each in _OF_A_RUN if not each.startswith(("report", "condition", "show", "view")))
 KINDS: dict[str, Kind] = {
     "program": Kind(_named(programs.HOSTILE), _PROGRAMS),
     "ONNX file": Kind(_named(programs.ONNX), _PROGRAMS),
@@ -161,6 +162,10 @@ KINDS: dict[str, Kind] = {
             "forecast run --n 4 --suite {}",
         ),
     ),
+    "log": Kind(
+        _named(logs),
+        ("compare {} plain.csv", "compare plain.csv x={} --common --json", "compare plain.csv {} --threshold 0.5 --out out"),
+    ),
     "run": Kind({name: _run(name) for name in runs.MAKERS}, _OF_A_RUN),
     "weights in a run": Kind({name: _weights_in_a_run(maker) for name, maker in _named(weights.HOSTILE).items()}, _OF_A_NETWORK),
     "program in a run": Kind({name: _program_in_a_run(maker) for name, maker in _named(programs.HOSTILE).items()}, _OF_A_NETWORK),
@@ -198,6 +203,7 @@ EXCEPTIONS: tuple[Otherwise, ...] = (
     Otherwise("run", "unit_.*|inputs_of_other_examples|label_of_controls", "verify .*", 1, "what is stored is not proved"),
     Otherwise("run", f"{_READABLE}|label_of_controls", "doctor .*", 1, "it names what is damaged"),
     Otherwise("run", _READABLE, "show .*", 0, "it lists what is not in order"),
+    Otherwise("run", ".*", "view .*", 0, "it lists what is damaged"),
     Otherwise("run", "label_of_controls", ".*", 0, "a label is any text, and is shown escaped"),
     Otherwise("run", _ELSEWHERE, "(report|condition) .*", 0, "they read tables, and leave alone what a record names"),
     Otherwise("run", "download|images_elsewhere", "train .*|.*--source .*", 0, "the images are the same, whatever their name"),
@@ -212,6 +218,7 @@ def prepared(place: Path) -> None:
     place.mkdir(parents=True)
     (place.parent / "temporary").mkdir()
     save_file(weights.network().state_dict(), place / "plain.safetensors")
+    (place / "plain.csv").write_text("example,correct\n1,1\n2,0\n")
     for name in ("mnist", "cifar10"):
         methods = '[[methods]]\nname = "dense"\n'
         (place / f"{name}.toml").write_text(f'name = "{name}"\n[data]\nname = "{name}"\n[model]\nname = "mlp"\n{methods}')

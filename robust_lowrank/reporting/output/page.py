@@ -55,7 +55,7 @@ def html(template: str, series: Sequence[Look], **context: Any) -> str:
             looks=series,
             look={look.series: i for i, look in enumerate(series)},
             charts=charts,
-            vega=Markup(_script()),
+            vega=Markup(_script() if drawings else ""),
             **context,
         )
     )
