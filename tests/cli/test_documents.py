@@ -23,6 +23,7 @@ from robust_lowrank.training import parse_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/methods").glob("*.md"))
+GUIDES = sorted((ROOT / "docs/guides").glob("*.md"))
 EVALUATION = ROOT / "docs/evaluation.md"
 MONITOR_PAGE = ROOT / "docs/monitor.md"
 SUITES = ROOT / "attacks/README.md"
@@ -30,6 +31,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    *GUIDES,
     *PAGES,
     *sorted(ROOT.glob("*/README.md")),
 ]
@@ -202,7 +204,7 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 
 def test_every_equation_that_the_code_cites_is_in_the_documents() -> None:
     texts = [path.read_text() for path in (ROOT / "docs/methods.md", *PAGES)]
-    numbered = {number for text in texts for number in re.findall(r"^ +\((\d+b?)\)", text, re.MULTILINE)}
+    numbered = {number for text in texts for number in re.findall(r"^(?: +|\\text\{)\((\d+b?)\)", text, re.MULTILINE)}
     citation = re.compile(r"\b(?:methods|CondLR|DLRT|TDLRT|GeoLoRA|RobustDLRT) ((?:\(\d+b?\)(?:-|, | and )?)+)")
     cited = set()
     for path in (ROOT / "robust_lowrank").rglob("*.py"):
