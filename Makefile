@@ -12,7 +12,7 @@ LOCK := .ci/requirements.txt
 # Parallel test workers bring their own parallelism; a thread pool in each only makes them wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
-.PHONY: demo test test-slow test-all coverage check format bench bench-compare evaluation conformance networks mutations reliability reports-index docs lock audit sbom clean
+.PHONY: demo test test-slow test-all coverage check format bench bench-compare evaluation conformance networks mutations reliability reports-index cli-reference docs lock audit sbom clean
 
 # torchattacks and robustbench are pure Python; pip would pin requests, timm and others back to please them, so they
 # come last, alone, and in this order: both bring a top-level package `robustbench`, and the one installed last wins.
@@ -91,6 +91,10 @@ reliability: $(STAMP)
 # reports/README.md from the JSON files of the reports beside it.
 reports-index: $(STAMP)
 	$(BIN)/python -m robust_lowrank.reporting.index reports
+
+# docs/cli.md from the commands themselves.
+cli-reference: $(STAMP)
+	$(BIN)/python -m typer robust_lowrank.cli.app utils docs --name rlr-eval --title "The command line" --output docs/cli.md
 
 # The documentation tools read the source without importing it, so their environment needs neither torch nor the package.
 $(DOCS_STAMP): docs/requirements.txt

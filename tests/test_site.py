@@ -20,15 +20,22 @@ LOOKS = {
     "phone": {"viewport": {"width": 390, "height": 844}},
     "dark": {"viewport": {"width": 1400, "height": 900}, "color_scheme": "dark"},
 }
-PAGES = ["index.html", "methods/condlr.html", "evaluation.html", "api.html"]
+PAGES = [
+    "index.html",
+    "faq.html",
+    "cli.html",
+    "api.html",
+    "evaluation.html",
+    "methods/condlr.html",
+    "guides/compress-your-cnn.html",
+]
 
 
 class Shown(Opened):
-    """A page of the site, which has no charts to wait for, but scripts that look for what they find in the page."""
+    """A page of the site, which has no charts to wait for: its scripts have begun, and search builds its index."""
 
     def drawn(self) -> None:
         self.page.wait_for_function("document.documentElement.classList.contains('js')")
-        self.page.wait_for_load_state("networkidle")
 
 
 class Page(HTMLParser):

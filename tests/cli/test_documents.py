@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.main import get_command
 
+import robust_lowrank as rlr
 from robust_lowrank.cli.app import app
 from robust_lowrank.evaluation import audit, load_suite, suite_names
 from robust_lowrank.evaluation.attacks.base import Attack
@@ -93,6 +94,33 @@ def test_the_python_of_the_evaluation_page_runs(tmp_path: Path, monkeypatch: pyt
     with torch.random.fork_rng():
         for code in codes:  # each goes on from those before it
             exec(compile(code, str(EVALUATION), "exec"), namespace)
+
+
+@pytest.mark.slow
+def test_the_start_pages_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(ROOT / "docs/index.md", "python")
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    exec(code, {"torch": torch, "rlr": rlr, "model": model, "x": torch.rand(20, 1, 8, 8), "y": torch.arange(20) % 10})
+    assert "aa-fast" in capsys.readouterr().out
+
+
+def test_the_answers_print_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+    page = ROOT / "docs/faq.md"
+    (code,) = blocks(page, "python")
+    exec(code, {})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2
+    assert all(line in page.read_text() for line in printed)
+
+
+def test_the_command_line_is_told_as_it_is(tmp_path: Path) -> None:
+    made = re.search(r"-m (typer .*) --output docs/cli.md", (ROOT / "Makefile").read_text())
+    assert made
+    page = tmp_path / "cli.md"
+    command = [sys.executable, "-m", *shlex.split(made[1]), "--output", str(page)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert page.read_text() == (ROOT / "docs/cli.md").read_text(), "make cli-reference"
 
 
 def test_the_monitors_page_runs_and_names_every_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
