@@ -1,4 +1,4 @@
-"""The guides work: their files are written, their commands run, one after the other, in a copy of the package."""
+"""Guides and examples work. A guide's files are written and its commands run, one after the other, in a copy of the package."""
 
 import os
 import re
@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs/guides").glob("*.md"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 BLOCK = re.compile(r'^```(\w+)(?: title="(.+?)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
 DEMO = "rlr-eval demo"  # tests/cli/test_demo.py runs it
 
@@ -37,3 +38,13 @@ def test_what_a_guide_says_runs(guide: Path, tmp_path: Path) -> None:
                 ["sh", "-ec", text], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
             )
             assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs_and_has_its_notebook(example: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([sys.executable, str(example)], check=False, **options)
+    assert done.returncode == 0, done.stderr
+    assert f"](examples/{example.stem}.ipynb)" in (ROOT / "docs/examples.md").read_text()

@@ -224,8 +224,8 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
     text = document.read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
     paths = re.findall(r"`((?:robust_lowrank|attacks|experiments|docs|tests|benchmarks)/[\w/.-]*)`", text)
-    for link in links:
-        assert (document.parent / link).exists(), link
+    for link in links:  # notebooks are made with the site, in which test_site follows links
+        assert (document.parent / link).exists() or link.endswith(".ipynb"), link
     for path in paths:
         assert (ROOT / path.replace("NAME", "").removesuffix(".py").removesuffix(".toml")).exists() or (ROOT / path).exists(), path
 
