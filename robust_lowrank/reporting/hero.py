@@ -49,6 +49,7 @@ def _against_size(evaluation: Evaluation, points: list[Point]) -> Figure:
         series=tuple(names),
         panels=(Panel(_chart(names, points, conds, dense)),),
         height=HEIGHT,
+        wide=True,
     )
 
 
@@ -87,7 +88,9 @@ def _chart(names: list[str], points: list[Point], conds: dict[str, float], dense
         layers += [_arrow(start.iloc[0], end, x, y) for _, end in frame[frame["series"] != dense].iterrows()]
     layers += [
         base.mark_rule(strokeWidth=1.5, opacity=0.4).encode(y=alt.Y("low:Q", title="Robust accuracy"), y2="high:Q"),
-        base.mark_point(filled=True, size=170, opacity=1).encode(y=y, shape=encodings.shape(names), color=_color(frame, names)),
+        base.mark_point(filled=True, size=170, opacity=1).encode(
+            y=y, shape=encodings.shape(names).legend(None), color=_color(frame, names)
+        ),
     ]
     across = _pixels(frame["size"], WIDTH)
     down, top, bottom = (_pixels(frame[key], HEIGHT, accuracies) for key in ("value", "high", "low"))
@@ -124,12 +127,12 @@ def _color(frame: pd.DataFrame, names: list[str]) -> Any:
     scale = alt.Scale(type="log", domain=domain, range=LOW_TO_HIGH, interpolate="rgb")
     legend = alt.Legend(
         title="Condition number",
-        orient="top-left",
-        format=".3~g",
-        gradientLength=120,
-        tickCount=3,
-        direction="horizontal",
-        offset=0,
+        orient="top",
+        format=".4~g",
+        gradientLength=160,
+        gradientThickness=9,
+        tickCount=4,
+        offset=8,
     )
     return alt.condition("isValid(datum.cond)", alt.Color("cond:Q", scale=scale, legend=legend), alt.value("#8b94a1"))
 

@@ -46,6 +46,7 @@ class Figure:
     series: tuple[str, ...]
     panels: tuple[Panel, ...]
     height: int = 220
+    wide: bool = False  # whether it takes both columns of a paper though it has one panel
     folded: bool = False  # whether the page shows it when it is asked for
 
     @property
@@ -69,12 +70,13 @@ class Figure:
         return [look for look in looks if look.series in self.series]
 
     def paper(self, looks: Sequence[Look]) -> dict[str, bytes]:
-        """Return the files for print by suffix: a column (3.3 inches) wide, or the text (6.9 inches) with several panels.
+        """Return the files for print by suffix: a column (3.3 inches) wide, or the text (6.9 inches) with several panels or a
+        wide one.
 
         Raises:
             NotDrawnError: the engine that draws them fails.
         """
-        inches = COLUMN if len(self.panels) == 1 else TEXT
+        inches = TEXT if self.wide or len(self.panels) > 1 else COLUMN
         goal = round(inches * _DENSITY)
         svg = self._print(goal, looks, goal)
         beside = _extent(svg)[0] - goal  # axes and legend
