@@ -7,12 +7,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from robust_lowrank.cli import console
-from robust_lowrank.records import AccuracyRecord, ResultRecord
+from robust_lowrank.records import AccuracyRecord, Deployed, ResultRecord
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from robust_lowrank.reporting.comparing.forms import Deployed
 
 FLIPS = 8  # numbers of examples that a line names
 
