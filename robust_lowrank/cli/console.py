@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from robust_lowrank.errors import UserError, shown
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from robust_lowrank.reporting.formats.statements import Summary
+    from robust_lowrank.reporting.formats.tables import Table as Overview
 
 
 def command_line() -> str:
@@ -43,6 +45,22 @@ def status(text: str) -> Iterator[None]:
     console = Console(stderr=True)
     with console.status(text, spinner="line") if console.is_terminal else nullcontext():
         yield
+
+
+def say_overview(overview: "Overview") -> None:
+    """Print the first table of a comparison report, with the intervals of accuracies below them."""
+    table, group = Table(box=None, pad_edge=False), ""
+    shown = len(overview.columns) - 1  # for a terminal's width without the product of condition numbers
+    for column in overview.columns[:shown]:
+        above = column.group if column.group != group else ""
+        group = column.group
+        table.add_column(escape(f"{above}\n{column.title}"), justify="right" if column.numeric else "left", max_width=16)
+    for row in overview.rows:
+        texts = (f"{escape(cell.text)}{'★' if cell.leads else ''}" for cell in row[:shown])
+        intervals = (escape(cell.sub.partition("]")[0] + "]") if cell.accuracy else "" for cell in row[:shown])
+        table.add_row(*texts)
+        table.add_row(*intervals, style="dim")
+    print_table(table)
 
 
 def say_report(page: Path, summary: "Summary") -> None:

@@ -1,4 +1,4 @@
-"""Events are shown as bars on a terminal, as plain lines elsewhere."""
+"""Events are shown as a live table on a terminal, a row a job with its bar and its last note; as plain lines elsewhere."""
 
 from collections.abc import Iterator
 from types import TracebackType
@@ -28,6 +28,7 @@ class Board:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[said]}", style="dim", markup=False),
             console=console,
             disable=not console.is_terminal,
             transient=True,
@@ -55,9 +56,10 @@ class Board:
         if not self._console.is_terminal:
             return
         if event.job not in self._tasks:
-            self._tasks[event.job] = self._bars.add_task(event.job, total=event.total)
+            self._tasks[event.job] = self._bars.add_task(event.job, total=event.total, said="")
         description = ", ".join(filter(None, (event.job, event.stage, event.state)))
-        self._bars.update(self._tasks[event.job], description=description, completed=event.done, total=event.total)
+        said = self._notes[event.job]
+        self._bars.update(self._tasks[event.job], description=description, completed=event.done, total=event.total, said=said)
 
     def _unfinished(self) -> Iterator[str]:
         """Yield how far each job has come that has not ended."""

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from robust_lowrank.cli import console
+from robust_lowrank.numbers import budget as shown_budget
 from robust_lowrank.records import AccuracyRecord, Deployed, ResultRecord
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def say_results(labels: Sequence[str], results: Sequence[ResultRecord]) -> None:
     table = Table("network", "attack", "eps", "accuracy", "interval", box=None, pad_edge=False)
     for label, result in zip(labels, results, strict=True):
         for entry in result.accuracies:
-            budget = f"{result.norm} {entry.eps:.4g}" if entry.eps else ""
+            budget = f"{result.norm} {shown_budget(entry.eps)}" if entry.eps else ""
             rest = f" to {entry.most:.1%}, {entry.unresolved} unresolved" if entry.unresolved else ""
             rest += in_full(entry) + by_larger(entry)
             table.add_row(escape(label), entry.attack, budget, f"{entry.value:.1%}{rest}", f"{entry.low:.1%} to {entry.high:.1%}")
@@ -49,7 +50,7 @@ def say_matrix(transfer: "pd.DataFrame") -> None:
     for _, part in transfer.groupby(["attack", "eps"], sort=False):
         targets = list(dict.fromkeys(part["target"]))
         first = part.iloc[0]
-        table = Table(f"{first['attack']} at {first['eps']:.4g}, made on", *targets, box=None, pad_edge=False)
+        table = Table(f"{first['attack']} at {shown_budget(first['eps'])}, made on", *targets, box=None, pad_edge=False)
         for source, rows in part.groupby("source", sort=False):
             shares = {row["target"]: f"{row['fooled']} of {row['tried']}" for row in rows.to_dict("records")}
             table.add_row(str(source), *(shares.get(target, "") for target in targets))
@@ -77,12 +78,12 @@ def say_forms(deployed: Sequence[Sequence["Deployed"]]) -> None:
     for row in rows:
         accuracies = (f"{row['accuracy']:.1%}", f"{row['trained']:.1%}")
         flips = (str(len(row["lost"])), str(len(row["gained"])))
-        table.add_row(escape(row["label"]), f"{row['eps']:.4g}", *accuracies, *flips, row["attacked"])
+        table.add_row(escape(row["label"]), shown_budget(row["eps"]), *accuracies, *flips, row["attacked"])
     console.print_table(table)
     for row in rows:
         if flipped := [*row["lost"], *row["gained"]]:
             shown = ", ".join(map(str, flipped[:FLIPS])) + (", ..." if len(flipped) > FLIPS else "")
-            console.say(f"{row['label']} at {row['eps']:.4g}: other verdicts on examples {shown}")
+            console.say(f"{row['label']} at {shown_budget(row['eps'])}: other verdicts on examples {shown}")
     if any(row["lost"] or row["gained"] for row in rows):
         console.say("'rlr-eval report RUN' shows the pictures of examples whose verdicts differ")
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robust_lowrank import numbers
 from robust_lowrank.evaluation.attacks.base import JointAttack, JointTask, NativeAttack
 from robust_lowrank.evaluation.audit import Engine, Evidence, Probes, probe
 from robust_lowrank.evaluation.audit import audit as audit_evidence
@@ -287,5 +288,8 @@ class Run:
 
     def _tell(self, fraction: float, unit: Unit | None, detail: str) -> None:
         if self.progress:
-            budget = f"{detail and f' ({detail})'} at {unit.threat.norm} {unit.threat.eps:.4g}" if unit else detail
-            self.progress(fraction, f"{unit.name}{budget}" if unit else budget)
+            what = detail
+            if unit:
+                at = f"{unit.threat.norm} {numbers.budget(unit.threat.eps)}"
+                what = f"{unit.name}{detail and f' ({detail})'} at {at}, {len(self.ledgers[-1].open)} of {len(self.x)} hold"
+            self.progress(fraction, what)

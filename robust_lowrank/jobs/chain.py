@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from robust_lowrank import data, evaluation, records, training
+from robust_lowrank import data, evaluation, numbers, records, training
 from robust_lowrank.errors import UserError
 from robust_lowrank.jobs.attack import Attack
 from robust_lowrank.jobs.events import Event, Report, quiet, reading, remark
@@ -155,7 +155,7 @@ def attack_run(job: Job, attack: Attack, report: Report) -> str:
         progress=teller(job.name, stage, report),
     )
     record = result.save(place.files.root)
-    worst = f"{result.robust_accuracy.value:.1%} at eps {max(result.record.eps):.4g}"
+    worst = f"{result.robust_accuracy.value:.1%} at eps {numbers.budget(max(result.record.eps))}"
     unresolved = next(entry.unresolved for entry in reversed(result.record.accuracies))
     left = f", {unresolved} examples unresolved" if unresolved else ""
     note = f"{stage}: clean {result.clean_accuracy.value:.1%}, worst case {worst}{left}, {record.seconds:.1f} s"

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from robust_lowrank.errors import UserError, brief, unknown_name
 from robust_lowrank.evaluation.attacks.base import listed
-from robust_lowrank.ranges import BUDGETS, Count, Seed, distinct
+from robust_lowrank.ranges import BUDGETS, Count, Factor, Seed, distinct
 from robust_lowrank.tables import Table, read_table, shipped_files
 from robust_lowrank.threat import radius
 from robust_lowrank.training.adversarial_config import AdversarialConfig
@@ -21,8 +21,9 @@ RUNS, ATTACKS = 10_000, 100  # the most of an experiment
 
 
 class ExperimentMethod(MethodConfig):
-    """A method of an experiment, at one `rank` or at several `ranks`."""
+    """A method of an experiment, at one `rank` or at several `ranks`, with a learning rate of its own if it has `lr`."""
 
+    lr: Factor | None = None
     ranks: tuple[Rank, ...] | None = Field(default=None, strict=False, max_length=RUNS)
 
     @model_validator(mode="before")
@@ -44,7 +45,7 @@ class ExperimentMethod(MethodConfig):
 
     def at_each_rank(self, adversarial: AdversarialConfig | None = None) -> list[MethodConfig]:
         """Return one method a rank, the rank in the label where there are several."""
-        values = self.model_dump(exclude={"ranks"})
+        values = self.model_dump(exclude={"ranks", "lr"})
         if self.ranks is None:
             return [MethodConfig.model_validate(values)]
         methods = [MethodConfig.model_validate(values | {"rank": rank}) for rank in self.ranks]
@@ -126,17 +127,14 @@ class Experiment(Table):
 
     def runs(self) -> list[tuple[str, TrainConfig]]:
         """Return the training runs, by method, rank and seed, with names that are safe as directory names."""
-        return [
-            (
-                f"{directory_name(method, self.training.adversarial)}-seed{seed}",
-                TrainConfig(
-                    seed=seed, data=self.data, model=self.model, method=method, training=self.training, monitor=self.monitor
-                ),
-            )
-            for entry in self.methods
-            for method in entry.at_each_rank(self.training.adversarial)
-            for seed in self.seeds
-        ]
+        found = []
+        for entry in self.methods:
+            training = self.training if entry.lr is None else self.training.model_copy(update={"lr": entry.lr})
+            parts = {"data": self.data, "model": self.model, "training": training, "monitor": self.monitor}
+            for method in entry.at_each_rank(training.adversarial):
+                name = directory_name(method, training.adversarial)
+                found += [(f"{name}-seed{seed}", TrainConfig(seed=seed, method=method, **parts)) for seed in self.seeds]
+        return found
 
     def forms(self, suite: str, method: str) -> tuple[str, ...]:
         """Return the forms of a method's networks that a suite is put on."""

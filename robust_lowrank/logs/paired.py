@@ -91,9 +91,9 @@ def power(paired: Paired) -> str:
     if paired.smallest is None:
         return f"{paired.examples:,} examples are too few to show any difference, however large."
     return (
-        f"{paired.examples:,} examples can show differences from {100 * paired.smallest:.1f} points on; to see 1 point you need "
-        f"{paired.needed:,} examples (power 80 %, p corrected, for systems that disagree on {100 * paired.discordance:.1f} % "
-        "of the examples, as these do on average)."
+        f"With power 80 %, {paired.examples:,} examples show differences from {100 * paired.smallest:.1f} points on, and 1 point "
+        f"takes {paired.needed:,} examples (p corrected, for systems that disagree on {100 * paired.discordance:.1f} % of the "
+        "examples, as these do on average)."
     )
 
 

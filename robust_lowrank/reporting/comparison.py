@@ -8,10 +8,13 @@ from robust_lowrank.records import Run
 from robust_lowrank.reporting.comparing.evidence import Evidence, gather
 from robust_lowrank.reporting.comparison_summary import summarise
 from robust_lowrank.reporting.formats.statements import Summary
+from robust_lowrank.reporting.formats.tables import Table
 from robust_lowrank.reporting.hero import hero
 from robust_lowrank.reporting.output.files import write_report
 from robust_lowrank.reporting.output.frames import results_frame
 from robust_lowrank.reporting.output.provenance import provenance
+from robust_lowrank.reporting.sections.comparison import ComparisonSection
+from robust_lowrank.reporting.sections.overview import Networks
 from robust_lowrank.reporting.sections.registry import COMPARISON, find_sections
 
 
@@ -54,6 +57,17 @@ def summary(runs: Sequence[Run]) -> Summary:
         UserError: there are no runs.
     """
     return summarise(gather(runs))
+
+
+def overview(runs: Sequence[Run]) -> Table:
+    """Return the first table of the comparison report of these runs: accuracies, sizes and condition numbers, a row a run.
+
+    Raises:
+        UserError: there are no runs.
+    """
+    evidence = gather(runs)
+    (first, *_) = ComparisonSection.find(evidence) or Networks.find(evidence)
+    return first.tables[0]
 
 
 def _subtitle(evidence: Evidence) -> str:

@@ -41,7 +41,7 @@ def test_on_the_terminal_and_as_json(rlr_eval: Command, logs: Path) -> None:
     assert re.search(r"^a +40 of 60 +66\.7 +\[54\.1, 77\.3\] +correct +csv *$", shown.stdout, re.MULTILINE)
     assert re.search(r"^a – lm +\+16\.7 +\[.*\] +20 : 10 +0\.099 +0\.30 +not distinguishable *$", shown.stdout, re.MULTILINE)
     assert f"{HOSTILE} is better" in shown.stdout
-    assert "60 examples can show differences from" in shown.stdout
+    assert "With power 80 %, 60 examples show differences from" in shown.stdout
     listed = json.loads(rlr_eval("compare", *ALL, "--baseline", "a", "--json").stdout)
     assert [each["name"] for each in listed["systems"]] == ["a", "=1+1", "lm", HOSTILE]
     assert [(each["a"], each["b"]) for each in listed["comparisons"]] == [("=1+1", "a"), ("lm", "a"), (HOSTILE, "a")]

@@ -30,10 +30,10 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     return show
 
 
-def test_a_terminal_shows_the_state_and_warnings_and_no_notes(shown: Callable[..., str]) -> None:
+def test_a_terminal_shows_the_state_warnings_and_the_last_note(shown: Callable[..., str]) -> None:
     text = shown(STEP, WARNING, terminal=True)
     assert "is 2e+04" in text
-    assert "epoch" not in shown(NOTE, terminal=True)
+    assert "epoch 1 of 1" in shown(NOTE, STEP, terminal=True)
     assert "training, cond ≤ 1.10 (conv[2]), orth 3e-07" in shown(STEP, terminal=True)
 
 

@@ -44,6 +44,18 @@ def trial(tmp_path: Path) -> Experiment:
     return load_experiment(path)
 
 
+def test_a_method_may_have_a_learning_rate_of_its_own() -> None:
+    methods = [{"name": "dense"}, {"name": "condlr", "lr": 0.03, "ranks": [0.2, 0.5]}]
+    trial = Experiment(name="trial", training={"lr": 0.2}, methods=methods)  # pyright: ignore[reportArgumentType]
+    assert [(config.method.name, config.training.lr) for _, config in trial.runs()] == [
+        ("dense", 0.2),
+        ("condlr", 0.03),
+        ("condlr", 0.03),
+    ]
+    with pytest.raises(ValueError, match="lr"):
+        Experiment(name="trial", methods=[{"name": "dense", "lr": -1.0}])  # pyright: ignore[reportArgumentType]
+
+
 def test_runs_are_methods_by_ranks_by_seeds_in_order(trial: Experiment) -> None:
     assert [name for name, _ in trial.runs()] == [
         "dense-seed3",

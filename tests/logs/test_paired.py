@@ -42,7 +42,8 @@ def test_the_figures_of_known_tables() -> None:
     for system, right in zip(paired.systems, verdicts.values(), strict=True):
         assert (system.accuracy.low, system.accuracy.high) == pytest.approx(proportion_confint(right.sum(), 100, method="wilson"))
     assert paired.discordance == pytest.approx(np.mean([np.mean(verdicts[t.a] != verdicts[t.b]) for t in paired.comparisons]))
-    assert f"{paired.needed:,} examples (power 80 %" in power(paired)
+    assert power(paired).startswith("With power 80 %, 100 examples show differences from")
+    assert f"1 point takes {paired.needed:,} examples" in power(paired)
 
 
 def test_a_baseline_makes_a_smaller_family() -> None:

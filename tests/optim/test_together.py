@@ -51,8 +51,22 @@ def trained(method: Method, inner: str, device: torch.device | str, steps: int =
     return [layer.dense_weight().detach() for _, layer in trained_layers(net)]
 
 
-@pytest.mark.parametrize("inner", INNER)
-@pytest.mark.parametrize("method", METHODS)
+DEFAULT = {
+    ("condlr", "adamw"),
+    ("condlr", "sgd"),
+    ("geolora", "adamw"),
+    ("rgd", "adamw"),
+    ("dlrt tol", "adamw"),
+    ("tdlrt", "adamw"),
+}
+CASES = [
+    pytest.param(method, inner, marks=() if (method, inner) in DEFAULT else pytest.mark.slow, id=f"{method}-{inner}")
+    for method in METHODS
+    for inner in INNER
+]
+
+
+@pytest.mark.parametrize(("method", "inner"), CASES)
 def test_a_training_is_that_of_layers_one_by_one(
     method: str, inner: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,18 +101,21 @@ def test_a_large_difference_over_seeds_needs_both_tests(report):
         assert set(re.findall(r"Holm-corrected over all (\d+) tests", said[suffix])) == {str(expected)}, suffix
 
 
+@pytest.mark.slow
 def test_a_small_difference_may_be_one_of_methods_alone(report):
     said = report(0.52, seeds=5)
     for suffix in ("html", "md", "json"):
         assert "supported over seeds, not over examples in every pair of runs." in said[suffix]
 
 
+@pytest.mark.slow
 def test_a_difference_that_seeds_do_not_repeat_is_one_of_networks_alone(report):
     said = report(0.8, seeds=2, spread=90)  # 29 and 3 points
     for suffix in ("html", "md", "json"):
         assert re.search("more than Dense .*: supported over examples, not over seeds[.]", said[suffix])
 
 
+@pytest.mark.slow
 def test_a_small_difference_of_single_runs_is_left_open(report):
     said = report(0.51)
     for suffix, text in said.items():

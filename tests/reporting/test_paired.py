@@ -30,7 +30,7 @@ def test_the_summary_says_what_is_supported(page: Path) -> None:
     )
     assert "- first is better than third by 15.0 points" in text
     assert "Not distinguishable: second and third (p = 1.00)." in text
-    assert "200 examples can show differences from" in text
+    assert "With power 80 %, 200 examples show differences from" in text
 
 
 def test_nothing_is_called_better_where_nothing_is(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`rlr-eval bench` and `rlr-eval demo`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from robust_lowrank.cli.commands.attack import ExecutorName
 
 if TYPE_CHECKING:
     from robust_lowrank.jobs import Experiment
+    from robust_lowrank.records import Run
 
 Workers = Annotated[int | None, typer.Option(help="Processes; one a core without it.")]
 
@@ -47,18 +49,25 @@ def demo(
     if seed is not None:
         SEEDS.require("--seed", seed)
         experiment = experiment.model_copy(update={"seeds": (seed,)})
-    _run(experiment, out, executor=executor, workers=workers)
+    runs = _run(experiment, out, executor=executor, workers=workers)
+    conditioned = next((run for run in runs if run.record.method == "condlr"), None)
+    if conditioned is not None:
+        at = shlex.quote(str(conditioned.path))
+        console.say(f"Next, the rules for publishing on the same network: rlr-eval attack {at} --suite quick")
 
 
-def _run(experiment: "Experiment", out: Path | None, *, executor: str, **options: Any) -> None:
+def _run(experiment: "Experiment", out: Path | None, *, executor: str, **options: Any) -> "list[Run]":
     from robust_lowrank import jobs
     from robust_lowrank.cli.progress import Board
     from robust_lowrank.errors import TrainingError
+    from robust_lowrank.reporting import overview
 
     with Board() as board:
         outcome = jobs.bench(experiment, out, executor=executor, command=console.command_line(), progress=board, **options)
+    console.say_overview(overview(outcome.runs))
     console.say_report(outcome.page, outcome.summary)
     if outcome.failures:
         name, failure = next(iter(outcome.failures.items()))
         count = len(outcome.failures)
         raise TrainingError(f"{count} of {count + len(outcome.runs)} runs failed and are not in the report; {name}: {failure}")
+    return outcome.runs

@@ -20,6 +20,7 @@ from robust_lowrank.cli.commands.elsewhere import (
 )
 from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken
 from robust_lowrank.errors import UserError
+from robust_lowrank.numbers import budget as shown_budget
 
 if TYPE_CHECKING:
     from robust_lowrank.jobs.examination import Examination
@@ -102,7 +103,7 @@ def _say(examination: "Examination", drawn: str) -> None:
     for name, result in examination.results.items():
         for proof in result.verification.proofs:
             numbers = _several(proof.failed)
-            table.add_row(name, proof.attack, f"{proof.eps:.4g}", str(proof.broken), str(proof.proved), numbers)
+            table.add_row(name, proof.attack, shown_budget(proof.eps), str(proof.broken), str(proof.proved), numbers)
     console.print_table(table)
     tried = [(name, entry) for name, result in examination.results.items() for entry in result.again]
     if tried:
@@ -112,7 +113,7 @@ def _say(examination: "Examination", drawn: str) -> None:
             table.add_row(
                 name,
                 entry.attack,
-                f"{entry.eps:.4g}",
+                shown_budget(entry.eps),
                 str(entry.tried),
                 numbers or "0",
                 f"{entry.most:.1%}" if entry.tried else "–",
@@ -196,7 +197,7 @@ def forecast(
         return
     table = Table("attack", "eps", "passes", "time", box=None, pad_edge=False)
     for share in cost.shares:
-        table.add_row(share.attack, f"{share.eps:.4g}", f"{share.passes:,}", _duration(share.seconds))
+        table.add_row(share.attack, shown_budget(share.eps), f"{share.passes:,}", _duration(share.seconds))
     table.add_row("together", "", f"{cost.passes:,}", _duration(cost.seconds))
     console.print_table(table)
     console.say(

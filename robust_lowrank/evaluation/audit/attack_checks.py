@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from robust_lowrank import numbers
 from robust_lowrank.evaluation.attacks.apgd import TARGETS
 from robust_lowrank.evaluation.attacks.registry import ATTACKS, title_of
 from robust_lowrank.evaluation.attacks.upstream.autoattack import UNTARGETED
@@ -54,7 +55,7 @@ def _against_rival(name: str, rival: str, evidence: Evidence) -> AuditFinding | 
     pairs = [(held, robust[rival, eps], eps) for (family, eps), held in robust.items() if family == name and (rival, eps) in robust]
     if not pairs:
         return None
-    worse = [f"{held} against {other} at eps {eps:.4g}" for held, other, eps in pairs if exceeds(held, other, evidence)]
+    worse = [f"{held} against {other} at eps {numbers.budget(eps)}" for held, other, eps in pairs if exceeds(held, other, evidence)]
     stronger, weaker = title_of(name), title_of(rival)
     return finding(
         f"{stronger} against {weaker}",
@@ -74,7 +75,8 @@ def _monotone_in_eps(evidence: Evidence) -> AuditFinding | None:
     if not steps:
         return None
     rising = [
-        f"{large.attack} from {int(small.robust.sum())} at {small.eps:.4g} to {int(large.robust.sum())} at {large.eps:.4g}"
+        f"{large.attack} from {int(small.robust.sum())} at {numbers.budget(small.eps)} "
+        f"to {int(large.robust.sum())} at {numbers.budget(large.eps)}"
         for small, large in steps
         if exceeds(int(large.robust.sum()), int(small.robust.sum()), evidence)
     ]
@@ -123,7 +125,7 @@ def _gain(name: str, evidence: Evidence) -> AuditFinding | None:
         return None
     gain, eps = max(gains)
     share = gain / max(int(evidence.clean.correct.sum()), 1)
-    message = f"{title_of(name)} breaks {gain} examples at eps {eps:.4g} that no attack with gradients breaks"
+    message = f"{title_of(name)} breaks {gain} examples at eps {numbers.budget(eps)} that no attack with gradients breaks"
     return finding(
         f"{title_of(name)}'s gain",
         "pass" if not exceeds(gain, 0, evidence) else "fail" if share >= GAIN_FAIL else "warn",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from robust_lowrank import numbers
 from robust_lowrank.evaluation.audit.evidence import Check, Evidence, finding, graded
 from robust_lowrank.evaluation.audit.probes import DRAWS, FEW, MANY, RESTARTS, SCALES, Probes
 from robust_lowrank.records import AuditFinding
@@ -90,7 +91,7 @@ def _unbounded(probes: Probes, total: int) -> AuditFinding:
     return finding(
         "eps to the limit",
         graded(left / total, 1 / total, SMALL),
-        f"PGD leaves {left} of {total} probed examples robust at eps {probes.far_eps:.4g}, where every classifier breaks",
+        f"PGD leaves {left} of {total} probed examples robust at eps {numbers.budget(probes.far_eps)}, where all classifiers break",
         "the attack does not work on this model: look for gradients that are 0, masked or wrong",
     )
 

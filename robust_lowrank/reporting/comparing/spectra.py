@@ -126,16 +126,16 @@ def operators(entry: Entry) -> pd.DataFrame:
 
 
 def worst_operator(entry: Entry) -> float:
-    """Return the largest condition number of a run's layers as operators on images; NaN where they were not recorded.
+    """Return the largest condition number of a run's layers as operators on images; NaN without recorded convolutions.
 
     That of a linear layer, which is applied once, is its matrix's.
     """
-    convolutions = operators(entry)
+    recorded = operators(entry)
+    convolutions = recorded[recorded["kind"] != "linear"]
     if convolutions.empty:
         return math.nan
-    linear = final(entry)[~final(entry)["layer"].isin(convolutions.loc[convolutions["kind"] != "linear", "layer"])]
-    of_images = convolutions.loc[convolutions["kind"] != "linear", "circular_cond"]
-    return float(pd.concat([of_images.astype("float64"), linear["cond"].astype("float64")]).max())
+    others = final(entry)[~final(entry)["layer"].isin(convolutions["layer"])]
+    return float(pd.concat([convolutions["circular_cond"].astype("float64"), others["cond"].astype("float64")]).max())
 
 
 def operator_norms(entries: Sequence[Entry]) -> pd.DataFrame:

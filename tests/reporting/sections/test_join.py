@@ -1,9 +1,11 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
+from robust_lowrank.records import OPERATORS, Parameters
 from robust_lowrank.reporting.comparing.entries import arrange
 from robust_lowrank.reporting.comparing.evaluations import find_evaluations
 from robust_lowrank.reporting.sections import join
@@ -93,3 +95,36 @@ def test_infinite_condition_numbers_take_part_in_ranks_and_not_in_the_figure(mak
 
 def test_without_an_attack_that_looks_for_the_nearest_there_is_no_distance(make_evaluations):
     assert found(make_evaluations()).networks["distance"].isna().all()
+
+
+def test_operators_stand_beside_matrices_and_only_of_networks_that_recorded_them(make_evaluations):
+    evaluations = make_evaluations()
+    assert math.isnan(found(evaluations).networks["operator"].max())
+    assert len(found(evaluations).figure.panels) == 2
+    for place, entry in enumerate(evaluations[0].entries):
+        row = dict.fromkeys(OPERATORS, 1.0) | {"layer": "one", "kind": "conv", "circular_cond": 10.0 * (place + 1)}
+        object.__setattr__(entry.run, "operators", pd.DataFrame([row], columns=list(OPERATORS)))
+    joined = found(evaluations)
+    assert joined.networks["operator"].tolist() == [10.0 * (place + 1) for place in range(6)]
+    assert [panel.title for panel in joined.figure.panels][1] == "Largest condition number of an operator"
+    assert "nothing bounds its condition number (here up to 60.0)" in joined.figure.caption
+    assert any(relation.layer == "all layers: worst as operators" for relation in joined.relations)
+
+
+def test_networks_of_one_size_are_correlated_for_themselves(make_run, make_result):
+    """Over all, the large networks are worse conditioned and better; at equal size conditioning helps."""
+    runs = []
+    for place, (size, cond, held) in enumerate(
+        [(100, 2, 60), (101, 3, 58), (102, 4, 55), (103, 5, 50), (103, 6, 45), (900, 50, 90), (950, 60, 95)]
+    ):
+        runs.append(
+            make_run(
+                f"N{place}",
+                results=[make_result(RIGHT, {("pgd", 0.1): np.arange(100) < held})],
+                weights={"one": np.diag([float(cond), 1.0])},
+                parameters=Parameters(total=size, dense=1000, inference=size, removed=0.0, rank_fraction=1.0),
+            )
+        )
+    said = found(find_evaluations(arrange(runs))).statement
+    assert "Among the 5 networks of one size (within 5 %): ρ −1.00" in said
+    assert "Among" not in found(find_evaluations(arrange(runs[:5]))).statement
