@@ -67,10 +67,12 @@ networks: $(STAMP)
 	$(BIN)/python -m tests.networks
 
 # Those of speed, kept in runs/benchmarks/results.json; one by name: make bench NAME=training (with MNIST and CIFAR-10 in RLR_DATA_DIR).
+# HISTORY=benchmarks/history.jsonl adds a line to that file.
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks $(NAME)
+	$(BIN)/python -m benchmarks $(NAME) $(if $(HISTORY),--history $(HISTORY))
 
 # Before and after a change: make bench-compare OLD=before.json NEW=runs/benchmarks/results.json fails where a ratio grew by 10 %.
+# Either may be a history, which stands for the newest table of each benchmark in it.
 bench-compare: $(STAMP)
 	@test -n "$(OLD)" -a -n "$(NEW)" || { echo "Which files? make bench-compare OLD=FILE NEW=FILE"; exit 2; }
 	$(BIN)/python -m benchmarks.results "$(OLD)" "$(NEW)"
