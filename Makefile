@@ -12,7 +12,7 @@ LOCK := .ci/requirements.txt
 # Parallel test workers bring their own parallelism; a thread pool in each only makes them wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
-.PHONY: demo test test-slow test-all coverage check format bench bench-compare evaluation conformance networks mutations reliability reports-index cli-reference docs lock audit sbom clean
+.PHONY: demo test test-slow test-all coverage check format bench bench-compare evaluation conformance networks mutations reliability reports-index cli-reference docs lock audit sbom release-check test-lowest clean
 
 # torchattacks and robustbench are pure Python; pip would pin requests, timm and others back to please them, so they
 # come last, alone, and in this order: both bring a top-level package `robustbench`, and the one installed last wins.
@@ -67,10 +67,12 @@ networks: $(STAMP)
 	$(BIN)/python -m tests.networks
 
 # Those of speed, kept in runs/benchmarks/results.json; one by name: make bench NAME=training (with MNIST and CIFAR-10 in RLR_DATA_DIR).
+# HISTORY=benchmarks/history.jsonl adds a line to that file.
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks $(NAME)
+	$(BIN)/python -m benchmarks $(NAME) $(if $(HISTORY),--history $(HISTORY))
 
 # Before and after a change: make bench-compare OLD=before.json NEW=runs/benchmarks/results.json fails where a ratio grew by 10 %.
+# Either may be a history, which stands for the newest table of each benchmark in it.
 bench-compare: $(STAMP)
 	@test -n "$(OLD)" -a -n "$(NEW)" || { echo "Which files? make bench-compare OLD=FILE NEW=FILE"; exit 2; }
 	$(BIN)/python -m benchmarks.results "$(OLD)" "$(NEW)"
@@ -109,7 +111,7 @@ docs: $(DOCS_STAMP)
 
 $(SUPPLY_VENV):
 	test -x $(SUPPLY_BIN)/python || $(PYTHON) -m venv $(SUPPLY_VENV)
-	$(SUPPLY_BIN)/python -m pip install --quiet 'uv>=0.8' 'pip-audit>=2.9' 'cyclonedx-bom>=7'
+	$(SUPPLY_BIN)/python -m pip install --quiet 'uv>=0.8' 'pip-audit>=2.9' 'cyclonedx-bom>=7' 'build>=1.2' 'twine>=6'
 	@touch $@
 
 # The versions and hashes that CI installs: the newest that pyproject.toml allows.
@@ -127,5 +129,19 @@ sbom: $(STAMP) $(SUPPLY_VENV)
 	$(SUPPLY_BIN)/cyclonedx-py environment --output-format JSON --output-file build/sbom.json $(BIN)/python
 	@echo "build/sbom.json"
 
+# What docs/releasing.md asks for before a tag is pushed; nothing is uploaded.
+release-check: $(SUPPLY_VENV)
+	$(SUPPLY_BIN)/python .ci/release.py
+	rm -rf dist
+	$(SUPPLY_BIN)/python -m build --outdir dist
+	$(SUPPLY_BIN)/twine check --strict dist/*
+	$(MAKE) sbom
+	@cd dist && sha256sum *
+	@echo "Fit to be released: push the tag, and publish dist/ with build/sbom.json beside it (docs/releasing.md)"
+
+# The lowest versions of everything that pyproject.toml allows, in an environment of their own (.venv-lowest, several GB).
+test-lowest: $(SUPPLY_VENV)
+	UV=$(abspath $(SUPPLY_BIN))/uv PYTHON="$(PYTHON)" .ci/lowest
+
 clean:
-	rm -rf $(VENV) $(DOCS_VENV) $(SUPPLY_VENV) build dist site
+	rm -rf $(VENV) $(DOCS_VENV) $(SUPPLY_VENV) .venv-lowest build dist site

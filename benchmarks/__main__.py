@@ -26,7 +26,7 @@ from benchmarks import (
     steps,
     training,
 )
-from benchmarks.results import save
+from benchmarks.results import add, history, save
 from robust_lowrank import UserError
 from robust_lowrank.provenance import machine
 
@@ -60,6 +60,8 @@ def main() -> None:
     listed = f"one or more of {', '.join(BENCHMARKS)}; by default those of speed: {', '.join(SPEED)}"
     parser.add_argument("names", nargs="*", metavar="NAME", help=listed)
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"where tables are kept, beside others (default: {RESULTS})")
+    kept = "add a line with this run's tables to a file, such as benchmarks/history.jsonl"
+    parser.add_argument("--history", type=history, metavar="FILE", help=kept)
     options = parser.parse_args()
     chosen = options.names
     names = chosen or SPEED
@@ -67,16 +69,20 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
     print(f"{machine()}, torch {torch.__version__}")
+    tables = {}
     for name in names:
         print(f"\n## {name}: {BENCHMARKS[name].__doc__}\n")
         try:
             table = BENCHMARKS[name].run()
             print(table.to_markdown(index=False), flush=True)
-            save(options.json, {name: (BENCHMARKS[name], table)})
+            tables[name] = (BENCHMARKS[name], table)
+            save(options.json, tables)
         except UserError as error:  # a package to compare with is missing
             if chosen:
                 parser.error(str(error))
             print(f"NOT RUN: {error}")
+    if options.history:
+        add(options.history, tables)
 
 
 if __name__ == "__main__":

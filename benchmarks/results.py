@@ -1,9 +1,14 @@
-"""Results of benchmarks lie in JSON files, two of which are held against each other: `python -m benchmarks.results OLD NEW`."""
+"""Results of benchmarks lie in JSON files, two of which are held against each other: `python -m benchmarks.results OLD NEW`.
+
+A history has a line for every run that was added to it, and stands for the newest table of each benchmark in it.
+"""
 
 import argparse
 import json
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -13,9 +18,12 @@ import torch
 
 from robust_lowrank import UserError
 from robust_lowrank.provenance import machine
-from robust_lowrank.records import replacing
+from robust_lowrank.records import now, replacing
 
 WORSE = 0.1  # by which a ratio may grow before the comparison fails
+HISTORY = ".jsonl"  # the ending of a file with a line a run
+
+Tables = Mapping[str, tuple[ModuleType, pd.DataFrame]]  # by the benchmarks' names
 
 
 class Change(NamedTuple):
@@ -33,35 +41,59 @@ class Change(NamedTuple):
         return self.new / self.old - 1
 
 
-def save(path: Path, tables: dict[str, tuple[ModuleType, pd.DataFrame]]) -> None:
-    """Write tables by the benchmarks' names, beside those of other benchmarks that the file has."""
+def save(path: Path, tables: Tables) -> None:
+    """Write tables beside those of other benchmarks that the file has."""
     known = load(path)["benchmarks"] if path.exists() else {}
-    for name, (module, table) in tables.items():
-        key, ratios = getattr(module, "KEY", ()), getattr(module, "RATIOS", ())
-        rows = json.loads(table.to_json(orient="records"))
-        known[name] = {
+    found = {"benchmarks": known | _described(tables)}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def history(name: str) -> Path:
+    """Return the file of a history by its name, which says that it is one."""
+    if not name.endswith(HISTORY):
+        raise argparse.ArgumentTypeError(f"a history's name ends with {HISTORY}")
+    return Path(name)
+
+
+def add(path: Path, tables: Tables) -> None:
+    """Add a line to a history: the tables of one run, its date, and the version and commit that it was of."""
+    run = {"date": now(), "version": metadata.version("robust-lowrank"), "commit": _commit(), "benchmarks": _described(tables)}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(run, ensure_ascii=False) + "\n")
+
+
+def _described(tables: Tables) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
             "about": module.__doc__,
-            "key": key,
-            "ratios": ratios,
-            "rows": rows,
+            "key": getattr(module, "KEY", ()),
+            "ratios": getattr(module, "RATIOS", ()),
+            "rows": json.loads(table.to_json(orient="records")),
             "machine": machine(),
             "torch": torch.__version__,
         }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"benchmarks": known}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for name, (module, table) in tables.items()
+    }
+
+
+def _commit() -> str:
+    """Return the commit of the source tree, which "-dirty" follows where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return what a file holds.
+    """Return what a file holds, of a history the newest table of each benchmark.
 
     Raises:
         UserError: it is no such file.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found["benchmarks"], dict):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = path.read_text(encoding="utf-8")
+        runs = [json.loads(line) for line in (text.splitlines() if path.suffix == HISTORY else [text])]
+        found = {"benchmarks": {name: table for run in runs for name, table in run["benchmarks"].items()}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} holds no results of benchmarks: name a file that 'make bench' has written") from error
     return found
 

@@ -5,11 +5,12 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from robust_lowrank.extras import installed
 
 PACKAGES = ("robust-lowrank", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors", "pyautoattack")
 
@@ -35,8 +36,8 @@ def digest_definition(definition: Mapping[str, Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that influence a run or a verdict."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+    """Return the versions of Python and of the packages that influence a run or a verdict, as far as they are installed."""
+    return {"python": platform.python_version()} | {name: found for name in PACKAGES if (found := installed(name)) is not None}
 
 
 def machine(device: torch.device | None = None) -> str:

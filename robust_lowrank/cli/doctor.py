@@ -11,38 +11,39 @@ from pathlib import Path
 from typing import Literal
 
 from robust_lowrank.errors import first_line
+from robust_lowrank.extras import installed
 from robust_lowrank.records import AuditFinding
 
 REQUIRED = {
-    "altair": "altair",
-    "jinja2": "jinja2",
     "numpy": "numpy",
     "pandas": "pandas",
     "PIL": "pillow",
     "pyarrow": "pyarrow",
-    "pyautoattack": "pyautoattack",
     "pydantic": "pydantic",
     "safetensors": "safetensors",
     "scipy": "scipy",
     "sklearn": "scikit-learn",
-    "statsmodels": "statsmodels",
     "torch": "torch",
     "torchvision": "torchvision",
-    "vl_convert": "vl-convert-python",
 }
+OF_EXTRAS = {  # modules, the packages that they are of, and an extra that brings them
+    "altair": ("altair", "report"),
+    "jinja2": ("jinja2", "report"),
+    "pyautoattack": ("pyautoattack", "eval"),
+    "statsmodels": ("statsmodels", "eval"),
+    "vl_convert": ("vl-convert-python", "report"),
+}
+REINSTALL = "pip install --force-reinstall"
 
 ROBUSTBENCH_NEEDS = {"timm": "timm", "gdown": "gdown", "geotorch": "geotorch", "torchdiffeq": "torchdiffeq", "yaml": "pyyaml"}
 
 
 def examine() -> list[AuditFinding]:
     """Return every finding of this installation; one with status "fail" means that something required is broken."""
-    reinstall = "pip install --force-reinstall"
     return [
         _pass("python", f"Python {platform.python_version()} on {platform.platform(terse=True)}"),
-        *(
-            _attempt(distribution, partial(_import, module, distribution), "cannot be imported", f"{reinstall} {distribution}")
-            for module, distribution in REQUIRED.items()
-        ),
+        *(_imported(module, distribution) for module, distribution in REQUIRED.items()),
+        *(_optional(module, distribution, extra) for module, (distribution, extra) in OF_EXTRAS.items()),
         _attempt(
             "torch operators",
             _run_operators,
@@ -50,7 +51,7 @@ def examine() -> list[AuditFinding]:
             "install a torch and a torchvision of the same release: pip install --upgrade torch torchvision",
         ),
         _pass("devices", ", ".join(_devices())),
-        _attempt("digits", _load_digits, "cannot be loaded", f"{reinstall} scikit-learn"),
+        _attempt("digits", _load_digits, "cannot be loaded", f"{REINSTALL} scikit-learn"),
         _suites(),
         *torchattacks_traps(),
         *robustbench_traps(),
@@ -66,9 +67,21 @@ def _attempt(check: str, work: Callable[[], str], wrong: str, remedy: str) -> Au
         return _fail(check, f"{wrong}: {first_line(error)}", remedy)
 
 
-def _import(module: str, distribution: str) -> str:
-    importlib.import_module(module)
-    return metadata.version(distribution)
+def _imported(module: str, distribution: str) -> AuditFinding:
+    """Return the version of a package, or a failure where it cannot be imported."""
+
+    def version() -> str:
+        importlib.import_module(module)
+        return metadata.version(distribution)
+
+    return _attempt(distribution, version, "cannot be imported", f"{REINSTALL} {distribution}")
+
+
+def _optional(module: str, distribution: str, extra: str) -> AuditFinding:
+    """Return the same of a package that an extra brings, which is no failure where it is not installed."""
+    if installed(distribution) is None:
+        return _pass(distribution, f"not installed (optional): pip install 'robust-lowrank[{extra}]'")
+    return _imported(module, distribution)
 
 
 def _run_operators() -> str:
@@ -103,12 +116,12 @@ def _suites() -> AuditFinding:
     names = evaluation.suite_names()
     if names:
         return _pass("attack suites", ", ".join(names))
-    return _fail("attack suites", "none found", "pip install --force-reinstall robust-lowrank")
+    return _fail("attack suites", "none found", f"{REINSTALL} robust-lowrank")
 
 
 def torchattacks_traps() -> Iterator[AuditFinding]:
     """Name what is known to go wrong with torchattacks; nothing here needs it, it serves comparisons."""
-    version = _version("torchattacks")
+    version = installed("torchattacks")
     if version is None:
         yield _pass("torchattacks", "not installed (optional)")
         return
@@ -122,7 +135,7 @@ def torchattacks_traps() -> Iterator[AuditFinding]:
 
 def robustbench_traps() -> Iterator[AuditFinding]:
     """Name what keeps robustbench from being imported, and whether torchattacks has overwritten it."""
-    version = _version("robustbench")
+    version = installed("robustbench")
     if version is None:
         if util.find_spec("robustbench") is not None:
             yield _warn(
@@ -174,7 +187,7 @@ def _robustbench_imports() -> Iterator[AuditFinding]:
 
 def old_requests() -> Iterator[AuditFinding]:
     """Find the requests that torchattacks' own pin pulls in, which has known vulnerabilities."""
-    version = _version("requests")
+    version = installed("requests")
     if version is not None and tuple(int(part) for part in version.split(".")[:2]) < (2, 32):
         yield _warn(
             "requests",
@@ -193,13 +206,6 @@ def _overwritten(distribution: str) -> list[str]:
         if digest != file.hash.value:
             changed.append(str(file))
     return changed
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _finding(status: Literal["pass", "warn", "fail"], check: str, message: str, remedy: str = "") -> AuditFinding:

@@ -8,12 +8,10 @@ from rich.table import Table
 
 from robust_lowrank.cli import console
 from robust_lowrank.numbers import budget as shown_budget
-from robust_lowrank.records import AccuracyRecord, ResultRecord
+from robust_lowrank.records import AccuracyRecord, Deployed, ResultRecord
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from robust_lowrank.reporting.comparing.forms import Deployed
 
 FLIPS = 8  # numbers of examples that a line names
 

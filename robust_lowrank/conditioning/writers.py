@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from robust_lowrank.conditioning.alerts import QUANTITIES
 from robust_lowrank.conditioning.history import History, Row
 from robust_lowrank.errors import UserError
+from robust_lowrank.extras import needed
 from robust_lowrank.records import MONITOR, replacing
 
 if TYPE_CHECKING:
@@ -196,10 +197,8 @@ class TensorBoardWriter:
     """
 
     def __init__(self, directory: Path | str) -> None:
-        try:
+        with needed("tensorboard", "a TensorBoardWriter"):
             from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError as error:
-            raise UserError("TensorBoard is not installed: pip install 'robust-lowrank[tensorboard]'") from error
         self._open = lambda purge=None: SummaryWriter(str(directory), purge_step=purge)
         self._summaries = self._open()
 

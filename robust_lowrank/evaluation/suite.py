@@ -125,13 +125,15 @@ class EvalConfig(NamedTuple):
         """Return a configuration with its suite read, and its budgets and norm settled.
 
         Raises:
-            UserError: one of them is not what it should be.
+            UserError: one of them is not what it should be, or the package of an attack is not installed.
         """
         chosen = (suite if isinstance(suite, Suite) else load_suite(suite)).replaced(eps=eps, norm=norm)
         BATCHES.require("batch_size", batch_size)
         SEEDS.require("seed", seed)
         if not gradients and (needing := [attack.label for attack in chosen.attacks if attack.gradients]):
             raise UserError(f"the network has no gradients, which {', '.join(needing)} needs: take the suite 'blackbox'")
+        for attack in chosen.attacks:
+            attack.require()
         return cls(chosen, seed, batch_size, gradients, offset, fold)
 
 

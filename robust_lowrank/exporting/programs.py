@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from robust_lowrank.answers import quiet, require_close, run, tensors
 from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.exporting.tracing import fixed_batch, trace
+from robust_lowrank.extras import needed
 from robust_lowrank.records import replacing
 
 CALIBRATION_BATCH = 32
@@ -110,12 +111,10 @@ def require_onnx() -> None:
     Raises:
         UserError: one is missing.
     """
-    try:
+    with needed("onnx", "an ONNX file"):
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"ONNX files need {error.name}: pip install 'robust-lowrank[onnx]'") from error
 
 
 def _session(path: Path) -> Any:

@@ -51,8 +51,6 @@ def _hold_against(form: records.ResultFiles, trained: records.ResultFiles, subje
     """Try what broke a form on the trained network and the reverse, and keep the clean examples whose verdicts are others."""
     import pandas as pd
 
-    from robust_lowrank.reporting.comparing.forms import flipped  # loads pandas and altair
-
     rows = []
     for on, model, files in (("form", subject.model, trained), ("trained", own, form)):
         inputs = {
@@ -63,7 +61,7 @@ def _hold_against(form: records.ResultFiles, trained: records.ResultFiles, subje
             rows += [(on, example, attack, eps) for example in each.fooled.tolist()]
     replayed = pd.DataFrame(rows, columns=pd.Index(records.REPLAYED))
     verdicts = [records.read_frame(files.verdicts, records.VERDICTS) for files in (trained, form)]
-    examples = torch.tensor(flipped(verdicts[0], verdicts[1], replayed), dtype=torch.int64)
+    examples = torch.tensor(records.flipped(verdicts[0], verdicts[1], replayed), dtype=torch.int64)
     records.write_frame(form.replayed, replayed)
     with records.replacing(form.flipped) as temporary:
         save_file({"inputs": subject.x[examples].contiguous(), "examples": examples}, temporary)

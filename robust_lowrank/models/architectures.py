@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from robust_lowrank.errors import UserError
+from robust_lowrank.extras import needed
 from robust_lowrank.models.catalogue import MODELS, build
 
 
@@ -55,10 +56,8 @@ def _torchvision(name: str, classes: dict[str, int]) -> nn.Module:
 
 
 def _timm(name: str, classes: dict[str, int]) -> nn.Module:
-    try:
+    with needed("timm", f"timm:{name}"):
         import timm  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError(f"timm:{name} needs timm: pip install 'robust-lowrank[timm]'") from error
     if not timm.is_model(name):
         raise _unknown_model(f"timm:{name}", [f"timm:{other}" for other in timm.list_models()])
     return timm.create_model(name, pretrained=False, **classes)  # pyright: ignore[reportArgumentType]

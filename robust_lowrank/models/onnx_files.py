@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robust_lowrank.errors import UserError, first_line, shown
+from robust_lowrank.extras import needed
 from robust_lowrank.models.files import require_file, sha256
 from robust_lowrank.models.plain import TRUST
 from robust_lowrank.models.programs import Program
@@ -30,11 +31,9 @@ def load_onnx(path: Path, *, trust_code: bool = False) -> Program:
             weights outside its directory, operations that ONNX Runtime lacks, or loops, which may never end, without trust.
     """
     require_file(path, "model")
-    try:
+    with needed("onnx", str(path)):
         import onnx  # pyright: ignore[reportMissingImports]
         import onnxruntime  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError(f"{path} needs onnxruntime: pip install 'robust-lowrank[onnx]'") from error
     if path.stat().st_size > LARGEST:
         raise UserError(f"{path} is larger than 2 GiB, and no ONNX file is: its weights belong into a file beside it")
     try:

@@ -30,6 +30,9 @@ while a process writes (`records.locking`).
 
 from robust_lowrank.records.behaviour import unlike as unlike
 from robust_lowrank.records.belonging import strangers as strangers
+from robust_lowrank.records.deployed import Deployed as Deployed
+from robust_lowrank.records.deployed import deployed_forms as deployed_forms
+from robust_lowrank.records.deployed import flipped as flipped
 from robust_lowrank.records.documents import SCHEMA_VERSION as SCHEMA_VERSION
 from robust_lowrank.records.documents import AccuracyRecord as AccuracyRecord
 from robust_lowrank.records.documents import AuditFinding as AuditFinding

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from robust_lowrank.extras import needed
 from robust_lowrank.statistics.intervals import Interval, require
 from robust_lowrank.statistics.paired import discordant, mcnemar_exact, paired_difference
 
@@ -68,7 +69,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
         [0.03, 0.06, 0.06]
 
     Raises:
-        UserError: a value is not a probability.
+        UserError: a value is not a probability, or statsmodels is not installed.
 
     Source: Holm 1979, through statsmodels.
     """
@@ -76,7 +77,8 @@ def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
     require(bool(np.all((values >= 0) & (values <= 1))), f"p-values lie between 0 and 1, not {list(p_values)}")
     if values.size == 0:
         return []
-    from statsmodels.stats.multitest import multipletests
+    with needed("eval", "a comparison of networks"):
+        from statsmodels.stats.multitest import multipletests
 
     return np.asarray(multipletests(values, method="holm")[1], dtype=float).tolist()
 

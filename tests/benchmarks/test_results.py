@@ -1,5 +1,7 @@
 """Results of benchmarks are kept, and a ratio that has grown is found."""
 
+import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from types import ModuleType
 import pandas as pd
 import pytest
 
-from benchmarks.results import Change, changes, load, save
+from benchmarks.results import Change, add, changes, history, load, save
 from robust_lowrank import UserError
 
 
@@ -45,6 +47,25 @@ def test_ratios_of_the_cases_in_common_are_compared(tmp_path: Path) -> None:
         ("vgg, 128", "dlrt"): Change("steps", "vgg, 128", "dlrt", 2.0, 2.0),
     }
     assert found["vgg, 32", "condlr"].by == pytest.approx(0.25)
+
+
+def test_a_history_stands_for_the_newest_table_of_each_benchmark(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    for steps, others in (("1.00", {"audit": (module((), ()), pd.DataFrame({"share": [0.5]}))}), ("1.20", {})):
+        table = pd.DataFrame({"network": ["vgg"], "batch": [32], "condlr": [steps], "dlrt": ["2.0"]})
+        add(path, {"steps": (STEPS, table)} | others)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["benchmarks"]["steps"]["rows"][0]["condlr"] for line in lines] == ["1.00", "1.20"]
+    assert all(line["version"] and line["commit"] and line["date"] for line in lines)
+    assert load(path)["benchmarks"].keys() == {"steps", "audit"}
+    new = write(tmp_path / "new.json", ("vgg", 32, "1.50", "2.0"))
+    assert [change.old for change in changes(load(path), load(new))] == [1.2, 2.0]
+
+
+def test_a_history_is_told_by_its_name() -> None:
+    assert history("deep/history.jsonl") == Path("deep/history.jsonl")
+    with pytest.raises(argparse.ArgumentTypeError, match=r"ends with \.jsonl"):
+        history("history.json")
 
 
 @pytest.mark.parametrize(("after", "code"), [("1.09", 0), ("1.11", 1)])

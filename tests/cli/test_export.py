@@ -12,7 +12,7 @@ from typer.testing import Result
 
 from robust_lowrank import data, export, jobs, load, models, records, training
 from robust_lowrank.jobs.subjects import network, trained
-from robust_lowrank.reporting.comparing.forms import deployed_forms
+from robust_lowrank.records.deployed import deployed_forms
 
 Command = Callable[..., Result]
 

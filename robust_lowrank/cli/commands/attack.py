@@ -102,8 +102,7 @@ def attack(
     from robust_lowrank.jobs.executors import find_executor
     from robust_lowrank.jobs.forms import PROGRAMS, owner
     from robust_lowrank.jobs.rounding import recompute
-    from robust_lowrank.records import ResultRecord, RunFiles, read_record, read_run, writing
-    from robust_lowrank.reporting.comparing.forms import deployed_forms
+    from robust_lowrank.records import ResultRecord, RunFiles, deployed_forms, read_record, read_run, writing
 
     check_workers(workers)
     find_executor(executor)

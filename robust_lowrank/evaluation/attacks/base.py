@@ -71,6 +71,13 @@ class Attack(Table):
         """The name in results."""
         raise NotImplementedError
 
+    def require(self) -> None:
+        """Require the package whose code it is, before time is spent on anything else.
+
+        Raises:
+            UserError: it is not installed.
+        """
+
     def named(self, classes: int, shape: tuple[int, ...], threat: Threat) -> str:
         """Return the name in results for such a network."""
         return self.label

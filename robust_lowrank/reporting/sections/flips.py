@@ -9,9 +9,9 @@ import numpy as np
 
 from robust_lowrank import numbers
 from robust_lowrank.records import Result, ResultFiles
+from robust_lowrank.records.deployed import Deployed, deployed_forms
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import SLUG, Evaluation
-from robust_lowrank.reporting.comparing.forms import Deployed, deployed_forms
 from robust_lowrank.reporting.formats.pictures import Picture, draw_picture, read_images
 from robust_lowrank.reporting.sections.section import EvaluationSection
 

@@ -5,9 +5,9 @@ from functools import cached_property
 from typing import Self
 
 from robust_lowrank import numbers
+from robust_lowrank.records.deployed import Deployed, deployed_forms
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
-from robust_lowrank.reporting.comparing.forms import Deployed, deployed_forms
 from robust_lowrank.reporting.formats.tables import Cell, Column, Table, percent_cell
 from robust_lowrank.reporting.sections.section import EvaluationSection
 from robust_lowrank.statistics import wilson

@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from robust_lowrank.records import REPLAYED, ResultFiles
+from robust_lowrank.records.deployed import Deployed
 from robust_lowrank.reporting.comparing.entries import arrange
 from robust_lowrank.reporting.comparing.evaluations import find_evaluations
-from robust_lowrank.reporting.comparing.forms import Deployed
 from robust_lowrank.reporting.sections import flips
 
 RIGHT = np.arange(20) != 7  # example 7 is wrong when clean

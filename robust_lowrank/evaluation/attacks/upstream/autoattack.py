@@ -20,6 +20,7 @@ from robust_lowrank.evaluation.network.meter import Meter
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.evaluation.unit_result import Attempt, UnitResult
 from robust_lowrank.evaluation.verdict import Check, check
+from robust_lowrank.extras import needed
 from robust_lowrank.threat import Threat
 
 EOT = 20  # draws that version rand averages over
@@ -60,6 +61,10 @@ class AutoAttack(JointAttack):
     def named(self, classes: int, shape: tuple[int, ...], threat: Threat) -> str:
         """Return a name of its own for what is not the standard."""
         return plan(classes, shape, threat, self.version).name
+
+    def require(self) -> None:
+        """Require pyautoattack."""
+        _package()
 
     def cost(self, classes: int, norm: str) -> int:
         """Return the passes of all parts."""
@@ -233,11 +238,16 @@ def parameters(scheme: Plan) -> dict[str, Any]:
         }
 
 
+def _package() -> Any:
+    with needed("eval", "AutoAttack"):
+        import pyautoattack
+    return pyautoattack
+
+
 @contextmanager
 def _upstream(model: nn.Module, eps: float, scheme: Plan, seed: int, device: torch.device) -> Iterator:
     """Yield upstream's AutoAttack with no more targets than planned; its logger is silent and a debugger's trace survives."""
-    import pyautoattack
-
+    pyautoattack = _package()
     norm: Any = scheme.norm
     logger, trace = logging.getLogger("auto-attack"), sys.gettrace()
     disabled, logger.disabled = logger.disabled, True

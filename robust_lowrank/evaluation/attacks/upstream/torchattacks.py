@@ -67,6 +67,10 @@ class Torchattack(JointAttack, NamedAttack):
         """The name in results, such as torchattacks-mifgsm."""
         return self.name or f"torchattacks-{self.algorithm.lower()}"
 
+    def require(self) -> None:
+        """Require torchattacks."""
+        _package()
+
     def cost(self, classes: int, norm: str) -> int:
         """Return a forward and a backward for each of the attack's steps, where it says how many they are."""
         return 2 * int(self.parameters.get("steps", 10))

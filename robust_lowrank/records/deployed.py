@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
+from robust_lowrank.records.belonging import strangers
+from robust_lowrank.records.layout import BLACK_BOX
+from robust_lowrank.records.run import Result, Run, read_forms
 
-from robust_lowrank.records import BLACK_BOX, Result, Run, read_forms, strangers
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Deployed:
         """How the form was attacked: as the trained network was, or without gradients."""
         return "without gradients" if self.result.record.suite.endswith(BLACK_BOX) else "likewise"
 
-    def held(self, eps: float) -> pd.DataFrame:
+    def held(self, eps: float) -> "pd.DataFrame":
         """Return by example whether the `trained` network and the `form` were right at `eps`, as `held_by_both`."""
         return held_by_both(self.trained.verdicts, self.result.verdicts, self.result.replayed, eps)
 
@@ -65,7 +69,7 @@ def deployed_forms(run: Run, result: Result) -> Iterator[Deployed]:
                 break
 
 
-def held_by_both(trained: pd.DataFrame, form: pd.DataFrame, replayed: pd.DataFrame | None, eps: float) -> pd.DataFrame:
+def held_by_both(trained: "pd.DataFrame", form: "pd.DataFrame", replayed: "pd.DataFrame | None", eps: float) -> "pd.DataFrame":
     """Return by example whether the `trained` network and the `form` were right, clean at 0 and otherwise under all inputs found.
 
     That is those that attacks found on either within `eps`. Unresolved examples count as lost.
@@ -75,6 +79,8 @@ def held_by_both(trained: pd.DataFrame, form: pd.DataFrame, replayed: pd.DataFra
         form: those on the other.
         replayed: which inputs of the one break the other (`records.REPLAYED`).
     """
+    import pandas as pd
+
     held = pd.concat({"trained": _held(trained, eps), "form": _held(form, eps)}, axis=1, join="inner")
     if eps and replayed is not None:
         for side in ("trained", "form"):
@@ -83,14 +89,14 @@ def held_by_both(trained: pd.DataFrame, form: pd.DataFrame, replayed: pd.DataFra
     return held
 
 
-def flipped(trained: pd.DataFrame, form: pd.DataFrame, replayed: pd.DataFrame) -> list[int]:
+def flipped(trained: "pd.DataFrame", form: "pd.DataFrame", replayed: "pd.DataFrame") -> list[int]:
     """Return the examples that one alone was right on, clean or at any eps; arguments as of `held_by_both`."""
     budgets = (0.0, *sorted(set(trained["eps"]) & set(form["eps"])))
     held = [held_by_both(trained, form, replayed, eps) for eps in budgets]
     return sorted({int(example) for both in held for example in both.index[both["trained"] != both["form"]].tolist()})
 
 
-def _held(verdicts: pd.DataFrame, eps: float) -> pd.Series:
+def _held(verdicts: "pd.DataFrame", eps: float) -> "pd.Series":
     if eps == 0:
         right = verdicts["clean_prediction"] == verdicts["label"]
     else:
