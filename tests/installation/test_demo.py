@@ -33,7 +33,8 @@ def test_demo(installed: Callable[[str], Python], monkeypatch: pytest.MonkeyPatc
     page = Path("out/report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "Report: out/report.html" in done.stdout
-    assert Path("out/report.html").stat().st_size < 5e6
+    assert Path("out/report.html").stat().st_size < 3e6
+    assert "Next, the rules for publishing" in done.stdout
     done = python("-c", MAIN, "condition", *sorted(Path("out/runs").iterdir()), "--out", "condition")
     assert done.returncode == 0, done.stderr
     if CHROMIUM is None or find_spec("playwright") is None:
@@ -42,6 +43,8 @@ def test_demo(installed: Callable[[str], Python], monkeypatch: pytest.MonkeyPatc
         for page in (Path("out/report.html"), Path("condition/condition.html")):
             for scheme in ("light", "dark"):
                 try_page(Opened(browser, page.resolve(), color_scheme=scheme))
+            desktop = Opened(browser, page.resolve(), viewport={"width": 1400, "height": 900})
+            assert page.name != "report.html" or desktop.page.evaluate("document.body.scrollHeight") <= 6000
             phone = Opened(browser, page.resolve(), viewport={"width": 390, "height": 844}, is_mobile=True)
             assert overflow(phone.page) <= 0
             assert phone.complaints == []
