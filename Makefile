@@ -39,8 +39,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m 'not slow'
 
+# One worker more than cores: many of these tests wait for commands that they started.
 test-slow: $(STAMP)
-	$(PYTEST) -m slow --durations=25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --maxprocesses 8 -m slow --durations=25
 
 test-all: test test-slow
 
