@@ -29,6 +29,7 @@ def test_a_comparison_of_drawn_runs_holds_few_bytes_a_verdict(tmp_path: Path) ->
     assert "Network 02" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_long_history_is_thinned_in_charts_and_whole_in_the_table(tmp_path: Path) -> None:
     run = records.read_run(write_run(tmp_path / "long", 0, layers=2, epochs=700))
     page = condition_report([run], tmp_path / "report", title="Long", command="")

@@ -68,7 +68,7 @@ def test_a_history_is_told_by_its_name() -> None:
         history("history.json")
 
 
-@pytest.mark.parametrize(("after", "code"), [("1.09", 0), ("1.11", 1)])
+@pytest.mark.parametrize(("after", "code"), [pytest.param("1.09", 0, marks=pytest.mark.slow), ("1.11", 1)])
 def test_the_command_fails_where_a_ratio_grew_by_a_tenth(tmp_path: Path, after: str, code: int) -> None:
     files = [write(tmp_path / name, ("vgg", 32, value, "2")) for name, value in (("old.json", "1.00"), ("new.json", after))]
     ended = subprocess.run([sys.executable, "-m", "benchmarks.results", *files], capture_output=True, text=True, check=False)

@@ -177,7 +177,7 @@ def test_pooling_has_its_exact_constant_where_it_is_linear(pool: nn.Module, want
     assert float(change.max()) <= 0.1 * constant * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet20"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", pytest.param("resnet20", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["dense", "condlr", "tdlrt", "usv"])
 def test_no_network_is_steeper_than_its_bound(name: str, method: str) -> None:
     shape = (1, 8, 8)
