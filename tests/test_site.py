@@ -119,8 +119,13 @@ def test_a_page_asks_for_nothing_complains_of_nothing_and_fits(opened, address: 
 @in_a_browser
 def test_search_finds_pages_from_a_disk(opened) -> None:
     one = opened("index.html", **LOOKS["desktop"])
-    one.page.fill("input[name=query]", "Wilson interval")
-    one.page.wait_for_selector(".md-search-result__item")
+    query, results = one.page.locator("input[name=query]"), one.page.locator(".md-search-result__item")
+    query.fill("Wilson interval")
+    for _ in range(100):  # the page listens to keys, but not from its first moment on
+        query.press("End")
+        one.page.wait_for_timeout(500)
+        if results.count():
+            break
     assert one.page.locator(".md-search-result__item a[href*='evaluation.html']").count()
     assert {urlsplit(url).scheme for url in one.requests} <= {"file", "data"}
 
