@@ -224,6 +224,7 @@ def test_both_colour_schemes_are_legible_and_can_be_switched(opened, reports, sc
 
 def test_a_phone_shows_the_page_without_sideways_scrolling(opened, address):
     one = opened(address, viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True)
+    assert one.page.locator("main").bounding_box()["width"] > 340
     assert overflow(one.page) <= 0
     one.unfold()
     assert overflow(one.page) <= 0
