@@ -65,6 +65,7 @@ from .methods import SpectralClamp as SpectralClamp
 from .methods import StelLA as StelLA
 from .methods import Vanilla as Vanilla
 from .optim import LowRankOptimizer as LowRankOptimizer
+from .optim import average_gradients as average_gradients
 from .optim import clip_grad_norm_ as clip_grad_norm_
 from .penalties import Penalty as Penalty
 from .pretrained import from_pretrained as from_pretrained

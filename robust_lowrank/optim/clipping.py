@@ -8,6 +8,8 @@ from robust_lowrank.layers import FactoredLayer, named_factored_layers
 from robust_lowrank.linalg import at_least_float32
 from robust_lowrank.methods import tangent
 from robust_lowrank.optim.factor_grads import gradients
+from robust_lowrank.optim.processes import whole
+from robust_lowrank.optim.reduction import average_gradients, mark
 
 
 @torch.no_grad()
@@ -16,7 +18,7 @@ def clip_grad_norm_(model: nn.Module, max_norm: float, *, error_if_nonfinite: bo
 
     For a factored layer it is that of the gradient of its weight on the tangent space, ||P_T(G)||, whatever its bases; the slots of
     its factors share parts, so that `torch.nn.utils.clip_grad_norm_`, which adds them all up, finds more. For all else, and for
-    factors that no method keeps orthonormal, it is torch's.
+    factors that no method keeps orthonormal, it is torch's. Several processes average their gradients first.
 
     Args:
         model: after `backward`, and after the gradients have been unscaled if a gradient scaler is used.
@@ -36,10 +38,12 @@ def clip_grad_norm_(model: nn.Module, max_norm: float, *, error_if_nonfinite: bo
     """
     if not max_norm > 0:
         raise UserError(f"max_norm = {max_norm} is not positive: give the largest norm allowed")
+    average_gradients(model)
     layers = [layer for _, layer in named_factored_layers(model) if layer.bases()]
     factors = {id(parameter) for layer in layers for parameter in (layer.core, *layer.bases())}
     squares = [square for layer in layers if (square := _square(layer)) is not None]
-    squares += [at_least_float32(p.grad).square().sum() for p in model.parameters() if p.grad is not None and id(p) not in factors]
+    others = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in factors]
+    squares += [whole(at_least_float32(grad).square().sum()) for grad in others]
     if not squares:
         raise UserError("no parameter has a gradient: call backward on a loss of this network first")
     norm = torch.stack([square.to(squares[0].device) for square in squares]).sum().sqrt()
@@ -49,6 +53,7 @@ def clip_grad_norm_(model: nn.Module, max_norm: float, *, error_if_nonfinite: bo
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad.mul_(factor.to(parameter.grad.device, parameter.grad.dtype))
+            mark(parameter.grad)
     return norm
 
 

@@ -20,6 +20,7 @@ from robust_lowrank.optim.loss_terms import add_gradient
 from robust_lowrank.optim.moments import Moments
 from robust_lowrank.optim.naming import naming_layer
 from robust_lowrank.optim.nonfinite import AT_ONCE
+from robust_lowrank.optim.owners import Owners
 from robust_lowrank.optim.rules import Rule
 from robust_lowrank.optim.tangential import TangentMoments, moved
 from robust_lowrank.optim.together import together
@@ -42,14 +43,21 @@ class LayerDriver:
 
     Args:
         rule: moves factors with tangent moments; `None` leaves them to the torch optimizer.
+        owners: of several processes, whose each layer is.
         outside: the factor of the core's blocks into new bases on the batch that turns them (methods (78)).
     """
 
     def __init__(
-        self, layers: dict[str, FactoredLayer], inner: torch.optim.Optimizer, rule: Rule | None, *, outside: float
+        self,
+        layers: dict[str, FactoredLayer],
+        inner: torch.optim.Optimizer,
+        rule: Rule | None,
+        owners: Owners,
+        *,
+        outside: float,
     ) -> None:
         self.position: int = 0
-        self._layers, self._inner, self._outside = layers, inner, outside
+        self._layers, self._inner, self._owners, self._outside = layers, inner, owners, outside
         self._open: dict[str, Kept] = {}  # layers between turning and truncation, with their ranks before
         self._unformed: dict[str, Unformed] = {}  # open ones that still have their old factors
         self._elementwise = ElementwiseMoments(inner)
@@ -140,7 +148,7 @@ class LayerDriver:
 
     def turn(self, layers: Mapping[str, FactoredLayer]) -> None:
         """Turn the bases of layers that have gradients, whose cores will move by later ones."""
-        turning = {name: layer for name, layer in layers.items() if can_turn(layer)}
+        turning = {name: layer for name, layer in self._owners.mine(layers).items() if can_turn(layer)}
         for name, direction in self._directions(turning, keep=False).items():
             self._turn(name, turning[name], direction)
 
@@ -150,7 +158,7 @@ class LayerDriver:
         Args:
             truncated_next: whether no evaluation comes before the truncation, for which bases need not be formed.
         """
-        turning = {name: layer for name, layer in layers.items() if can_turn(layer)}
+        turning = {name: layer for name, layer in self._owners.mine(layers).items() if can_turn(layer)}
         directions = self._directions(turning, keep=True)
         if truncated_next:
             self._turn_unformed(turning, directions)
@@ -195,7 +203,7 @@ class LayerDriver:
 
     def _move_cores(self, layers: Mapping[str, FactoredLayer]) -> None:
         """Move cores between bases that rest."""
-        moving = {name: layer for name, layer in layers.items() if layer.core.grad is not None}
+        moving = {name: layer for name, layer in self._owners.mine(layers).items() if layer.core.grad is not None}
         for name, layer in moving.items():
             if name in self._open and (term := layer.method.core_penalty(layer.core.detach(), self._open[name].used)) is not None:
                 add_gradient(layer, term)
@@ -208,17 +216,21 @@ class LayerDriver:
     def step_cores(self, layers: Mapping[str, FactoredLayer]) -> None:
         """Move the cores of some layers, and nothing else."""
         self._move_cores(layers)
-        cores = {id(layer.core) for layer in layers.values()}
+        cores = {id(layer.core) for layer in self._owners.mine(layers).values()}
         clear(parameter for group in self._inner.param_groups for parameter in group["params"] if id(parameter) not in cores)
         self._inner.step()
 
     def step_all(self, moving: Mapping[str, FactoredLayer]) -> None:
         """Move the cores of layers whose bases rest, those of retraction methods, and by the torch optimizer all else."""
+        mine = self._owners.mine(self._layers)
+        for name, layer in self._layers.items():
+            if name not in mine:
+                clear((layer.core, *layer.bases()))  # they move elsewhere
         resting = [layer for name, layer in self.galerkin.items() if name not in self._open and layer.core.grad is not None]
         self._move_cores({name: layer for name, layer in self.galerkin.items() if name in moving or name not in self._open})
         for layer in self.galerkin.values():
             clear(layer.bases())
-        retracting = {name: layer for name, layer in self._layers.items() if isinstance(layer.method, RetractionMethod)}
+        retracting = {name: layer for name, layer in mine.items() if isinstance(layer.method, RetractionMethod)}
         aimed = {name: layer for name, layer in retracting.items() if layer.core.grad is not None}
         for name, layer in retracting.items():
             if name not in aimed:
@@ -260,7 +272,8 @@ class LayerDriver:
             for name, (direction, _, _) in waiting.items():
                 self._turn_and_move(name, self._layers[name], direction)
             waiting = {}
-        self._truncation.contract(self._layers, {name: kept for name, kept in self._open.items() if name not in waiting})
+        mine = self._owners.mine(self.open)
+        self._truncation.contract(self._layers, {name: self._open[name] for name in mine if name not in waiting})
         self._open = {}
         self.position = 0
 
@@ -275,11 +288,48 @@ class LayerDriver:
             yield
         except BaseException:
             self.require_bases_grad(True)
-            for name, kept in self._open.items():
+            for name in self._owners.mine(self.open):
                 with suppress(linalg.FactorisationError):
-                    self._truncation.contract(self._layers, {name: kept})
+                    self._truncation.contract(self._layers, {name: self._open[name]})
             self._open = {}
             raise
+
+    def exchange(self, place: str) -> None:
+        """Give the other processes what this one has made of its layers, and take what they have made of theirs.
+
+        Args:
+            place: `turned`, for what the next evaluation is to see, or `moved`: moments too, and all that is kept beside them.
+
+        Raises:
+            StoppedElsewhereError: the step has failed on another process.
+        """
+        if not self._owners.several:
+            return
+        mine = {name: self._record(name, layer, whole=place == "moved") for name, layer in self._owners.mine(self._layers).items()}
+        for name, (factors, idle, kept, beside, states) in self._owners.exchange(place, mine).items():
+            layer = self._layers[name]
+            clear((layer.core, *layer.bases()))
+            layer.set_factors(factors, idle=idle)
+            if kept is None:
+                self._open.pop(name, None)
+            else:
+                self._open[name] = kept
+            if states:
+                self._truncation.take(name, beside)
+                for parameter, state in zip((layer.core, *layer.bases()), states, strict=True):
+                    if state:
+                        self._inner.state[parameter] = state
+                    else:
+                        self._inner.state.pop(parameter, None)
+        self._open = {name: self._open[name] for name in self._layers if name in self._open}
+        self.require_bases_grad(False, clipped=place == "moved")
+
+    def _record(self, name: str, layer: FactoredLayer, *, whole: bool) -> tuple[Any, ...]:
+        states: list[Any] = []
+        if whole:
+            states = [dict(self._inner.state.get(parameter, {})) for parameter in (layer.core, *layer.bases())]
+        beside = self._truncation.state_dict().get(name) if whole else None
+        return layer.factors(), layer.idle, self._open.get(name), beside, states
 
     def arrive(self) -> None:
         """Project the moments of all layers on their present tangent spaces."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robust_lowrank.errors import TrainingError
 from robust_lowrank.layers.network import shown_name
+from robust_lowrank.optim.processes import whole
 
 AT_ONCE = ("cpu",)  # devices on which a look costs no waiting
 LOOK_EVERY = 100  # steps between two looks at the notes of a device other than the CPU
@@ -105,7 +106,7 @@ def require_finite(named: Iterable[tuple[str, Tensor]], where: str) -> None:
 
 def _sum(a: Tensor) -> Tensor:
     """Return a number that is not finite if an entry is not: the cheapest one."""
-    return a.sum(dtype=torch.promote_types(a.dtype, torch.float32))
+    return whole(a.sum(dtype=torch.promote_types(a.dtype, torch.float32)))
 
 
 def _place(path: str) -> str:

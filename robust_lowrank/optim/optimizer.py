@@ -20,6 +20,7 @@ from robust_lowrank.optim.groups import parameter_groups, window_of
 from robust_lowrank.optim.loads import Loads
 from robust_lowrank.optim.loss_terms import add_penalty, penalty_targets
 from robust_lowrank.optim.nonfinite import LOOK_EVERY, Sentinel
+from robust_lowrank.optim.owners import Owners
 from robust_lowrank.optim.rules import make_inner, rule_of
 from robust_lowrank.optim.steps import Evaluation, amortised_step, exact_step
 from robust_lowrank.penalties import Penalty
@@ -33,7 +34,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
     """Train a network's factored layers by their methods and everything else by a torch optimizer.
 
     Args:
-        model: the network, after `compress`; a dense one is trained as usual.
+        model: the network, after `compress`, or its `DistributedDataParallel`, which then leaves gradients to the optimizer; a
+            dense one is trained as usual.
         optimizer: SGD, Adam, AdamW, NAdam, RMSprop or Muon of `torch.optim`; with `moments="elementwise"`, or for a network without
             orthonormal factors, any class from there that steps without a closure.
         step: `exact` takes the steps of the papers, all evaluations of one on the same batch, and needs a closure for methods
@@ -51,6 +53,10 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     The bases, cores and other parameters are three of the `param_groups`, or three of each of `groups`, which learning-rate
     schedulers see and change. A layer whose bases do not require gradients keeps them, and its rank: only its core moves.
+
+    Where `torch.distributed` runs several processes, each with a copy of the network and batches of its own, the optimizer
+    averages gradients, buffers are those of the first process, and each layer's geometry is done by one process for all. Ranks may
+    adapt. The network starts as the first process has it; a state loads into any number of processes. All call the same methods.
 
     Example:
         >>> opt = LowRankOptimizer(nn.Linear(3, 2), torch.optim.SGD, lr=0.1)
@@ -77,13 +83,6 @@ class LowRankOptimizer(torch.optim.Optimizer):
     ) -> None:
         if not isinstance(model, nn.Module) or not isinstance(optimizer, type):
             raise UserError("LowRankOptimizer takes the network and a class: LowRankOptimizer(model, torch.optim.SGD, lr=0.1)")
-        if isinstance(model, nn.parallel.DistributedDataParallel) or _several_processes():
-            for name, layer in trained_layers(model):
-                if getattr(layer.method, "adaptive", False):
-                    raise UserError(
-                        f"the rank of layer {name!r} adapts, which several processes cannot do together yet: their gradients are "
-                        "gathered in buffers of fixed shapes. Take a method of fixed rank, such as condlr or DLRT()"
-                    )
         if optimizer is torch.optim.LBFGS:
             raise UserError("LBFGS evaluates the loss as it likes and cannot drive factors: take SGD, Adam or AdamW")
         for option in ("maximize", "centered"):
@@ -94,6 +93,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         for kind, choice, choices in (("step", step, Step), ("moments", moments, MomentsName)):
             if choice not in get_args(choices):
                 raise unknown_name(kind, str(choice), get_args(choices))
+        self._wrapper = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
+        model = model if self._wrapper is None else self._wrapper.module
         self.model: nn.Module = model
         self.layers: dict[str, FactoredLayer] = {
             name: layer for name, layer in trained_layers(model) if isinstance(layer.method, RetractionMethod | GalerkinMethod)
@@ -120,7 +121,10 @@ class LowRankOptimizer(torch.optim.Optimizer):
         super().__init__(self.inner.param_groups, self.inner.defaults)
         self._share()
         outside = off_diagonal_factor(self.window if self.amortised else 0)
-        self._driver = LayerDriver(self.layers, self.inner, rule_of(optimizer) if by_rule else None, outside=outside)
+        rule = rule_of(optimizer) if by_rule else None
+        self._owners = Owners(model, self.layers)
+        self._take_over_averaging()
+        self._driver = LayerDriver(self.layers, self.inner, rule, self._owners, outside=outside)
         for layer in self.layers.values():
             if getattr(layer.method, "adaptive", False):
                 leave_ranks_open(layer.core, layer.bases())
@@ -210,6 +214,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             self._driver.drop(loaded)
         if closure is None and self.evaluations_per_step > 1:
             raise self._needs_closure()
+        self._take_over_averaging()
         before = self._driver.snapshot()
         try:
             evaluation = Evaluation(lambda: _run(closure), self._complete, self._complete_cores)
@@ -217,13 +222,16 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 loss = amortised_step(self._driver, self.window, evaluation)
             else:
                 loss = exact_step(self._driver, self.model, evaluation)
+            self._exchange()
         except TrainingError as error:
+            self._owners.fail(error)
             self._driver.restore(before)
             if isinstance(error, FactorisationError):
                 raise FactorisationError(f"step {self.steps + 1}: {error}; {REMEDY}") from error
             raise TrainingError(f"{error}; {REMEDY}") from error
         finally:
             self._driver.arrive()
+        self._owners.share_buffers()
         self._free.after_step(self.steps)
         self.steps += 1
         if self.steps % LOOK_EVERY == 0:
@@ -238,8 +246,12 @@ class LowRankOptimizer(torch.optim.Optimizer):
             TrainingError: a weight, or a gradient since the last look, is not finite.
         """
         self._require_the_ranks_of_the_state()
-        self._driver.truncate()
-        self._driver.arrive()
+        try:
+            self._driver.truncate()
+            self._exchange()
+        except TrainingError as error:
+            self._owners.fail(error)
+            raise
         self._report()
 
     @torch.no_grad()
@@ -252,6 +264,15 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self.truncate()
         self._driver.drop_idle()
         self._driver.arrive()
+
+    def _exchange(self) -> None:
+        self._driver.arrive()
+        self._driver.exchange("moved")
+
+    def _take_over_averaging(self) -> None:
+        """Keep DistributedDataParallel, whose buffers have fixed shapes, from averaging: the step does."""
+        if self._wrapper is not None:
+            self._wrapper.require_backward_grad_sync = False
 
     def _report(self) -> None:
         try:
@@ -268,15 +289,18 @@ class LowRankOptimizer(torch.optim.Optimizer):
         )
 
     def _complete(self, loss: Any) -> None:
+        mean = loss.detach().clone() if self._owners.several and isinstance(loss, Tensor) else loss
+        self._owners.average(self.model.parameters(), beside=[mean] if isinstance(mean, Tensor) else [])
         self._add_penalties(lambda target: True)
         self._free.adjust_gradients()
-        self._sentinel.look(step=self.steps + 1, loss=loss)
+        self._sentinel.look(step=self.steps + 1, loss=mean)
         if self.steps == 0 and not any(parameter.grad is not None for group in self.param_groups for parameter in group["params"]):
             raise UserError(
                 "no parameter has a gradient: call backward on a loss of this network before the step, or in the closure"
             )
 
     def _complete_cores(self, changed: Mapping[str, FactoredLayer]) -> None:
+        self._owners.average([factor for layer in changed.values() for factor in (layer.core, *layer.bases())])
         cores = {id(layer) for layer in changed.values()}
         self._add_penalties(lambda target: id(target) in cores)
         self._sentinel.look(step=self.steps + 1)
@@ -312,8 +336,3 @@ def _run(closure: Callable[[], Any] | None) -> Any:
         return None
     with torch.enable_grad():
         return closure()
-
-
-def _several_processes() -> bool:
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

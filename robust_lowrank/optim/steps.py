@@ -47,6 +47,8 @@ def exact_step(driver: LayerDriver, model: nn.Module, evaluation: Evaluation) ->
     with driver.closing():
         driver.turn(turning)
         driver.require_bases_grad(False, clipped=False)
+        if rounds:
+            driver.exchange("turned")
         moving = {}
         for left in range(rounds, 0, -1):
             if recall:
@@ -58,6 +60,7 @@ def exact_step(driver: LayerDriver, model: nn.Module, evaluation: Evaluation) ->
             moving = {name: layer for name, layer in turning.items() if layer.method.core_steps >= left}
             if left > 1:
                 driver.step_cores(moving)
+                driver.exchange("turned")
         driver.turn_and_move({name: layer for name, layer in driver.galerkin.items() if name not in moving}, truncated_next=True)
         driver.step_all(moving)
         driver.truncate()

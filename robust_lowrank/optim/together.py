@@ -5,13 +5,14 @@ costs the calls of one. Large ones gain nothing, and are not copied.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from robust_lowrank.optim.naming import naming_layer
+from robust_lowrank.optim.trees import filled, leaves
 
 FEWEST = 3  # layers that are worth a stack
 LARGEST = {"cpu": 2**15}  # numbers in a tensor that is copied into a stack, by the kind of device
@@ -35,16 +36,16 @@ def together(function: Callable[..., Any], calls: Mapping[str, tuple[Any, ...]])
     Raises:
         FactorisationError: a decomposition fails, which names the layer.
     """
-    leaves = {name: _leaves(arguments) for name, arguments in calls.items()}
+    flat = {name: leaves(arguments) for name, arguments in calls.items()}
     alike: defaultdict[Hashable, list[str]] = defaultdict(list)
-    for name, flat in leaves.items():
-        alike[tuple(map(_kind, flat))].append(name)
+    for name, each in flat.items():
+        alike[tuple(map(_kind, each))].append(name)
     found = {}
     for names in alike.values():
         first = names[0]
         results = None
-        if len(names) >= FEWEST and all(map(_small, leaves[first])):
-            results = _mapped(function, calls[first], [leaves[name] for name in names])
+        if len(names) >= FEWEST and all(map(_small, flat[first])):
+            results = _mapped(function, calls[first], [flat[name] for name in names])
         for place, name in enumerate(names):
             with naming_layer(name):
                 found[name] = function(*calls[name]) if results is None else results[place]
@@ -60,9 +61,9 @@ def _mapped(function: Callable[..., Any], example: tuple[Any, ...], calls: list[
         flat = list(calls[0])
         for place, tensor in zip(varying, tensors, strict=True):
             flat[place] = tensor
-        result = function(*_filled(example, iter(flat)))
+        result = function(*filled(example, iter(flat)))
         form.append(result)
-        return tuple(_leaves(result))
+        return tuple(leaves(result))
 
     try:
         stacked = torch.func.vmap(one)(*(torch.stack([flat[place] for flat in calls]) for place in varying))
@@ -70,32 +71,7 @@ def _mapped(function: Callable[..., Any], example: tuple[Any, ...], calls: list[
         return None
     if not bool(torch.stack([each.sum() for each in stacked]).isfinite().all()):
         return None
-    return [_filled(form[0], iter(parts)) for parts in zip(*(each.unbind() for each in stacked), strict=True)]
-
-
-def _leaves(tree: Any) -> list[Any]:
-    """Return what is no container."""
-    if isinstance(tree, dict):
-        tree = tree.values()
-    elif not isinstance(tree, tuple | list):
-        return [tree]
-    found = []
-    for each in tree:
-        if isinstance(each, Tensor):
-            found.append(each)
-        else:
-            found += _leaves(each)
-    return found
-
-
-def _filled(tree: Any, leaves: Iterator[Any]) -> Any:
-    """Return the same containers with other leaves."""
-    if isinstance(tree, dict):
-        return {key: _filled(value, leaves) for key, value in tree.items()}
-    if isinstance(tree, tuple | list):
-        parts: Iterable[Any] = [_filled(each, leaves) for each in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-    return next(leaves)
+    return [filled(form[0], iter(parts)) for parts in zip(*(each.unbind() for each in stacked), strict=True)]
 
 
 def _varies(leaf: Any) -> bool:

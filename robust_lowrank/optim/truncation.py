@@ -113,6 +113,13 @@ class Truncation:
         """Return what a layer keeps beside its weight in new bases."""
         return linalg.multi_product(self._beside[name], basis_overlaps(old, new)) if name in self._beside else 0.0
 
+    def take(self, name: str, beside: Tensor | None) -> None:
+        """Have a layer keep that beside its weight."""
+        if beside is None:
+            self.drop(name)
+        else:
+            self._beside[name] = beside
+
     def drop(self, name: str) -> None:
         """Drop what a layer keeps beside its weight."""
         self._beside.pop(name, None)
