@@ -21,6 +21,7 @@ from robust_lowrank.cli.commands.plan import plan
 from robust_lowrank.cli.commands.proof import forecast, verify
 from robust_lowrank.cli.commands.reports import condition, report
 from robust_lowrank.cli.commands.show import show
+from robust_lowrank.cli.commands.status import retry, status
 from robust_lowrank.cli.commands.train import train
 from robust_lowrank.cli.commands.view import view
 from robust_lowrank.cli.errors import Commands
@@ -49,6 +50,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "view": (view, "rlr-eval view runs"),
     "export": (export, "rlr-eval export RUN --to onnx"),
     "bench": (bench, "rlr-eval bench fashion-mnist-quick --download"),
+    "status": (status, "rlr-eval status fashion-mnist-quick --shards 16"),
+    "retry": (retry, "rlr-eval retry fashion-mnist-quick --shards 16 shard.sh"),
     "list": (list_names, "rlr-eval list methods"),
     "doctor": (doctor, "rlr-eval doctor"),
 }

@@ -41,12 +41,22 @@ def experiment_jobs(experiment: Experiment, images: data.Description, out: Path,
     Raises:
         UserError: a suite is unknown, or a budget is out of range for these images.
     """
+    jobs = planned_jobs(experiment, out, command=command)
+    for attack in jobs[0].attacks:
+        attack.check_budgets(images.input_shape)
+    return jobs
+
+
+def planned_jobs(experiment: Experiment, out: Path, *, command: str = "") -> list[Job]:
+    """Return the same jobs without a look at the images.
+
+    Raises:
+        UserError: a suite is unknown.
+    """
     attacks = tuple(
         Attack.settle(entry.suite, eps=entry.eps, norm=entry.norm, examples=entry.examples, trust_code=True)
         for entry in experiment.attacks
     )
-    for attack in attacks:
-        attack.check_budgets(images.input_shape)
     if repeated := {a.directory for a in attacks if sum(b.directory == a.directory for b in attacks) > 1}:
         raise UserError(f"{experiment.name}: suite {repeated.pop()} stands there twice with one norm: give it several eps instead")
     jobs = []

@@ -7,8 +7,9 @@ from functools import partial
 from robust_lowrank.jobs.chain import Job
 from robust_lowrank.jobs.events import Report
 from robust_lowrank.jobs.executors import find_executor
-from robust_lowrank.jobs.parts import parts, perform_part
+from robust_lowrank.jobs.parts import parts, perform_part, shard_parts
 from robust_lowrank.jobs.performing import Outcome, perform
+from robust_lowrank.jobs.shards import Shard
 from robust_lowrank.ranges import Range
 
 WORKERS = 4  # a core, at most
@@ -43,3 +44,19 @@ def perform_all(jobs: Sequence[Job], *, executor: str, workers: int | None, repo
         for job in jobs:
             running.submit(partial(perform, job))
         return running.gather(report)
+
+
+def perform_shard(jobs: Sequence[Job], shard: Shard, *, executor: str, workers: int | None, report: Report) -> None:
+    """Attack a part of the examples of each run, and leave what is finished where the attack of all looks for it.
+
+    Raises:
+        UserError: as `perform_all`.
+    """
+    check_workers(workers)
+    kind = find_executor(executor)
+    count = kind.default_workers(len(jobs)) if workers is None else workers
+    shared = shard_parts(jobs, shard, count)
+    with kind(min(count, len(shared))) as running:
+        for part in shared:
+            running.submit(partial(perform_part, part))
+        running.gather(report)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robust_lowrank import records
 from robust_lowrank.errors import TrainingError
-from robust_lowrank.jobs.chain import Location, experiment_jobs, train_run
+from robust_lowrank.jobs.chain import Job, Location, experiment_jobs, train_run
 from robust_lowrank.jobs.dispatch import perform_all
 from robust_lowrank.jobs.events import Report, quiet, reading, remark
 from robust_lowrank.jobs.experiment import Experiment, load_experiment
+from robust_lowrank.jobs.shards import Shard
 from robust_lowrank.jobs.transfer import matrix
 from robust_lowrank.records import Run
 from robust_lowrank.training import TrainConfig, load_config, parse_config, read_trained, record_costs
@@ -96,14 +97,8 @@ def bench(
     from robust_lowrank.reporting import comparison_report, summary
 
     experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
-    directory = Path("reports") / experiment.name if out is None else Path(out)
-    place = Location(data_dir=data_dir).of(experiment.data)
-    place = place.model_copy(update={"download": download or place.download})
-    if download:
-        place.load()
-    images = place.describe(reading(experiment.name, progress))
-    remark(experiment.name, images.remarks, progress)
-    jobs = experiment_jobs(experiment.model_copy(update={"data": place}), images, directory, command=command)
+    directory = directory_of(experiment, out)
+    jobs = _jobs(experiment, directory, data_dir=data_dir, download=download, command=command, progress=progress)
     with records.writing(*(job.out for job in jobs)):
         outcomes = perform_all(jobs, executor=executor, workers=workers, report=progress)
         done = {job.name: outcome for job, outcome in zip(jobs, outcomes, strict=True)}
@@ -119,6 +114,54 @@ def bench(
     runs = [records.read_run(job.out) for job in trained]
     page = comparison_report(runs, directory, title=f"Comparison of low-rank networks: {experiment.name}", command=command)
     return Bench(page, runs, summary(runs), failures)
+
+
+def bench_shard(
+    experiment: Experiment | Path | str,
+    shard: Shard,
+    out: Path | str | None = None,
+    *,
+    executor: str = "processes",
+    workers: int | None = None,
+    data_dir: Path | str | None = None,
+    download: bool = False,
+    command: str = "",
+    progress: Report = quiet,
+) -> dict[str, str | None]:
+    """Train and attack a part of an experiment's runs, and return by their names why their trainings have failed, if they have.
+
+    Each of several machines that share the directory takes a shard; `bench` then finds all done and writes the report.
+
+    Example:
+        >>> bench_shard("experiments/demo.toml", Shard.parse("1/6"), workers=1)  # doctest: +SKIP
+        {'dense-seed0': None}
+
+    Raises:
+        UserError: as `bench`.
+    """
+    experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
+    directory = directory_of(experiment, out)
+    jobs = shard.share(_jobs(experiment, directory, data_dir=data_dir, download=download, command=command, progress=progress))
+    with records.writing(*(job.out for job in jobs)):
+        outcomes = perform_all(jobs, executor=executor, workers=workers, report=progress) if jobs else []
+    return {job.name: outcome.failure for job, outcome in zip(jobs, outcomes, strict=True)}
+
+
+def directory_of(experiment: Experiment, out: Path | str | None) -> Path:
+    """Return the directory of an experiment's runs and report."""
+    return Path("reports") / experiment.name if out is None else Path(out)
+
+
+def _jobs(
+    experiment: Experiment, directory: Path, *, data_dir: Path | str | None, download: bool, command: str, progress: Report
+) -> list[Job]:
+    place = Location(data_dir=data_dir).of(experiment.data)
+    place = place.model_copy(update={"download": download or place.download})
+    if download:
+        place.load()
+    images = place.describe(reading(experiment.name, progress))
+    remark(experiment.name, images.remarks, progress)
+    return experiment_jobs(experiment.model_copy(update={"data": place}), images, directory, command=command)
 
 
 def report(

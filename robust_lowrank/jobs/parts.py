@@ -9,6 +9,7 @@ from robust_lowrank import evaluation
 from robust_lowrank.jobs.attack import Attack
 from robust_lowrank.jobs.chain import Job, config_of, place_of, source_networks, subject_of, teller
 from robust_lowrank.jobs.events import Report
+from robust_lowrank.jobs.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ def parts(jobs: Sequence[Job], workers: int) -> list[Part]:
         return []
     shared = [(job, attack) for job in jobs if not job.train for attack in job.attacks if not attack.limited]
     return [Part(job, attack, index, each) for job, attack in shared for index in range(each)]
+
+
+def shard_parts(jobs: Sequence[Job], shard: Shard, workers: int) -> list[Part]:
+    """Return one shard of attacks on runs, for several processes."""
+    each = max(1, workers // len(jobs))
+    shared = [(job, attack) for job in jobs for attack in job.attacks]
+    numbers = range((shard.index - 1) * each, shard.index * each)
+    return [Part(job, attack, number, shard.of * each) for job, attack in shared for number in numbers]
 
 
 def perform_part(part: Part, report: Report) -> None:

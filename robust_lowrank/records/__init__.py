@@ -58,8 +58,10 @@ from robust_lowrank.records.layout import FORM as FORM
 from robust_lowrank.records.layout import ResultFiles as ResultFiles
 from robust_lowrank.records.layout import RunFiles as RunFiles
 from robust_lowrank.records.layout import require_plain as require_plain
+from robust_lowrank.records.locking import holder_of as holder_of
 from robust_lowrank.records.locking import is_vacant as is_vacant
 from robust_lowrank.records.locking import leftovers as leftovers
+from robust_lowrank.records.locking import sharing as sharing
 from robust_lowrank.records.locking import writing as writing
 from robust_lowrank.records.parsing import faults as faults
 from robust_lowrank.records.parsing import read_json as read_json

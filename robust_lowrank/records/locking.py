@@ -17,6 +17,8 @@ from robust_lowrank.records.documents import now
 from robust_lowrank.records.files import PART, clear, write_text
 
 LOCK, HOLDER = ".lock", ".lock-holder"
+PATIENCE = 10  # seconds that one who shares waits for others who but look
+SHARE = "-share"  # of locks, after those who add to a directory side by side
 SHOWN = 200  # characters of a command
 PLACES = (  # of a run or a report, that are looked through for what killed writers left
     "",
@@ -60,9 +62,37 @@ def writing(*directories: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def sharing(name: str, *directories: Path) -> Iterator[None]:
+    """Lock directories for one of several processes that only add files of different names, such as the shard 3 of 16.
+
+    While one of them is there nobody else writes into the directory; a second one of the same name neither.
+
+    Example:
+        >>> with sharing("3-of-16", Path("/tmp/rlr-example")):
+        ...     sorted(path.name for path in Path("/tmp/rlr-example").iterdir())
+        ['.lock-holder-share-3-of-16', '.lock-share-3-of-16']
+
+    Raises:
+        UserError: another process holds one; it is named.
+    """
+    with ExitStack() as stack:
+        for directory in sorted({directory.resolve() for directory in directories}):
+            lock = FileLock(directory / f"{LOCK}{SHARE}-{name}", timeout=0)
+            stack.enter_context(_acquired(lock, directory / f"{HOLDER}{SHARE}-{name}"))
+            with _acquired(FileLock(directory / LOCK, timeout=PATIENCE), directory / HOLDER):  # each says so, and then looks
+                pass
+        yield
+
+
+def holder_of(directory: Path) -> str:
+    """Return who writes to a directory now, in words; nothing if nobody does, as far as it can be seen."""
+    return _who(directory / HOLDER) if (directory / HOLDER).is_file() else ""
+
+
 def is_vacant(directory: Path) -> bool:
     """Return whether a directory is not there or holds nothing but a lock."""
-    return not directory.is_dir() or all(entry.name in (LOCK, HOLDER) for entry in directory.iterdir())
+    return not directory.is_dir() or all(entry.name.startswith(LOCK) for entry in directory.iterdir())
 
 
 def leftovers(directory: Path) -> list[Path]:
@@ -79,6 +109,9 @@ def _one(directory: Path) -> Iterator[None]:
     lock, holder = FileLock(directory / LOCK, timeout=0), directory / HOLDER
     try:
         with _acquired(lock, holder):
+            for share in directory.glob(f"{LOCK}{SHARE}-*"):
+                with _acquired(FileLock(share, timeout=0), share.with_name(share.name.replace(LOCK, HOLDER, 1))):
+                    pass
             for path in leftovers(directory):
                 clear(path)
             yield

@@ -46,6 +46,12 @@ def test_bench_trains_attacks_and_reports_and_does_nothing_twice(rlr_eval: Comma
     assert "epoch" not in again.stderr
     assert times(out / "runs") == before
 
+
+@pytest.mark.slow
+def test_what_is_lost_or_new_in_an_experiment_is_done_alone(rlr_eval: Command, here: Path, experiment: Path) -> None:
+    assert rlr_eval("bench", experiment, "--workers", 1).exit_code == 0
+    out = Path("reports/tiny")
+    before = times(out / "runs")
     result_of_dense = out / "runs/dense-seed0/results/quick/result.json"
     result_of_dense.unlink()
     experiment.write_text(experiment.read_text() + '[[methods]]\nname = "vanilla"\n')

@@ -47,7 +47,7 @@ def steepness(model: nn.Module, *, points: int) -> float:
     return found
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_network_is_steeper_than_its_bound(name: str) -> None:
     make, bounded = NETWORKS[name]

@@ -25,7 +25,7 @@ CASES = [
 ]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(("found", "method", "kind", "dtype"), CASES)
 def test_property(found: Property, method: str, kind: str, dtype: torch.dtype) -> None:
     tolerance = found.tolerance if dtype == torch.float64 else found.short_tolerance

@@ -103,6 +103,7 @@ def test_verdicts_do_not_depend_on_the_batch_size(case):
             assert torch.equal(other.adversarial[key].inputs, found.inputs)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("pool", "room"), [(1, 1), (5, 32), (64, 1)])
 def test_verdicts_do_not_depend_on_what_is_attacked_together(case, monkeypatch, pool, room):
     """Neither on how many batches make a pool nor on how far trials are made ahead, if at all."""

@@ -104,6 +104,7 @@ def assert_same(one: list[Tensor], other: list[Tensor]) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("kind", "backend"),
     [
@@ -125,6 +126,7 @@ def test_one_compilation_serves_all_ranks(kind: str, backend: str, compile_: Any
     assert len(counting.graphs) == 1
 
 
+@pytest.mark.slow
 @each_backend
 def test_a_core_that_is_not_square(backend: str, compile_: Any) -> None:
     """Beside a complete basis the other has more columns, and the slots are cut or filled."""
@@ -214,6 +216,7 @@ def test_a_compiled_training_is_the_eager_one(run: str, share: float, backend: s
     assert len(counting.graphs) <= MOST
 
 
+@pytest.mark.slow
 def test_ranks_that_begin_to_change_one_after_the_other(compile_: Any) -> None:
     net = nn.Sequential(*(nn.Linear(24, 24) for _ in range(4)))
     compress(net, method=DLRT(tol=0.1), rank=0.5)
@@ -226,6 +229,7 @@ def test_ranks_that_begin_to_change_one_after_the_other(compile_: Any) -> None:
     assert len(counting.graphs) == 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("method", [CondLR(), DLRT(), TDLRT(tol=None)], ids=["condlr", "dlrt", "tdlrt"])
 def test_fixed_ranks_are_compiled_as_they_are(method: Any, compile_: Any) -> None:
     net = nn.Sequential(nn.Conv2d(4, 24, 3), nn.Flatten(), nn.Linear(24, 8), nn.Linear(8, 3))

@@ -112,6 +112,7 @@ def conv_layers(method: Method, dtype: torch.dtype) -> FactoredLayer:
     return layer
 
 
+@pytest.mark.sampled(3)
 @each_method
 @pytest.mark.parametrize("optimizer", [{"momentum": 0.9, "weight_decay": 0.01}, "adamw"], ids=["sgd", "adamw"])
 def test_T1_bases_stay_orthonormal(method: Method, optimizer: dict | str, precision) -> None:
@@ -419,6 +420,7 @@ RATES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("method", [DLRT(tol=0.05), GeoLoRA(tol=0.05), TDLRT(tol=0.05)], ids=["dlrt", "geolora", "tdlrt"])
 @pytest.mark.parametrize("start", [2, 16])
 @pytest.mark.parametrize("rate", RATES)

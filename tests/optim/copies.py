@@ -28,7 +28,7 @@ METHODS: dict[str, Any] = {
     "dlrt with a bound": rlr.DLRT(tol=0.1, cond=5.0),
     "dlrt by the network": rlr.DLRT(tol=0.1, threshold="network"),
     "tdlrt": rlr.TDLRT(tol=0.3),
-    "robust_dlrt": "robust_dlrt",
+    "robust-dlrt": "robust-dlrt",
     "geolora": rlr.GeoLoRA(tol=0.3),
     "vanilla": "vanilla",
     "adalora": rlr.AdaLoRA(budget=2, steps=STEPS),
@@ -80,7 +80,7 @@ class Training:
     def __init__(self, case: Case, rank: int = 0, size: int = 1) -> None:
         self.case, self.rank, self.size = case, rank, size
         self.model = network()
-        if case.method == "adalora":
+        if case.method in ("adalora", "stella"):
             rlr.adapt(self.model, method=METHODS[case.method], rank=4, include=["6"])
         else:
             rlr.compress(self.model, method=METHODS[case.method], rank=0.5, exclude=["8"])

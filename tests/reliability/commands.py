@@ -31,10 +31,12 @@ SCENARIOS = {
         Scenario("train", (*TRAIN, "--monitor-every", "3", "--out", "run")),
         Scenario("attack", ATTACK, ("train",)),
         Scenario("attack, two workers", (*ATTACK, "--workers", "2", "--batch-size", "10"), ("train",)),
+        Scenario("attack, a shard", (*ATTACK, "--shard", "1/2", "--batch-size", "10"), ("train",)),
         Scenario("attack, forms", (*ATTACK, "--form", "merged,factors"), ("train",)),
         Scenario("certify", ("certify", "run", "--method", "smoothing", "--samples", "400", "--n", "100"), ("train",)),
         Scenario("report", ("report", "run", "--out", "report"), ("train", "attack", "certify")),
         Scenario("bench, two workers", ("bench", "tiny.toml", "--out", "bench", "--workers", "2")),
+        Scenario("bench, a shard", ("bench", "tiny.toml", "--out", "bench", "--shard", "2/2", "--workers", "1")),
     )
 }
 
@@ -131,6 +133,8 @@ def _run(command: tuple[str, ...], place: Path) -> None:
 def _outcomes(place: Path) -> Iterator[tuple[Path, Any]]:
     import pandas as pd
 
+    from robust_lowrank.evaluation.unit_result import UnitResult
+
     for path in sorted(place.rglob("*.json")):
         if path.name == "run.json":
             record = json.loads(path.read_text())
@@ -144,5 +148,7 @@ def _outcomes(place: Path) -> Iterator[tuple[Path, Any]]:
     for path in sorted(place.rglob("*.parquet")):
         if path.parent.name not in ("report", "bench"):
             yield path, pd.read_parquet(path).drop(columns=VOLATILE, errors="ignore").to_json()
+    for path in sorted(place.rglob("units/*.safetensors")):
+        yield path, UnitResult.from_file(path) is not None
     for path in (path for name in ("report", "bench") for path in sorted((place / name).glob("*.*"))):
         yield path, path.stat().st_size > 0

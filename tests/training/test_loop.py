@@ -165,6 +165,7 @@ def test_steps_are_reported_as_they_happen() -> None:
     assert seen == [1, 2]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("method", [None, "condlr", "dlrt", "tdlrt", "geolora", "vanilla"])
 @pytest.mark.parametrize("step", ["exact", "amortised"])
 def test_short_precision_learns_and_leaves_factors_long(method: str | None, step: str) -> None:

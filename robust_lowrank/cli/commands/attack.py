@@ -35,6 +35,9 @@ Data = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Where the data set's files lie; as in training without it.")]
 ExecutorName = Annotated[str, typer.Option(help="Where the work runs: processes of this machine, or a module of jobs/executors.")]
+ShardText = Annotated[
+    str | None, typer.Option("--shard", metavar="I/N", help="A part of the work, such as 3/16, for one of several machines.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 
@@ -46,6 +49,7 @@ def attack(
     n: First = None,
     executor: ExecutorName = "processes",
     workers: Annotated[int | None, typer.Option(help="Processes; from two a run on, they share its examples.")] = None,
+    shard: ShardText = None,
     batch_size: BatchSize = 256,
     seed: Annotated[int, typer.Option(help="Seed of all noise.")] = 0,
     max_passes: Annotated[
@@ -97,12 +101,13 @@ def attack(
     from robust_lowrank.jobs import transfer as transfers
     from robust_lowrank.jobs.attack import Attack
     from robust_lowrank.jobs.chain import Location, foreign_job, moved, stored_job
-    from robust_lowrank.jobs.dispatch import check_workers, perform_all
+    from robust_lowrank.jobs.dispatch import check_workers, perform_all, perform_shard
     from robust_lowrank.jobs.events import remark
     from robust_lowrank.jobs.executors import find_executor
     from robust_lowrank.jobs.forms import PROGRAMS, owner
     from robust_lowrank.jobs.rounding import recompute
-    from robust_lowrank.records import ResultRecord, RunFiles, deployed_forms, read_record, read_run, writing
+    from robust_lowrank.jobs.shards import Shard
+    from robust_lowrank.records import ResultRecord, RunFiles, deployed_forms, read_record, read_run, sharing, writing
 
     check_workers(workers)
     find_executor(executor)
@@ -153,6 +158,16 @@ def attack(
         if runs or out is None:
             raise UserError("--model is attacked alone: give --out as well, and no run directory")
         jobs = [foreign_job(foreign, out, [settled], command=console.command_line())]
+    if shard is not None:
+        others = {"--model": model, "--matrix": matrix, "--rounding": rounding, "--form": form, "--json": json}
+        others |= {"--max-passes": max_passes, "--max-seconds": max_seconds}
+        if odd := [name for name, value in others.items() if value]:
+            raise UserError(f"--shard does a part of the examples, and {odd[0]} is of all: leave it to the attack without --shard")
+        part = Shard.parse(shard)
+        with sharing(f"{part.index}-of-{part.of}", *(owner(job.out) for job in jobs)), Board() as board:
+            perform_shard(jobs, part, executor=executor, workers=workers, report=board)
+        console.say(f"Shard {part} is done; with all of them, the same command without --shard joins them.")
+        return
     with writing(*(owner(job.out) for job in jobs)), Board() as board:
         if foreign is not None:
             remark(jobs[0].name, foreign.record(jobs[0].out, label=label, command=console.command_line()).remarks, board)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robust_lowrank.cli import console
-from robust_lowrank.cli.commands.attack import ExecutorName
+from robust_lowrank.cli.commands.attack import ExecutorName, ShardText
 
 if TYPE_CHECKING:
     from robust_lowrank.jobs import Experiment
@@ -23,13 +23,22 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Directory of runs and report; reports/NAME without it.")] = None,
     executor: ExecutorName = "processes",
     workers: Workers = None,
+    shard: ShardText = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files lie.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if its files are missing.")] = False,
 ) -> None:
-    """Train, attack and compare everything that an experiment names; what is finished is not done again."""
+    """Train, attack and compare everything that an experiment names; what is finished is not done again.
+
+    With --shard several machines that share the directory train and attack a part of the runs each; 'status' says what is missing,
+    and the same command without --shard then writes the report.
+    """
     from robust_lowrank.jobs import load_experiment
 
-    _run(load_experiment(experiment), out, executor=executor, workers=workers, data_dir=data_dir, download=download)
+    settled = load_experiment(experiment)
+    if shard is None:
+        _run(settled, out, executor=executor, workers=workers, data_dir=data_dir, download=download)
+    else:
+        _run_shard(settled, shard, out, executor=executor, workers=workers, data_dir=data_dir, download=download)
 
 
 def demo(
@@ -71,3 +80,20 @@ def _run(experiment: "Experiment", out: Path | None, *, executor: str, **options
         count = len(outcome.failures)
         raise TrainingError(f"{count} of {count + len(outcome.runs)} runs failed and are not in the report; {name}: {failure}")
     return outcome.runs
+
+
+def _run_shard(experiment: "Experiment", shard: str, out: Path | None, **options: Any) -> None:
+    from robust_lowrank.cli.progress import Board
+    from robust_lowrank.errors import TrainingError
+    from robust_lowrank.jobs.entry import bench_shard
+    from robust_lowrank.jobs.shards import Shard
+
+    part = Shard.parse(shard)
+    with Board() as board:
+        done = bench_shard(experiment, part, out, command=console.command_line(), progress=board, **options)
+    failures = {name: why for name, why in done.items() if why is not None}
+    runs = "1 run" if len(done) == 1 else f"{len(done)} runs"
+    console.say(f"Shard {part} is done, {runs}; with all of them, the same command without --shard writes the report.")
+    if failures:
+        name, failure = next(iter(failures.items()))
+        raise TrainingError(f"{len(failures)} of {runs} failed; {name}: {failure}")

@@ -25,6 +25,7 @@ class Opposed(nn.Module):
         return torch.stack([z, -z, *[torch.full_like(z, -30.0)] * self.spare], dim=1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("spare", [0, 3], ids=["two classes", "five classes"])
 @pytest.mark.parametrize("shape", [(12,), (3, 2, 2)], ids=["flat", "image"])
 @pytest.mark.parametrize("norm", THREATS)
