@@ -122,7 +122,7 @@ class Training:
         return {
             "state": copy.deepcopy(self.model.state_dict()),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
-            "weights": weights | {name: value for name, value in self.model.state_dict().items() if name.startswith("8.")},
+            "weights": weights | {name: value.detach().clone() for name, value in self.model[8].named_parameters(prefix="8")},
             "ranks": self.ranks,
         }
 
