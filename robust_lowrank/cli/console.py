@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,11 @@ def command_line() -> str:
 def say(text: str) -> None:
     """Print one line of the result as it is, without wrapping or markup."""
     Console(file=sys.stdout, soft_wrap=True).print(text, markup=False, highlight=False)
+
+
+def mute() -> None:
+    """Print nothing from now on: of several processes that a launcher has started, the first one speaks."""
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 for good
 
 
 @contextmanager

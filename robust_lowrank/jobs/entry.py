@@ -10,6 +10,7 @@ from robust_lowrank.jobs.chain import Job, Location, experiment_jobs, train_run
 from robust_lowrank.jobs.dispatch import perform_all
 from robust_lowrank.jobs.events import Report, quiet, reading, remark
 from robust_lowrank.jobs.experiment import Experiment, load_experiment
+from robust_lowrank.jobs.launched import own_directory
 from robust_lowrank.jobs.shards import Shard
 from robust_lowrank.jobs.transfer import matrix
 from robust_lowrank.records import Run
@@ -38,6 +39,8 @@ def train(
 ) -> Run:
     """Train one network into a run directory, as `rlr-eval train` does.
 
+    Where `torch.distributed` is set up, all its processes call this alike: each takes a share of every batch.
+
     Example:
         >>> run = rlr.train({"method": {"name": "condlr", "tau": 0.1}}, "runs/condlr")  # doctest: +SKIP
 
@@ -56,10 +59,11 @@ def train(
     elif not isinstance(config, TrainConfig):
         config = parse_config(config, source="config")
     directory = Path("runs") / run_name(config) if out is None else Path(out)
-    with records.writing(directory):
-        train_run(config, directory, job=directory.name, command=command, report=progress)
-        record_costs(directory, config.training.torch_device)
-        return read_trained(directory)
+    with own_directory(directory) as place:
+        train_run(config, place, job=directory.name, command=command, report=progress)
+        if place == directory:
+            record_costs(place, config.training.torch_device)
+        return read_trained(place)
 
 
 def bench(

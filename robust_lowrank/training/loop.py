@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from robust_lowrank.data import unit_range
-from robust_lowrank.errors import TrainingError
+from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.optim import LowRankOptimizer
+from robust_lowrank.optim.processes import processes
 from robust_lowrank.threat import KeyedNoise, Threat, threat
 from robust_lowrank.training.adversarial import training_inputs, training_loss
 from robust_lowrank.training.adversarial_config import AdversarialConfig
@@ -48,13 +49,15 @@ class Loop:
 
     All examples lie on the network's device. An epoch visits every example once, in an order drawn on the CPU, so that it is
     the same on every device; its batches differ in size by one at most, so that none is too small for batch statistics.
-    Adversarial training perturbs each batch once, before its step, by noise that depends on seed, example and step alone.
+    Adversarial training perturbs each batch once, before its step, by noise that depends on seed, example and step alone. Of
+    several processes (`torch.distributed`) each takes its share of every batch, and all have the same network after every step;
+    statistics of batches are those of shares.
 
     Args:
         first_epoch: what errors call its first epoch.
 
     Raises:
-        UserError: the eps of adversarial training is beyond the diameter of all images.
+        UserError: the eps of adversarial training is beyond the diameter of all images, or batches are smaller than processes many.
 
     Attributes:
         step: the number of steps taken.
@@ -78,6 +81,12 @@ class Loop:
         self.examples: Examples = Examples(*(tensor.to(self.device) for tensor in examples))
         self.step: int = 0
         self.steps_per_epoch: int = math.ceil(len(examples.labels) / config.batch_size)
+        self._processes = processes()
+        if self._processes is not None and len(examples.labels) // self.steps_per_epoch < self._processes.size:
+            raise UserError(
+                f"{self._processes.size} processes cannot share batches of {len(examples.labels) // self.steps_per_epoch}: "
+                "start fewer of them, or take a larger batch_size"
+            )
         self.optimizer: LowRankOptimizer = make_optimizer(model, config, method, steps_per_epoch=self.steps_per_epoch)
         self._schedule = make_schedule(self.optimizer, config, steps_per_epoch=self.steps_per_epoch)
         self._order = torch.Generator().manual_seed(seed)
@@ -124,8 +133,9 @@ class Loop:
         try:
             for index in order.tensor_split(self.steps_per_epoch):
                 lr = self.optimizer.param_groups[0]["lr"]
-                inputs = self._inputs(unit_range(images[index]), labels[index], index)
-                batch_loss, batch_correct = self._train_on(inputs, labels[index])
+                mine, weight = self._share(index)
+                inputs = self._inputs(unit_range(images[mine]), labels[mine], mine)
+                batch_loss, batch_correct = self._train_on(inputs, labels[mine], weight)
                 loss += batch_loss * len(index)
                 correct += batch_correct
                 self._schedule.step()
@@ -134,10 +144,13 @@ class Loop:
             self.optimizer.truncate()
         except TrainingError as error:
             raise TrainingError(f"training stopped in epoch {epoch} at {error}") from error
+        if self._processes is not None:
+            self._processes.average([loss, share := correct.double()])
+            correct = share * self._processes.size
         mean_loss = float(loss) / len(labels)
         if not math.isfinite(mean_loss):
             raise TrainingError(f"training stopped in epoch {epoch}: the mean loss is {mean_loss}; try a smaller learning rate")
-        return Outcome(mean_loss, int(correct) / len(labels), lr, time.perf_counter() - started)
+        return Outcome(mean_loss, round(float(correct)) / len(labels), lr, time.perf_counter() - started)
 
     def slow_down(self, by: float) -> None:
         """Multiply the learning rate by a factor, now and in all that is left of its schedule."""
@@ -157,7 +170,14 @@ class Loop:
         noise = KeyedNoise(self._seed, "training", index, step=self.step)
         return training_inputs(self.model, images, labels, *self._attack, noise=noise)
 
-    def _train_on(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _share(self, index: Tensor) -> tuple[Tensor, float]:
+        """Return this process's part of a batch, and the weight of its loss in the mean over processes."""
+        if self._processes is None:
+            return index, 1.0
+        mine = index.tensor_split(self._processes.size)[self._processes.rank]
+        return mine, len(mine) * self._processes.size / len(index)
+
+    def _train_on(self, inputs: Tensor, labels: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """Take one step; return the loss and the number of correct predictions before it, of the first input of each label."""
         correct: list[Tensor] = []
         beta = None if self._attack is None else self._attack[0].beta
@@ -167,7 +187,7 @@ class Loop:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.short):
                 logits = self.model(inputs)
             correct.append((logits[: len(labels)].argmax(dim=1) == labels).sum())
-            loss = training_loss(logits.float() / self._temperature, labels, beta=beta)
+            loss = weight * training_loss(logits.float() / self._temperature, labels, beta=beta)
             loss.backward()
             return loss
 

@@ -94,9 +94,11 @@ def train(
     """Train one network into a run directory: from options, from a TOML file, or from both.
 
     A directory that already holds this very run is left as it is; one that was interrupted goes on after its last complete epoch.
+    Under torchrun its processes share every batch: torchrun --nproc-per-node 2 --no-python rlr-eval train ...
     """
     from robust_lowrank import jobs
     from robust_lowrank.cli.progress import Board
+    from robust_lowrank.jobs.launched import joined
     from robust_lowrank.ranges import FACTORS, SHIFTS
     from robust_lowrank.training.naming import run_name
 
@@ -130,8 +132,11 @@ def train(
     table = {"name": method, **named, "exclude": exclude or None, "init": init, "step": step, "window": window}
     parsed = configuration(config, given, table, rank_of(rank, params, latency_ms), option)
     directory = out or Path("runs") / run_name(parsed)
-    with Board() as board:
-        run = jobs.train(parsed, directory, command=console.command_line(), progress=board)
+    with joined() as first:
+        if not first:
+            console.mute()
+        with Board() as board:
+            run = jobs.train(parsed, directory, command=console.command_line(), progress=board)
     if json:
         console.print_json(run.record.model_dump())
     else:
