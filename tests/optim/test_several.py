@@ -1,5 +1,9 @@
 """Several processes train one network: bit for bit the same copies, and the network that one would train on all their batches."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +12,7 @@ from tests.optim import copies
 from tests.optim.copies import METHODS, OPTIMIZERS, STEPS, Case, distance, same, trained
 from tests.processes import in_processes
 
+ROOT = Path(__file__).parents[2]
 FEW = [
     Case("condlr"),
     Case("dlrt", "AdamW"),
@@ -93,6 +98,17 @@ def test_what_goes_wrong_on_one_process_is_known_on_all() -> None:
     assert same(first["branches"], second["branches"])
     assert [float(branch[0, 0]) for branch in first["branches"]] == [1 - 0.5 - 1, 1 - 0.5 - 0.5, 1.0]
     assert same(first["statistics"], second["statistics"])
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_documentation_runs(tmp_path: Path) -> None:
+    found = re.search(r"```python\n(.*?)```", (ROOT / "docs/scaling.md").read_text(), re.DOTALL)
+    assert found
+    (tmp_path / "train.py").write_text(found[1])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    done = subprocess.run(launcher, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model.safetensors").is_file()
 
 
 @pytest.mark.slow
