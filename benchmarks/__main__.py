@@ -23,6 +23,7 @@ from benchmarks import (
     monitor,
     passes,
     precision,
+    shards,
     steps,
     training,
 )
@@ -50,6 +51,7 @@ BENCHMARKS = {
     "fast-form": fast_form,
     "curves": curves,
     "load": load,
+    "shards": shards,
 }
 SPEED = [name for name, module in BENCHMARKS.items() if hasattr(module, "RATIOS")]
 RESULTS = Path("runs/benchmarks/results.json")
