@@ -305,8 +305,10 @@ class LayerDriver:
         """
         if not self._owners.several:
             return
-        mine = {name: self._record(name, layer, whole=place == "moved") for name, layer in self._owners.mine(self._layers).items()}
-        for name, (factors, idle, kept, beside, states) in self._owners.exchange(place, mine).items():
+        whole = place == "moved"
+        beside = self._truncation.state_dict() if whole else {}
+        mine = {name: self._record(name, layer, beside, whole=whole) for name, layer in self._owners.mine(self._layers).items()}
+        for name, (factors, idle, kept, memory, states) in self._owners.exchange(place, mine).items():
             layer = self._layers[name]
             clear((layer.core, *layer.bases()))
             layer.set_factors(factors, idle=idle)
@@ -315,21 +317,20 @@ class LayerDriver:
             else:
                 self._open[name] = kept
             if states:
-                self._truncation.take(name, beside)
+                self._truncation.take(name, memory)
                 for parameter, state in zip((layer.core, *layer.bases()), states, strict=True):
                     if state:
                         self._inner.state[parameter] = state
                     else:
                         self._inner.state.pop(parameter, None)
         self._open = {name: self._open[name] for name in self._layers if name in self._open}
-        self.require_bases_grad(False, clipped=place == "moved")
+        self.require_bases_grad(False, clipped=whole)
 
-    def _record(self, name: str, layer: FactoredLayer, *, whole: bool) -> tuple[Any, ...]:
+    def _record(self, name: str, layer: FactoredLayer, beside: Mapping[str, Tensor], *, whole: bool) -> tuple[Any, ...]:
         states: list[Any] = []
         if whole:
             states = [dict(self._inner.state.get(parameter, {})) for parameter in (layer.core, *layer.bases())]
-        beside = self._truncation.state_dict().get(name) if whole else None
-        return layer.factors(), layer.idle, self._open.get(name), beside, states
+        return layer.factors(), layer.idle, self._open.get(name), beside.get(name), states
 
     def arrive(self) -> None:
         """Project the moments of all layers on their present tangent spaces."""

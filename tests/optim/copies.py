@@ -47,7 +47,7 @@ class Case:
     optimizer: str = "SGD"
     step: str = "exact"
     moments: str = "tangent"
-    unusual: str = ""  # `wrapped`, `clipped`, `accumulated`, `short`
+    unusual: str = ""  # `wrapped`, `clipped`, `accumulated`, `scaled`, `short`
 
 
 def network() -> nn.Sequential:
@@ -89,6 +89,7 @@ class Training:
         self.network: nn.Module = nn.parallel.DistributedDataParallel(self.model) if several else self.model
         kind, options = OPTIMIZERS[case.optimizer]
         self.optimizer = rlr.LowRankOptimizer(self.network, kind, step=case.step, moments=case.moments, **options)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=5)
         self.ranks: list[tuple[int, ...]] = []
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -104,6 +105,13 @@ class Training:
                 for part, labels in zip(x.chunk(2), y.chunk(2), strict=True):
                     (self.loss(part, labels) / 2).backward()
                 self.optimizer.step()
+            elif self.case.unusual == "scaled":
+                self.optimizer.zero_grad()
+                self.scaler.scale(self.loss(x, y)).backward()
+                rlr.average_gradients(self.network)
+                self.scaler.unscale_(self.optimizer)
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
             else:
                 self.optimizer.step(lambda x=x, y=y: self.evaluate(x, y))
             self.ranks.append(tuple(layer.rank for _, layer in named_factored_layers(self.model)))

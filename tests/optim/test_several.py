@@ -21,6 +21,7 @@ FEW = [
     Case("geolora", "AdamW", unusual="clipped"),
     Case("geolora", step="amortised", unusual="wrapped"),
     Case("dlrt", step="amortised", unusual="accumulated"),
+    Case("dlrt", step="amortised", unusual="scaled"),
     Case("dlrt", "AdamW", moments="elementwise"),
     Case("adalora", "AdamW"),
 ]
