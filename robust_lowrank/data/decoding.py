@@ -19,6 +19,7 @@ from torch import Tensor
 from robust_lowrank.bounds import require_memory, require_proportion
 from robust_lowrank.data.layout import Picture
 from robust_lowrank.data.reading import Progress, Reading, counted, listed
+from robust_lowrank.data.room import room
 from robust_lowrank.errors import UserError, first_line, shown
 
 if TYPE_CHECKING:
@@ -76,13 +77,12 @@ def read_images(root: Path, pictures: Sequence[Picture], reading: Reading, progr
             if not kept:
                 shape = (len(pictures), reading.channels or 1, *pixels.shape[1:])
                 what = f"{shown(root)}: {counted(len(pictures), 'image')} of this size"
-                require_memory(prod(shape), what)
                 require_proportion(prod(shape), _occupied(pictures), what, "give a smaller size, or mend what is blank")
-                images = torch.empty(shape, dtype=torch.uint8)
+                images = room(shape, what)
             if different := pixels.shape[1:] != images.shape[2:]:
                 break
             if len(pixels) == 3 and images.shape[1] == 1:  # the first that is not grey
-                images = images.repeat(1, 3, 1, 1)
+                images = _in_three_channels(images, kept, f"{shown(root)}: {counted(len(pictures), 'image')} in colour")
             images[len(kept)] = pixels
             kept.append(number)
             handled.update(decoded.handled)
@@ -99,6 +99,13 @@ def read_images(root: Path, pictures: Sequence[Picture], reading: Reading, progr
         remarks.append(f"{counted(len(broken), 'broken image')} left out: {', '.join(broken)}")
     remarks.append("one channel, grey" if images.shape[1] == 1 else "three channels, RGB")
     return Images(images[: len(kept)], kept, remarks)
+
+
+def _in_three_channels(grey: Tensor, kept: Sequence[int], what: str) -> Tensor:
+    images = room((len(grey), 3, *grey.shape[2:]), what)
+    for number in range(len(kept)):
+        images[number] = grey[number]
+    return images
 
 
 def _occupied(pictures: Sequence[Picture]) -> int:

@@ -15,6 +15,7 @@ from robust_lowrank.jobs.events import Event, Report
 from robust_lowrank.jobs.subjects import Subject, trained
 from robust_lowrank.ranges import SEEDS, TRIES, distinct
 from robust_lowrank.records import CertificateRecord, CurvePoint, LayerBound
+from robust_lowrank.threat import OBSERVED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +97,7 @@ def certify_run(run_dir: Path, subject: Subject, config: CertifyConfig, report: 
     """Certify a run and store the certificate; one that is there for the same weights, images and parameters is kept."""
     place = records.RunFiles(run_dir).certificate(config.name)
     files = [place.with_suffix(".parquet")]
-    behaviour = evaluation.behaviour(subject.model, subject.x)
+    behaviour = evaluation.behaviour(subject.model, subject.first(OBSERVED).x)
     hashes = {
         "weights": provenance.digest_tensors(subject.model.state_dict()),
         "data": provenance.digest_tensors({"x": subject.x, "y": subject.y}),
@@ -111,7 +112,7 @@ def certify_run(run_dir: Path, subject: Subject, config: CertifyConfig, report: 
             again = stored.model_copy(update={"curve": curve, "hashes": hashes})
             return records.write_sealed(place, again, files) if len(table) == len(subject.y) else again
     started = time.perf_counter()
-    bound = conditioning.lipschitz(subject.model, subject.x.shape[1:]) if config.kind == "lipschitz" else None
+    bound = conditioning.lipschitz(subject.model, subject.images.shape[1:]) if config.kind == "lipschitz" else None
     table = _table(run_dir.name, subject, config, bound, report)
     record = CertificateRecord(
         name=config.name,
@@ -172,7 +173,7 @@ def certificate_faults(name: str, certificate: records.Certificate, subject: Sub
         if float(table["radius"].max()) > most * (1 + SAME):
             yield f"{name}: a radius is larger than {most:.4g}, the most that so many samples can prove"
     if record.kind == "lipschitz":
-        bound = conditioning.lipschitz(part.model, part.x.shape[1:])
+        bound = conditioning.lipschitz(part.model, part.images.shape[1:])
         if not math.isclose(bound.bound, math.inf if record.bound is None else record.bound, rel_tol=SAME):
             yield f"{name}: its bound is not the network's, {bound.bound:.6g}"
         proved = conditioning.certify(part.model, part.x, part.y, bound=bound)

@@ -88,7 +88,7 @@ def foreign_job(foreign: Foreign, out: Path, attacks: Sequence[Attack], *, comma
     """
     subject = foreign.load()
     for attack in attacks:
-        attack.check_budgets(subject.x.shape[1:])
+        attack.check_budgets(subject.images.shape[1:])
         part = subject.first(attack.examples)
         evaluation.fingerprint(part.model, part.x, part.y, config_of(subject, attack), sources=source_networks(attack))
     return Job(out.name, out, training.TrainConfig(), tuple(attacks), command, train=False, foreign=foreign)

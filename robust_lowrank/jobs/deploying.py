@@ -15,6 +15,7 @@ from robust_lowrank.jobs.events import Event, Report
 from robust_lowrank.jobs.forms import PROGRAMS, form_network, origin, write_form
 from robust_lowrank.jobs.subjects import Subject, device_of, keeps_examples, network, require_factors, trained, untrained_run
 from robust_lowrank.provenance import digest_tensors
+from robust_lowrank.threat import OBSERVED
 
 EXAMPLES = 256  # training images by which eight bits choose their ranges
 
@@ -64,7 +65,7 @@ def _hold_against(form: records.ResultFiles, trained: records.ResultFiles, subje
     examples = torch.tensor(records.flipped(verdicts[0], verdicts[1], replayed), dtype=torch.int64)
     records.write_frame(form.replayed, replayed)
     with records.replacing(form.flipped) as temporary:
-        save_file({"inputs": subject.x[examples].contiguous(), "examples": examples}, temporary)
+        save_file({"inputs": data.unit_range(subject.images[examples]).contiguous(), "examples": examples}, temporary)
     records.write_sealed(form.record, records.read_record(form.record, records.ResultRecord), form.beside)
 
 
@@ -104,7 +105,7 @@ def make_form(run_dir: Path, form: str, place: training.DataConfig, *, command: 
         classes=run.classes,
         input_shape=run.input_shape,
         hashes=run.hashes | {"weights": digest_tensors(deployed.state_dict())},
-        behaviour=evaluation.behaviour(deployed, subject.x),
+        behaviour=evaluation.behaviour(deployed, subject.first(OBSERVED).x),
     )
     records.write_frame(files.metrics, made.metrics)
     records.write_frame(files.spectra, made.spectra)
@@ -115,5 +116,5 @@ def make_form(run_dir: Path, form: str, place: training.DataConfig, *, command: 
 def _typical(run: records.RunRecord, subject: Subject, place: training.DataConfig) -> Tensor:
     """Return images by which eight bits choose their ranges: those trained on, or the examples of a run that keeps these alone."""
     if keeps_examples(run):
-        return subject.x[:EXAMPLES]
+        return subject.first(EXAMPLES).x
     return data.unit_range(place.load().train_images[:EXAMPLES])

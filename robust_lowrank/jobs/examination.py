@@ -11,6 +11,7 @@ from robust_lowrank.jobs.attack import Attack
 from robust_lowrank.jobs.certification import certificate_faults
 from robust_lowrank.jobs.chain import Location, config_of, foreign_job, moved, stored_job, subject_of
 from robust_lowrank.jobs.subjects import FOREIGN, Foreign, Subject, trained
+from robust_lowrank.threat import OBSERVED
 
 
 class Examined(NamedTuple):
@@ -104,7 +105,7 @@ def _subject(run: records.Run, location: Location, foreign: Foreign | None, trus
     subject = foreign.load()
     if provenance.digest_tensors(subject.model.state_dict()) != run.record.hashes.get("weights"):
         raise UserError(f"{foreign.source} has other weights than the network that {run.path} holds the results of")
-    if where := records.unlike(run.record.behaviour, evaluation.behaviour(subject.model, subject.x)):
+    if where := records.unlike(run.record.behaviour, evaluation.behaviour(subject.model, subject.first(OBSERVED).x)):
         raise UserError(f"{foreign.source} has the weights of the network in {run.path} and other answers, {where}")
     return subject
 

@@ -56,7 +56,7 @@ def export_run(
         return Exported(export(network(run_dir, trust_code=trust_code), to="peft", path=path), {}, 0, 0.0, 0)
     subject = trained(run_dir, moved(stored_job(run_dir, []), images).config.data, trust_code=trust_code)
     device = device_of(subject.model)
-    x = subject.x[: CALIBRATION if to == "int8" else EXAMPLES].to(device)
+    x = subject.first(CALIBRATION if to == "int8" else EXAMPLES).x.to(device)
     taken = take_away(subject.model, to=to, path=path, example_input=x)
     written = _read(path, subject.model, device)
     ours, theirs = _logits(written, x), _logits(subject.model, x)

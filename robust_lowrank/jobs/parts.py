@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from robust_lowrank import evaluation
+from robust_lowrank import data, evaluation
 from robust_lowrank.jobs.attack import Attack
 from robust_lowrank.jobs.chain import Job, config_of, place_of, source_networks, subject_of, teller
 from robust_lowrank.jobs.events import Report
@@ -48,12 +48,12 @@ def perform_part(part: Part, report: Report) -> None:
     subject = subject_of(job, attack, report)
     if place_of(job, attack, subject).kept is not None:
         return
-    batches = torch.arange(len(subject.x)).split(attack.batch_size)
+    batches = torch.arange(len(subject.y)).split(attack.batch_size)
     first, end = (number * len(batches) // part.of for number in (part.index, part.index + 1))
     share = batches[first:end]
     tell = teller(f"{job.name}, part {part.index + 1} of {part.of}", f"{attack.suite.name} {attack.suite.norm}", report)
     if share:
         rows = torch.cat(share)
         config = config_of(subject, attack, offset=int(rows[0]))
-        x, y = subject.x[rows], subject.y[rows]
+        x, y = data.unit_range(subject.images[rows]), subject.y[rows]
         evaluation.prepare(subject.model, x, y, config, store=job.units(attack), sources=source_networks(attack), progress=tell)

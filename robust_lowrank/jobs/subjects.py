@@ -15,22 +15,28 @@ from robust_lowrank.data.reading import quiet
 from robust_lowrank.errors import UserError
 from robust_lowrank.jobs.forms import FORMS, PROGRAMS, form_network, form_of, origin
 from robust_lowrank.models.files import sha256
+from robust_lowrank.threat import OBSERVED
 
 FOREIGN = "foreign"  # the method of a run directory whose network was not trained here
 OWN_EXAMPLES = training.DataConfig(name="own examples")  # stands for those that a run keeps
 
 
 class Subject(NamedTuple):
-    """A network, the examples that it is attacked on, and whether it has gradients."""
+    """A network, the examples that it is attacked on, as they are stored, and whether it has gradients."""
 
     model: nn.Module
-    x: Tensor
+    images: Tensor  # bytes, or floats in [0, 1]
     y: Tensor
     gradients: bool = True
 
+    @property
+    def x(self) -> Tensor:
+        """The examples in [0, 1]; converted at each access when stored as bytes."""
+        return data.unit_range(self.images)
+
     def first(self, examples: int | None) -> "Subject":
         """Return the subject with the first of its examples."""
-        return self._replace(x=self.x[:examples], y=self.y[:examples])
+        return self._replace(images=self.images[:examples], y=self.y[:examples])
 
 
 def trained(run_dir: Path, place: training.DataConfig, progress: Progress = quiet, *, trust_code: bool = False) -> Subject:
@@ -44,8 +50,8 @@ def trained(run_dir: Path, place: training.DataConfig, progress: Progress = quie
         return _deployed(run_dir, trained(parent, place, progress, trust_code=trust_code))
     recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
     images, labels = _test_images(run_dir, recorded, place, progress)
-    subject = Subject(network(run_dir, trust_code=trust_code), data.unit_range(images), labels)
-    if where := records.unlike(recorded.behaviour, evaluation.behaviour(subject.model, subject.x)):
+    subject = Subject(network(run_dir, trust_code=trust_code), images, labels)
+    if where := records.unlike(recorded.behaviour, evaluation.behaviour(subject.model, subject.first(OBSERVED).x)):
         raise UserError(
             f"{run_dir}: its network has the weights that run.json names and other answers, {where}: its code has changed since; "
             "train it again, or evaluate it with the version of then"
@@ -61,12 +67,12 @@ def _deployed(run_dir: Path, subject: Subject) -> Subject:
     """
     model = _form_of(run_dir, subject.model)
     record = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
-    if where := records.unlike(record.behaviour, evaluation.behaviour(model, subject.x)):
+    if where := records.unlike(record.behaviour, evaluation.behaviour(model, subject.first(OBSERVED).x)):
         raise UserError(
             f"{run_dir}: this form has other answers than when it was made, {where}: its libraries have changed since; "
             "move it away, and attack the form again"
         )
-    return Subject(model, subject.x, subject.y, gradients=form_of(record) not in PROGRAMS)
+    return Subject(model, subject.images, subject.y, gradients=form_of(record) not in PROGRAMS)
 
 
 def _form_of(run_dir: Path, own: nn.Module) -> nn.Module:
@@ -211,7 +217,7 @@ class Foreign:
         weights = provenance.digest_tensors(subject.model.state_dict())
         if weights != provenance.digest_tensors(self._network(examples).model.state_dict()):
             raise UserError(f"{self.source} makes other weights each time: give a file of them with --weights, or set a seed in it")
-        behaviour = evaluation.behaviour(subject.model, subject.x)
+        behaviour = evaluation.behaviour(subject.model, subject.first(OBSERVED).x)
         _check_place(out, weights, behaviour)
         names = {"label": label or self.source, "model": self.source, "data": self.data.name, "command": command}
         known = {"classes": list(examples.classes), "remarks": list(examples.remarks), "behaviour": behaviour}

@@ -47,11 +47,11 @@ class Outcome(NamedTuple):
 class Loop:
     """Fits a network to examples with the cross-entropy, an epoch at a time.
 
-    All examples lie on the network's device. An epoch visits every example once, in an order drawn on the CPU, so that it is
-    the same on every device; its batches differ in size by one at most, so that none is too small for batch statistics.
-    Adversarial training perturbs each batch once, before its step, by noise that depends on seed, example and step alone. Of
-    several processes (`torch.distributed`) each takes its share of every batch, and all have the same network after every step;
-    statistics of batches are those of shares.
+    All examples lie on the network's device, if their images take no more than half of its free memory. An epoch visits every
+    example once, in an order drawn on the CPU, so that it is the same on every device; its batches differ in size by one at most,
+    so that none is too small for batch statistics. Adversarial training perturbs each batch once, before its step, by noise that
+    depends on seed, example and step alone. Of several processes (`torch.distributed`) each takes its share of every batch, and
+    all have the same network after every step; statistics of batches are those of shares.
 
     Args:
         first_epoch: what errors call its first epoch.
@@ -78,7 +78,7 @@ class Loop:
         self.model = model
         self.short: bool = config.precision == "bf16"
         self.device: torch.device = next(model.parameters()).device
-        self.examples: Examples = Examples(*(tensor.to(self.device) for tensor in examples))
+        self.examples: Examples = Examples(_near(examples.images, self.device), examples.labels.to(self.device))
         self.step: int = 0
         self.steps_per_epoch: int = math.ceil(len(examples.labels) / config.batch_size)
         self._processes = processes()
@@ -134,7 +134,7 @@ class Loop:
             for index in order.tensor_split(self.steps_per_epoch):
                 lr = self.optimizer.param_groups[0]["lr"]
                 mine, weight = self._share(index)
-                inputs = self._inputs(unit_range(images[mine]), labels[mine], mine)
+                inputs = self._inputs(unit_range(images[mine.to(images.device)].to(self.device)), labels[mine], mine)
                 batch_loss, batch_correct = self._train_on(inputs, labels[mine], weight)
                 loss += batch_loss * len(index)
                 correct += batch_correct
@@ -193,6 +193,13 @@ class Loop:
 
         loss = self.optimizer.step(closure)
         return loss.detach(), correct[0]
+
+
+def _near(images: Tensor, device: torch.device) -> Tensor:
+    """Return images on a device, or where they are if they are too many for it."""
+    if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return images
+    return images.to(device)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,6 +239,7 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
 def test_more_than_memory_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(COLOUR).save(tmp_path / "0.png")
     monkeypatch.setattr("os.sysconf", lambda name: 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(UserError, match="1 image of this size would take"):
         read_images(tmp_path, pictures(tmp_path / "0.png"), AS_IT_COMES, quiet)
 
