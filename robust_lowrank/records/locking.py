@@ -6,7 +6,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -78,10 +78,15 @@ def sharing(name: str, *directories: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for directory in sorted({directory.resolve() for directory in directories}):
-            lock = FileLock(directory / f"{LOCK}{SHARE}-{name}", timeout=0)
-            stack.enter_context(_acquired(lock, directory / f"{HOLDER}{SHARE}-{name}"))
+            mine = directory / f"{LOCK}{SHARE}-{name}"
+            stack.enter_context(_share(mine))
             with _acquired(FileLock(directory / LOCK, timeout=PATIENCE), directory / HOLDER):  # each says so, and then looks
-                pass
+                try:
+                    _require_no_shares(directory, but=mine)
+                except UserError:
+                    continue
+                for path in leftovers(directory):
+                    clear(path)
         yield
 
 
@@ -109,9 +114,7 @@ def _one(directory: Path) -> Iterator[None]:
     lock, holder = FileLock(directory / LOCK, timeout=0), directory / HOLDER
     try:
         with _acquired(lock, holder):
-            for share in directory.glob(f"{LOCK}{SHARE}-*"):
-                with _acquired(FileLock(share, timeout=0), share.with_name(share.name.replace(LOCK, HOLDER, 1))):
-                    pass
+            _require_no_shares(directory)
             for path in leftovers(directory):
                 clear(path)
             yield
@@ -119,6 +122,18 @@ def _one(directory: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             for path in made:
                 path.rmdir()
+
+
+def _share(lock: Path) -> AbstractContextManager[None]:
+    return _acquired(FileLock(lock, timeout=0), lock.with_name(lock.name.replace(LOCK, HOLDER, 1)))
+
+
+def _require_no_shares(directory: Path, but: Path | None = None) -> None:
+    """Require that nobody who shares a directory is there; what is left of those who were killed goes."""
+    for share in directory.glob(f"{LOCK}{SHARE}-*"):
+        if share != but:
+            with _share(share):
+                pass
 
 
 @contextmanager

@@ -86,8 +86,17 @@ def test_who_writes_to_a_run_and_who_adds_to_it_are_told_of_each_other(rlr_eval:
         assert "is being written by process" in rlr_eval(*attack).stderr
         with records.sharing("2-of-2", Path("LOW")):
             assert "is being written by process" in rlr_eval(*attack, "--shard", "1/2").stderr
+    units = RunFiles(Path("LOW")).result("quick").units
+    units.mkdir(parents=True)
+    (units / ".half.safetensors.rlr-part").write_text("")  # of one that was killed
+    (runs / "LOW/.lock-share-1-of-2").write_text("")
+    with records.sharing("2-of-2", Path("LOW")):
+        assert not list(units.iterdir())
+        (units / ".half.safetensors.rlr-part").write_text("")  # of one that is there
+        assert rlr_eval(*attack, "--shard", "1/2").exit_code == 0
+        assert (units / ".half.safetensors.rlr-part").exists()
     assert rlr_eval(*attack).exit_code == 0
-    assert not list(runs.glob("LOW/.lock*"))
+    assert not list(runs.glob("LOW/.lock*")) and not list(units.glob(".*"))
 
 
 SBATCH = """#!{python}
