@@ -1,27 +1,25 @@
 """Jobs are done side by side by an executor."""
 
-import os
 from collections.abc import Sequence
 from functools import partial
 
 from robust_lowrank.jobs.chain import Job
 from robust_lowrank.jobs.events import Report
-from robust_lowrank.jobs.executors import find_executor
+from robust_lowrank.jobs.executors import Executor, find_executor
 from robust_lowrank.jobs.parts import parts, perform_part, shard_parts
 from robust_lowrank.jobs.performing import Outcome, perform
 from robust_lowrank.jobs.shards import Shard
 from robust_lowrank.ranges import Range
 
-WORKERS = 4  # a core, at most
 
-
-def check_workers(workers: int | None) -> None:
-    """Require a worker, and no more than this machine can use, where their number is given.
+def check_workers(workers: int | None, executor: type[Executor]) -> None:
+    """Require a worker, and no more than an executor can use, where their number is given.
 
     Raises:
-        UserError: there is none, or more than four a core.
+        UserError: there is none, or more than that.
     """
-    Range(1, WORKERS * (os.cpu_count() or 1)).require("workers", workers)
+    if workers is not None:
+        Range(1, executor.most_workers()).require("workers", workers)
 
 
 def perform_all(jobs: Sequence[Job], *, executor: str, workers: int | None, report: Report) -> list[Outcome]:
@@ -33,8 +31,8 @@ def perform_all(jobs: Sequence[Job], *, executor: str, workers: int | None, repo
     Raises:
         UserError: there is no worker or no such executor, or a job found something that the user can mend.
     """
-    check_workers(workers)
     kind = find_executor(executor)
+    check_workers(workers, kind)
     count = kind.default_workers(len(jobs)) if workers is None else workers
     shared = parts(jobs, count)
     with kind(min(count, max(len(jobs), len(shared)))) as running:
@@ -52,8 +50,8 @@ def perform_shard(jobs: Sequence[Job], shard: Shard, *, executor: str, workers: 
     Raises:
         UserError: as `perform_all`.
     """
-    check_workers(workers)
     kind = find_executor(executor)
+    check_workers(workers, kind)
     count = kind.default_workers(len(jobs)) if workers is None else workers
     shared = shard_parts(jobs, shard, count)
     with kind(min(count, len(shared))) as running:

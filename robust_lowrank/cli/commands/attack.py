@@ -34,7 +34,7 @@ Data = Annotated[
     ),
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Where the data set's files lie; as in training without it.")]
-ExecutorName = Annotated[str, typer.Option(help="Where the work runs: processes of this machine, or a module of jobs/executors.")]
+ExecutorName = Annotated[str, typer.Option(help="Where the work runs: processes, ray, or another module of jobs/executors.")]
 ShardText = Annotated[
     str | None, typer.Option("--shard", metavar="I/N", help="A part of the work, such as 3/16, for one of several machines.")
 ]
@@ -48,7 +48,7 @@ def attack(
     norm: NormName = None,
     n: First = None,
     executor: ExecutorName = "processes",
-    workers: Annotated[int | None, typer.Option(help="Processes; from two a run on, they share its examples.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers; from two a run on, they share its examples.")] = None,
     shard: ShardText = None,
     batch_size: BatchSize = 256,
     seed: Annotated[int, typer.Option(help="Seed of all noise.")] = 0,
@@ -109,8 +109,7 @@ def attack(
     from robust_lowrank.jobs.shards import Shard
     from robust_lowrank.records import ResultRecord, RunFiles, deployed_forms, read_record, read_run, sharing, writing
 
-    check_workers(workers)
-    find_executor(executor)
+    check_workers(workers, find_executor(executor))
     runs = runs or []
     if matrix and len(runs) < 2:
         raise UserError("--matrix compares networks: give two run directories or more")

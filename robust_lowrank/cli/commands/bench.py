@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from robust_lowrank.jobs import Experiment
     from robust_lowrank.records import Run
 
-Workers = Annotated[int | None, typer.Option(help="Processes; one a core without it.")]
+Workers = Annotated[int | None, typer.Option(help="Workers; one a core without it, or with ray one a GPU.")]
 
 
 def bench(

@@ -21,6 +21,11 @@ class Executor(Protocol):
         """Return how many workers suit so many tasks."""
         ...
 
+    @classmethod
+    def most_workers(cls) -> int:
+        """Return how many workers may be asked for."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None:

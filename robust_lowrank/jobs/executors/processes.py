@@ -18,6 +18,7 @@ from robust_lowrank.errors import TrainingError
 from robust_lowrank.jobs.events import Event, Report, Throttled
 from robust_lowrank.jobs.executors import Task
 
+MOST = 4  # workers a core
 _WAIT = 0.1  # seconds between looks at the workers
 
 
@@ -40,6 +41,11 @@ class Executor:
     def default_workers(cls, tasks: int) -> int:
         """Return one worker a core, and one alone where a GPU does the work."""
         return 1 if torch.cuda.is_available() else max(1, min(tasks, _cores()))
+
+    @classmethod
+    def most_workers(cls) -> int:
+        """Return four a core."""
+        return MOST * _cores()
 
     def __enter__(self) -> Self:
         return self
