@@ -220,6 +220,7 @@ def test_a_result_of_a_newer_version_is_not_replaced(rlr_eval: Command, runs: Pa
     assert files.record.read_text() == newer
 
 
+@pytest.mark.slow
 def test_a_bounded_attack_says_its_limit_and_is_completed(rlr_eval: Command, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = (APGD(steps=5), Square(queries=20))
     monkeypatch.setattr(AANative, "parts", staticmethod(lambda classes, norm: parts))

@@ -95,7 +95,8 @@ def test_it_is_attacked(rlr_eval: Command, elsewhere: Path, options: tuple[str, 
     assert run.results[suite].record.accuracies[0].total == 12
 
 
-@pytest.mark.parametrize("model", [pytest.param(SMALL, marks=pytest.mark.slow), ("--model", "small.ts", "--trust-code")])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [SMALL, ("--model", "small.ts", "--trust-code")])
 def test_it_is_reported_alone_and_beside_a_trained_run(rlr_eval: Command, elsewhere: Path, model: tuple[str, ...]) -> None:
     assert rlr_eval("attack", *model, "--data", "examples.npz", "--suite", "quick", "--out", "OUT").exit_code == 0
     assert rlr_eval("attack", "LOW", "--suite", "quick", "--n", 12).exit_code == 0

@@ -140,6 +140,7 @@ PIECEWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardsigm
 SMOOTH = (nn.Tanh, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Sigmoid, nn.LogSigmoid)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", PIECEWISE + SMOOTH)
 def test_activations_have_slopes_up_to_their_constants(kind: type[nn.Module]) -> None:
     activation = kind().double()

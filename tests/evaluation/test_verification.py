@@ -329,6 +329,7 @@ def test_every_kind_of_attack_is_verified_and_put_again(subject, kind):
     assert {entry.same_noise for entry in again if entry.attack != "mine-on-survivors"} == {isinstance(kind, NativeAttack)}
 
 
+@pytest.mark.slow
 def test_results_of_other_packages_are_proved_with_their_closest_inputs(mlp, digits):
     suite = Suite(name="s", eps=(0.08,), attacks=(AutoAttack(), Torchattack(algorithm="MIFGSM")))
     x, y = digits.x[:6], digits.y[:6]

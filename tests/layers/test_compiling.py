@@ -192,12 +192,10 @@ RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 SHARES = ((0.5, "aot_eager"), (1.0, "aot_eager"), (1.0, "inductor"))
 CASES = [(run, *share) for run in RUNS for share in SHARES]
-QUICK = ("dlrt", 1.0, "aot_eager")
 
 
-@pytest.mark.parametrize(
-    ("run", "share", "backend"), [pytest.param(*case, marks=[] if case == QUICK else pytest.mark.slow) for case in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("run", "share", "backend"), CASES)
 def test_a_compiled_training_is_the_eager_one(run: str, share: float, backend: str, compile_: Any) -> None:
     method, options = RUNS[run]
     net = Network()
@@ -289,6 +287,7 @@ GEOMETRIES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("slides", GEOMETRIES)
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"

@@ -143,6 +143,7 @@ def _compared(make_run, make_result, radii):
     return find_evaluations(arrange(runs))[0]
 
 
+@pytest.mark.slow
 def test_who_has_most_proved_is_told_with_its_test(make_run, make_result):
     far, near = np.full(40, 0.5), np.r_[np.full(20, 0.5), np.full(20, 0.1)]
     evaluation = _compared(make_run, make_result, {"Dense": near, "CondLR": far})
