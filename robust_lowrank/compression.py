@@ -54,7 +54,7 @@ class CompressionReport(Showable):
     def shown(self) -> Shown:
         """Return a row a matrix: its rank, what the factors miss of the weight, and why it is merged or dense."""
         errors = {name: "new" if math.isnan(error) else f"{error:.2g}" for name, error in self.relative_error.items()}
-        rows = [[name, str(rank), errors[name]] for name, rank in self.ranks.items()]
+        rows = [[name, str(rank), errors.get(name, "was there")] for name, rank in self.ranks.items()]
         rows += [[name, "dense", ""] for name in self.kept_dense]
         total, dense = self.parameters.inference, self.parameters.dense
         title = f"{len(self.ranks)} layers in factors: {total:,} parameters for inference, {100 * total / dense:.1f} % of {dense:,}"

@@ -240,3 +240,11 @@ def test_layers_print_what_they_are() -> None:
     compress(model, method="dlrt", rank=4)
     assert isinstance(model[0], LowRankConv)
     assert "12x27, core=4x4, bias=True" in repr(model)
+
+
+def test_the_report_of_a_second_compression_names_the_layers_of_the_first() -> None:
+    net = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
+    compress(net, rank=0.5, include=["0"])
+    shown = str(compress(net, rank=0.5, include=["1"]))
+    assert [line.split()[:2] for line in shown.splitlines() if line[:1] in "01"] == [["0", "8"], ["1", "8"]]
+    assert "was there" in shown

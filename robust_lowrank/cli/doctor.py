@@ -33,6 +33,7 @@ OF_EXTRAS = {  # modules, the packages that they are of, and an extra that bring
     "statsmodels": ("statsmodels", "eval"),
     "vl_convert": ("vl-convert-python", "report"),
 }
+BESIDE = {"onnx": "onnx", "onnxruntime": "onnx", "timm": "timm", "peft": "peft", "tensorboard": "tensorboard", "ray": "ray"}
 REINSTALL = "pip install --force-reinstall"
 
 ROBUSTBENCH_NEEDS = {"timm": "timm", "gdown": "gdown", "geotorch": "geotorch", "torchdiffeq": "torchdiffeq", "yaml": "pyyaml"}
@@ -44,6 +45,7 @@ def examine() -> list[AuditFinding]:
         _pass("python", f"Python {platform.python_version()} on {platform.platform(terse=True)}"),
         *(_imported(module, distribution) for module, distribution in REQUIRED.items()),
         *(_optional(module, distribution, extra) for module, (distribution, extra) in OF_EXTRAS.items()),
+        *(_beside(distribution, extra) for distribution, extra in BESIDE.items()),
         _attempt(
             "torch operators",
             _run_operators,
@@ -82,6 +84,11 @@ def _optional(module: str, distribution: str, extra: str) -> AuditFinding:
     if installed(distribution) is None:
         return _pass(distribution, f"not installed (optional): pip install 'robust-lowrank[{extra}]'")
     return _imported(module, distribution)
+
+
+def _beside(distribution: str, extra: str) -> AuditFinding:
+    """Return the version of a package that takes long to import, or what would install it."""
+    return _pass(distribution, installed(distribution) or f"not installed (optional): pip install 'robust-lowrank[{extra}]'")
 
 
 def _run_operators() -> str:

@@ -141,7 +141,7 @@ def train(
         console.print_json(run.record.model_dump())
     else:
         console.say(f"{run.record.label}: test accuracy {run.record.test_accuracy:.1%}, in {directory}")
-        console.say(f"Attack it with: rlr-eval attack {shlex.quote(str(directory))}")
+        console.say(f"Attack it with: rlr-eval attack {shlex.quote(str(directory))} --suite quick")
 
 
 def configuration(
