@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from robust_lowrank.errors import UserError
 from robust_lowrank.records import Parameters
 from robust_lowrank.reporting import comparison_report
 from robust_lowrank.reporting.output import files, page
@@ -136,3 +138,10 @@ def test_sizes_and_clean_accuracy_stand_beside_better_and_sizes_are_one_count(re
         assert "80.0" not in text, suffix  # what the factored layers lack as trained
     frame = pd.read_csv(pd.io.common.StringIO(said["csv"]))
     assert (frame["removed"] == 1 - frame["parameters_inference"] / frame["parameters_dense"]).all()
+
+
+def test_a_copy_of_a_run_is_no_second_seed(make_run, tmp_path):
+    runs = [make_run(name, method="condlr") for name in ("A", "B")]
+    with pytest.raises(UserError, match="a copy is no second seed"):
+        comparison_report([runs[0], replace(runs[0], path=tmp_path / "copy"), runs[1]], tmp_path / "out", title="", command="")
+    assert not (tmp_path / "out").exists()

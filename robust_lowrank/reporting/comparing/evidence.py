@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from robust_lowrank.errors import UserError
 from robust_lowrank.records import Run
 from robust_lowrank.reporting.comparing.brackets import compare_proved, find_brackets
 from robust_lowrank.reporting.comparing.comparisons import AllTests, compare, compare_seeds, corrected
@@ -41,10 +42,22 @@ def gather(runs: Sequence[Run]) -> Evidence:
     """Name the runs and find what may be compared of them.
 
     Raises:
-        UserError: there are no runs.
+        UserError: there are no runs, or two are one network, which is no second seed.
     """
+    _require_different(runs)
     entries = arrange(runs)
     return Evidence(entries, find_evaluations(entries))
+
+
+def _require_different(runs: Sequence[Run]) -> None:
+    known: dict[tuple[str, int, str], Run] = {}
+    for run in runs:
+        one = run.record.label, run.record.seed, run.record.hashes.get("weights", str(run.path))
+        if (other := known.setdefault(one, run)) is not run:
+            raise UserError(
+                f"{run.path} and {other.path} hold one network, {run.record.label} of seed {run.record.seed}, with the same "
+                "weights: a copy is no second seed; give one of them"
+            )
 
 
 def _tested(evaluation: Evaluation) -> AllTests:
