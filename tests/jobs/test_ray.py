@@ -91,6 +91,14 @@ def test_where_there_are_gpus_a_worker_has_one() -> None:
     assert executor.share([{"CPU": 2.0, "GPU": 4.0}], 4) == {"num_gpus": 1, "num_cpus": 0}
 
 
+def test_threads_are_no_more_than_the_environment_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert [executor._threads(cores) for cores in (0.5, 1, 4)] == [1, 1, 2]
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [executor._threads(cores) for cores in (0, 0.5, 4)] == [1, 1, 4]
+
+
 def test_machines_are_alike_by_versions_and_by_what_they_compute() -> None:
     here = Machine.this()
     assert here.unlike(Machine.this()) == ""

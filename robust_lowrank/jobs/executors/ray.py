@@ -145,7 +145,7 @@ class Executor:
         events = _events().options(num_cpus=0, max_restarts=_ALWAYS, max_task_retries=_ALWAYS, scheduling_strategy=home)
         self._events = events.remote()
         worker = ray.remote(_Worker).options(max_restarts=_ALWAYS, **asked)
-        given = str(Path.cwd()), Machine.this(), max(1, int(asked["num_cpus"]))
+        given = str(Path.cwd()), Machine.this(), _threads(asked["num_cpus"])
         workers = [worker.remote(*given) for _ in range(self._count)]
         self._actors = [self._events, *workers]
         for each in workers:
@@ -179,6 +179,12 @@ def share(nodes: Sequence[Resources], workers: int) -> dict[str, float]:
         return {"num_cpus": whole[-1]}
     on_one = math.ceil(workers / max(1, sum(cores)))
     return {"num_cpus": math.floor(10_000 / on_one) / 10_000}  # Ray counts in ten-thousandths
+
+
+def _threads(cores: float) -> int:
+    """Return how many threads suit so many cores, and no more than the variable of OpenMP allows where that is set."""
+    most = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else math.inf
+    return int(max(1, min(cores, most)))
 
 
 def _devices(nodes: Sequence[Resources]) -> tuple[int, int]:
