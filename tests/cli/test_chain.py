@@ -34,7 +34,7 @@ def test_train_says_its_epochs_on_stderr_and_its_result_on_stdout(rlr_eval: Comm
     result = rlr_eval(*TRAIN, "--out", "RUN")
     assert "RUN: epoch 1 of 1, loss" in result.stderr
     assert result.stdout.startswith("Dense: test accuracy ")
-    assert result.stdout.endswith("rlr-eval attack RUN\n")
+    assert result.stdout.endswith("\nAttack it with: rlr-eval attack RUN --suite quick\n")
 
 
 def test_train_prints_its_record_as_json(rlr_eval: Command) -> None:
