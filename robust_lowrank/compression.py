@@ -20,6 +20,7 @@ from robust_lowrank.linalg import FactorisationError
 from robust_lowrank.methods import Method, resolve
 from robust_lowrank.methods.base import Use
 from robust_lowrank.observation import Observation, observe
+from robust_lowrank.optim.misfits import watch
 from robust_lowrank.ranks import Assigned, Budget, RankLike, assign_ranks
 from robust_lowrank.records import Parameters
 from robust_lowrank.showing import Showable, Shown
@@ -138,6 +139,7 @@ def compress(
         latency = plan.latency
         if latency is not None and isinstance(rank, Budget):
             latency = timed_again(model, latency, rank, example_input)
+    watch(built.values(), (candidate.layer.weight for candidate in plan.targets if not candidate.why))
     return report_of(model, plan, errors, latency)
 
 
@@ -165,10 +167,11 @@ def plan(
 ) -> "pd.DataFrame":
     """Return a table of what `compress` would do, a row a matrix of the network, which is not touched.
 
-    Columns: layer, kind (`linear`, `conv` or `merged`), form (`chain`, `merged` or `dense`), rows, columns, rank, params,
-    params_dense, why (it is merged), kept_dense (the reason, or empty). With `example_input` also what its module does in one pass
-    in evaluation mode: calls, milliseconds, mflops, and mflops_factored of it at that rank. With a `Budget` of milliseconds its
-    `attrs["latency"]` has those of the whole network: allowed, dense, and with factors.
+    Columns: layer, kind (`linear`, `conv` or `merged`), form (`chain`, `merged` or `dense`), rows, columns, rank, params (that
+    are trained), params_inference (that are left when cores are part of their neighbours), params_dense, why (it is merged),
+    kept_dense (the reason, or empty). With `example_input` also what its module does in one pass in evaluation mode: calls,
+    milliseconds, mflops, and mflops_factored of it at that rank. With a `Budget` of milliseconds its `attrs["latency"]` has
+    those of the whole network: allowed, dense, and with factors.
 
     Example:
         >>> plan(nn.Sequential(nn.Linear(40, 30), nn.ReLU()), rank=0.2)[["layer", "form", "rank", "params"]].values.tolist()
@@ -205,6 +208,7 @@ def _row(matrix: Matrix, candidate: Candidate | None, plan: "Plan") -> dict[str,
         "columns": m,
         "rank": chosen[0] if chosen else min(n, m),
         "params": n * m if candidate is None or chosen is None else form.count(candidate.layer, chosen),
+        "params_inference": n * m if candidate is None or chosen is None else form.at_inference(candidate.layer, chosen),
         "params_dense": n * m,
         "why": "" if candidate is None or chosen is None else candidate.why,
         "kept_dense": plan.kept.get(name, ""),

@@ -189,6 +189,7 @@ def test_plan_foretells_the_parameters_and_touches_nothing(method: str) -> None:
     compress(model, method=method, rank=0.5, exclude=["8"])
     for name, layer in named_factored_layers(model):
         assert table.loc[name, "params"] == layer.weight_parameters()
+        assert table.loc[name, "params_inference"] == layer.inference_parameters()
         assert table.loc[name, "params_dense"] == layer.dense_parameters()
     assert table.loc["2.weight.0", "why"].startswith("grouped") and table.loc["2.weight.0", "form"] == "merged"
     assert table.loc["0", "form"] == "chain" and table.loc["8", "form"] == "dense"

@@ -22,6 +22,7 @@ from robust_lowrank.layers.network import DEFAULT
 from robust_lowrank.layers.updates import check_name
 from robust_lowrank.linalg import FactorisationError, Factors, Ranks
 from robust_lowrank.methods import Method, resolve
+from robust_lowrank.optim.misfits import watch
 from robust_lowrank.ranks import RankLike
 from robust_lowrank.submodules import put, uncompiled
 
@@ -85,6 +86,7 @@ def adapt(
             ) from error
     with undoing() as undo:
         install_updates(model, plan, updates, name, trained, undo)
+    watch(updates.values(), ())
     return report_of(model, plan, dict.fromkeys(dict(named_factored_layers(model)), 0.0))
 
 

@@ -67,6 +67,8 @@ def say_overview(overview: "Overview") -> None:
         table.add_row(*texts)
         table.add_row(*intervals, style="dim")
     print_table(table)
+    if any(cell.leads for row in overview.rows for cell in row):
+        say("★ the best of its column, and what the tests cannot tell from it")
 
 
 def say_report(page: Path, summary: "Summary") -> None:

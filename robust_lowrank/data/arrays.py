@@ -200,7 +200,7 @@ def _range(x: Tensor, outside: Tensor) -> str:
     if low < 0:
         return (
             f"{where}: they look normalised; store them raw, x * std + mean: networks normalise by themselves, "
-            "one from elsewhere with --mean and --std"
+            "one from elsewhere with mean and std (--mean and --std)"
         )
     return f"{where}: divide by 255, or store them as uint8" if 2 < high <= 255 else f"{where}: scale them"
 

@@ -62,7 +62,10 @@ def load(
     _refuse_reading(name, reading)
     root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     if data_dir is not None and not root.is_dir() and not download:
-        raise UserError(f"the data directory {root} does not exist; point --data-dir at the files, or fetch them with --download")
+        raise UserError(
+            f"the data directory {root} does not exist; point --data-dir (in Python data_dir) at the files,\n"
+            "or fetch them with --download (download=True)"
+        )
     return DATASETS[name].load(root, download=download)
 
 
@@ -106,13 +109,13 @@ def _own(name: str, data_dir: Path | str | None, download: bool) -> Path:
         if path.exists():
             regular_size(path)
         if path.suffix.lower() in SUFFIXES or Path(name).name != name:
-            raise UserError(f"there is nothing at {shown(path)}: name the place of the data with --data")
+            raise UserError(f"there is nothing at {shown(path)}: name the place of the data")
         unknown = unknown_name("data set", name, DATASETS)
-        raise UserError(f"{unknown};\nnor is there anything at {shown(path)}: name the place of data of your own with --data")
+        raise UserError(f"{unknown};\nnor is there anything at {shown(path)}: name the place of data of your own")
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{shown(path)} is neither a directory of images nor a file of arrays, {' or '.join(SUFFIXES)}")
     if data_dir is not None or download:
-        option = "--download" if data_dir is None else "--data-dir"
+        option = "--download (download)" if data_dir is None else "--data-dir (data_dir)"
         raise UserError(f"{shown(path)} holds the data itself: leave {option} out")
     return path
 

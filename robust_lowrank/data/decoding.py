@@ -92,7 +92,7 @@ def read_images(root: Path, pictures: Sequence[Picture], reading: Reading, progr
         faults = listed(f"{name} ({fault})" for name, fault in broken.items())
         raise UserError(
             f"{len(broken)} of {counted(len(pictures), 'image')} in {shown(root)} cannot be read: {faults}\n"
-            "Mend or remove them, or leave them out with --skip-broken (skip_broken = true in [data])"
+            "Mend or remove them, or leave them out: --skip-broken, in Python Reading(skip_broken=True)"
         )
     remarks = [f"{counted(count, 'image')} {what}" for what, count in handled.items()]
     if broken:
@@ -215,5 +215,5 @@ def _different_sizes(root: Path, pictures: Sequence[Picture]) -> UserError:
     found = listed(f"{size} ({count:,})" for size, count in sizes.most_common())
     return UserError(
         f"the images in {shown(root)} are of different sizes, height x width: {found}\n"
-        "Say to which size all are brought: --image-size 32 or 32x48 (size = 32 or [32, 48] in [data])"
+        "Say to which size all are brought: --image-size 32 or 32x48, in Python Reading(size=32)"
     )

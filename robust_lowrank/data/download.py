@@ -19,7 +19,8 @@ def download_with(name: str, fetch: Callable[[], object]) -> None:
             fetch()
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{name} could not be downloaded: {error}\nGet the files by other means and point --data-dir at them"
+            f"{name} could not be downloaded: {error}\n"
+            "Get the files by other means and point --data-dir (in Python data_dir) at them"
         ) from error
 
 
@@ -28,5 +29,5 @@ def nothing_found(name: str, data_dir: Path, files: str, folders: Sequence[Path]
     places = ", ".join(str(folder) for folder in folders)
     return UserError(
         f"{name} is not in {data_dir}: looked for {files}\nin {places}\n"
-        "Point --data-dir at the files, or fetch them with --download"
+        "Point --data-dir (in Python data_dir) at the files, or fetch them with --download (download=True)"
     )

@@ -110,8 +110,8 @@ class Run:
                 continue
             batches = [torch.arange(len(self.x))] if attack.joint else self.batches
             waiting: list[_Part] = []
+            self._tell(done / total, unit, "")
             for position, batch in enumerate(batches):
-                self._tell((done + unit.work * position / len(batches)) / total, unit, "")
                 taken = [key for (index, place), key in keys.items() if index in earlier and (attack.joint or place == position)]
                 keys[number, position] = self.identity.unit_key(unit, batch, taken)
                 part = self._unknown(unit, ledger, batch, keys[number, position])
@@ -169,7 +169,8 @@ class Run:
             size, seed = self.config.batch_size, self.config.seed
             return attack.find(JointTask(self.target, x, y, rows, unit.threat, seed, size, meter, report))
         assert isinstance(attack, NativeAttack)
-        return UnitResult.join(in_halves(lambda part: self._attack(unit, attack, part), rows, self._network_to_search()))
+        with meter.telling(report, unit.work * len(rows)):
+            return UnitResult.join(in_halves(lambda part: self._attack(unit, attack, part), rows, self._network_to_search()))
 
     def _clean(self) -> Clean:
         def look(rows: Tensor) -> Clean:
@@ -198,10 +199,15 @@ class Run:
         if not parts:
             return
         rows, before = torch.cat([part.rows for part in parts]), meter.computed
+        first, end = (self._share(unit, place) for place in (parts[0].first, parts[-1].first + self.config.batch_size))
+
+        def report(part: float, what: str) -> None:
+            self._tell(done + (first + part * (end - first)) * unit.work / total, unit, what)
+
         try:
             if meter.exhausted:
                 raise Exhausted
-            result = self.find(unit, rows, meter, lambda part, what: self._tell(done + part * unit.work / total, unit, what))
+            result = self.find(unit, rows, meter, report)
         except Exhausted:
             ledger.unresolved[rows] = True
             return
@@ -210,6 +216,10 @@ class Run:
             if self.store:
                 self.store.put(part.key, found.shift(-part.first), self.behaviour(part.first))
             ledger.enter(found)
+
+    def _share(self, unit: Unit, example: int) -> float:
+        """Return which part of a unit's examples comes before one; an attack that is given all at once has no such parts."""
+        return float(example > 0) if unit.attack.joint else min(example / len(self.x), 1.0)
 
     def _is_of(self, stored: UnitResult, rows: Tensor, unit: Unit) -> bool:
         """Return whether a stored unit is of these examples, and every input of it that broke one does so now."""

@@ -1,5 +1,6 @@
 """Forms say how weights are stored: by which layers, and in which shapes of factors."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeGuard, get_args
 
@@ -63,9 +64,14 @@ class Form:
         return kind.count(self.weight(layer).shape, ranks)
 
     def shipped(self, layer: Source, ranks: Ranks) -> int:
-        """Return the number of weight parameters at these ranks once the core of a matrix is part of its neighbour."""
-        weight = self.weight(layer)
-        return self.count(layer, ranks) if weight.ndim > 2 else ranks[0] * sum(weight.shape)
+        """Return the number of weight parameters at these ranks once cores are part of their neighbours, as they are in exports."""
+        n, m, *kernel = self.weight(layer).shape
+        return n * ranks[0] + m * ranks[1] + ranks[0] * ranks[1] * math.prod(kernel) if kernel else ranks[0] * (n + m)
+
+    def at_inference(self, layer: Source, ranks: Ranks) -> int:
+        """Return the least number of weight parameters with which ordinary layers compute the same."""
+        dense = self.weight(layer).numel()
+        return dense if isinstance(layer, Block) or not ranks else min(self.shipped(layer, ranks), dense)
 
     def blank(self, layer: Source, ranks: Ranks) -> Factors:
         """Return factors of these ranks, all zero, to be filled.

@@ -89,6 +89,21 @@ def normalised(
     return model, (f"{name}.mean", f"{name}.std")
 
 
+def apart(model: nn.Module) -> tuple[Normalize | None, nn.Module]:
+    """Return the normalisation that `normalised` has put before a network from elsewhere, and the network under its own names.
+
+    Example:
+        >>> wrapped, _ = normalised(nn.Conv2d(1, 4, 3), (1, 8, 8), (0.5,), (0.2,))
+        >>> apart(wrapped)[1]
+        Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1))
+    """
+    if type(model) is nn.Sequential and list(dict(model.named_children())) == ["0", "1"]:
+        first, network = model
+        if isinstance(first, Normalize):
+            return first, network
+    return None, model
+
+
 def written(values: Sequence[float]) -> str:
     """Return numbers as they stand in messages and records.
 

@@ -63,6 +63,13 @@ def load_onnx(path: Path, *, trust_code: bool = False) -> Program:
     return Program(run, _digest(path, beside), dtype=TYPES[inputs[0].type], batch=batch if isinstance(batch, int) else None)
 
 
+def input_name(path: Path) -> str:
+    """Return the name that a file of `load_onnx` has for its input."""
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()[0].name
+
+
 def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} is not an ONNX model, or it is damaged: {first_line(error)}")
 

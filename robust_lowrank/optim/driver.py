@@ -17,6 +17,7 @@ from robust_lowrank.methods.unformed import Triangles
 from robust_lowrank.optim.elementwise import ElementwiseMoments
 from robust_lowrank.optim.factor_grads import can_turn, clear, require_grad
 from robust_lowrank.optim.loss_terms import add_gradient
+from robust_lowrank.optim.misfits import driving
 from robust_lowrank.optim.moments import Moments
 from robust_lowrank.optim.naming import naming_layer
 from robust_lowrank.optim.nonfinite import AT_ONCE
@@ -218,7 +219,8 @@ class LayerDriver:
         self._move_cores(layers)
         cores = {id(layer.core) for layer in self._owners.mine(layers).values()}
         clear(parameter for group in self._inner.param_groups for parameter in group["params"] if id(parameter) not in cores)
-        self._inner.step()
+        with driving():
+            self._inner.step()
 
     def step_all(self, moving: Mapping[str, FactoredLayer]) -> None:
         """Move the cores of layers whose bases rest, those of retraction methods, and by the torch optimizer all else."""
@@ -237,7 +239,8 @@ class LayerDriver:
                 clear(layer.bases())  # they do not move alone
         for mover in self._movers():
             mover.aim({name: layer for name, layer in aimed.items() if self._mover(layer) is mover})
-        self._inner.step()
+        with driving():
+            self._inner.step()
         for layer in resting:
             self._hold(layer)
         for name, layer in aimed.items():

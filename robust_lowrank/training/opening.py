@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robust_lowrank import checkpoint, evaluation, models, records
 from robust_lowrank.compression import count_parameters
-from robust_lowrank.data import Description, digest, unit_range
+from robust_lowrank.data import Description, Reading, digest, unit_range
 from robust_lowrank.errors import UserError, first_line
 from robust_lowrank.evaluation.network.target import checked_target
 from robust_lowrank.exporting import export
@@ -55,18 +55,20 @@ class HeldOut(NamedTuple):
         return unit_range(self.images)
 
 
-def take_examples(data: Any) -> HeldOut:
+def take_examples(data: Any, reading: Reading) -> HeldOut:
     """Return the test examples of a data set by name or path, or inputs and labels that were given.
 
     Raises:
         UserError: there is no such data set, or they are no tensors of these types.
     """
     if isinstance(data, str | Path):
-        place = parse_table({"name": str(data)}, DataConfig, source="data")
+        place = parse_table({"name": str(data), **dataclasses.asdict(reading)}, DataConfig, source="data")
         dataset = place.load()
         return HeldOut(dataset.test_images, dataset.test_y, str(data), place, dataset.classes)
     if not isinstance(data, tuple | list) or len(data) != 2 or not all(isinstance(each, Tensor) for each in data):
         raise UserError(f"data is a {type(data).__name__}: give a data set's name or path, or tensors (x, y) of test examples")
+    if reading != Reading():
+        raise UserError("reading says how files are read, and data are tensors: leave it out")
     x, y = (each.detach().cpu() for each in data)
     if x.dtype not in (torch.uint8, torch.float32):
         raise UserError(f"test inputs are uint8 or float32 in [0, 1], not {x.dtype}: give x.float()")

@@ -14,7 +14,7 @@ from robust_lowrank.data import Description
 from robust_lowrank.errors import UserError
 from robust_lowrank.records import RunFiles
 from robust_lowrank.tables import Table
-from robust_lowrank.training.config import DataConfig, finite, infinite
+from robust_lowrank.training.config import READING_KEYS, DataConfig, finite, infinite
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,8 @@ class RecordedConfig(Table):
         """Return it for `run.json`: infinity as the string "inf"."""
         record = self.model_dump(exclude={"data"}, exclude_none=True)
         if self.data is not None:
-            record["data"] = self.data.model_dump(include={"name", "data_dir"}, exclude_none=True)
+            given = self.data.model_dump(include={"data_dir", *READING_KEYS}, exclude_defaults=True)
+            record["data"] = {"name": self.data.name} | given
         return finite(record)
 
     @classmethod

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robust_lowrank import checkpoint, evaluation, records
 from robust_lowrank.compression import count_parameters
 from robust_lowrank.conditioning import History, Monitor
-from robust_lowrank.data import unit_range
+from robust_lowrank.data import Reading, unit_range
 from robust_lowrank.errors import TrainingError, UserError
 from robust_lowrank.evaluation.network.target import Target
 from robust_lowrank.exporting.programs import write_program
@@ -39,6 +39,7 @@ def record(
     optimizer: torch.optim.Optimizer | None = None,
     *,
     data: str | Path | tuple[Tensor, Tensor],
+    reading: Reading = Reading(),  # noqa: B008 it is frozen
     source: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -68,6 +69,7 @@ def record(
         optimizer: what trains it: its steps are counted, and its learning rate is recorded.
         data: on what the network is tested and later attacked: the name or path of a data set, or inputs (N, ...) in [0, 1] as
             float32, or as uint8, with labels (N,). Tensors are kept in the run.
+        reading: how files of your own are read, such as `data.Reading(size=32)`.
         source: `module:function` of the function that makes the dense network, as `rlr-eval train --model` takes it.
         mean: what a network of normalised images expects subtracted from each channel. None: it normalises by itself.
         std: what it expects each channel divided by; given with `mean`.
@@ -79,7 +81,7 @@ def record(
         UserError: an argument is wrong, the network cannot be kept or does not take the examples, or `out` holds something else;
             nothing has been written then.
     """
-    model, examples = uncompiled(model), take_examples(data)
+    model, examples = uncompiled(model), take_examples(data, reading)
     config = config_for(model, optimizer, examples, source=source, mean=mean, std=std)
     with records.writing(Path(out)):
         writer = open_run(Path(out), model, config, examples, label=label, seed=seed)

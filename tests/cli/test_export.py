@@ -55,6 +55,44 @@ def test_weights_of_a_run_are_taken_away(rlr_eval: Command, runs: Path) -> None:
     ended(rlr_eval(*attack))
 
 
+def test_an_own_network_is_taken_away_under_its_own_names(rlr_eval: Command, here: Path) -> None:
+    """Where it was trained behind a mean and deviation, weights are without them, and programs with them."""
+    (here / "nets.py").write_text(
+        "from torch import nn\n"
+        "def small(num_classes=10):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, num_classes))\n"
+    )
+    of = ("--model", "nets:small", "--data", "digits", "--mean", "0.3", "--std", "0.5")
+    ended(rlr_eval("train", *of, "--method", "condlr", "--rank", 0.5, "--epochs", 1, "--out", "run"))
+    x, due = data.load("digits").test_x[:40], training.load_network(here / "run")
+    inputs, expected = (x - 0.3) / 0.5, due(x).detach()
+    for form in ("dense", "factors", "auto"):
+        shown = ended(rlr_eval("export", "run", "--to", form)).stdout
+        assert "0 predictions are others" in shown and "[0, 1], less mean 0.3, over std 0.5" in shown
+        fresh = models.make("nets:small", input_shape=(1, 8, 8), num_classes=10)
+        torch.testing.assert_close(load(fresh, f"run/exports/{form}.safetensors").eval()(inputs), expected, rtol=1e-4, atol=1e-5)
+    fresh = models.make("nets:small", input_shape=(1, 8, 8), num_classes=10)
+    fresh.load_state_dict(load_file("run/exports/dense.safetensors"))
+    shown = ended(rlr_eval("export", "run", "--to", "torch-export")).stdout
+    assert "torch.export.load('run/exports/torch-export.pt2').module()(images)" in shown and "less mean" not in shown
+    program = torch.export.load("run/exports/torch-export.pt2").module()
+    torch.testing.assert_close(program(x), expected, rtol=1e-4, atol=1e-5)
+    attack = ("attack", *of, "--weights", "run/exports/factors.safetensors", "--suite", "quick", "--n", 3, "--out", "elsewhere")
+    assert ended(rlr_eval(*attack)).exit_code == 0
+
+
+def test_an_onnx_file_is_run_as_it_is_said(rlr_eval: Command, runs: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    shown = ended(rlr_eval("export", "LOW", "--to", "onnx")).stdout
+    line = next(line for line in shown.splitlines() if line.startswith("Run it: ")).removeprefix("Run it: ")
+    images = data.load("digits").test_x[:5].numpy()
+    (logits,) = eval(line, {"onnxruntime": onnxruntime, "images": images})  # it is to be what a reader types
+    torch.testing.assert_close(
+        torch.from_numpy(logits), training.load_network(runs / "LOW")(data.load("digits").test_x[:5]).detach()
+    )
+    assert "(N, 1, 8, 8) float32 in [0, 1]" in shown
+
+
 def test_what_export_refuses(rlr_eval: Command, runs: Path) -> None:
     (runs / "there.safetensors").write_text("mine")
     for arguments, message in (

@@ -84,7 +84,7 @@ def test_data_may_move_but_not_change(rlr_eval: Command, place: Path) -> None:
     for command in commands:
         lost = rlr_eval(*command)
         assert lost.exit_code == 2
-        assert f"nor is there anything at {place}: name the place of data of your own with --data" in lost.stderr
+        assert f"nor is there anything at {place}: name the place of data of your own" in lost.stderr
         found = rlr_eval(*command, "--data", "moved")
         assert found.exit_code == 0, found.stderr
     written = Path("RUN/run.json").read_bytes()
@@ -151,13 +151,13 @@ def test_a_network_from_elsewhere_takes_them(rlr_eval: Command, here: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("train", "--data", "./nowhere"), "there is nothing at {here}/nowhere: name the place of the data with --data"),
+        (("train", "--data", "./nowhere"), "there is nothing at {here}/nowhere: name the place of the data"),
         (("train", "--data", "nowhere"), "nor is there anything at {here}/nowhere"),
         (("train", "--data", "notes.txt"), "neither a directory of images nor a file of arrays"),
         (("train", "--data", "pair", "--image-size", "8by8"), "--image-size '8by8' is no size"),
         (("train", "--data", "pair", "--image-size", "0"), "size = 0 must lie between 1 and 8,192"),
         (("train", "--data", "pair", "--channels", "2"), "channels = 2 must be 1 (grey) or 3 (RGB)"),
-        (("train", "--data", "pair", "--data-dir", "."), "{here}/pair holds the data itself: leave --data-dir out"),
+        (("train", "--data", "pair", "--data-dir", "."), "{here}/pair holds the data itself: leave --data-dir (data_dir) out"),
         (("train", "--data", "digits", "--image-size", "16"), "digits comes as it is: size belongs to data of your own"),
         (("train", "--data", "pair", "--model", "lenet5"), "lenet5 needs images of 28 x 28, not 6 x 8"),
         (("plan", "--data", "pair", "--model", "vit", "--method", "condlr"), "6 x 8 is no multiple"),

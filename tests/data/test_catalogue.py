@@ -54,7 +54,7 @@ def test_what_is_no_data_says_where_it_was_looked_for(reader, tmp_path: Path, mo
     (tmp_path / "images.zip").touch()
     for name, message in {
         "digit": f"unknown data set 'digit': did you mean 'digits'.*\nnor is there anything at {tmp_path}/digit",
-        "./digits": f"there is nothing at {tmp_path}/digits: name the place of the data with --data",
+        "./digits": f"there is nothing at {tmp_path}/digits: name the place of the data",
         "my.npz": f"there is nothing at {tmp_path}/my.npz",
         "images.zip": f"{tmp_path}/images.zip is neither a directory of images nor a file of arrays",
         "a\udcff": r"a\\udcff is not valid UTF-8",
@@ -66,9 +66,9 @@ def test_what_is_no_data_says_where_it_was_looked_for(reader, tmp_path: Path, mo
 def test_options_that_belong_to_others_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="digits comes as it is: size belongs to data of your own"):
         load("digits", reading=Reading(size=8))
-    with pytest.raises(UserError, match="holds the data itself: leave --data-dir out"):
+    with pytest.raises(UserError, match=r"holds the data itself: leave --data-dir \(data_dir\) out"):
         load(str(tmp_path), data_dir=tmp_path)
-    with pytest.raises(UserError, match="holds the data itself: leave --download out"):
+    with pytest.raises(UserError, match=r"holds the data itself: leave --download \(download\) out"):
         load(str(tmp_path), download=True)
 
 

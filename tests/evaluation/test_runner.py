@@ -334,6 +334,16 @@ def test_progress_rises_to_one_and_says_what_is_done(cnn, digits):
     assert any(re.fullmatch(r"pgd-20 at Linf 0.1, \d+ of 20 hold", what) for _, what in calls)
 
 
+@pytest.mark.parametrize("pool", [8, 16, 64])
+def test_progress_is_told_while_several_batches_are_attacked(cnn, digits, pool, monkeypatch):
+    monkeypatch.setattr("robust_lowrank.evaluation.run.POOL", pool)
+    calls, suite = [], Suite(name="s", eps=(0.02,), attacks=(PGD(steps=50),))
+    evaluate(cnn, digits.x[:40], digits.y[:40], suite=suite, batch_size=8, progress=lambda *call: calls.append(call))
+    fractions = [fraction for fraction, _ in calls]
+    assert fractions == sorted(fractions)
+    assert len(set(fractions)) >= 20, "one attack of fifty steps"
+
+
 def test_without_its_audit_an_evaluation_has_the_same_verdicts(cnn, digits):
     whole, bare = (evaluate(cnn, digits.x[:10], digits.y[:10], suite="quick", eps=0.1, audit=audit) for audit in (True, False))
     assert whole.audit and not bare.audit

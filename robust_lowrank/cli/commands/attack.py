@@ -17,6 +17,7 @@ from robust_lowrank.cli.commands.elsewhere import (
     foreign_network,
 )
 from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken
+from robust_lowrank.cli.commands.runs import named_runs
 from robust_lowrank.errors import UserError
 
 Eps = Annotated[
@@ -42,7 +43,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")
 
 
 def attack(
-    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN...]", help="Run directories; none with --model.")] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN...]", help="Run directories, or a directory of them; none with --model.", callback=named_runs),
+    ] = None,
     suite: SuiteName = "standard",
     eps: Eps = None,
     norm: NormName = None,

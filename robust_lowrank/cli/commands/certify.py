@@ -1,21 +1,25 @@
 """`rlr-eval certify`."""
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from robust_lowrank import numbers
 from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.attack import Data, DataDir, Json
 from robust_lowrank.cli.commands.elsewhere import TrustCode
+from robust_lowrank.cli.commands.runs import Runs
+
+if TYPE_CHECKING:
+    from robust_lowrank.records import CertificateRecord
 
 Smoothing = "Smoothing"
 
 
 def certify(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    runs: Runs,
     method: Annotated[
         Literal["lipschitz", "smoothing"],
         typer.Option(help="A Lipschitz bound of the network, or the class it gives most often under noise."),
@@ -59,6 +63,19 @@ def certify(
     console.print_table(table)
     for label, record in zip(labels, records, strict=True):
         if record.bound is not None:
-            console.say(f"{label}: Lipschitz bound {record.bound:.4g}")
+            console.say(f"{label}: Lipschitz bound {record.bound:.4g}{_why_nothing(record)}")
         for reason in record.reasons:
             console.say(f"{label} is not certified: {reason}")
+
+
+def _why_nothing(record: "CertificateRecord") -> str:
+    """Return why a bound proves nothing of examples that the network gets right; nothing where it does."""
+    beyond = [point.value for point in record.curve if point.radius > 0]
+    if any(beyond) or not beyond or not record.layers or not any(point.value for point in record.curve):
+        return ""
+    known = [(layer.constant, layer.layer) for layer in record.layers if layer.constant is not None]
+    listed = numbers.listing([f"{name} ({constant:.3g})" for constant, name in sorted(known, reverse=True)[:3]])
+    return (
+        f", too large to prove anything at these radii. It is a product over layers, the steepest of which are {listed}: "
+        "methods that bound them, such as condlr with tau 0, keep it small; --method smoothing needs none"
+    )

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from robust_lowrank.cli import console
+from robust_lowrank.cli.commands.runs import named_runs
 
 SYMBOLS = {"pass": "[green]ok[/]", "warn": "[yellow]note[/]", "fail": "[red]BROKEN[/]"}
 COLOURS = {"whole": "green", "damaged": "red"}  # others are yellow
@@ -15,7 +16,10 @@ COLOURS = {"whole": "green", "damaged": "red"}  # others are yellow
 
 def doctor(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN...]", help="Run directories; without, the installation.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN...]", help="Run directories, or a directory of them; without, the installation.", callback=named_runs
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:

@@ -42,9 +42,10 @@ def export(
         console.print_table(table)
     files = [exported.path] if exported.path.is_file() else [*exported.path.iterdir()]
     console.say(f"{exported.path}: {sum(file.stat().st_size for file in files) / 1e6:.2f} MB")
-    if not exported.examples:
-        return
-    console.say(
-        f"On {exported.examples} test images its logits differ from the run's by at most {exported.difference:.2g}, "
-        f"and {exported.flipped} predictions are others"
-    )
+    if exported.examples:
+        console.say(
+            f"On {exported.examples} test images its logits differ from the run's by at most {exported.difference:.2g}, "
+            f"and {exported.flipped} predictions are others"
+        )
+    for line in exported.usage:
+        console.say(line)

@@ -38,7 +38,8 @@ def plan(
 ) -> None:
     """Say what compression would do to a network: which layers it factors, at which rank, with how many parameters.
 
-    Times and operations are those of the dense layers in one pass on two inputs, then is the number of operations at that rank.
+    Trained are the factors with their cores; stored for inference is what is left when cores are part of their neighbours. Times
+    and operations are those of the dense layers in one pass on two inputs, then is the number of operations at that rank.
     Nothing is trained or written.
     """
     from robust_lowrank.cli.progress import Board
@@ -54,20 +55,34 @@ def plan(
     if json:
         console.print_json(console.rows(layers))
         return
-    table = Table("layer", "form", "shape", "rank", "parameters", "of dense", "ms", "MFLOP", "then", box=None, pad_edge=False)
+    table = Table(
+        "layer", "form", "shape", "rank", "trained", "stored", "of dense", "ms", "MFLOP", "then", box=None, pad_edge=False
+    )
     for column in table.columns[2:]:
         column.justify = "right"
     for row in layers.to_dict("records"):
-        shape, share = f"{row['rows']} x {row['columns']}", f"{row['params'] / row['params_dense']:.0%}"
+        shape, share = f"{row['rows']} x {row['columns']}", f"{row['params_inference'] / row['params_dense']:.0%}"
         costs = [f"{row[column]:.2f}" for column in ("milliseconds", "mflops", "mflops_factored")]
-        table.add_row(escape(row["layer"]), row["form"], shape, str(row["rank"]), f"{row['params']:,}", share, *costs)
+        table.add_row(
+            escape(row["layer"]),
+            row["form"],
+            shape,
+            str(row["rank"]),
+            f"{row['params']:,}",
+            f"{row['params_inference']:,}",
+            share,
+            *costs,
+        )
     for remark in images.remarks:
         console.say(remark)
     console.print_table(table)
     for reason, kind in (("kept_dense", "stays dense"), ("why", "is merged")):
         for row in layers[layers[reason] != ""].to_dict("records"):
             console.say(f"{row['layer']} {kind}: {row[reason]}")
-    total, dense = int(layers["params"].sum()), int(layers["params_dense"].sum())
-    console.say(f"Together {total:,} of {dense:,} parameters, {total / dense:.1%}")
+    trained, stored, dense = (int(layers[column].sum()) for column in ("params", "params_inference", "params_dense"))
+    console.say(
+        f"Together {trained:,} of {dense:,} weights are trained, {trained / dense:.1%}; "
+        f"{stored:,} are stored for inference, {stored / dense:.1%}"
+    )
     if latency := layers.attrs.get("latency"):
         console.say("A pass takes {factors:.3g} ms of {allowed:g}; that of the dense network {dense:.3g} ms".format(**latency))

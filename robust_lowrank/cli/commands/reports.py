@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robust_lowrank.cli import console
+from robust_lowrank.cli.commands.runs import Runs, named_runs
 from robust_lowrank.errors import UserError
 
 if TYPE_CHECKING:
     from robust_lowrank.records import Run
 
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")]
 RunsOrWeights = Annotated[
-    list[Path], typer.Argument(metavar="RUN...", help="Run directories, or files of weights (.safetensors, .pth).")
+    list[Path],
+    typer.Argument(
+        metavar="RUN...",
+        help="Run directories, or a directory of them, or files of weights (.safetensors, .pth).",
+        callback=named_runs,
+    ),
 ]
 Title = Annotated[str | None, typer.Option(help="Heading of the report.")]
 

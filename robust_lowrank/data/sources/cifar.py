@@ -59,13 +59,15 @@ def _from_torchvision(root: Path, *, download: bool) -> Dataset:
     archive = root / ARCHIVE
     sound = check_integrity(str(archive), CIFAR10.tgz_md5)
     if archive.is_file() and not sound and not download:
-        raise UserError(f"{archive} is damaged: its md5 differs; get it anew with --download")
+        raise UserError(f"{archive} is damaged: its md5 differs; get it anew with --download (in Python download=True)")
     if sound or download:
         download_with(NAME, lambda: CIFAR10(str(root), download=True))
     try:
         parts = [CIFAR10(str(root), train=train) for train in (True, False)]
     except RuntimeError as error:
-        raise UserError(f"{root / FOLDER} is damaged or incomplete: its md5 sums differ; get it anew with --download") from error
+        raise UserError(
+            f"{root / FOLDER} is damaged or incomplete: its md5 sums differ; get it anew with --download (in Python download=True)"
+        ) from error
     train, test = (
         (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets, dtype=torch.int64))
         for part in parts

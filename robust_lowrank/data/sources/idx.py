@@ -83,7 +83,7 @@ def read_idx(path: Path, *, sha256: str, what: str) -> Tensor:
         )
     if hashlib.sha256(head + data).hexdigest() != sha256:
         wrong = f"{shown(path)} is not the file of {what}, or is damaged: its sha256 differs"
-        raise UserError(f"{wrong}\nGet it anew, or point --data-dir elsewhere")
+        raise UserError(f"{wrong}\nGet it anew, or point --data-dir (in Python data_dir) elsewhere")
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(shape)
 
 

@@ -1,6 +1,8 @@
 """A meter knows what is spent, and what may be spent."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -30,6 +32,7 @@ class Meter:
         self.passes = self.computed = 0
         self.max_passes = max_passes
         self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
+        self._tell: Callable[[int], None] | None = None
 
     @property
     def exhausted(self) -> bool:
@@ -54,6 +57,26 @@ class Meter:
             raise Exhausted
         self.passes += passes
         self.computed += passes + padding
+        if self._tell:
+            self._tell(self.passes)
+
+    @contextmanager
+    def telling(self, report: Callable[[float, str], None], work: int) -> Iterator[None]:
+        """Report which fraction of some work is done, whenever a hundredth more is: `work` is the most that it takes in passes."""
+        before, told = self.passes, 0
+
+        def tell(passes: int) -> None:
+            nonlocal told
+            hundredths = min(100 * (passes - before) // max(work, 1), 100)
+            if hundredths > told:
+                told = hundredths
+                report(told / 100, "")
+
+        self._tell = tell
+        try:
+            yield
+        finally:
+            self._tell = None
 
     def watch(self, logits: Tensor, padding: int = 0) -> None:
         """Count a pass an example for every backward through these logits, when it happens."""

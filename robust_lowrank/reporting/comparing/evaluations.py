@@ -1,7 +1,7 @@
 """Evaluations gather the runs that may be compared: those put to one suite on the same examples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,6 +15,7 @@ CLEAN = "clean"
 WORST = "worst"
 SLUG = 80  # letters of a name in the names of files
 FEW_EXAMPLES = 100  # below it a 95 % interval can be wider than 19 points
+FLOOR = 0.05  # an eps at which no network holds more tells no networks apart
 
 
 class Mean(NamedTuple):
@@ -37,12 +38,18 @@ class Evaluation:
     norm: str
     results: dict[str, Result]  # by Entry.name
     entries: tuple[Entry, ...]
+    apart: str = ""  # what sets it apart from others of the same suite and norm, such as `n = 500`
     _held: dict[tuple[str, float], pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def title(self) -> str:
+    def rules(self) -> str:
         """The suite with its norm, such as `standard, L∞`."""
         return f"{self.suite}, {numbers.norm(self.norm)}"
+
+    @property
+    def title(self) -> str:
+        """The suite with its norm, and what sets it apart where a report has several of these."""
+        return ", ".join(filter(None, (self.rules, self.apart)))
 
     @property
     def data(self) -> str:
@@ -101,8 +108,17 @@ class Evaluation:
 
     @property
     def headline_eps(self) -> float:
-        """The budget that the summary speaks of: the middle one, chosen without looking at the results."""
-        return self.eps[len(self.eps) // 2]
+        """The budget that the summary speaks of: the middle one, or the nearest below it that any network withstands at all.
+
+        Which network is better has no part in the choice, and tests are corrected over every eps whichever is chosen.
+        """
+        middle = len(self.eps) // 2
+        return next((eps for eps in reversed(self.eps[: middle + 1]) if self._best(eps) > FLOOR), self.eps[middle])
+
+    @property
+    def at_the_floor(self) -> list[float]:
+        """The budgets from the middle one down that the summary passes over, as no network holds more than 5 % there."""
+        return [eps for eps in self.eps[: len(self.eps) // 2 + 1] if eps > self.headline_eps]
 
     @property
     def threat(self) -> str:
@@ -188,6 +204,10 @@ class Evaluation:
             least, most = verdicts["verdict"] == "robust", verdicts["verdict"].isin(("robust", "unresolved"))
         return pd.DataFrame({"least": least, "most": most}).groupby(verdicts["example"]).all()
 
+    def _best(self, eps: float) -> float:
+        known = (self.accuracy(entry, WORST, eps) for entry in self.entries)
+        return max((accuracy.most for accuracy in known if accuracy), default=1.0)
+
     def _members(self, series: str, attack: str, eps: float) -> list[AccuracyRecord]:
         entries = (entry for entry in self.entries if entry.series == series)
         return [accuracy for entry in entries if (accuracy := self.accuracy(entry, attack, eps))]
@@ -211,7 +231,21 @@ def find_evaluations(entries: Sequence[Entry]) -> tuple[Evaluation, ...]:
         namesakes = sum(evaluation.slug.startswith(slug) for evaluation in evaluations)
         members = tuple(entry for entry in entries if entry.name in results)
         evaluations.append(Evaluation(slug + (f"-{namesakes + 1}" if namesakes else ""), suite, norm, results, members))
-    return tuple(evaluations)
+    return tuple(replace(each, apart=_apart(each, evaluations)) for each in evaluations)
+
+
+def _apart(evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> str:
+    """Return what sets an evaluation apart from those of the same suite and norm: its examples, budgets, or its place."""
+    alike = [other for other in evaluations if (other.suite, other.norm) == (evaluation.suite, evaluation.norm)]
+    others = [other for other in alike if other is not evaluation]
+    if not others:
+        return ""
+    budgets = numbers.listing([numbers.budget(eps) for eps in evaluation.eps])
+    if all(other.examples != evaluation.examples for other in others):
+        return f"n = {numbers.count(evaluation.examples)}"
+    if all(other.eps != evaluation.eps for other in others):
+        return f"eps {budgets}"
+    return f"no. {alike.index(evaluation) + 1}"
 
 
 def _rank(results: dict[str, Result]) -> tuple[int, bool, bool, int]:

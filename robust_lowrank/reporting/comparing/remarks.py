@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing.entries import Entry
-from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
+from robust_lowrank.reporting.comparing.evaluations import FLOOR, WORST, Evaluation
 from robust_lowrank.reporting.formats.statements import Statement
 
 
@@ -12,6 +12,7 @@ def remarks(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> tupl
     """Say what else a reader has to know of these runs and evaluations, failures first."""
     return (
         *_failures(evaluations),
+        *_passed_over(evaluations[0]),
         *_slower(entries),
         *_unresolved(evaluations),
         *_sampled(evaluations),
@@ -34,6 +35,18 @@ def _failures(evaluations: Sequence[Evaluation]) -> list[Statement]:
         if warned:
             texts.append(f"{audit} has warnings for {evaluation.listing(warned)}: read them below.")
     return [Statement("warning", text) for text in texts]
+
+
+def _passed_over(evaluation: Evaluation) -> list[Statement]:
+    """Say at which budgets nothing is left that could tell networks apart."""
+    if not evaluation.at_the_floor:
+        return []
+    budgets = numbers.listing([numbers.budget(eps) for eps in evaluation.at_the_floor])
+    text = (
+        f"At eps {budgets} no network holds more than {100 * FLOOR:g} %: "
+        f"this summary speaks of eps {numbers.budget(evaluation.headline_eps)}, the next below."
+    )
+    return [Statement("note", text)]
 
 
 def _slower(entries: Sequence[Entry]) -> list[Statement]:

@@ -107,7 +107,7 @@ class ComparisonSection(EvaluationSection):
         measured = [(attack, eps) for attack in attacks for eps in budgets if attack in evaluation.attacks_at(eps)]
         return Table(
             name=f"attacks-{evaluation.slug}",
-            caption=f"Accuracy under each attack of {evaluation.title}, n = {numbers.count(evaluation.examples)}, "
+            caption=f"Accuracy under each attack of {evaluation.rules}, n = {numbers.count(evaluation.examples)}, "
             f"{evaluation.interval} below.",
             columns=(
                 *words("Method"),

@@ -129,13 +129,14 @@ def _row(fronts: Fronts, series: str, costs: Costs | None, batches: list[int], f
     evaluation = fronts.evaluation
     parameters = evaluation.parameters(series)
     times = {latency.batch: latency for latency in costs.latencies} if costs else {}
+    dense = any(entry.series == series and entry.run.record.method == "dense" for entry in evaluation.entries)
     return (
         Cell(series, series=series),
         _mean_cell(evaluation, series, WORST),
         _mean_cell(evaluation, series, CLEAN),
         count_cell(round(parameters)) if parameters else Cell("–"),
         *([_flops_cell(costs)] if flops else []),
-        *(_latency_cell(times.get(batch)) for batch in batches),
+        *(_latency_cell(times.get(batch), dense=dense) for batch in batches),
         *(Cell(_ON_FRONT if series in fronts.on(objective) else "") for objective in fronts.points),
     )
 
@@ -150,10 +151,12 @@ def _flops_cell(costs: Costs | None) -> Cell:
     return count_cell(costs.flops, f"{numbers.percent(costs.flops / costs.dense_flops)} % of dense") if costs else Cell("–")
 
 
-def _latency_cell(latency: Latency | None) -> Cell:
+def _latency_cell(latency: Latency | None, *, dense: bool) -> Cell:
     if latency is None or latency.relative is None:
         return Cell("–")
     details = [f"{numbers.quantity(latency.milliseconds)} ms"]
+    if dense:
+        return Cell("1", details[0], value=1.0)
     if latency.ratio_low is not None and latency.ratio_high is not None:
         details.insert(0, f"{numbers.quantity(latency.ratio_low)} to {numbers.quantity(latency.ratio_high)}")
     return quantity_cell(latency.relative, "; ".join(details))

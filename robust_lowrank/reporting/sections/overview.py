@@ -116,7 +116,7 @@ def heading_cell(entry: Entry) -> Cell:
 
 
 def _group(other: Evaluation) -> str:
-    return f"{other.title}, n = {numbers.count(other.examples)}, %, at eps"
+    return f"{other.rules}, n = {numbers.count(other.examples)}, %, at eps"
 
 
 def _rows(
@@ -173,7 +173,7 @@ def _caption(evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return "Not attacked: accuracy on the whole test set, without an interval."
     return (
-        f"{evaluation.title} on {evaluation.data}: n = {numbers.count(evaluation.examples)} test examples, the same for every run; "
+        f"{evaluation.rules} on {evaluation.data}: n = {numbers.count(evaluation.examples)} test examples, the same for every run; "
         f"{evaluation.interval} intervals below each accuracy. Worst case: right under {evaluation.coverage}."
     )
 

@@ -3,6 +3,7 @@ import pytest
 
 from robust_lowrank.reporting.comparing.entries import arrange
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, find_evaluations
+from robust_lowrank.reporting.comparing.remarks import remarks
 from robust_lowrank.statistics import over_seeds, wilson
 
 RIGHT = np.array([True] * 6 + [False] * 4)
@@ -99,3 +100,36 @@ def test_the_spread_is_that_between_seeds(make_run, make_result):
     (evaluation,) = find_evaluations(arrange(runs))
     assert evaluation.spread("m", WORST, 0.1) == over_seeds([0.5, 0.6, 0.7])
     assert evaluation.spread("nobody", WORST, 0.1) is None
+
+
+def test_a_budget_that_nobody_withstands_is_passed_over_and_that_is_said(make_run, make_result):
+    half, few = np.arange(100) < 50, np.arange(100) < 4
+    held = {("fgsm", 2 / 255): half, ("fgsm", 4 / 255): few, ("fgsm", 8 / 255): few}
+    (evaluation,) = find_evaluations(arrange([make_run(name, results=[make_result(half, held)]) for name in "ab"]))
+    assert evaluation.headline_eps == 2 / 255
+    assert evaluation.at_the_floor == [4 / 255]
+    (note,) = [each.text for each in remarks(evaluation.entries, [evaluation]) if "more than 5 %" in each.text]
+    assert note == "At eps 4/255 no network holds more than 5 %: this summary speaks of eps 2/255, the next below."
+
+
+def test_where_all_budgets_are_too_large_the_middle_one_stays(make_run, make_result):
+    none = np.zeros(100, dtype=bool)
+    held = {("fgsm", eps): none for eps in (0.1, 0.2, 0.3)}
+    (evaluation,) = find_evaluations(arrange([make_run("a", results=[make_result(~none, held)])]))
+    assert (evaluation.headline_eps, evaluation.at_the_floor) == (0.2, [])
+
+
+def test_evaluations_of_one_suite_are_told_apart(make_run, make_result):
+    def titles(*results):
+        return [each.title for each in find_evaluations(arrange([make_run(str(n), results=[r]) for n, r in enumerate(results)]))]
+
+    many, few = np.ones(200, dtype=bool), np.ones(120, dtype=bool)
+    first = make_result(many, {("fgsm", 0.1): many})
+    assert titles(first) == ["quick, L∞"]
+    assert titles(first, make_result(few, {("fgsm", 0.1): few}, data="d2")) == ["quick, L∞, n = 200", "quick, L∞, n = 120"]
+    assert titles(first, make_result(many, {("fgsm", 0.2): many}, attack="a2")) == [
+        "quick, L∞, eps 0.1",
+        "quick, L∞, eps 0.2",
+    ]
+    again = make_result(many, {("fgsm", 0.1): many}, attack="a2")
+    assert titles(first, again) == ["quick, L∞, no. 1", "quick, L∞, no. 2"]

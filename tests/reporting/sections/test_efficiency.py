@@ -57,6 +57,7 @@ def make_evaluation(make_run, make_result):
             runs.append(
                 make_run(
                     label,
+                    method="dense" if label == "Dense" else "condlr",
                     results=[make_result(right, {("fgsm", 0.1): right & (np.arange(100) < held)})],
                     parameters=Parameters(total=inference, dense=1000, inference=inference, removed=0.0, rank_fraction=1.0),
                     costs=cost,
@@ -130,8 +131,17 @@ def measured(*ratios: tuple[float, float, float]) -> Costs:
 def test_networks_that_are_slower_than_dense_are_named_on_top(make_evaluation):
     slow = measured((1.2, 1.31, 1.4), (0.9, 1.02, 1.1))
     networks = {"Slow": (60, 1000, slow, 95), "Fast": (50, 100, measured((0.4, 0.5, 0.6), (0.7, 0.8, 0.9)), 90)}
-    evaluation = make_evaluation(networks, method="condlr")
+    evaluation = make_evaluation(networks)
     warnings = [each.text for each in summarise(Evidence(evaluation.entries, (evaluation,))).statements if each.kind == "warning"]
     assert warnings == ["Slower than the dense network in inference, by the factors given: Slow (1.31 for one example)."]
     rows = {row[0].text: row for row in efficiency.Efficiency.from_evaluation(evaluation).table.rows}
     assert [rows["Slow"][5].text, rows["Slow"][5].sub] == ["1.31", "1.20 to 1.40; 2.00 ms"]
+
+
+def test_the_dense_network_takes_as_long_as_itself(make_evaluation):
+    evaluation = make_evaluation({"Dense": (60, 1000, costs(1000, 1.07), 95), "Small": (50, 100, costs(500, 2.0), 90)})
+    (table,) = efficiency.Efficiency.from_evaluation(evaluation).tables
+    dense, small = ([cell.text for cell in row[1:]] for row in table.rows)
+    assert dense[4:6] == ["1", "1"] and small[4:6] != ["1", "1"]
+    (latency,) = (points for objective, points in Fronts(evaluation).points.items() if objective.name == "latency")
+    assert {point.series: point.cost for point in latency}["Dense"] == 1
