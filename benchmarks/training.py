@@ -223,7 +223,7 @@ def sources() -> str:
 
 
 def candidates(task: str, optimizer: str, method: str, lr: float) -> list[Trial]:
-    """Return the trainings by which a learning rate is compared with the others of its grid: one seed alone may hide its limit."""
+    """Return the trainings by which a learning rate is chosen: one seed alone may hide that others diverge."""
     return [Trial(task, optimizer, method, lr, seed, final=False) for seed in SEEDS]
 
 
@@ -243,12 +243,24 @@ class Results:
         with self.path.open("a") as file:
             file.write(json.dumps(self.rows[trial]) + "\n")
 
-    def best(self, task: str, optimizer: str, method: str) -> float | None:
-        """Return the rate of the grid with the best mean accuracy on the images to choose by; None before all are there."""
+    def choosing(self, task: str, optimizer: str, method: str) -> tuple[float, list[Trial]]:
+        """Return the rate that is ahead on the images to choose by, and the trainings that are to say whether it stays so.
+
+        Every rate is tried with the first seed. The others are spent on the rate whose mean is the best so far: one that is chosen
+        has all of them, and no other has a better mean, of all or of its first.
+        """
         grid = {lr: candidates(task, optimizer, method, lr) for lr in TASKS[task].grids[optimizer]}
-        if any(trial not in self.rows for trials in grid.values() for trial in trials):
-            return None
-        return max(grid, key=lambda lr: sum(self.rows[trial]["choice"] for trial in grid[lr]))
+        first = [trials[0] for trials in grid.values() if trials[0] not in self.rows]
+        if first:
+            return next(iter(grid)), first
+        known = {lr: [self.rows[trial]["choice"] for trial in trials if trial in self.rows] for lr, trials in grid.items()}
+        ahead = max(known, key=lambda lr: sum(known[lr]) / len(known[lr]))
+        return ahead, [trial for trial in grid[ahead] if trial not in self.rows]
+
+    def best(self, task: str, optimizer: str, method: str) -> float | None:
+        """Return the chosen rate of the grid; None before it is known."""
+        ahead, missing = self.choosing(task, optimizer, method)
+        return None if missing else ahead
 
     def reported(self, task: str, optimizer: str, method: str, lr: float) -> list[Trial]:
         """Return the trainings whose mean is reported."""
@@ -257,14 +269,10 @@ class Results:
     def wanted(self, tasks: list[str]) -> Iterator[Trial]:
         """Yield the trainings that are still to be run: first those that choose the learning rates."""
         for task in tasks:
-            for optimizer, grid in TASKS[task].grids.items():
+            for optimizer in TASKS[task].grids:
                 for method in contenders(TASKS[task]):
-                    lr = self.best(task, optimizer, method)
-                    if lr is None:
-                        trials = [trial for each in grid for trial in candidates(task, optimizer, method, each)]
-                    else:
-                        trials = self.reported(task, optimizer, method, lr)
-                    yield from (trial for trial in trials if trial not in self.rows)
+                    lr, missing = self.choosing(task, optimizer, method)
+                    yield from missing or (each for each in self.reported(task, optimizer, method, lr) if each not in self.rows)
 
 
 def tasks_here() -> list[str]:

@@ -12,7 +12,6 @@ from robust_lowrank.cli import doctor
 from robust_lowrank.errors import UserError
 from robust_lowrank.evaluation import EvalConfig
 from robust_lowrank.extras import needed
-from robust_lowrank.statistics import holm
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 EXTRAS = {extra: {Requirement(each).name for each in packages} for extra, packages in PROJECT["optional-dependencies"].items()}
@@ -37,12 +36,6 @@ def test_upstreams_attack_is_refused_before_anything_is_done(monkeypatch: pytest
     with pytest.raises(UserError, match=r"AutoAttack needs pyautoattack: pip install 'robust-lowrank\[eval\]'"):
         EvalConfig.resolve("standard")
     assert EvalConfig.resolve("aa-native").suite.name == "aa-native"
-
-
-def test_a_comparison_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
-    with pytest.raises(UserError, match=r"needs statsmodels: pip install 'robust-lowrank\[eval\]'"):
-        holm([0.1, 0.2])
 
 
 def test_versions_are_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

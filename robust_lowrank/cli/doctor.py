@@ -30,7 +30,6 @@ OF_EXTRAS = {  # modules, the packages that they are of, and an extra that bring
     "altair": ("altair", "report"),
     "jinja2": ("jinja2", "report"),
     "pyautoattack": ("pyautoattack", "eval"),
-    "statsmodels": ("statsmodels", "eval"),
     "vl_convert": ("vl-convert-python", "report"),
 }
 BESIDE = {"onnx": "onnx", "onnxruntime": "onnx", "timm": "timm", "peft": "peft", "tensorboard": "tensorboard", "ray": "ray"}

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robust_lowrank.extras import needed
 from robust_lowrank.statistics.intervals import Interval, require
 from robust_lowrank.statistics.paired import discordant, mcnemar_exact, paired_difference
 
@@ -69,18 +68,17 @@ def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
         [0.03, 0.06, 0.06]
 
     Raises:
-        UserError: a value is not a probability, or statsmodels is not installed.
+        UserError: a value is not a probability.
 
-    Source: Holm 1979, through statsmodels.
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
     values = np.asarray(p_values, dtype=float)
     require(bool(np.all((values >= 0) & (values <= 1))), f"p-values lie between 0 and 1, not {list(p_values)}")
-    if values.size == 0:
-        return []
-    with needed("eval", "a comparison of networks"):
-        from statsmodels.stats.multitest import multipletests
-
-    return np.asarray(multipletests(values, method="holm")[1], dtype=float).tolist()
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted.tolist()
 
 
 def _least_difference(a: Bounds, b: Bounds, seed: int) -> tuple[int, int, Interval, float]:

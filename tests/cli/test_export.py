@@ -57,21 +57,21 @@ def test_weights_of_a_run_are_taken_away(rlr_eval: Command, runs: Path) -> None:
 
 def test_an_own_network_is_taken_away_under_its_own_names(rlr_eval: Command, here: Path) -> None:
     """Where it was trained behind a mean and deviation, weights are without them, and programs with them."""
-    (here / "nets.py").write_text(
+    (here / "taken_away_nets.py").write_text(
         "from torch import nn\n"
         "def small(num_classes=10):\n"
         "    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, num_classes))\n"
     )
-    of = ("--model", "nets:small", "--data", "digits", "--mean", "0.3", "--std", "0.5")
+    of = ("--model", "taken_away_nets:small", "--data", "digits", "--mean", "0.3", "--std", "0.5")
     ended(rlr_eval("train", *of, "--method", "condlr", "--rank", 0.5, "--epochs", 1, "--out", "run"))
     x, due = data.load("digits").test_x[:40], training.load_network(here / "run")
     inputs, expected = (x - 0.3) / 0.5, due(x).detach()
     for form in ("dense", "factors", "auto"):
         shown = ended(rlr_eval("export", "run", "--to", form)).stdout
         assert "0 predictions are others" in shown and "[0, 1], less mean 0.3, over std 0.5" in shown
-        fresh = models.make("nets:small", input_shape=(1, 8, 8), num_classes=10)
+        fresh = models.make("taken_away_nets:small", input_shape=(1, 8, 8), num_classes=10)
         torch.testing.assert_close(load(fresh, f"run/exports/{form}.safetensors").eval()(inputs), expected, rtol=1e-4, atol=1e-5)
-    fresh = models.make("nets:small", input_shape=(1, 8, 8), num_classes=10)
+    fresh = models.make("taken_away_nets:small", input_shape=(1, 8, 8), num_classes=10)
     fresh.load_state_dict(load_file("run/exports/dense.safetensors"))
     shown = ended(rlr_eval("export", "run", "--to", "torch-export")).stdout
     assert "torch.export.load('run/exports/torch-export.pt2').module()(images)" in shown and "less mean" not in shown

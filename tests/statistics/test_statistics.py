@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import proportion_confint
 
@@ -80,6 +81,11 @@ def test_holm_steps_down():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.2]) == pytest.approx([0.9, 0.4])
     assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.01, 0.5, 1.0]), min_size=1, max_size=30))
+def test_holm_is_that_of_statsmodels(values):
+    assert holm(values) == pytest.approx(multipletests(values, method="holm")[1], rel=1e-12)
 
 
 def test_holm_refuses_what_is_no_probability():
