@@ -31,6 +31,7 @@ def times(directory: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_bench_trains_attacks_and_reports_and_does_nothing_twice(rlr_eval: Command, here: Path, experiment: Path) -> None:
     result = rlr_eval("bench", experiment, "--workers", 1)
     assert result.exit_code == 0, result.stderr

@@ -128,6 +128,7 @@ def test_a_certificate_of_earlier_weights_is_done_again(rlr_eval: Command, runs:
     assert "there already" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_lost_or_damaged_file_of_a_certificate_is_made_again(rlr_eval: Command, runs: Path) -> None:
     rlr_eval("certify", "LOW", "--n", 10)
     table, record = Path("LOW/certificates/lipschitz.parquet"), Path("LOW/certificates/lipschitz.json")
@@ -152,6 +153,7 @@ def test_a_smoothed_radius_beyond_what_its_samples_prove_is_found(rlr_eval: Comm
     assert verified.exit_code == 1 and "the most that so many samples can prove" in verified.stderr + verified.stdout
 
 
+@pytest.mark.slow
 def test_a_certificate_that_was_sealed_again_is_held_against_the_network(rlr_eval: Command, runs: Path) -> None:
     rlr_eval("certify", "LOW", "--n", 10)
     place = Path("LOW/certificates/lipschitz.json")

@@ -160,6 +160,7 @@ def test_a_training_anew_takes_its_forms_along(rlr_eval: Command, runs: Path, su
     assert (runs / "LOW" / "model.safetensors").read_bytes() == weights and not (runs / "LOW" / "forms").exists()
 
 
+@pytest.mark.slow
 def test_a_form_that_lost_a_file_is_made_again(rlr_eval: Command, runs: Path, suite: Path) -> None:
     attack = ("attack", "LOW", "--suite", suite, "--n", 3, "--form", "merged")
     ended(rlr_eval(*attack))

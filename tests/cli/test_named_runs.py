@@ -1,22 +1,24 @@
 """A directory of runs stands for the runs in it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from typer.testing import Result
 
+from robust_lowrank.cli.commands.runs import named_runs
+
 Command = Callable[..., Result]
 
 
 def test_a_directory_of_runs_stands_for_its_runs(rlr_eval: Command, runs: Path) -> None:
-    attack = ("attack", ".", "--suite", "quick", "--eps", "0.1", "--n", 8)
-    assert rlr_eval(*attack).exit_code == 0
-    assert all((runs / name / "results" / "quick").is_dir() for name in ("LOW", "DENSE"))
-    assert rlr_eval("view", ".").exit_code == 0
-    assert (runs / "view.html").is_file()
-    shown = rlr_eval("report", *sorted(runs.glob("*")), "--out", "reports")
-    assert shown.exit_code == 0, shown.stderr
-    assert rlr_eval("doctor", ".").exit_code == 0
+    found = [runs / "DENSE", runs / "LOW"]
+    assert named_runs([runs]) == [each for each in sorted(runs.iterdir()) if each in found]
+    assert named_runs([runs / "LOW", runs / "DENSE"]) == found[::-1]
+    (runs / "view.html").write_text("a page of `view`")
+    assert named_runs(sorted([*found, runs / "view.html"])) == found
+    listed = json.loads(rlr_eval("doctor", ".", "--json").stdout)
+    assert {Path(each["run"]).name for each in listed} >= {"DENSE", "LOW"}
 
 
 def test_a_directory_without_runs_is_said_to_be_none(rlr_eval: Command, here: Path) -> None:

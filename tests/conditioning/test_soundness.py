@@ -209,6 +209,7 @@ def nearest_found(model: nn.Module, examples: int) -> tuple[int, Tensor]:
     return attempts, torch.cat(ratios)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_no_attack_breaks_an_example_within_its_radius(name: str, networks: dict[str, nn.Module]) -> None:
     model = networks[name]

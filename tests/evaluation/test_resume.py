@@ -86,6 +86,7 @@ def done(monkeypatch) -> Done:
     return Done(monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "written"), [(KeyboardInterrupt, True), (OSError, False)], ids=["after", "before"])
 def test_an_evaluation_stopped_at_every_unit_ends_the_same(mlp, digits, tmp_path, monkeypatch, stop, written):
     """Each start finishes one unit more and is then stopped, either at once or as it is about to write the next one."""

@@ -186,6 +186,7 @@ def test_a_save_that_fails_leaves_the_result_that_was_there(result, tmp_path, mo
     assert not records.broken_seals(tmp_path / "result.json", saved)
 
 
+@pytest.mark.slow
 def test_hashes_follow_weights_data_and_attack(cnn, digits):
     x, y = digits.x[:10], digits.y[:10]
 
@@ -334,11 +335,11 @@ def test_progress_rises_to_one_and_says_what_is_done(cnn, digits):
     assert any(re.fullmatch(r"pgd-20 at Linf 0.1, \d+ of 20 hold", what) for _, what in calls)
 
 
-@pytest.mark.parametrize("pool", [8, 16, 64])
-def test_progress_is_told_while_several_batches_are_attacked(cnn, digits, pool, monkeypatch):
-    monkeypatch.setattr("robust_lowrank.evaluation.run.POOL", pool)
-    calls, suite = [], Suite(name="s", eps=(0.02,), attacks=(PGD(steps=50),))
-    evaluate(cnn, digits.x[:40], digits.y[:40], suite=suite, batch_size=8, progress=lambda *call: calls.append(call))
+def test_progress_is_told_while_several_batches_are_attacked(cnn, digits, monkeypatch):
+    monkeypatch.setattr("robust_lowrank.evaluation.run.POOL", 16)
+    calls, suite = [], Suite(name="s", eps=(0.02,), attacks=(PGD(steps=20),))
+    x, y = digits.x[:40], digits.y[:40]
+    evaluate(cnn, x, y, suite=suite, batch_size=8, progress=lambda *call: calls.append(call), audit=False)
     fractions = [fraction for fraction, _ in calls]
     assert fractions == sorted(fractions)
     assert len(set(fractions)) >= 20, "one attack of fifty steps"

@@ -38,6 +38,7 @@ def require(whole: Path, folder: Path, kind: str, name: str, commands: Sequence[
     assert not [f"{each.command}: {fault}" for each in tried for fault in each.faults]
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("kind", "name"), things(FEW))
 def test_what_reads_most_of_it(kind: str, name: str, whole: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def kind(request: pytest.FixtureRequest) -> type[Executor]:
     return find_executor(request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_order_and_events_from_every_task(kind: type[Executor], workers: int) -> None:
     events: list[Event] = []

@@ -120,6 +120,7 @@ def test_factors_keep_single_precision_and_the_weight_has_the_networks(early: bo
     assert wide[0].weight.dtype == torch.float64 and wide[0].U.dtype == torch.float64
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("method", ["condlr", "dlrt", "tdlrt", "geolora"])
 @pytest.mark.parametrize("how", ["autocast", "whole"])

@@ -253,6 +253,7 @@ def test_ranks_are_left_open_only_where_torch_leaves_sizes_of_parameters_open(co
         torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_compiled_adapters_in_bf16_autocast(compile_: Any) -> None:
     net = nn.Sequential(nn.Conv2d(8, 24, 3), nn.Flatten(), nn.Linear(24, 8))
     adapt(net, method=DLRT(tol=0.1), rank=0.5)

@@ -49,6 +49,7 @@ def pairs() -> list[list[dict[str, Any]]]:
     return list(zip(*in_processes(2, copies.trained_all, FEW, STEPS), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(FEW)), ids=map(str, FEW))
 def test_two_processes_train_one_network(number: int, pairs: list[list[dict[str, Any]]]) -> None:
     assert_one_network(FEW[number], pairs[number], steps=STEPS)

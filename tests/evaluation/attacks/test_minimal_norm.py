@@ -86,6 +86,7 @@ def test_hopskipjump_sees_classes_alone(cnn: nn.Module, digits: Any) -> None:
     assert float(evaluate(Hard(), x, y, suite=suite, gradients=False).robust_accuracy) < 0.5
 
 
+@pytest.mark.slow
 def test_verdicts_do_not_depend_on_the_batch(cnn: nn.Module, digits: Any) -> None:
     suite = Suite(name="s", norm="L2", eps=(0.3, 0.5), attacks=tuple(ATTACKS.values()))
     sizes = (20, 7)

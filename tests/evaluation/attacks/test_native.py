@@ -97,6 +97,7 @@ def test_pgd_agrees_with_torchattacks_on_a_trained_network(cnn, digits):
     torch.testing.assert_close(ours.inputs, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", THREATS)
 def test_verdicts_do_not_depend_on_batch_or_order(cnn, digits, norm):
     model, x, y = copy.deepcopy(cnn).double(), digits.x[:40].double(), digits.y[:40]
