@@ -6,6 +6,7 @@ from fractions import Fraction
 from robust_lowrank.statistics import Interval
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+SINGULAR = 2.0**23  # one over the spacing of float32 at 1
 _NORMS = {"Linf": "L∞", "L2": "L2"}
 
 
@@ -107,6 +108,16 @@ def quantity(value: float) -> str:
         return f"{value:.{max(0, 2 - exponent)}f}"
     mantissa, _, power = f"{value:.2e}".partition("e")
     return f"{mantissa} × 10{str(int(power)).translate(_SUPERSCRIPT)}"
+
+
+def cond(value: float) -> str:
+    """Return a condition number for a sentence, and whether the matrix is singular as far as float32 can tell.
+
+    Example:
+        >>> cond(349.2), cond(3e19)
+        ('349', '3.00 × 10¹⁹ (singular in float32)')
+    """
+    return quantity(value) + (" (singular in float32)" if SINGULAR < value < math.inf else "")
 
 
 def count(value: int) -> str:

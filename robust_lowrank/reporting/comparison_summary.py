@@ -228,7 +228,7 @@ def _conditioning(entries: Sequence[Entry]) -> list[Statement]:
     if not measured:
         return [Statement("note", "No spectra were recorded, so nothing is said about conditioning.")]
     worst, theirs = max(measured, key=lambda pair: pair[1].worst)
-    text = f"The largest condition number of a layer is {numbers.quantity(theirs.worst)}: {theirs.worst_layer} of {worst.name}."
+    text = f"The largest condition number of a layer is {numbers.cond(theirs.worst)}: {theirs.worst_layer} of {worst.name}."
     compressed = [(entry, layers) for entry, layers in measured if layers.factored_layers]
     if compressed:
         calm, ours = min(compressed, key=lambda pair: pair[1].factored_worst)

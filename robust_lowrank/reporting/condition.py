@@ -61,7 +61,7 @@ def _summarise(entries: Sequence[Entry]) -> Summary:
     worst = spectra.table(entries).iloc[0]
     of_run = f" of {worst['run']}" if len(entries) > 1 else ""
     return Summary(
-        headline=f"The worst-conditioned layer is {worst['layer']}{of_run}: condition number {numbers.quantity(worst['cond'])}.",
+        headline=f"The worst-conditioned layer is {worst['layer']}{of_run}: condition number {numbers.cond(worst['cond'])}.",
         evidence=_meaning(worst),
         statements=tuple(statement for entry in entries for statement in _run(entry)),
     )
@@ -86,7 +86,7 @@ def _run(entry: Entry) -> list[Statement]:
     conditioning = spectra.conditioning(entry)
     if conditioning is None:
         return [Statement("note", f"{entry.name}: no spectra were recorded.")]
-    worst = f"{numbers.quantity(conditioning.worst)} ({conditioning.worst_layer})"
+    worst = f"{numbers.cond(conditioning.worst)} ({conditioning.worst_layer})"
     text = f"{entry.name}: largest condition number {worst}, {_course(entry)}"
     if conditioning.factored_layers and conditioning.factored_layers < conditioning.layers:
         text += f"; {numbers.quantity(conditioning.factored_worst)} over its {conditioning.factored_layers} compressed layers"

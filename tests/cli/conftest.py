@@ -1,10 +1,12 @@
 """Running the command in this process, in an empty directory."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from robust_lowrank import training
@@ -12,6 +14,14 @@ from robust_lowrank.cli.app import app
 from tests.experiments import TINY
 
 Command = Callable[..., Result]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_made_once() -> Iterator[None]:
+    """Typer's runner makes every command of an application anew each time that it runs one, which takes 40 ms here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from rich.table import Table
 from robust_lowrank.cli import console
 from robust_lowrank.cli.commands.attack import Json
 from robust_lowrank.errors import shown
+from robust_lowrank.numbers import SINGULAR
 
 if TYPE_CHECKING:
     from robust_lowrank.jobs.overview import Overview
@@ -90,7 +91,7 @@ def _layers(seen: "Overview") -> Table | None:
         reason = seen.record.kept_dense.get(row["layer"], "")
         weights = "compressed" if row["factored"] else f"dense: {reason}" if reason else "dense"
         matrix = f"{row['rows']} x {row['columns']}"
-        table.add_row(_cell(row["layer"]), _cell(row["kind"]), _cell(weights), matrix, str(row["rank"]), _short(row["cond"]))
+        table.add_row(_cell(row["layer"]), _cell(row["kind"]), _cell(weights), matrix, str(row["rank"]), _cond(row["cond"]))
     return table
 
 
@@ -159,6 +160,11 @@ def _short(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "–" if math.isnan(value) else "∞"
     return f"{value:.4g}" if isinstance(value, float) and not float(value).is_integer() else f"{value:.0f}"
+
+
+def _cond(value: Any) -> str:
+    """Return a condition number, and that a matrix is singular as far as float32 can tell."""
+    return _short(value) + (", singular" if isinstance(value, float) and value > SINGULAR else "")
 
 
 def _bytes(size: int) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
+MOST_DECADES = 8  # with a tick each
+
 
 def color(series: Sequence[str]) -> alt.Color:
     """Return the colour by series, in their order."""
@@ -35,9 +37,13 @@ def accuracy_tooltips(title: str = "Accuracy", field: str = "value") -> list[alt
 
 
 def log_axis(values: pd.Series) -> alt.Axis:
-    """Return an axis with ticks at 1, 3, 10, 30, ...; powers of ten alone over more than four decades; finer ones within one."""
+    """Return an axis with ticks at 1, 3, 10, 30, ...; powers of ten over more than four decades, some of them over more than eight.
+
+    Within one decade they are finer.
+    """
     low, high = values.min(), max(values.max(), 1.0)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 3) if high / low > 10 else (1, 1.2, 1.5, 2, 3, 5, 7)
     steps = (1,) if high / low > 1e4 else steps
+    decades = decades[:: math.ceil(len(decades) / MOST_DECADES)]
     return alt.Axis(values=[step * 10.0**decade for decade in decades for step in steps], format="~g")
