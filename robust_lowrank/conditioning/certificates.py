@@ -29,12 +29,14 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, bound: Lipschitz | None =
         >>> certify(network, torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0])).columns.tolist()
         ['example', 'label', 'prediction', 'margin', 'radius', 'abstained']
 
-    With z the logits, w_j the rows of the last linear layer and L the Lipschitz bound of what goes into it,
+    With z the logits and L_yj a bound of how fast the difference of two of them changes,
 
-        radius = min over j != y of (z_y - z_j) / (|w_y - w_j| L)
+        radius = min over j != y of (z_y - z_j) / L_yj
 
-    and sqrt(2) L |z| in the place of the denominator where the logits come out of something else. It is 0 for an example that the
-    network gets wrong, and for all if there is no bound. Logits are computed in float64, and 1e-9 of them is taken off.
+    L_yj is |w_y - w_j| times the bound of what goes into the last linear layer, with w_j its rows, and less where linear layers
+    before it are bounded together with it (`lipschitz`); sqrt(2) L where the logits come out of something else. The radius is 0
+    for an example that the network gets wrong, and for all if there is no bound. Logits are computed in float64, and 1e-9 of them
+    is taken off.
 
     Args:
         model: the network, which stays as it is; it is seen in evaluation mode.
@@ -63,8 +65,8 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, bound: Lipschitz | None =
     classes = logits.shape[1]
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise UserError(f"labels from {int(labels.min())} to {int(labels.max())} do not fit a network of {classes} classes")
-    if bound.head is not None and len(bound.head) != classes:
-        raise UserError(f"the bound is of a network of {len(bound.head)} classes, not of {classes}: compute it for this one")
+    if bound.steepness is not None and len(bound.steepness) != classes:
+        raise UserError(f"the bound is of a network of {len(bound.steepness)} classes, not of {classes}: compute it for this one")
     gaps = logits.gather(1, labels[:, None]) - logits
     sizes = logits.abs()
     rounding = sizes + sizes.gather(1, labels[:, None]) + sizes.median(dim=1, keepdim=True).values
@@ -125,6 +127,6 @@ def _answers(model: nn.Module, x: Tensor) -> Tensor:
 
 def _steepness(bound: Lipschitz, classes: int) -> Tensor:
     """Return how fast the difference of two logits can change, (classes, classes)."""
-    if bound.head is None:
+    if bound.steepness is None:
         return torch.full((classes, classes), math.sqrt(2) * bound.bound, dtype=torch.float64)
-    return torch.cdist(bound.head, bound.head, compute_mode="donot_use_mm_for_euclid_dist") * bound.features * (1 + ROUNDING)
+    return bound.steepness.cpu() * (1 + ROUNDING)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from robust_lowrank.conditioning import tracing
+from robust_lowrank.conditioning.chains import Chain, steepness
 from robust_lowrank.conditioning.constants import Unbounded
 from robust_lowrank.conditioning.operators.convolution import Convolution, LinearLayer, convolution
 from robust_lowrank.conditioning.operators.symbol import SLACK, conv_bound
@@ -33,6 +34,13 @@ ASSUMPTIONS = (
 )
 
 
+BENDING = frozenset(  # functions of single entries, with slopes in [0, 1]
+    f"aten.{name}.default" for name in ("relu", "relu6", "hardtanh", "tanh", "clamp", "clamp_min", "clamp_max")
+)
+LEAKY = "aten.leaky_relu.default"
+UNCHANGED = frozenset(f"aten.{name}.default" for name in ("detach", "clone", "alias", "contiguous", "dropout"))
+MOVING = frozenset(("aten.view.default", "aten.reshape.default", "aten.flatten.using_ints"))  # nothing, where the shape stays
+
 _ONE_AT_A_TIME = threading.Lock()  # torch.export traces one network at a time
 
 
@@ -45,16 +53,15 @@ class Lipschitz:
         layers: a row a call whose constant is not 1, LAYERS: its own constant, and the bound from the input up to it.
         reasons: why there is no bound.
         assumptions: on which the bound rests.
-        features: the bound of what goes into the last linear layer, if the logits come out of one.
-        head: the weight of that layer, (classes, features) float64.
+        steepness: how fast the difference of two logits can change, (classes, classes) float64, where they come out of a linear
+            layer; None: sqrt(2) times the bound.
     """
 
     bound: float
     layers: "pd.DataFrame"
     reasons: tuple[str, ...]
     assumptions: tuple[str, ...] = ASSUMPTIONS
-    features: float = math.inf
-    head: Tensor | None = None
+    steepness: Tensor | None = None
 
     @property
     def certified(self) -> bool:
@@ -80,6 +87,8 @@ def lipschitz(model: nn.Module, input_shape: Sequence[int]) -> Lipschitz:
     asked again, in its own precision and in float64, alone and in a batch. It has no bound otherwise.
 
     It is a bound, often far above the true constant: no layer is likely to stretch just what the one before it stretched most.
+    Linear layers at the end of a network, with functions of slopes in [0, 1] between them, are therefore bounded together
+    (`chains.steepness`).
 
     Args:
         model: the network, which stays as it is.
@@ -117,7 +126,7 @@ def _bounded(model: nn.Module, shape: tuple[int, ...]) -> Lipschitz:
     if not math.isfinite(walk.bound):
         raise Unbounded("its bound is too large a number")
     traced.compare()
-    return Lipschitz(walk.bound * (1 + SLACK), frame, (), features=walk.features * (1 + SLACK), head=walk.head)
+    return Lipschitz(walk.bound * (1 + SLACK), frame, (), steepness=walk.steepness())
 
 
 class _Walk(fx.Interpreter):
@@ -127,10 +136,11 @@ class _Walk(fx.Interpreter):
         super().__init__(traced.module)
         self.rows: list[dict[str, Any]] = []
         self.reasons: list[str] = []
-        self.bound = self.features = math.inf
-        self.head: Tensor | None = None
+        self.bound = math.inf
         self._needed = tracing.dependencies(traced.module.graph)
         self._bounds: dict[fx.Node, float] = {}
+        self._chains: dict[fx.Node, Chain] = {}  # of what comes out of linear layers
+        self._last: Chain | None = None
         self._folded: dict[
             fx.Node, tuple[LinearLayer | Convolution, tuple[int, int], float]
         ] = {}  # linear maps that wait for a normalisation
@@ -171,11 +181,11 @@ class _Walk(fx.Interpreter):
         if call.name in NORMALISATION and n.args[0] in self._folded:
             return self._normalise(n, call)
         if call.name in LINEAR and self._is_normalised(n, value.dim() == call.given["weight"].dim()):
+            self._lengthen(n, call)
             self._folded[n] = linear_map(call), image_size(call), before[0]
             return before[0]  # they count together, at the normalisation
         bound = rule(call)
-        if call.name == "aten.linear.default":
-            self._keep_head(n, call.given["weight"], value)
+        self._lengthen(n, call)
         if len(before) > 1 or bound != before[0]:
             self._enter(n, bound / max(before) if 0 < max(before) < math.inf else math.inf, bound)
         return bound
@@ -185,6 +195,8 @@ class _Walk(fx.Interpreter):
         assert isinstance(source, fx.Node)
         if str(source.target) in VALUES_AND_INDICES and index != 0:
             raise Unbounded("it takes indices, which jump")
+        if source in self._chains and index == 0:  # batch normalisation gives its statistics beside its result
+            self._chains[n] = self._chains[source]
         return before
 
     def _whole(self, n: fx.Node, layer: nn.Module, x: Tensor, value: Tensor, before: float) -> float:
@@ -199,7 +211,7 @@ class _Walk(fx.Interpreter):
             )
         size = size_of(layer, x.shape)
         if dims_of(layer) == 2:
-            self._keep_head(n, _weight(layer), value)
+            self._append(n, _weight(layer), value)
         if self._is_normalised(n, value.dim() == dims_of(layer)):
             self._folded[n] = layer, size, before
             return before
@@ -217,6 +229,8 @@ class _Walk(fx.Interpreter):
         source = n.args[0]
         assert isinstance(source, fx.Node)
         conv, size, before = self._folded[source]
+        if (chain := self._chains.get(source)) is not None:
+            self._chains[n] = chain.scaled(scale_of(call))
         norm = conv_bound(convolution(conv, scale=scale_of(call)), size)
         return self._times(n, norm, before, note=f"{tracing.place(source)[0]} folded in")
 
@@ -226,11 +240,41 @@ class _Walk(fx.Interpreter):
         if not isinstance(logits, Tensor) or not isinstance(source, fx.Node):
             raise Unbounded("it returns something else than one tensor")
         self.bound = self._bounds.get(source, 0.0)
+        self._last = self._chains.get(source)
 
-    def _keep_head(self, n: fx.Node, weight: Tensor, value: Tensor) -> None:
-        """Keep the weight of a linear layer of features (N, m) out of which the logits come."""
-        if value.dim() == 2 and any(user.op == "output" for user in n.users):
-            self.features, self.head = self._bounds[n.all_input_nodes[0]], weight.detach().double()
+    def _append(self, n: fx.Node, weight: Tensor, value: Tensor) -> None:
+        """Go on with the chain of a linear layer's input (N, m), or begin one."""
+        if value.dim() != 2:
+            return
+        source, matrix = n.all_input_nodes[0], weight.detach().double()
+        before = self._chains.get(source)
+        self._chains[n] = Chain(self._bounds[source], (matrix,)) if before is None else before.then(matrix)
+
+    def _lengthen(self, n: fx.Node, call: Call) -> None:
+        """Go on with a chain over a linear layer, or over a call that changes single entries and no other."""
+        if call.name == "aten.linear.default":
+            self._append(n, call.given["weight"], call.value)
+            return
+        before = self._chains.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
+        if before is None or not isinstance(call.value, Tensor) or len(call.bounds) > 1:
+            return
+        if call.name in UNCHANGED or (call.name in MOVING and call.value.shape == call.given["self"].shape):
+            self._chains[n] = before
+        elif call.name in BENDING or (call.name == LEAKY and 0 <= call.given["negative_slope"] <= 1):
+            self._chains[n] = before.bend()
+
+    def steepness(self) -> Tensor | None:
+        """Return how fast the difference of two logits can change, if they come out of a linear layer."""
+        chain = self._last
+        if chain is None or chain.bent:
+            return None
+        *inner, last = chain.weights
+        before = math.prod(float(torch.linalg.matrix_norm(weight, 2)) for weight in inner) * chain.start
+        plain = before * torch.cdist(last, last, compute_mode="donot_use_mm_for_euclid_dist")
+        try:
+            return torch.minimum(plain, steepness(chain)) * (1 + SLACK)
+        except RuntimeError:  # LinAlgError: a matrix is too close to zero
+            return plain * (1 + SLACK)
 
     def _times(self, n: fx.Node, constant: float, before: float, *, note: str = "") -> float:
         bound = product(constant, before)

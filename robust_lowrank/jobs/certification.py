@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RADII = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
-VERSION = 2  # of the computation; raised where an older one has certified too much
+VERSION = 3  # of the computation; raised where an older one has certified too much, or less than this one does
 SAME = 1e-6  # within which numbers of another machine are the same
 CHOICE = 100  # samples of smoothing that choose a class
 SMOOTHING = (

@@ -135,6 +135,7 @@ def test_lightning_keeps_the_rows_of_a_loop_that_dies_and_its_rotations(monkeypa
     assert steps(memory) == [2] and rotations(memory)[0] > 0.01
 
 
+@pytest.mark.slow
 def test_a_table_is_written_when_a_loop_dies(tmp_path: Path) -> None:
     """An error in a loop without a hook for it: the rows are there as the process ends, and as the writer goes."""
     path = tmp_path / "monitor.parquet"

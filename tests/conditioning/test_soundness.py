@@ -47,6 +47,17 @@ def steepness(model: nn.Module, *, points: int) -> float:
     return found
 
 
+def pairs(model: nn.Module) -> Tensor:
+    """Return how fast differences of two logits change at a few inputs."""
+    wide = wide_copy(model)
+    x = torch.rand(3, *zoo.SHAPE, dtype=torch.float64)
+    found = []
+    for single in x.split(1):
+        jacobian = torch.autograd.functional.jacobian(lambda given: wide(given)[0], single).flatten(1)
+        found.append(torch.cdist(jacobian, jacobian))
+    return torch.stack(found).amax(0)
+
+
 @pytest.mark.sampled(11)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_network_is_steeper_than_its_bound(name: str) -> None:
@@ -58,6 +69,8 @@ def test_no_network_is_steeper_than_its_bound(name: str) -> None:
     assert found.certified == bounded, found.reasons
     if found.certified:
         assert steepness(model, points=2) <= found.bound * (1 + 1e-4)
+    if found.steepness is not None:
+        assert (pairs(model) <= found.steepness * (1 + 1e-4)).all()
 
 
 def test_the_zoo_is_large() -> None:
@@ -128,6 +141,7 @@ def test_what_is_no_shape_is_refused(shape: object) -> None:
         lipschitz(nn.Linear(3, 2), shape)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_threads_take_turns() -> None:
     network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
     compress(network, method="condlr", rank=0.5)

@@ -44,6 +44,7 @@ def test_results_come_in_order_and_events_from_every_task(kind: type[Executor], 
     assert tasks == ["task 1", "task 2", "task 3", "task 5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "error"), [(1, UserError("below 0")), (1, OSError(28, "below 0", "file")), (2, TrainingError("below 0"))]
 )

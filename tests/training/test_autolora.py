@@ -319,6 +319,7 @@ def test_optimizers_made_before_are_refused() -> None:
         optimizer.step()
 
 
+@pytest.mark.slow
 def test_a_network_trained_on_clean_digits_becomes_robust() -> None:
     digits = load("digits")
     x, y = digits.train_x[:512], digits.train_y[:512]

@@ -219,6 +219,7 @@ class Poisoned(nn.Module):
         return self.linear(x) + 0 * root
 
 
+@pytest.mark.slow
 def test_nan_gradients_never_count_as_robust():
     torch.manual_seed(0)
     model = Poisoned()

@@ -181,6 +181,7 @@ def robust_in_L1(net: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float) -
     return held
 
 
+@pytest.mark.slow
 def test_pgd_for_L1_finds_what_can_be_found_where_many_features_cannot_move():
     net, x, y = darkened(200)
     exact = float(robust_in_L1(net, x, y, 1.5).float().mean())

@@ -78,6 +78,7 @@ def assert_bounds_contain(part, whole):
     assert (decided["verdict_x"] == decided["verdict_y"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.9])
 def test_passes_are_never_exceeded_and_the_bounds_contain_the_whole(mlp, digits, whole, share, tmp_path):
     x, y, limit = digits.x[:COUNT], digits.y[:COUNT], int(share * spent(whole))

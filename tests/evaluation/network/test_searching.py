@@ -86,6 +86,7 @@ def test_verdicts_are_those_of_the_network(model, examples, kind):
     assert not fast.verdicts["flags"].str.contains("searched-again").any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_verdicts_do_not_depend_on_the_batch(model, examples, batch_size):
     suite = Suite(name="few", norm="Linf", eps=(0.08,), attacks=(PGD(steps=20), APGD(steps=20), Square(queries=40)))
