@@ -47,7 +47,7 @@ def steepness(chain: Chain) -> Tensor:
 
     Example:
         >>> first, last = torch.eye(2, dtype=torch.float64), torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-        >>> steepness(Chain(3.0, (first, last)))[0, 1].item() / 3 / math.sqrt(2)
+        >>> round(steepness(Chain(3.0, (first, last)))[0, 1].item() / 3 / math.sqrt(2), 6)
         1.0
 
     If |δ|²_M = δᵀMδ measures what goes into a matrix W, slopes in [0, 1] give for every D > 0, diagonal, with S = M⁻¹
@@ -68,7 +68,18 @@ def steepness(chain: Chain) -> Tensor:
         *inner, last = (weight.clone() for weight in chain.weights)
         if inner:
             last = last @ _metric(inner, [each.exp() for each in _multipliers(inner, last)])
-        return chain.start * torch.cdist(last, last, compute_mode="donot_use_mm_for_euclid_dist")
+        return chain.start * distances(last)
+
+
+def distances(rows: Tensor) -> Tensor:
+    """Return the distances of rows from one another, also where their squares are no numbers of float64.
+
+    Example:
+        >>> distances(torch.tensor([[3e-200, 0.0], [0.0, 4e-200]], dtype=torch.float64))[0, 1].item()
+        5e-200
+    """
+    largest = rows.abs().amax().clamp(min=1e-300)
+    return largest * torch.cdist(rows / largest, rows / largest, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _multipliers(inner: list[Tensor], last: Tensor) -> list[Tensor]:

@@ -4,6 +4,7 @@ import math
 import operator
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from robust_lowrank.conditioning import tracing
-from robust_lowrank.conditioning.chains import Chain, steepness
+from robust_lowrank.conditioning.chains import Chain, distances, steepness
 from robust_lowrank.conditioning.constants import Unbounded
 from robust_lowrank.conditioning.operators.convolution import Convolution, LinearLayer, convolution
 from robust_lowrank.conditioning.operators.symbol import SLACK, conv_bound
@@ -264,17 +265,19 @@ class _Walk(fx.Interpreter):
             self._chains[n] = before.bend()
 
     def steepness(self) -> Tensor | None:
-        """Return how fast the difference of two logits can change, if they come out of a linear layer."""
+        """Return how fast the difference of two logits can change, if they come out of a linear layer.
+
+        What is lost where matrices cancel is small beside the product of their norms, not beside what is left: so much is added.
+        """
         chain = self._last
         if chain is None or chain.bent:
             return None
         *inner, last = chain.weights
         before = math.prod(float(torch.linalg.matrix_norm(weight, 2)) for weight in inner) * chain.start
-        plain = before * torch.cdist(last, last, compute_mode="donot_use_mm_for_euclid_dist")
-        try:
-            return torch.minimum(plain, steepness(chain)) * (1 + SLACK)
-        except RuntimeError:  # LinAlgError: a matrix is too close to zero
-            return plain * (1 + SLACK)
+        found = before * distances(last)
+        with suppress(RuntimeError):  # LinAlgError: a matrix is too close to zero
+            found = torch.minimum(found, steepness(chain))
+        return (found * (1 + SLACK) + SLACK * self.bound).fill_diagonal_(0.0)
 
     def _times(self, n: fx.Node, constant: float, before: float, *, note: str = "") -> float:
         bound = product(constant, before)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -115,6 +116,33 @@ def test_degenerate_matrices(what: str) -> None:
     found = lipschitz(network, (5,)).steepness
     assert found is not None and torch.isfinite(found).all()
     assert (steepest(network, 5) <= found * (1 + 1e-9)).all()
+
+
+def test_tiny_rows_are_not_taken_for_equal_ones() -> None:
+    """The first layer multiplies by 1e180, the second by 1e-170, whose square float64 does not hold."""
+    first, last = nn.Linear(2, 2, bias=False).double(), nn.Linear(2, 2, bias=False).double()
+    first.weight.data, last.weight.data = 1e180 * torch.eye(2).double(), 1e-170 * torch.eye(2).double()
+    network, x = nn.Sequential(first, nn.ReLU(), last), torch.tensor([[0.51, 0.49]]).double()
+    radius = certify(network, x, torch.tensor([0]))["radius"][0]
+    assert radius == pytest.approx(0.02 / math.sqrt(2), rel=1e-4)
+
+
+def test_what_cancels_between_matrices_loses_no_slope() -> None:
+    """The product is 2^-28 of the norms; exactly, in fractions, it is no steeper than the bound."""
+    for seed in range(6):
+        torch.manual_seed(seed)
+        a, b, rest = torch.randn(8, 3).double(), torch.randn(2, 8).double(), torch.randn(2, 8).double()
+        basis = torch.linalg.qr(a).Q
+        for _ in range(2):
+            b = b - (b @ basis) @ basis.T
+        b = b + rest * 2.0**-28
+        network = nn.Sequential(nn.Linear(3, 8, bias=False), nn.Linear(8, 2)).double()
+        network[0].weight.data, network[1].weight.data, network[1].bias.data = a, b, torch.tensor([1.0, 2.0]).double()
+        found = lipschitz(network, (3,)).steepness
+        columns = [[Fraction(entry) for entry in column] for column in a.T.tolist()]
+        row = [Fraction(y) - Fraction(j) for y, j in zip(*b.tolist(), strict=True)]
+        true = math.sqrt(sum(sum(p * q for p, q in zip(row, column, strict=True)) ** 2 for column in columns))
+        assert found is not None and true <= float(found[0, 1]) <= 3 * true
 
 
 @pytest.fixture(scope="module", params=["dense", "condlr"])
