@@ -51,7 +51,7 @@ def choose(experiment: Experiment, rates: Sequence[float], out: Path, *, epochs:
             table.setdefault(label, {})[rate] = accuracy
             print(f"{label} at {rate:g}: {accuracy:.1%}", file=sys.stderr)
     frame = pd.DataFrame(table).T
-    frame["best"] = frame.idxmax(axis=1)
+    frame["best"] = frame.dropna(how="all").idxmax(axis=1)
     frame["in the file"] = [experiment.training.lr if lr is None else lr for _, lr in firsts.values()]
     return frame
 

@@ -38,6 +38,11 @@ def test_the_best_rate_of_a_grid_is_named_and_what_diverges_has_none(tmp_path: P
     assert first == {path: path.stat().st_mtime_ns for path in first}
 
 
+def test_a_method_that_diverges_at_every_rate_has_no_best_one(tmp_path: Path) -> None:
+    frame = rates.choose(experiment(), [1e12, 1e13], tmp_path, epochs=1, examples=800)
+    assert frame["best"].isna().all()
+
+
 def test_without_validation_images_nothing_is_chosen(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="sets no images aside"):
         rates.choose(experiment(validation_examples=0), [0.1], tmp_path, epochs=1, examples=None)

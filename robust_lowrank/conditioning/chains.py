@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-STEPS = 200  # of the search for multipliers
-RATE = 0.05  # of its logarithms
-WORK = 2e12  # operations that a search may take; of wider layers the first multipliers are kept
+STEPS = 60  # of the search for multipliers
+RATE = 0.1  # of its logarithms
+WORK = 5e11  # operations that a search may take, some ten seconds of one core; of wider layers the first multipliers are kept
 LEAST = 1e-4  # of the largest multiplier: the least eigenvalue of what is inverted, so that float64 loses nothing that counts
 ROUNDING = 1e-10  # of the same, taken off what is inverted: more than is lost on the way to it, so that S is too large if anything
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from robust_lowrank import checkpoint
+from robust_lowrank import checkpoint, records
 from robust_lowrank.errors import UserError, unknown_name
 from robust_lowrank.exporting import PEFT, SUFFIXES, FileForm, Form, export, plain, take_away
 from robust_lowrank.exporting.plain import never
@@ -58,18 +58,25 @@ def export_run(
         raise UserError(f"{path} is there already: give another file with --out, or move it away")
     require_factors(run_dir, to)
     if to == PEFT:
-        _, model = apart(network(run_dir, trust_code=trust_code))
+        model = network(run_dir, trust_code=trust_code)
+        model = apart(model)[1] if _normalises(run_dir) else model
         usage = f"Load it: peft.PeftModel.from_pretrained(network, {str(path)!r})"
         return Exported(export(model, to="peft", path=path), {}, 0, 0.0, 0, (usage,))
     subject = trained(run_dir, moved(stored_job(run_dir, []), images).config.data, trust_code=trust_code)
     device = device_of(subject.model)
     x = subject.first(CALIBRATION if to == "int8" else EXAMPLES).x.to(device)
-    before, model = apart(subject.model) if to in get_args(Form) else (None, subject.model)
+    before, model = apart(subject.model) if to in get_args(Form) and _normalises(run_dir) else (None, subject.model)
     inputs = x if before is None else before(x)
     taken = take_away(model, to=to, path=path, example_input=inputs)
     ours, theirs = _logits(_read(path, model, device), inputs), _logits(subject.model, x)
     flipped = int((ours.argmax(dim=1) != theirs.argmax(dim=1)).sum())
     return Exported(path, taken.times, len(x), float((ours - theirs).abs().max()), flipped, _usage(path, to, x, before))
+
+
+def _normalises(run_dir: Path) -> bool:
+    """Return whether a run's network was trained behind a mean and deviation that its record gives."""
+    config = records.read_run(run_dir, results=False).record.config
+    return any(isinstance(table, dict) and table.get("mean") is not None for table in (config, config.get("model")))
 
 
 def _usage(path: Path, to: str, x: Tensor, before: Normalize | None) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from robust_lowrank.layers import FactoredLayer
 from robust_lowrank.methods import GalerkinMethod, RetractionMethod
 
-_factors: WeakValueDictionary[int, Tensor] = WeakValueDictionary()  # by identity, those that a method has to move
+_layers: WeakSet[FactoredLayer] = WeakSet()  # that a method has to move, and no LowRankOptimizer has stepped
 _replaced: WeakValueDictionary[int, Tensor] = WeakValueDictionary()  # by identity, weights whose places factors have taken
 _known: WeakSet[torch.optim.Optimizer] = WeakSet()  # looked at since the last compression
 _hooks: list[Any] = []
@@ -23,12 +23,15 @@ _driven = [0]  # how many steps of a LowRankOptimizer are under way
 def watch(layers: Iterable[FactoredLayer], replaced: Iterable[Tensor]) -> None:
     """Notice from now on who trains these layers without their method, or weights that they have replaced.
 
+    The gradients of what is replaced go: nobody will clear them, and a step would move it by them.
+
     Example:
         >>> watch(factored.values(), weights)  # doctest: +SKIP
     """
-    methodical = [layer for layer in layers if isinstance(layer.method, RetractionMethod | GalerkinMethod)]
-    _factors.update((id(factor), factor) for layer in methodical for factor in layer.all_factors())
-    _replaced.update((id(weight), weight) for weight in replaced)
+    _layers.update(layer for layer in layers if isinstance(layer.method, RetractionMethod | GalerkinMethod))
+    for weight in replaced:
+        weight.grad = None
+        _replaced[id(weight)] = weight
     _known.clear()
     if not _hooks:
         _hooks.append(register_optimizer_step_post_hook(_look))
@@ -46,15 +49,22 @@ def driving() -> Iterator[None]:
 
 def _look(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Warn of an optimizer that has taken its first step since the last compression, if it is no good for that."""
-    if _driven[0] or optimizer in _known:
+    try:
+        if optimizer in _known:
+            return
+        _known.add(optimizer)
+    except TypeError:  # a class of somebody's that cannot be told from others
         return
-    _known.add(optimizer)
-    name = type(optimizer).__name__
-    if getattr(optimizer, "drives_factors", False):
-        return
-    remedy = f"after compress make rlr.LowRankOptimizer(model, torch.optim.{name}, lr=...) and step that"
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if any(id(each) in _factors for each in parameters):
+    stepped = {id(each) for each in parameters if each.grad is not None or _driven[0]}
+    moved = [layer for layer in list(_layers) if any(id(basis) in stepped for basis in layer.bases())]
+    if _driven[0]:
+        for layer in moved:
+            _layers.discard(layer)
+        return
+    name = type(optimizer).__name__
+    remedy = f"after compress make rlr.LowRankOptimizer(model, torch.optim.{name}, lr=...) and step that"
+    if moved:
         text = (
             f"{name} moves the factors of a compressed network by themselves: their bases do not stay orthonormal, and it is not "
         )

@@ -68,8 +68,6 @@ class LowRankOptimizer(torch.optim.Optimizer):
             method or given with exact steps, a penalty finds nothing to act on, or the network has no parameters.
     """
 
-    drives_factors = True
-
     @renamed(schedule="step")
     def __init__(
         self,

@@ -61,6 +61,8 @@ def take_examples(data: Any, reading: Reading) -> HeldOut:
     Raises:
         UserError: there is no such data set, or they are no tensors of these types.
     """
+    if not isinstance(reading, Reading):
+        raise UserError(f"reading is a {type(reading).__name__}: give data.Reading(...), such as data.Reading(size=32)")
     if isinstance(data, str | Path):
         place = parse_table({"name": str(data), **dataclasses.asdict(reading)}, DataConfig, source="data")
         dataset = place.load()

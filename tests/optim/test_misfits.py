@@ -88,8 +88,62 @@ def test_the_optimizer_of_this_package_and_its_copies_are_left_in_peace(method: 
 def test_networks_and_optimizers_are_forgotten() -> None:
     model = network()
     compress(model, method="condlr", rank=0.5)
-    factors = {id(each) for each in model.parameters()}
-    assert factors & set(misfits._factors)
+    factors = {id(each) for each in model.modules()}
+    assert factors & set(map(id, misfits._layers))
     del model
     gc.collect()
-    assert not factors & set(misfits._factors)
+    assert not factors & set(map(id, misfits._layers))
+
+
+@pytest.mark.parametrize("clearing", ["by the network", "to zero"])
+def test_gradients_from_before_compress_do_not_hide_it(clearing: str) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    step(model, optimizer)
+    compress(model, method="condlr", rank=0.5, exclude=["2"])
+    model.zero_grad()
+    optimizer.zero_grad(set_to_none=clearing == "by the network")
+    model(torch.randn(8, 12)).square().mean().backward()
+    with pytest.warns(UserWarning, match="SGD was made before compress: 1 of the 4 parameters"):
+        optimizer.step()
+
+
+def test_a_head_may_be_trained_beside_frozen_factors() -> None:
+    model = network()
+    compress(model, method="condlr", rank=0.5, exclude=["2"])
+    model[0].requires_grad_(False)
+    step(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_a_core_alone_may_be_trained_by_torch() -> None:
+    model = network()
+    compress(model, method="condlr", rank=0.5, exclude=["2"])
+    step(model, torch.optim.SGD([model[0].core, *model[2].parameters()], lr=0.1))
+
+
+def test_what_goes_around_the_optimizer_of_this_package_is_left_in_peace() -> None:
+    model = network()
+    compress(model, method="condlr", rank=0.5)
+    base = LowRankOptimizer(model, torch.optim.SGD, lr=0.1)
+
+    class Around(torch.optim.Optimizer):
+        def __init__(self) -> None:
+            super().__init__(base.param_groups, {})
+
+        def step(self, closure=None):
+            return base.step(closure)
+
+        __eq__ = object.__eq__
+        __hash__ = None
+
+    step(model, Around())
+
+
+def test_conversions_that_swap_parameters_go_on() -> None:
+    model = network()
+    compress(model, method="condlr", rank=0.5)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        assert next(model.double().parameters()).dtype == torch.float64
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
