@@ -197,10 +197,16 @@ def test_a_real_network_takes_what_it_may(share: float) -> None:
     wide = [nn.Linear(1024, 1024), nn.ReLU()]
     net, x = nn.Sequential(*copy.deepcopy(wide * 3), nn.Linear(1024, 10)).eval(), torch.rand(64, 1024)
     dense = copy.deepcopy(net)
-    allowed = 1000 * share * median(seconds for (seconds,) in time_in_turn((net,), x))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a busy machine
-        report = compress(net, rank=Budget(latency_ms=allowed), exclude=["6"], example_input=x)
+    for attempt in range(4):
+        allowed = 1000 * share * median(seconds for (seconds,) in time_in_turn((net,), x))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a busy machine
+                report = compress(net, rank=Budget(latency_ms=allowed), exclude=["6"], example_input=x)
+            break
+        except UserError as error:  # the machine was busy while the dense network was timed here, and is not any more
+            if "the network takes" not in str(error) or attempt == 3:
+                raise
     assert report.latency is not None and report.latency.factors <= 1.5 * allowed
     rounds = time_in_turn((export(net, to="factors").eval(), dense), x)
     assert median(ours / theirs for ours, theirs in rounds) < 1.5 * allowed / report.latency.dense

@@ -98,7 +98,7 @@ _OF_A_RUN = (
     "show {}",
     "show {} --json",
     "doctor {}",
-    "report run {} --out out",
+    "report {} --out out",
     "view . --out out/view.html",
     "condition {} --out out",
     "forecast {} --suite quick --n 4",
