@@ -21,21 +21,23 @@ class Chain:
         start: a Lipschitz bound of what goes into the first.
         weights: the matrices (n, m), float64, in the order in which they are applied.
         bent: whether such a function has come after the last.
+        rounded: whether the last is a product in float64, and no matrix of the network itself.
     """
 
     start: float
     weights: tuple[Tensor, ...]
     bent: bool = False
+    rounded: bool = False
 
     def then(self, weight: Tensor) -> "Chain":
         """Return the chain with one matrix more; two without a function between them are one."""
         if self.bent:
             return Chain(self.start, (*self.weights, weight))
-        return Chain(self.start, (*self.weights[:-1], weight @ self.weights[-1]))
+        return Chain(self.start, (*self.weights[:-1], weight @ self.weights[-1]), rounded=True)
 
     def scaled(self, factors: Tensor) -> "Chain":
         """Return the chain with the outputs of its last matrix multiplied, as by batch normalisation."""
-        return replace(self, weights=(*self.weights[:-1], factors.double()[:, None] * self.weights[-1]))
+        return replace(self, weights=(*self.weights[:-1], factors.double()[:, None] * self.weights[-1]), rounded=True)
 
     def bend(self) -> "Chain":
         """Return the chain with a function of single entries after it."""

@@ -267,17 +267,19 @@ class _Walk(fx.Interpreter):
     def steepness(self) -> Tensor | None:
         """Return how fast the difference of two logits can change, if they come out of a linear layer.
 
-        What is lost where matrices cancel is small beside the product of their norms, not beside what is left: so much is added.
+        What is lost where matrices cancel is small beside the product of their norms, not beside what is left: so much is added,
+        but between outputs with the same row, which nothing tells apart.
         """
         chain = self._last
         if chain is None or chain.bent:
             return None
         *inner, last = chain.weights
         before = math.prod(float(torch.linalg.matrix_norm(weight, 2)) for weight in inner) * chain.start
-        found = before * distances(last)
+        _, kinds = torch.unique(last, dim=0, return_inverse=True)
+        same, found = (kinds[:, None] == kinds) & (not chain.rounded), before * distances(last)
         with suppress(RuntimeError):  # LinAlgError: a matrix is too close to zero
             found = torch.minimum(found, steepness(chain))
-        return (found * (1 + SLACK) + SLACK * self.bound).fill_diagonal_(0.0)
+        return (found * (1 + SLACK) + SLACK * self.bound).masked_fill(same, 0.0).fill_diagonal_(0.0)
 
     def _times(self, n: fx.Node, constant: float, before: float, *, note: str = "") -> float:
         bound = product(constant, before)

@@ -80,6 +80,8 @@ def test_classes_with_one_row_are_apart_by_their_biases_alone() -> None:
     network, x = nn.Sequential(model), torch.rand(1, 2)
     assert certify(network, x, torch.tensor([0]))["radius"].tolist() == [math.inf]
     assert certify(network, x, torch.tensor([1]))["radius"].tolist() == [0.0]
+    model.weight.data[1, 1] += 1e-15  # rows that differ by less than can be squared are not one
+    assert math.isfinite(certify(network, x, torch.tensor([0]))["radius"][0])
 
 
 def test_bad_logits_and_labels_are_refused() -> None:
