@@ -20,20 +20,22 @@ class Chain:
     Attributes:
         start: a Lipschitz bound of what goes into the first.
         weights: the matrices (n, m), float64, in the order in which they are applied.
+        before: a bound of what goes into the last, by the product of norms; infinite where it is not known.
         bent: whether such a function has come after the last.
         rounded: whether the last is a product in float64, and no matrix of the network itself.
     """
 
     start: float
     weights: tuple[Tensor, ...]
+    before: float = math.inf
     bent: bool = False
     rounded: bool = False
 
-    def then(self, weight: Tensor) -> "Chain":
-        """Return the chain with one matrix more; two without a function between them are one."""
+    def then(self, weight: Tensor, before: float = math.inf) -> "Chain":
+        """Return the chain with one matrix more, before which is so much; two without a function between them are one."""
         if self.bent:
-            return Chain(self.start, (*self.weights, weight))
-        return Chain(self.start, (*self.weights[:-1], weight @ self.weights[-1]), rounded=True)
+            return Chain(self.start, (*self.weights, weight), before)
+        return replace(self, weights=(*self.weights[:-1], weight @ self.weights[-1]), rounded=True)
 
     def scaled(self, factors: Tensor) -> "Chain":
         """Return the chain with the outputs of its last matrix multiplied, as by batch normalisation."""

@@ -248,8 +248,8 @@ class _Walk(fx.Interpreter):
         if value.dim() != 2:
             return
         source, matrix = n.all_input_nodes[0], weight.detach().double()
-        before = self._chains.get(source)
-        self._chains[n] = Chain(self._bounds[source], (matrix,)) if before is None else before.then(matrix)
+        bound, chain = self._bounds[source], self._chains.get(source)
+        self._chains[n] = Chain(bound, (matrix,), bound) if chain is None else chain.then(matrix, bound)
 
     def _lengthen(self, n: fx.Node, call: Call) -> None:
         """Go on with a chain over a linear layer, or over a call that changes single entries and no other."""
@@ -273,10 +273,9 @@ class _Walk(fx.Interpreter):
         chain = self._last
         if chain is None or chain.bent:
             return None
-        *inner, last = chain.weights
-        before = math.prod(float(torch.linalg.matrix_norm(weight, 2)) for weight in inner) * chain.start
+        last = chain.weights[-1]
         _, kinds = torch.unique(last, dim=0, return_inverse=True)
-        same, found = (kinds[:, None] == kinds) & (not chain.rounded), before * distances(last)
+        same, found = (kinds[:, None] == kinds) & (not chain.rounded), chain.before * distances(last)
         with suppress(RuntimeError):  # LinAlgError: a matrix is too close to zero
             found = torch.minimum(found, steepness(chain))
         return (found * (1 + SLACK) + SLACK * self.bound).masked_fill(same, 0.0).fill_diagonal_(0.0)
