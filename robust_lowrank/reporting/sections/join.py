@@ -156,9 +156,9 @@ class Join(EvaluationSection):
         evaluation, eps = self.evaluation, numbers.budget(self.evaluation.headline_eps)
         names = [name for name in evaluation.series if name in set(self.networks["series"])]
         titles = {
-            "worst": "Largest condition number of a matrix",
-            "operator": "Largest condition number of an operator",
-            "product": "Product of the matrices' condition numbers",
+            "worst": "Worst layer as a matrix",
+            "operator": "Worst layer as an operator",
+            "product": "Product over the matrices",
         }
         panels = [
             Panel(_scatter(frame, field, title, names), title)

@@ -106,7 +106,7 @@ def test_operators_stand_beside_matrices_and_only_of_networks_that_recorded_them
         object.__setattr__(entry.run, "operators", pd.DataFrame([row], columns=list(OPERATORS)))
     joined = found(evaluations)
     assert joined.networks["operator"].tolist() == [10.0 * (place + 1) for place in range(6)]
-    assert [panel.title for panel in joined.figure.panels][1] == "Largest condition number of an operator"
+    assert [panel.title for panel in joined.figure.panels][1] == "Worst layer as an operator"
     assert "nothing bounds its condition number (here up to 60.0)" in joined.figure.caption
     assert any(relation.layer == "all layers: worst as operators" for relation in joined.relations)
 
