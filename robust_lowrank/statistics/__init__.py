@@ -1,6 +1,12 @@
 """Accuracies have statistics: intervals, paired tests, power, and spread over seeds."""
 
-from robust_lowrank.statistics.correlation import LEAST_PAIRS, RankCorrelation, rank_correlation
+from robust_lowrank.statistics.correlation import (
+    LEAST_PAIRS,
+    PartialCorrelation,
+    RankCorrelation,
+    partial_rank_correlation,
+    rank_correlation,
+)
 from robust_lowrank.statistics.intervals import Interval, bounded, clopper_pearson, wilson
 from robust_lowrank.statistics.paired import mcnemar_exact, paired_difference
 from robust_lowrank.statistics.pairwise import Bounds, Comparison, holm, pairwise
@@ -13,6 +19,7 @@ __all__ = [
     "Bounds",
     "Comparison",
     "Interval",
+    "PartialCorrelation",
     "RankCorrelation",
     "SeedDifference",
     "SeedSpread",
@@ -27,6 +34,7 @@ __all__ = [
     "over_seeds",
     "paired_difference",
     "pairwise",
+    "partial_rank_correlation",
     "rank_correlation",
     "seed_difference",
     "wilson",

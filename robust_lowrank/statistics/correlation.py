@@ -9,6 +9,7 @@ from robust_lowrank.statistics.intervals import Interval, require, require_confi
 
 LEAST_PAIRS = 5
 _RESAMPLES = 2_000
+_EXPLAINED = 1e-6  # of ranks that others explain, rounding leaves less than this part
 
 
 class RankCorrelation(NamedTuple):
@@ -62,6 +63,75 @@ def rank_correlation(
         float(tau.pvalue),  # pyright: ignore[reportAttributeAccessIssue]
         len(a),
     )
+
+
+class PartialCorrelation(NamedTuple):
+    """Spearman's coefficient of what of x and y the ranks of other quantities do not explain, with its bootstrap interval."""
+
+    spearman: Interval
+    p: float  # of the t-test that there is no such relation
+    points: int
+
+
+def partial_rank_correlation(
+    x: Sequence[float] | np.ndarray,
+    y: Sequence[float] | np.ndarray,
+    given: Sequence[Sequence[float] | np.ndarray],
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> PartialCorrelation | None:
+    """Return how far y rises with x among points that are equal in all of `given`; None where that cannot be known.
+
+    Ranks of x and of y are regressed on the ranks of each of `given`; what is left of both is correlated. It cannot be known
+    from fewer than 5 points more than there are quantities given, nor where these explain all of x or of y. Points with a value
+    that is not a number are left out; infinite values take part, as the largest.
+
+    Example:
+        >>> size, robust, cond = [1, 2, 3, 4, 5, 6, 7, 8], [3, 2, 5, 4, 7, 6, 9, 8], [2, 3, 1, 5, 4, 7, 6, 8]
+        >>> rank_correlation(cond, robust).spearman.value
+        0.642...
+        >>> partial_rank_correlation(cond, robust, [size]).spearman.value
+        -0.765...
+
+    Raises:
+        UserError: the quantities have different lengths, or `confidence` is not within (0, 1).
+
+    Source: Yule 1907 for the partial correlation, of ranks; the t-test has two degrees of freedom less than points, and one less
+    for each quantity given. Interval: percentile bootstrap over the points with their ranks among all.
+    """
+    columns = [np.asarray(values, dtype=float) for values in (x, y, *given)]
+    equal = all(column.shape == columns[0].shape and column.ndim == 1 for column in columns)
+    require(equal, f"a correlation needs as many values of each quantity, not {', '.join(str(c.shape) for c in columns)}")
+    require_confidence(confidence)
+    values = np.stack(columns)
+    values = values[:, ~np.isnan(values).any(axis=0)]
+    points = values.shape[1]
+    if points < LEAST_PAIRS + len(given):
+        return None
+    from scipy.stats import rankdata
+    from scipy.stats import t as student
+
+    ranks = rankdata(values, axis=1)
+    value = _partial(ranks[None])[0]
+    if not np.isfinite(value):
+        return None
+    drawn = np.random.default_rng(seed).integers(0, points, size=(_RESAMPLES, points))
+    resampled = _partial(ranks[:, drawn].swapaxes(0, 1))
+    degrees = points - 2 - len(given)
+    with np.errstate(divide="ignore"):
+        statistic = abs(value) * np.sqrt(degrees / max(1 - value**2, 0.0))
+    return PartialCorrelation(_interval(float(value), resampled, confidence), float(2 * student.sf(statistic, degrees)), points)
+
+
+def _partial(ranks: np.ndarray) -> np.ndarray:
+    """Return the correlation of the first two of the rows of each sample given its other rows; NaN where nothing is left of one."""
+    centred = ranks - ranks.mean(axis=2, keepdims=True)
+    pair, others = centred[:, :2], centred[:, 2:]
+    left = pair - pair @ np.linalg.pinv(others, rcond=_EXPLAINED) @ others
+    norms, before = (np.sqrt((rows**2).sum(axis=2)) for rows in (left, pair))
+    known = (norms > _EXPLAINED * before).all(axis=1)
+    return np.where(known, _ratio((left[:, 0] * left[:, 1]).sum(axis=1), norms.prod(axis=1)), np.nan)
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from robust_lowrank.records import Parameters
 from robust_lowrank.reporting.comparing.evidence import gather
 from robust_lowrank.reporting.formats.labels import HEIGHT, LETTER, place_labels
 from robust_lowrank.reporting.hero import hero
-from robust_lowrank.reporting.sections.join import same_size
 
 RIGHT = np.arange(100) < 80
 
@@ -83,9 +82,3 @@ def test_names_cover_neither_one_another_nor_points():
             assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
         for place, box in enumerate(boxes):
             assert not any(box[0] < x < box[2] and box[1] < y < box[3] for other, (x, y) in enumerate(points) if other != place)
-
-
-def test_the_largest_group_of_one_size_is_found():
-    assert same_size(np.array([100.0, 104.9, 50.0, 52.5, 52.6, 51.0])) == [2, 3, 5]
-    assert same_size(np.array([7.0])) == [0]
-    assert same_size(np.array([])) == []

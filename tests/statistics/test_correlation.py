@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.statistics import LEAST_PAIRS, rank_correlation
+from robust_lowrank.statistics import LEAST_PAIRS, partial_rank_correlation, rank_correlation
 from robust_lowrank.statistics.correlation import _kendall, _pearson
 
 PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=LEAST_PAIRS, max_size=12)
@@ -68,3 +68,60 @@ def test_wrong_use_is_said():
         rank_correlation([1, 2, 3], [1, 2])
     with pytest.raises(UserError, match="confidence"):
         rank_correlation([1, 2, 3], [1, 2, 3], confidence=1)
+
+
+def recursion(matrix, x, y, given):
+    """Return the partial correlation from those of pairs, by the recursion of textbooks."""
+    if not given:
+        return matrix[x, y]
+    z, *rest = given
+    xy, xz, yz = (recursion(matrix, *pair, rest) for pair in ((x, y), (x, z), (y, z)))
+    return (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_a_partial_correlation_is_that_of_the_recursion(count):
+    rng = np.random.default_rng(count)
+    columns = rng.normal(size=(2 + count, 20)) + rng.normal(size=20)
+    found = partial_rank_correlation(columns[0], columns[1], list(columns[2:]))
+    matrix = (
+        np.atleast_2d(spearmanr(columns, axis=1).statistic)
+        if count
+        else np.array([[1, s := spearmanr(*columns).statistic], [s, 1]])
+    )
+    assert found.spearman.value == pytest.approx(recursion(matrix, 0, 1, list(range(2, 2 + count))))
+    assert found.spearman.low <= found.spearman.value <= found.spearman.high
+    assert found.points == 20
+    if not count:
+        assert found.p == pytest.approx(spearmanr(*columns).pvalue)
+
+
+def test_a_relation_that_size_explains_vanishes_and_one_that_it_hides_shows():
+    rng = np.random.default_rng(0)
+    size = np.arange(40.0)
+    x, y = size + 6 * rng.normal(size=40), size + 6 * rng.normal(size=40)
+    assert rank_correlation(x, y).p < 1e-6
+    assert partial_rank_correlation(x, y, [size]).p > 0.05
+    own = 3 * rng.normal(size=40)
+    assert rank_correlation(size + own, size - own).spearman.value > 0.5
+    hidden = partial_rank_correlation(size + own, size - own + 0.1 * rng.normal(size=40), [size])
+    assert hidden.spearman.high < 0 and hidden.p < 1e-6
+
+
+def test_without_a_relation_small_p_are_as_rare_as_they_say():
+    rng = np.random.default_rng(3)
+    p = []
+    for _ in range(200):
+        size = rng.normal(size=15)
+        p.append(partial_rank_correlation(size + rng.normal(size=15), size + rng.normal(size=15), [size]).p)
+    assert 0.01 <= np.mean(np.array(p) < 0.05) <= 0.1
+
+
+def test_partial_correlations_that_cannot_be_known_are_none():
+    x, y = [1.0, 2, 3, 5, 4, 6, 7], [2.0, 1, 4, 3, 6, 5, 7]
+    assert partial_rank_correlation(x, y, [x]) is None  # it explains all of x
+    assert partial_rank_correlation(x[:5], y[:5], [y[::-1][:5]]) is None
+    assert partial_rank_correlation([1] * 7, y, [x]) is None
+    assert partial_rank_correlation(x, y, [[3] * 7]).spearman.value == pytest.approx(spearmanr(x, y).statistic)
+    with pytest.raises(UserError, match="as many values"):
+        partial_rank_correlation(x, y, [[1, 2]])

@@ -138,6 +138,13 @@ def worst_operator(entry: Entry) -> float:
     return float(pd.concat([convolutions["circular_cond"].astype("float64"), others["cond"].astype("float64")]).max())
 
 
+def norm_product(entry: Entry) -> float:
+    """Return the product of the upper bounds of a run's layers as operators, batch normalisation included; NaN without any."""
+    bounds = operators(entry)["folded_bound"].to_numpy(dtype=np.float64)
+    with np.errstate(over="ignore"):
+        return float(np.prod(bounds)) if len(bounds) else math.nan
+
+
 def operator_norms(entries: Sequence[Entry]) -> pd.DataFrame:
     """Return the recorded operator norms, a row a run and layer: series, run, and OPERATORS; empty where none are recorded."""
     frames = [_named(entry.run.operators, entry) for entry in entries if entry.run.operators is not None]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -13,45 +13,63 @@ import pandas as pd
 from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing import spectra
 from robust_lowrank.reporting.comparing.entries import Entry
-from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
+from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import encodings
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.tables import Cell, Table, numeric, words
 from robust_lowrank.reporting.sections.section import EvaluationSection
-from robust_lowrank.statistics import LEAST_PAIRS, RankCorrelation, holm, rank_correlation
+from robust_lowrank.statistics import (
+    LEAST_PAIRS,
+    PartialCorrelation,
+    RankCorrelation,
+    holm,
+    partial_rank_correlation,
+    rank_correlation,
+)
 
-QUANTITIES = {"cond": "Condition number", "sigma_max": "σ max", "rank": "Rank"}
+QUANTITIES = {"cond": "Condition number", "sigma_max": "σ max", "rank": "Rank"}  # of a layer
+OVERALL = {  # of a network: the field of `Join.networks`, with the titles of its row
+    "worst": ("all layers: worst", "Condition number"),
+    "operator": ("all layers: worst as operators", "Condition number"),
+    "product": ("all layers: product", "Condition number"),
+    "norms": ("all layers: product as operators", "Norm"),
+    "clean_margin": ("network", "Median margin on clean inputs"),
+    "radius": ("network", "Median proved radius"),
+}
 OUTCOMES = {"robust": "Robust accuracy", "margin": "Median margin", "distance": "Median minimal distance"}
-_WORST, _OPERATOR, _PRODUCT = "all layers: worst", "all layers: worst as operators", "all layers: product"
-_SAME_SIZE = 0.05  # relative difference in parameters up to which networks count as of one size
+_GIVEN = ("clean", "size")
+_GEOMETRIC = ("worst", "product", "operator", "norms")
 _LAYERS = 12  # in the table, those with the largest condition numbers
 _CAVEAT = (
     "A correlation over a handful of networks, which differ in method, rank and size at once: it says what goes together here, "
     "not what causes what."
 )
+_EQUAL = "At equal clean accuracy and size: of ranks, less what the ranks of clean accuracy and of parameters explain."
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A quantity of a layer, or of all of them, against an outcome over the runs."""
+    """A quantity of a layer, or of all of them, against an outcome over the methods."""
 
     layer: str
     quantity: str
     outcome: str
-    correlation: RankCorrelation
-    adjusted: float  # Holm-corrected p over all relations of the table
+    correlation: RankCorrelation | PartialCorrelation
+    equal: bool  # among networks of equal clean accuracy and size
+    adjusted: float = math.nan  # Holm-corrected p over all relations of the table
 
 
 @dataclass(frozen=True)
 class Join(EvaluationSection):
-    """The conditioning and the robustness of an evaluation's runs.
+    """The conditioning and the robustness of an evaluation's methods, each the mean over its seeds: these are not independent.
 
-    `networks` has a row a run: series, run, worst and product (of condition numbers), operator (the worst of layers as operators on
-    images, NaN where they were not recorded), size (parameters), robust with low and high, margin, distance.
-    `margin` is the median over the examples of the smallest margin that the attacks at the headline eps left; `distance` the median
-    of the smallest perturbation known to break an example, NaN unless an attack looked for the nearest input. `layers` has a row a
-    run and layer: run, layer, cond, sigma_max, rank.
+    `networks` has a row a method: series; worst and product (of condition numbers), operator (the worst of layers as operators on
+    images) and norms (the product of the proved bounds of their norms), NaN where they were not recorded; clean_margin and radius
+    (medians over the examples of a certificate, NaN without one); size (parameters), clean (accuracy), robust with low and high,
+    margin, distance. Means of condition numbers, norms and ranks are geometric. `margin` is the median over the examples of the
+    smallest margin that the attacks at the headline eps left; `distance` the median of the smallest perturbation known to break an
+    example, NaN unless an attack looked for the nearest input. `layers` has a row a method and layer: series, layer, QUANTITIES.
     """
 
     networks: pd.DataFrame
@@ -69,54 +87,53 @@ class Join(EvaluationSection):
 
     @classmethod
     def join(cls, evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> Self | None:
-        """Join the runs of an evaluation, or None where fewer than two of them have spectra and a worst-case accuracy.
+        """Join the methods of an evaluation, or None where fewer than two of them have spectra and a worst-case accuracy.
 
         Distances come from the first of `evaluations` in this norm that all runs were put to, with an attack that looks for the
         nearest input.
         """
-        rows, layers = [], []
         names = {entry.name for entry in evaluation.entries}
         nearest = next((e for e in evaluations if e.norm == evaluation.norm and names <= set(e.results) and _seeking(e)), None)
-        for entry in evaluation.entries:
-            conditioning = spectra.conditioning(entry)
-            accuracy = evaluation.accuracy(entry, WORST, evaluation.headline_eps)
-            if conditioning is None or accuracy is None:
+        rows, layers = [], []
+        for series in evaluation.series:
+            entries = [entry for entry in evaluation.entries if entry.series == series and len(entry.run.spectra)]
+            interval = evaluation.interval_of(series, WORST, evaluation.headline_eps)
+            clean = evaluation.mean(series, CLEAN)
+            if not entries or interval is None or clean is None:
                 continue
-            rows.append(
-                {
-                    "series": entry.series,
-                    "run": entry.name,
-                    "worst": conditioning.worst,
-                    "product": conditioning.product,
-                    "operator": spectra.worst_operator(entry),
-                    "size": entry.run.record.parameters.inference,
-                    "robust": accuracy.value,
-                    "low": accuracy.low,
-                    "high": accuracy.high,
-                    "margin": _median_margin(evaluation, entry),
-                    "distance": _median_distance(nearest, entry) if nearest else math.nan,
-                }
-            )
-            layers.append(spectra.final(entry)[["layer", *QUANTITIES]].assign(run=entry.name))
+            seeds = pd.DataFrame([_measure(entry, evaluation, nearest) for entry in entries])
+            row = seeds.drop(columns=[*_GEOMETRIC]).mean(skipna=False)
+            accuracy = {"clean": clean.value, "robust": interval.value, "low": interval.low, "high": interval.high}
+            rows.append({"series": series, **row, **_geometric_mean(seeds[[*_GEOMETRIC]]), **accuracy})
+            of_seeds = pd.concat([spectra.final(entry)[["layer", *QUANTITIES]] for entry in entries])
+            means = of_seeds.groupby("layer", sort=False)[list(QUANTITIES)].apply(_geometric_mean)
+            layers.append(means.reset_index().assign(series=series))
         return cls(evaluation, pd.DataFrame(rows), pd.concat(layers, ignore_index=True)) if len(rows) > 1 else None
 
     @cached_property
     def relations(self) -> list[Relation]:
-        """The rank correlations over the runs, of the layers that all of them have and of all layers together."""
-        networks = self.networks.set_index("run")
-        overall = {_WORST: "worst", _OPERATOR: "operator", _PRODUCT: "product"}
-        predictors = [(title, "cond", networks[field]) for title, field in overall.items() if networks[field].notna().all()]
+        """The rank correlations over the methods: of all layers together, at equal clean accuracy and size too, and of each layer.
+
+        Layers are those that all networks have.
+        """
+        networks = self.networks.set_index("series")
+        given = [networks[field].to_numpy(dtype=float) for field in _GIVEN]
+        predictors = [(*OVERALL[field], networks[field]) for field in OVERALL if networks[field].notna().all()]
+        overall = len(predictors)
         for layer in _common_layers(self):
-            part = self.layers[self.layers["layer"] == layer].set_index("run").reindex(networks.index)
-            predictors += [(layer, quantity, part[quantity]) for quantity in QUANTITIES]
-        correlated = [
-            (layer, quantity, outcome, correlation)
-            for layer, quantity, values in predictors
-            for outcome in OUTCOMES
-            if (correlation := rank_correlation(values.to_numpy(dtype=float), networks[outcome].to_numpy(dtype=float)))
-        ]
-        adjusted = holm([correlation.p for *_, correlation in correlated])
-        return [Relation(*parts, p) for parts, p in zip(correlated, adjusted, strict=True)]
+            part = self.layers[self.layers["layer"] == layer].set_index("series").reindex(networks.index)
+            predictors += [(layer, title, part[quantity]) for quantity, title in QUANTITIES.items()]
+        found = []
+        for place, (layer, quantity, values) in enumerate(predictors):
+            x = values.to_numpy(dtype=float)
+            for outcome in OUTCOMES:
+                y = networks[outcome].to_numpy(dtype=float)
+                if (correlation := rank_correlation(x, y)) is not None:
+                    found.append(Relation(layer, quantity, outcome, correlation, equal=False))
+                if place < overall and (partial := partial_rank_correlation(x, y, given)) is not None:
+                    found.append(Relation(layer, quantity, outcome, partial, equal=True))
+        adjusted = holm([relation.correlation.p for relation in found])
+        return [replace(relation, adjusted=p) for relation, p in zip(found, adjusted, strict=True)]
 
     @property
     def statement(self) -> str:
@@ -124,41 +141,46 @@ class Join(EvaluationSection):
         count = len(self.networks)
         if count < LEAST_PAIRS:
             return f"Too few networks for a correlation: n = {count}, and it takes {LEAST_PAIRS}."
-        main = next((r for r in self.relations if (r.layer, r.outcome) == (_WORST, "robust")), None)
-        if main is None:
+        main = self._main(equal=False)
+        if main is None or not isinstance(main.correlation, RankCorrelation):
             return "Robust accuracy or the largest condition number is the same for every network: there is nothing to correlate."
         rho, tau, p = main.correlation.spearman, main.correlation.kendall, numbers.p_value(main.correlation.p)
         coefficients = f"Spearman's ρ {numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}"
         if main.correlation.p >= 0.05:
             relation = "no relation of robust accuracy and the largest condition number shows"
-            return f"Over {count} networks {relation}: {coefficients}, p {p}.{self._at_equal_size()}"
+            return f"Over {self._points} {relation}: {coefficients}, p {p}.{self._at_equality()}"
         direction = "lower" if rho.value < 0 else "higher"
         relation = f"robust accuracy tends to be {direction} where the largest condition number is higher"
-        return f"Over {count} networks, {relation}: {coefficients}; p {p} for this pair alone.{self._at_equal_size()}"
+        return f"Over {self._points}, {relation}: {coefficients}; p {p} for this pair alone.{self._at_equality()}"
 
-    def _at_equal_size(self) -> str:
-        """Say the same of the largest group of networks whose sizes are within 5 %, if that is not all of them."""
-        alike = same_size(self.networks["size"].to_numpy(dtype=float))
-        if len(alike) == len(self.networks):
-            return ""
-        count = f"{numbers.times(len(alike), 'network')} of one size (within 5 %)"
-        part = self.networks.iloc[alike]
-        found = None
-        if len(alike) >= LEAST_PAIRS:
-            found = rank_correlation(part["worst"].to_numpy(dtype=float), part["robust"].to_numpy(dtype=float))
-        if found is None:
-            return f" At equal size nothing can be said: {count}."
-        return f" Among the {count}: ρ {numbers.coefficient(found.spearman)}, p {numbers.p_value(found.p)}."
+    @property
+    def _points(self) -> str:
+        count = len(self.networks)
+        return f"{count} methods (means over their seeds)" if self.evaluation.repeated else f"{count} networks"
+
+    def _main(self, *, equal: bool) -> Relation | None:
+        key = (*OVERALL["worst"], "robust", equal)
+        return next((r for r in self.relations if (r.layer, r.quantity, r.outcome, r.equal) == key), None)
+
+    def _at_equality(self) -> str:
+        """Say the same at equal clean accuracy and size."""
+        main = self._main(equal=True)
+        if main is None:
+            return " At equal clean accuracy and size nothing can be said of so few."
+        rho, p = numbers.coefficient(main.correlation.spearman), numbers.p_value(main.correlation.p)
+        return f" At equal clean accuracy and size: ρ {rho}, p {p}."
 
     @cached_property
     def figure(self) -> Figure | None:
-        """Robust accuracy against the largest condition number and against the product, a point a run."""
+        """Robust accuracy against the largest condition number and against the products, a point a method."""
         evaluation, eps = self.evaluation, numbers.budget(self.evaluation.headline_eps)
+        seeds = ", the mean over its seeds" if evaluation.repeated else ""
         names = [name for name in evaluation.series if name in set(self.networks["series"])]
         titles = {
             "worst": "Worst layer as a matrix",
             "operator": "Worst layer as an operator",
             "product": "Product over the matrices",
+            "norms": "Product of operator norms",
         }
         panels = [
             Panel(_scatter(frame, field, title, names), title)
@@ -171,9 +193,9 @@ class Join(EvaluationSection):
             name=f"conditioning-robustness-{evaluation.slug}",
             title="Robustness against conditioning",
             description=f"Worst-case accuracy at eps {eps} against the largest condition number "
-            f"of a layer and the product over all layers, a point a run, for {numbers.listing(names)}.",
+            f"of a layer and the products over all layers, a point a method, for {numbers.listing(names)}.",
             caption=f"Worst-case accuracy at {evaluation.threat} with {evaluation.interval} "
-            f"intervals, a point a run; condition numbers on a logarithmic scale. {self._what_is_bounded()}{_CAVEAT}",
+            f"intervals, a point a method{seeds}; logarithmic scales. {self._what_is_bounded()}{_CAVEAT}",
             series=tuple(names),
             panels=tuple(panels),
             height=200,
@@ -195,19 +217,25 @@ class Join(EvaluationSection):
         relations = self.relations
         if not relations:
             return None
-        outcomes = [outcome for outcome in OUTCOMES if any(relation.outcome == outcome for relation in relations)]
-        cells = {(relation.layer, relation.quantity, relation.outcome): _cell(relation) for relation in relations}
+        columns = [
+            (o, equal) for equal in (False, True) for o in OUTCOMES if any((r.outcome, r.equal) == (o, equal) for r in relations)
+        ]
+        cells = {(r.layer, r.quantity, r.outcome, r.equal): _cell(r) for r in relations}
         rows = list(dict.fromkeys((relation.layer, relation.quantity) for relation in relations))
         total = self.layers["layer"].nunique()
-        layers = {layer for layer, _ in rows} - {_WORST, _OPERATOR, _PRODUCT}
+        layers = {layer for layer, _ in rows} - {layer for layer, _ in OVERALL.values()}
+        plain, equal = ([OUTCOMES[outcome] for outcome, given in columns if given is wanted] for wanted in (False, True))
         return Table(
             name=f"conditioning-robustness-{self.evaluation.slug}",
-            caption=f"Rank correlations over {len(self.networks)} networks: Spearman's ρ with 95 % bootstrap intervals over them, "
-            "Kendall's τ and its p below.",
-            columns=(*words("Layer", "Quantity"), *numeric(*(OUTCOMES[outcome] for outcome in outcomes), group="ρ with")),
+            caption=f"Rank correlations over {self._points}: Spearman's ρ with 95 % bootstrap intervals over them; below, "
+            "Kendall's τ and its p, at equal clean accuracy and size the p of a partial correlation.",
+            columns=(
+                *words("Layer", "Quantity"),
+                *numeric(*plain, group="ρ with"),
+                *numeric(*equal, group="ρ at equal clean accuracy and size"),
+            ),
             rows=tuple(
-                (Cell(layer), Cell(QUANTITIES[key]), *(cells.get((layer, key, outcome), Cell("–")) for outcome in outcomes))
-                for layer, key in rows
+                (Cell(layer), Cell(key), *(cells.get((layer, key, *of), Cell("–")) for of in columns)) for layer, key in rows
             ),
             notes=(
                 _CAVEAT,
@@ -215,9 +243,40 @@ class Join(EvaluationSection):
                 "The interval of networks in perfect order has no width; that is a weakness of the bootstrap, not certainty.",
                 f"Robust accuracy and margin: worst case at {self.evaluation.threat}; margin: of the "
                 "right logit over the largest other one. A distance is known only where an attack looked for the nearest one.",
+                *((_EQUAL,) if equal else ()),
                 *((f"The {len(layers)} layers with the largest condition numbers of {total}.",) if len(layers) < total else ()),
             ),
         )
+
+
+def _measure(entry: Entry, evaluation: Evaluation, nearest: Evaluation | None) -> dict[str, float]:
+    """Return what is measured of a run; see `Join`."""
+    measured = spectra.conditioning(entry)
+    margin, radius = _proved(entry)
+    return {
+        "worst": measured.worst if measured else math.nan,
+        "product": measured.product if measured else math.nan,
+        "operator": spectra.worst_operator(entry),
+        "norms": spectra.norm_product(entry),
+        "clean_margin": margin,
+        "radius": radius,
+        "size": float(entry.run.record.parameters.inference or math.nan),
+        "margin": _median_margin(evaluation, entry),
+        "distance": _median_distance(nearest, entry) if nearest else math.nan,
+    }
+
+
+def _geometric_mean(frame: pd.DataFrame) -> pd.Series:
+    if len(frame) == 1:
+        return frame.iloc[0]
+    with np.errstate(divide="ignore"):
+        return pd.Series(np.exp(np.log(frame.to_numpy(dtype=np.float64)).mean(axis=0)), index=frame.columns)
+
+
+def _proved(entry: Entry) -> tuple[float, float]:
+    """Return the median margin on the clean inputs of a run's Lipschitz certificate, and the median radius; NaN without one."""
+    tables = [each.table for each in entry.run.certificates.values() if each.record.kind == "lipschitz"]
+    return (float(tables[0]["margin"].median()), float(tables[0]["radius"].median())) if tables else (math.nan, math.nan)
 
 
 def _median_margin(evaluation: Evaluation, entry: Entry) -> float:
@@ -241,25 +300,26 @@ def _median_distance(evaluation: Evaluation, entry: Entry) -> float:
 
 def _cell(relation: Relation) -> Cell:
     correlation = relation.correlation
+    tau = f"τ {numbers.decimal(correlation.kendall.value)}, " if isinstance(correlation, RankCorrelation) else ""
     return Cell(
         numbers.coefficient(correlation.spearman),
-        f"τ {numbers.decimal(correlation.kendall.value)}, p {numbers.p_value(correlation.p).removeprefix('= ')}",
+        f"{tau}p {numbers.p_value(correlation.p).removeprefix('= ')}",
         leads=relation.adjusted < 0.05,
         value=correlation.spearman.value,
     )
 
 
 def _scatter(frame: pd.DataFrame, field: str, title: str, names: list[str]) -> alt.LayerChart:
-    base = alt.Chart(frame[["series", "run", field, "robust", "low", "high"]].reset_index(drop=True)).encode(
+    base = alt.Chart(frame[["series", field, "robust", "low", "high"]].reset_index(drop=True)).encode(
         x=alt.X(
             f"{field}:Q",
-            title="Condition number (log scale)" if field != "product" else "Product (log scale)",
+            title="Condition number (log scale)" if field in ("worst", "operator") else "Product (log scale)",
             scale=alt.Scale(type="log", padding=14),
             axis=encodings.log_axis(frame[field]),
         ),
         color=encodings.color(names),
         tooltip=[
-            *encodings.tooltips(run="Run"),
+            *encodings.tooltips(series="Method"),
             *encodings.tooltips(".4~g", **{field: title}),
             *encodings.accuracy_tooltips("Robust accuracy", "robust"),
         ],
@@ -275,21 +335,10 @@ def _scatter(frame: pd.DataFrame, field: str, title: str, names: list[str]) -> a
 
 def _common_layers(join: Join) -> list[str]:
     grouped = join.layers.groupby("layer")
-    common = [str(layer) for layer, part in grouped if part["run"].nunique() == len(join.networks)]
+    common = [str(layer) for layer, part in grouped if len(part) == len(join.networks)]
     worst = grouped["cond"].max()
     chosen = sorted(common, key=lambda layer: -worst[layer])[:_LAYERS]
     return [layer for layer in dict.fromkeys(join.layers["layer"]) if layer in chosen]
-
-
-def same_size(sizes: np.ndarray) -> list[int]:
-    """Return the places of the largest group of sizes that differ by 5 % at most, of several the one of the smallest.
-
-    Example:
-        >>> same_size(np.array([100.0, 50.0, 51.0, 98.0, 52.0]))
-        [1, 2, 4]
-    """
-    groups = [np.flatnonzero((sizes >= size) & (sizes <= size * (1 + _SAME_SIZE))).tolist() for size in np.sort(sizes)]
-    return max(groups, key=len, default=[])
 
 
 def _seeking(evaluation: Evaluation) -> list[str]:

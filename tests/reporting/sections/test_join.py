@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from robust_lowrank.records import OPERATORS, Parameters
+from robust_lowrank.records import OPERATORS, Certificate, CertificateRecord, Parameters
 from robust_lowrank.reporting.comparing.entries import arrange
 from robust_lowrank.reporting.comparing.evaluations import find_evaluations
 from robust_lowrank.reporting.sections import join
@@ -48,12 +48,12 @@ def test_networks_are_joined_with_what_they_hold(make_evaluations):
 def test_the_correlations_are_those_of_scipy_corrected_together(make_evaluations):
     joined = found(make_evaluations(distances=True))
     known = joined.relations
-    at = {(relation.layer, relation.quantity, relation.outcome): relation for relation in known}
-    relation = at["one", "cond", "robust"]
+    at = {(relation.layer, relation.quantity, relation.outcome): relation for relation in known if not relation.equal}
+    relation = at["one", "Condition number", "robust"]
     assert relation.correlation.spearman.value == pytest.approx(spearmanr(CONDS, HELD).statistic)
     assert relation.correlation.kendall.value == pytest.approx(kendalltau(CONDS, HELD).statistic)
     assert relation.adjusted >= relation.correlation.p
-    assert ("one", "cond", "distance") in at
+    assert ("one", "Condition number", "distance") in at
     assert not any(relation.layer == "two" for relation in known)  # the same in every network
     (table,) = joined.tables
     assert "not what causes what" in table.notes[0]
@@ -106,25 +106,64 @@ def test_operators_stand_beside_matrices_and_only_of_networks_that_recorded_them
         object.__setattr__(entry.run, "operators", pd.DataFrame([row], columns=list(OPERATORS)))
     joined = found(evaluations)
     assert joined.networks["operator"].tolist() == [10.0 * (place + 1) for place in range(6)]
-    assert [panel.title for panel in joined.figure.panels][1] == "Worst layer as an operator"
+    assert [panel.title for panel in joined.figure.panels] == [
+        "Worst layer as a matrix",
+        "Worst layer as an operator",
+        "Product over the matrices",
+        "Product of operator norms",
+    ]
+    assert joined.networks["norms"].tolist() == [1.0] * 6
     assert "nothing bounds its condition number (here up to 60.0)" in joined.figure.caption
     assert any(relation.layer == "all layers: worst as operators" for relation in joined.relations)
 
 
-def test_networks_of_one_size_are_correlated_for_themselves(make_run, make_result):
-    """Over all, the large networks are worse conditioned and better; at equal size conditioning helps."""
+def test_at_equal_clean_accuracy_and_size_another_relation_may_show(make_run, make_result):
+    """Over all, large networks are worse conditioned and better; among equals conditioning helps."""
     runs = []
-    for place, (size, cond, held) in enumerate(
-        [(100, 2, 60), (101, 3, 58), (102, 4, 55), (103, 5, 50), (103, 6, 45), (900, 50, 90), (950, 60, 95)]
-    ):
+    for place in range(24):
+        size, worse = place // 4, place % 4
+        sizes = 100 * (1 + size)
         runs.append(
             make_run(
                 f"N{place}",
-                results=[make_result(RIGHT, {("pgd", 0.1): np.arange(100) < held})],
-                weights={"one": np.diag([float(cond), 1.0])},
-                parameters=Parameters(total=size, dense=1000, inference=size, removed=0.0, rank_fraction=1.0),
+                results=[make_result(RIGHT, {("pgd", 0.1): np.arange(100) < 40 + 8 * size - worse})],
+                weights={"one": np.diag([2.0 + 5 * size + worse, 1.0])},
+                parameters=Parameters(total=sizes, dense=1000, inference=sizes, removed=0.0, rank_fraction=1.0),
             )
         )
     said = found(find_evaluations(arrange(runs))).statement
-    assert "Among the 5 networks of one size (within 5 %): ρ −1.00" in said
-    assert "Among" not in found(find_evaluations(arrange(runs[:5]))).statement
+    assert "Over 24 networks, robust accuracy tends to be higher where the largest condition number is higher" in said
+    assert "At equal clean accuracy and size: ρ −0.9" in said or "At equal clean accuracy and size: ρ −1.00" in said
+    assert "At equal clean accuracy and size nothing can be said of so few." in found(find_evaluations(arrange(runs[:6]))).statement
+
+
+def test_seeds_of_a_method_are_one_point(make_run, make_result):
+    """Seeds differ by chance alone: counted as networks of their own they would make every p too small."""
+    runs = [
+        make_run(
+            f"N{place}",
+            seed=seed,
+            results=[make_result(RIGHT, {("pgd", 0.1): np.arange(100) < held - seed})],
+            weights={"one": np.diag([cond * 4**seed, 1.0])},
+        )
+        for place, (cond, held) in enumerate(zip(CONDS, HELD, strict=True))
+        for seed in (0, 1)
+    ]
+    joined = found(find_evaluations(arrange(runs)))
+    assert joined.networks["worst"].tolist() == pytest.approx([2 * cond for cond in CONDS])
+    assert joined.networks["robust"].tolist() == pytest.approx([(held - 0.5) / 100 for held in HELD])
+    assert {relation.correlation.pairs for relation in joined.relations if not relation.equal} == {6}
+    assert "Over 6 methods (means over their seeds)" in joined.statement
+    assert len(joined.layers) == 6
+
+
+def test_margins_and_radii_of_certificates_are_related_too(make_evaluations):
+    evaluations = make_evaluations()
+    for place, entry in enumerate(evaluations[0].entries):
+        table = pd.DataFrame({"margin": [1.0, 2.0, 3.0], "radius": [0.1, 0.1 * (place + 1), 2.0]})
+        record = CertificateRecord.model_construct(kind="lipschitz")
+        object.__setattr__(entry.run, "certificates", {"lipschitz": Certificate(record, table)})
+    joined = found(evaluations)
+    assert joined.networks["clean_margin"].tolist() == [2.0] * 6
+    assert joined.networks["radius"].tolist() == pytest.approx([0.1 * (place + 1) for place in range(6)])
+    assert {relation.quantity for relation in joined.relations if relation.layer == "network"} == {"Median proved radius"}
