@@ -22,6 +22,7 @@ from robust_lowrank.cli.commands.proof import forecast, verify
 from robust_lowrank.cli.commands.reports import condition, report
 from robust_lowrank.cli.commands.show import show
 from robust_lowrank.cli.commands.status import retry, status
+from robust_lowrank.cli.commands.submit import submit
 from robust_lowrank.cli.commands.train import train
 from robust_lowrank.cli.commands.view import view
 from robust_lowrank.cli.errors import Commands
@@ -43,6 +44,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "attack": (attack, "rlr-eval attack RUN --suite quick --eps 0.1 --norm Linf --n 100"),
     "certify": (certify, "rlr-eval certify RUN --method smoothing --sigma 0.25 --n 100"),
     "verify": (verify, "rlr-eval verify RUN"),
+    "submit": (submit, "rlr-eval submit RUN --out RUN.zip"),
     "forecast": (forecast, "rlr-eval forecast RUN --suite standard --n 500"),
     "condition": (condition, "rlr-eval condition RUN --out reports/condition"),
     "report": (report, "rlr-eval report RUN1 RUN2 --out reports/comparison"),

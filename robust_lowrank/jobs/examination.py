@@ -1,6 +1,6 @@
 """Stored results of runs are proved again, and the cost of an attack on one is forecast."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from robust_lowrank.evaluation.unit_result import UnitResult
 from robust_lowrank.jobs.attack import Attack
 from robust_lowrank.jobs.certification import certificate_faults
 from robust_lowrank.jobs.chain import Location, config_of, foreign_job, moved, stored_job, subject_of
+from robust_lowrank.jobs.claims import is_whole, size_faults
 from robust_lowrank.jobs.subjects import FOREIGN, Foreign, Subject, trained
 from robust_lowrank.threat import OBSERVED
 
@@ -32,6 +33,7 @@ class Examination(NamedTuple):
     results: dict[str, Examined]
     faults: tuple[str, ...]
     smoothed: tuple[str, ...] = ()  # certificates by smoothing, of which only figures can be proved
+    sized: bool = True  # False: parameters and condition numbers stand in the record alone, the network being a merged program
 
     @property
     def sound(self) -> bool:
@@ -62,13 +64,33 @@ def examine(
         UserError: there is no such result, or one is stale, or the network is not the run's.
     """
     run = records.read_run(run_dir)
+    chosen = choose_results(run, suite)
+    return prove(run, chosen, subject_of_run(run, location, foreign, trust_code), again=again, seed=seed)
+
+
+def choose_results(run: records.Run, suite: str | None) -> dict[str, records.Result]:
+    """Return the results of a run by that name, all without one.
+
+    Raises:
+        UserError: there is none, or nothing in the run that could be proved.
+    """
     if suite is not None and suite not in run.results:
-        raise UserError(f"{run_dir} has no results of suite {suite!r}; there are: {', '.join(run.results) or 'none'}")
+        raise UserError(f"{run.path} has no results of suite {suite!r}; there are: {', '.join(run.results) or 'none'}")
     chosen = {name: result for name, result in run.results.items() if suite in (None, name)}
     if not chosen and not run.certificates:
-        raise UserError(f"{run_dir} has no results: attack it first")
-    subject = _subject(run, location, foreign, trust_code)
-    examined = {}
+        raise UserError(f"{run.path} has no results: attack it first")
+    return chosen
+
+
+def prove(
+    run: records.Run, chosen: Mapping[str, records.Result], subject: Subject, *, again: float | None = None, seed: int = 0
+) -> Examination:
+    """Prove some of a run's results, and its certificates, on its network with its examples; arguments as those of `examine`.
+
+    Raises:
+        UserError: a result is stale, or of more examples than these.
+    """
+    run_dir, examined = run.path, {}
     for name, result in chosen.items():
         files = records.RunFiles(run_dir).result(name)
         inputs = evaluation.read_adversarial(files.adversarial)
@@ -83,14 +105,15 @@ def examine(
             given = (part.model, part.x, part.y, result.record, result.verdicts)
             tried = tuple(evaluation.attack_again(*given, share=again, seed=seed, gradients=part.gradients))
         examined[name] = Examined(verified, tried)
-    faults = [*_file_faults(run)]
+    whole = is_whole(run)
+    faults = [*_file_faults(run), *(size_faults(run, subject.model) if whole else ())]
     for name, certificate in run.certificates.items():
         faults += certificate_faults(f"certificates/{name}", certificate, subject)
     smoothed = [name for name, certificate in run.certificates.items() if certificate.record.kind == "smoothing"]
-    return Examination(examined, tuple(faults), tuple(smoothed))
+    return Examination(examined, tuple(faults), tuple(smoothed), whole)
 
 
-def _subject(run: records.Run, location: Location, foreign: Foreign | None, trust_code: bool) -> Subject:
+def subject_of_run(run: records.Run, location: Location, foreign: Foreign | None, trust_code: bool) -> Subject:
     """Return a run's network with its examples.
 
     Raises:
@@ -103,11 +126,20 @@ def _subject(run: records.Run, location: Location, foreign: Foreign | None, trus
     if foreign is None:
         raise UserError(f"{run.path} holds the results of {run.record.model}, not the network: give it with --model and --data")
     subject = foreign.load()
-    if provenance.digest_tensors(subject.model.state_dict()) != run.record.hashes.get("weights"):
-        raise UserError(f"{foreign.source} has other weights than the network that {run.path} holds the results of")
-    if where := records.unlike(run.record.behaviour, evaluation.behaviour(subject.model, subject.first(OBSERVED).x)):
-        raise UserError(f"{foreign.source} has the weights of the network in {run.path} and other answers, {where}")
+    require_network(run, subject, foreign.source)
     return subject
+
+
+def require_network(run: records.Run, subject: Subject, source: str) -> None:
+    """Require that a network from elsewhere is the one that a run holds the results of.
+
+    Raises:
+        UserError: it has other weights or other answers.
+    """
+    if provenance.digest_tensors(subject.model.state_dict()) != run.record.hashes.get("weights"):
+        raise UserError(f"{source} has other weights than the network that {run.path} holds the results of")
+    if where := records.unlike(run.record.behaviour, evaluation.behaviour(subject.model, subject.first(OBSERVED).x)):
+        raise UserError(f"{source} has the weights of the network in {run.path} and other answers, {where}")
 
 
 def _file_faults(run: records.Run) -> Iterator[str]:

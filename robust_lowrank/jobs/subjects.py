@@ -49,7 +49,16 @@ def trained(run_dir: Path, place: training.DataConfig, progress: Progress = quie
     if parent is not None:
         return _deployed(run_dir, trained(parent, place, progress, trust_code=trust_code))
     recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
-    images, labels = _test_images(run_dir, recorded, place, progress)
+    return own_subject(run_dir, *_test_images(run_dir, recorded, place, progress), trust_code=trust_code)
+
+
+def own_subject(run_dir: Path, images: Tensor, labels: Tensor, *, trust_code: bool = False) -> Subject:
+    """Return the network that a run directory holds with examples as they are stored, of which the first are its test images'.
+
+    Raises:
+        UserError: the network is not the one of the record.
+    """
+    recorded = records.read_record(records.RunFiles(run_dir).record, records.RunRecord)
     subject = Subject(network(run_dir, trust_code=trust_code), images, labels)
     if where := records.unlike(recorded.behaviour, evaluation.behaviour(subject.model, subject.first(OBSERVED).x)):
         raise UserError(
@@ -227,13 +236,21 @@ class Foreign:
         records.write_frame(files.spectra, run.spectra)
         return records.write_sealed(files.record, run.record, files.beside)
 
-    def _load(self, progress: Progress) -> tuple[Subject, Examples, dict[str, str]]:
-        examples = self.data.load_examples(progress)
-        x, y = examples.x, examples.y
+    def on(self, examples: Examples) -> tuple[Subject, dict[str, str]]:
+        """Return the network with examples that are there already, and what is known of it.
+
+        Raises:
+            UserError: it cannot be loaded, does not fit them, or returns probabilities.
+        """
         foreign = self._network(examples)
         with torch.no_grad():
-            evaluation.check_logits(foreign.model(x[: evaluation.BATCH].to(_device())))
-        return Subject(foreign.model, x, y, foreign.gradients), examples, foreign.description | {"examples": examples.note}
+            evaluation.check_logits(foreign.model(examples.x[: evaluation.BATCH].to(_device())))
+        return Subject(foreign.model, examples.x, examples.y, foreign.gradients), foreign.description
+
+    def _load(self, progress: Progress) -> tuple[Subject, Examples, dict[str, str]]:
+        examples = self.data.load_examples(progress)
+        subject, description = self.on(examples)
+        return subject, examples, description | {"examples": examples.note}
 
     def _network(self, examples: Examples) -> models.Foreign:
         return models.load_foreign(

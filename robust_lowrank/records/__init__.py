@@ -30,6 +30,12 @@ while a process writes (`records.locking`).
 
 from robust_lowrank.records.behaviour import unlike as unlike
 from robust_lowrank.records.belonging import strangers as strangers
+from robust_lowrank.records.bundles import BundledNetwork as BundledNetwork
+from robust_lowrank.records.bundles import BundleFiles as BundleFiles
+from robust_lowrank.records.bundles import BundleRecord as BundleRecord
+from robust_lowrank.records.bundles import copy_run as copy_run
+from robust_lowrank.records.bundles import pack as pack
+from robust_lowrank.records.bundles import unpacked as unpacked
 from robust_lowrank.records.deployed import Deployed as Deployed
 from robust_lowrank.records.deployed import deployed_forms as deployed_forms
 from robust_lowrank.records.deployed import flipped as flipped

@@ -12,13 +12,13 @@ from robust_lowrank.reporting.formats.tables import Table
 from robust_lowrank.reporting.hero import hero
 from robust_lowrank.reporting.output.files import write_report
 from robust_lowrank.reporting.output.frames import results_frame
-from robust_lowrank.reporting.output.provenance import provenance
+from robust_lowrank.reporting.output.provenance import BundleProof, provenance
 from robust_lowrank.reporting.sections.comparison import ComparisonSection
 from robust_lowrank.reporting.sections.overview import Networks
 from robust_lowrank.reporting.sections.registry import COMPARISON, find_sections
 
 
-def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: str) -> Path:
+def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: str, bundles: Sequence[BundleProof] = ()) -> Path:
     """Write `report.html` with its other formats and `figures/` under `out` and return the path of the page.
 
     A run without evaluations, or one run alone, makes a report too; it says what is missing. Runs of one label with
@@ -30,6 +30,7 @@ def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: st
         out: directory; made if it is missing.
         title: heading of the report.
         command: what makes this report again; shown in it.
+        bundles: the proofs of those of the runs that were read from bundles.
 
     Raises:
         UserError: there are no runs.
@@ -43,7 +44,7 @@ def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: st
         summary=summarise(evidence),
         hero=hero(evidence),
         sections=find_sections(COMPARISON, evidence),
-        provenance=provenance(evidence.entries, command),
+        provenance=provenance(evidence.entries, command, bundles),
         methods=evidence.methods,
         table_name="results",
         table=results_frame(evidence.entries),

@@ -12,7 +12,7 @@ from torch import nn
 
 from robust_lowrank.models.files import sha256
 from robust_lowrank.records import RunFiles
-from tests.hostile import data, logs, programs, runs, tables, weights
+from tests.hostile import bundles, data, logs, programs, runs, tables, weights
 from tests.hostile.running import Ended, contents, run
 
 Maker = Callable[[Path], Path]
@@ -81,6 +81,16 @@ def _program_in_a_run(maker: Maker) -> Maker:
     return make
 
 
+def _run_in_a_bundle(name: str) -> Maker:
+    def make(place: Path) -> Path:
+        runs.MAKERS[name](run := _copied(place))
+        bundle = bundles.pack_run(run, place / "bundle.zip")
+        shutil.rmtree(run)
+        return bundle
+
+    return make
+
+
 def _is_data_set(name: str) -> bool:
     return name.endswith(("idx", "gz")) or name in ("pickled_cifar", "nested_index")
 
@@ -109,6 +119,18 @@ _OF_A_RUN = (
     "export {} --to dense",
     TRAIN + " --out {}",
 )
+_IN_BUNDLES = (
+    "label_of_controls",
+    "counts_beyond_total",
+    "text_bomb",
+    "inputs_of_other_examples",
+    "digest_elsewhere",
+    "download",
+    "function_of_the_system",
+    "function_in_the_run",
+    "function_of_a_loop",
+)
+_OF_A_BUNDLE = ("verify {}", "report {} --out out", "verify {} --data digits --json")
 _OF_A_NETWORK = tuple(each for each in _OF_A_RUN if not each.startswith(("report", "condition", "show", "view")))
 KINDS: dict[str, Kind] = {
     "program": Kind(_named(programs.HOSTILE), _PROGRAMS),
@@ -169,6 +191,8 @@ KINDS: dict[str, Kind] = {
     "run": Kind({name: _run(name) for name in runs.MAKERS}, _OF_A_RUN),
     "weights in a run": Kind({name: _weights_in_a_run(maker) for name, maker in _named(weights.HOSTILE).items()}, _OF_A_NETWORK),
     "program in a run": Kind({name: _program_in_a_run(maker) for name, maker in _named(programs.HOSTILE).items()}, _OF_A_NETWORK),
+    "bundle": Kind(_named(bundles), _OF_A_BUNDLE),
+    "run in a bundle": Kind({name: _run_in_a_bundle(name) for name in _IN_BUNDLES}, _OF_A_BUNDLE),
 }
 
 
@@ -210,6 +234,8 @@ EXCEPTIONS: tuple[Otherwise, ...] = (
     Otherwise("run", _RESULTS, "(forecast|certify|export|train) .*|.*--source .*", 0, "they read no results"),
     Otherwise("run", f"{_TABLES}|{_BESIDE}", "attack .*", 0, "a damaged result is made again"),
     Otherwise("run", _BESIDE, "(report|condition) .*", 0, "they read neither units nor inputs"),
+    Otherwise("bundle", "link", "verify .*", 1, "in an archive it is a file like any other, which nobody has sealed"),
+    Otherwise("run in a bundle", "inputs_of_other_examples|label_of_controls|download", "verify .*", 1, "it is not proved"),
 )
 
 

@@ -1,7 +1,7 @@
 """Options name a network from elsewhere, for every command that takes one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from robust_lowrank.errors import UserError, brief
 if TYPE_CHECKING:
     from robust_lowrank.jobs.subjects import Foreign
     from robust_lowrank.ranges import Range
+    from robust_lowrank.training import DataConfig
 
 ELSEWHERE = "A network from elsewhere"
 ForeignModel = Annotated[
@@ -65,14 +66,30 @@ def foreign_network(
         raise UserError("--model needs its examples: give --data, such as the name of a data set")
     from robust_lowrank.jobs.subjects import Foreign
     from robust_lowrank.ranges import COUNTS, FACTORS, SHIFTS
-    from robust_lowrank.tables import parse_table
-    from robust_lowrank.training import DataConfig
 
     COUNTS.require("--classes", classes)
     shift, scale = numbers_of(mean, "--mean", SHIFTS), numbers_of(std, "--std", FACTORS)
-    values = {"name": data, "data_dir": None if data_dir is None else str(data_dir), **keys}
-    images = parse_table({key: value for key, value in values.items() if value is not None}, DataConfig, source="options")
+    images = images_of(data, data_dir, keys)
+    assert images is not None
     return Foreign(model, weights, images, classes=classes, mean=shift, std=scale, trust_code=trust_code)
+
+
+def images_of(data: str | None, data_dir: Path | None, keys: dict[str, Any]) -> "DataConfig | None":
+    """Return the images that --data names, with how they are read; None without it.
+
+    Raises:
+        UserError: a value is out of range, or another option stands without --data.
+    """
+    values = {"name": data, "data_dir": None if data_dir is None else str(data_dir), **keys}
+    given = {key: value for key, value in values.items() if value is not None}
+    if data is None:
+        if given:
+            raise UserError("--data-dir, --image-size, --channels and --skip-broken say how --data is read: give --data as well")
+        return None
+    from robust_lowrank.tables import parse_table
+    from robust_lowrank.training import DataConfig
+
+    return parse_table(given, DataConfig, source="options")
 
 
 def numbers_of(text: str | None, option: str, allowed: "Range") -> tuple[float, ...] | None:

@@ -17,17 +17,19 @@ from robust_lowrank.cli.commands.elsewhere import (
     ForeignWeights,
     TrustCode,
     foreign_network,
+    images_of,
 )
-from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken
+from robust_lowrank.cli.commands.images import Channels, ImageSize, SkipBroken, reading_keys
 from robust_lowrank.errors import UserError
 from robust_lowrank.numbers import budget as shown_budget
 
 if TYPE_CHECKING:
     from robust_lowrank.jobs.examination import Examination
+    from robust_lowrank.training import DataConfig
 
 
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a bundle that 'rlr-eval submit' has made.")],
     suite: Annotated[str | None, typer.Option(help="Only this result, by its directory's name; all without it.")] = None,
     again: Annotated[
         float | None, typer.Option(help="Attack this share of the examples anew, drawn at random, such as 0.05.")
@@ -49,7 +51,8 @@ def verify(
     """Prove results again from what is stored: every figure from the verdicts, these from inputs, network and examples.
 
     Every file must be as it was written, and every input that broke an example must do so again. That an example is robust
-    nothing proves: --again attacks a share anew. Exit 1 if something is not proved, 2 if a result is stale.
+    nothing proves: --again attacks a share anew. Exit 1 if something is not proved, 2 if a result is stale. A bundle needs nothing
+    beside it; that its examples are those of a data set only that can tell: --data NAME holds them against it.
     """
     import secrets
 
@@ -61,6 +64,15 @@ def verify(
         raise UserError("--seed draws the examples that are attacked anew: give --again as well")
     SEEDS.require("--seed", seed)
     drawn = secrets.randbelow(2**31) if seed is None else seed
+    if run.is_file():
+        if model is not None:
+            raise UserError(f"{run} holds its own network: leave out --model")
+        place = images_of(data, data_dir, reading_keys(image_size, channels, skip_broken))
+        examination = _of_bundle(run, suite, place, again=again, seed=drawn, trust_code=trust_code)
+        _tell(examination, again, drawn, json=json)
+        if place is None and not json:
+            console.say("Its examples are those that it holds: --data NAME holds them against a data set.")
+        return
     foreign = foreign_network(
         model,
         weights,
@@ -75,15 +87,31 @@ def verify(
         trust_code=trust_code,
     )
     examination = examine(run, suite, Location(data, data_dir), foreign=foreign, again=again, seed=drawn, trust_code=trust_code)
+    _tell(examination, again, drawn, json=json)
+
+
+def _of_bundle(
+    path: Path, suite: str | None, place: "DataConfig | None", *, again: float | None, seed: int, trust_code: bool
+) -> "Examination":
+    from robust_lowrank.jobs.bundles import opened
+
+    with opened(path, trust_code=trust_code) as bundle:
+        found = bundle.prove(suite, again=again, seed=seed)
+        other = None if place is None else bundle.foreign_examples(place)
+    return found if other is None else found._replace(faults=(*found.faults, other))
+
+
+def _tell(examination: "Examination", again: float | None, drawn: int, *, json: bool) -> None:
+    """Print an examination, and exit with 1 if it is not sound."""
     if json:
-        console.print_json(_listed(examination) | ({"seed": drawn} if again else {}))
+        console.print_json(listed_examination(examination) | ({"seed": drawn} if again else {}))
     else:
-        _say(examination, f" (--seed {drawn})" if again else "")
+        say_examination(examination, f" (--seed {drawn})" if again else "")
     if not examination.sound:
         raise typer.Exit(1)
 
 
-def _listed(examination: "Examination") -> dict[str, Any]:
+def listed_examination(examination: "Examination") -> dict[str, Any]:
     """Return an examination as plain lists and dictionaries."""
     results = {
         name: {
@@ -94,10 +122,10 @@ def _listed(examination: "Examination") -> dict[str, Any]:
         }
         for name, result in examination.results.items()
     }
-    return {"sound": examination.sound, "faults": list(examination.faults), "results": results}
+    return {"sound": examination.sound, "faults": list(examination.faults), "sized": examination.sized, "results": results}
 
 
-def _say(examination: "Examination", drawn: str) -> None:
+def say_examination(examination: "Examination", drawn: str) -> None:
     """Print an examination."""
     table = Table("result", "attack", "eps", "broken", "proved", "failed", box=None, pad_edge=False)
     for name, result in examination.results.items():
@@ -136,6 +164,8 @@ def _say(examination: "Examination", drawn: str) -> None:
         )
     if examination.smoothed:
         console.say(f"Of {', '.join(examination.smoothed)} figures and labels are proved; its samples are not drawn again.")
+    if not examination.sized:
+        console.say("Parameters and condition numbers stand in run.json alone: the network is a program of merged layers.")
     if examination.sound:
         left = f"a share of them was attacked anew{drawn}" if tried else "--again 0.05 attacks a share of them anew"
         console.say(

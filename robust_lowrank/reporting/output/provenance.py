@@ -4,10 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import NamedTuple
 
 from robust_lowrank import numbers
 from robust_lowrank.errors import shown
-from robust_lowrank.records import ResultRecord, now
+from robust_lowrank.records import ResultRecord, Run, now
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.formats.tables import Cell, Table, numeric, words
 
@@ -18,6 +19,18 @@ class Document:
 
     title: str
     text: str
+
+
+class BundleProof(NamedTuple):
+    """A bundle that a run of the report was read from, and how much of it was proved again before."""
+
+    run: Run
+    file: str
+    sha256: str
+    examples: int
+    broken: int  # verdicts, each of which its stored input has proved
+    robust: int  # verdicts, which only an attack could refute
+    sized: bool  # parameters and condition numbers are the network's; False: it does not show them
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Provenance:
     documents: tuple[Document, ...]
 
 
-def provenance(entries: Sequence[Entry], command: str) -> Provenance:
+def provenance(entries: Sequence[Entry], command: str, bundles: Sequence[BundleProof] = ()) -> Provenance:
     """Gather what the records say about how the runs and their evaluations came about."""
     machines = dict.fromkeys(record.machine for entry in entries for record in (entry.run.record, *_results(entry)))
     suites = dict.fromkeys(
@@ -45,7 +58,7 @@ def provenance(entries: Sequence[Entry], command: str) -> Provenance:
         created=now(),
         package=f"robust-lowrank {version('robust-lowrank')}",
         machines="; ".join(machines),
-        tables=(_runs(entries), *_evaluations(entries), _versions(entries)),
+        tables=(*_bundles(entries, bundles), _runs(entries), *_evaluations(entries), _versions(entries)),
         documents=(*suites, *(Document(f"Configuration of {entry.name}", _configuration(entry)) for entry in entries)),
     )
 
@@ -54,6 +67,35 @@ def _configuration(entry: Entry) -> str:
     record = entry.run.record
     kept = {"kept_dense": record.kept_dense} if record.kept_dense else {}
     return _json({"command": record.command, "config": record.config, **kept})
+
+
+def _bundles(entries: Sequence[Entry], bundles: Sequence[BundleProof]) -> tuple[Table, ...]:
+    if not bundles:
+        return ()
+    named = {id(entry.run.record): entry for entry in entries}
+    rows = [(named[id(each.run.record)], each) for each in bundles if id(each.run.record) in named]
+    return (
+        Table(
+            name="bundles",
+            caption="The bundles that runs were read from. Before this report was written, each broken example in them "
+            "was proved by the input that breaks it, on the network and the examples in the bundle; robust ones no file can prove.",
+            columns=(
+                *words("Run", "Bundle", "sha256"),
+                *numeric("Examples", "Broken, proved", "Robust"),
+                *words("Size and layers"),
+            ),
+            rows=tuple(
+                (
+                    Cell(entry.name, series=entry.series),
+                    Cell(shown(each.file)),
+                    Cell(_short(each.sha256)),
+                    *(Cell(numbers.count(count), value=count) for count in (each.examples, each.broken, each.robust)),
+                    Cell("proved" if each.sized else "as told"),
+                )
+                for entry, each in rows
+            ),
+        ),
+    )
 
 
 def _runs(entries: Sequence[Entry]) -> Table:
