@@ -42,11 +42,16 @@ def fixed_batch(program: ExportedProgram) -> int | None:
 
 
 def _at_least_two(example_input: Any) -> Any:
-    """Return the example twice where its batch is one, which torch.export would take for a constant."""
-    given = list(tensors(example_input))
-    if not all(each.dim() and len(each) == 1 for each in given):
-        return unpacked(example_input)
-    return pytree.tree_map(lambda each: torch.cat([each, each]) if isinstance(each, Tensor) else each, unpacked(example_input))
+    """Return a copy of the example, twice where its batch is one, which torch.export would take for a constant.
+
+    A program keeps its example, and of a slice of a data set all that the slice is of.
+    """
+    single = all(each.dim() and len(each) == 1 for each in tensors(example_input))
+
+    def copied(each: Any) -> Any:
+        return each if not isinstance(each, Tensor) else torch.cat([each, each]) if single else each.clone()
+
+    return pytree.tree_map(copied, unpacked(example_input))
 
 
 def _inputs(program: ExportedProgram) -> list[Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from robust_lowrank import numbers
 from robust_lowrank.errors import UserError
 from robust_lowrank.reporting.comparing.beside import beside
-from robust_lowrank.reporting.comparing.comparisons import ALPHA, AllTests, correction
+from robust_lowrank.reporting.comparing.comparisons import ALPHA, MANY, AllTests, correction
 from robust_lowrank.reporting.comparing.contrasts import Contrast, contrast
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
@@ -15,6 +15,7 @@ from robust_lowrank.reporting.comparing.remarks import remarks, unfinished
 from robust_lowrank.reporting.comparing.spectra import conditioning
 from robust_lowrank.reporting.formats.statements import Statement, Summary
 from robust_lowrank.reporting.sections.certificates import Certificates, statements
+from robust_lowrank.reporting.sections.join import Join
 from robust_lowrank.statistics import detectable, examples_to_see
 
 _POINT = 0.01
@@ -42,7 +43,8 @@ def summarise(evidence: Evidence) -> Summary:
             evidence=f"n = {numbers.count(evaluation.examples)} examples. One method alone: there is nothing to compare it with.",
             statements=(*certified, *_conditioning(entries), *remarks(entries, evaluations)),
         )
-    rival = next((name for name in rest if _is_dense(evaluation, name)), rest[0])
+    known = [name for name in rest if contrast(evidence.tests(evaluation), eps, best, name)] or rest
+    rival = next((name for name in known if _is_dense(evaluation, name)), known[0])
     tests = evidence.tests(evaluation)
     tested = contrast(tests, eps, best, rival)
     front = Fronts(evaluation).describe("parameters")
@@ -50,6 +52,7 @@ def summarise(evidence: Evidence) -> Summary:
         headline=_headline(evaluation, tests, best, rival),
         evidence=_evidence(evaluation, best, rival, tested),
         statements=(
+            *_study(evidence),
             *_others(evaluation, tests, ranking, rival),
             *_clean(evaluation, tests, best, rival),
             *_power(evaluation, (best, rival), tested),
@@ -60,6 +63,13 @@ def summarise(evidence: Evidence) -> Summary:
             *remarks(entries, evaluations),
         ),
     )
+
+
+def _study(evidence: Evidence) -> list[Statement]:
+    """Say first what goes with robustness where so many methods are compared that this is what was asked."""
+    if len(evidence.evaluations[0].series) <= MANY:
+        return []
+    return [Statement("supported", joined.statement) for joined in Join.find(evidence)]
 
 
 def _headline(evaluation: Evaluation, tests: AllTests, best: str, rival: str) -> str:

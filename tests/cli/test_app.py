@@ -28,7 +28,7 @@ def test_help_of_every_command_shows_an_example(rlr_eval: Command, name: str) ->
 
 def test_the_contract_names_these_commands() -> None:
     contract = {"demo", "train", "attack", "verify", "forecast", "condition", "report", "bench", "list", "doctor"}
-    assert set(COMMANDS) == contract | {"certify", "compare", "export", "plan", "retry", "show", "status", "view"}
+    assert set(COMMANDS) == contract | {"certify", "compare", "export", "plan", "retry", "show", "status", "submit", "view"}
 
 
 def test_version(rlr_eval: Command) -> None:

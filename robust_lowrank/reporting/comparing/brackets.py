@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from robust_lowrank.records import Certificate
-from robust_lowrank.reporting.comparing.comparisons import Comparison, compare_verdicts
+from robust_lowrank.reporting.comparing.comparisons import Comparison, compare_verdicts, compared
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
 from robust_lowrank.statistics import Bounds
@@ -74,14 +73,14 @@ def spoken_eps(evaluation: Evaluation, brackets: Sequence[Bracket]) -> float | N
 
 
 def compare_proved(evaluation: Evaluation, brackets: Sequence[Bracket]) -> tuple[Comparison, ...]:
-    """Test what is proved of every two of the networks that were certified on the same examples as the first of them."""
+    """Test what is proved of the networks, by `compared` pairs, that were certified on the same examples as the first of them."""
     proved, eps = of_networks(brackets), spoken_eps(evaluation, brackets)
     if eps is None:
         return ()
     first = next(iter(proved.values())).frame["example"].to_numpy()
     same = [bracket for bracket in proved.values() if np.array_equal(bracket.frame["example"].to_numpy(), first)]
     verdicts = {bracket.entry.name: Bounds(held, held) for bracket in same for held in [bracket.held(eps)]}
-    return compare_verdicts(list(combinations([bracket.entry for bracket in same], 2)), verdicts, eps)
+    return compare_verdicts(compared([bracket.entry for bracket in same]), verdicts, eps)
 
 
 def _bracket(evaluation: Evaluation, entry: Entry, certificate: Certificate) -> Bracket | None:

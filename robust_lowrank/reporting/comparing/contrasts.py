@@ -60,12 +60,16 @@ def contrast(tests: AllTests, eps: float, one: str, other: str) -> Contrast | No
 def leaders(evaluation: Evaluation, tests: AllTests, eps: float) -> set[str]:
     """Return the best series at a budget and those which the tests cannot tell from it.
 
-    Empty where no series is significantly worse than the best: then nothing deserves to stand out.
+    Empty where no series is significantly worse than the best, or one was not tested against it: then nothing deserves to stand
+    out.
     """
     attack = CLEAN if eps == 0 else WORST
     means = {name: mean.value for name in evaluation.series if (mean := evaluation.mean(name, attack, eps))}
     if not means:
         return set()
     best = max(means, key=lambda name: means[name])
-    worse = {name for name in means if (c := contrast(tests, eps, best, name)) and c.better == best}
+    tested = {name: contrast(tests, eps, best, name) for name in means if name != best}
+    if None in tested.values():
+        return set()
+    worse = {name for name, found in tested.items() if found and found.better == best}
     return set(means) - worse if worse else set()

@@ -8,6 +8,8 @@ from typing import Any
 from robust_lowrank.errors import UserError, shown
 from robust_lowrank.records import Result, Run, strangers, supersedes
 
+CROWD = 30  # networks, of more than which charts with a line or a panel for each would show nothing
+
 _BASELINES = {"dense": 0, "vanilla": 1}
 _NOT_IDENTITY = {"seed", "out", "label"}
 

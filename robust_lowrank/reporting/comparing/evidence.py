@@ -53,7 +53,7 @@ def _require_different(runs: Sequence[Run]) -> None:
     known: dict[tuple[str, int, str], Run] = {}
     for run in runs:
         one = run.record.label, run.record.seed, run.record.hashes.get("weights", str(run.path))
-        if (other := known.setdefault(one, run)) is not run:
+        if (other := known.setdefault(one, run)).path.resolve() != run.path.resolve():
             raise UserError(
                 f"{run.path} and {other.path} hold one network, {run.record.label} of seed {run.record.seed}, with the same "
                 "weights: a copy is no second seed; give one of them"

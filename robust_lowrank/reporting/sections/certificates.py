@@ -10,6 +10,7 @@ import altair as alt
 from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing.brackets import Bracket, find_brackets, of_networks, spoken_eps
 from robust_lowrank.reporting.comparing.comparisons import Comparison, correction
+from robust_lowrank.reporting.comparing.entries import CROWD
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats import encodings
@@ -94,9 +95,11 @@ class Certificates(EvaluationSection):
         )
 
     @cached_property
-    def figure(self) -> Figure:
-        """Certified lower bound and attack's upper bound against the radius, a panel a run and certificate."""
+    def figure(self) -> Figure | None:
+        """Certified lower bound and attack's upper bound against the radius, a panel a run and certificate; none of a crowd."""
         evaluation, brackets = self.evaluation, self.brackets
+        if len(brackets) > CROWD:
+            return None
         names = list(dict.fromkeys(bracket.entry.series for bracket in brackets))
         smoothed = any(not bracket.bounds for bracket in brackets)
         counts = {bracket.examples for bracket in brackets}

@@ -8,7 +8,7 @@ from typing import Self
 from robust_lowrank import numbers
 from robust_lowrank.records import AuditFinding
 from robust_lowrank.reporting.comparing.beside import beside, beside_runs
-from robust_lowrank.reporting.comparing.comparisons import AllTests, Comparison, SeedComparison, Tested, correction
+from robust_lowrank.reporting.comparing.comparisons import MANY, AllTests, Comparison, SeedComparison, Tested, correction
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import WORST, Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
@@ -24,6 +24,7 @@ _MARKS = {"pass": "✓", "warn": "!", "fail": "✕"}
 _OPEN = (
     "Unresolved examples count against each difference: the smallest that they allow is stated and tested; the interval covers all."
 )
+_FIRST = f"Of more than {MANY} methods each is tested against the first alone: of all pairs nothing would be left after correction."
 _SEEDS = (
     "A run is one number here, and the runs of a method are taken as draws from a normal distribution. A method with several "
     "seeds is called better than another one where this test and the paired tests of all their runs support it, "
@@ -181,7 +182,7 @@ def _paired_tests(evaluation: Evaluation, eps: float, tests: AllTests) -> Table:
             *words("Verdict"),
         ),
         rows=tuple(_test_row(c, beside_runs(tests, c)) for c in sorted(comparisons, key=lambda c: c.adjusted)),
-        notes=(_OPEN,) if eps and evaluation.unresolved else (),
+        notes=(*((_OPEN,) if eps and evaluation.unresolved else ()), *((_FIRST,) if len(evaluation.series) > MANY else ())),
     )
 
 
@@ -205,7 +206,7 @@ def _tests_over_seeds(evaluation: Evaluation, tests: AllTests) -> Table:
         f"seeds, otherwise Welch's; {correction(tests.seeds[0].family)}; 95 % t-intervals below the differences.",
         columns=(*words("Compared", "At eps", "Test"), *numeric("Difference, points", "p", "p, corrected"), *words("Verdict")),
         rows=tuple(_seeds_row(evaluation, tests, test) for test in sorted(tests.seeds, key=lambda test: test.adjusted)),
-        notes=(_SEEDS,),
+        notes=(_SEEDS, *((_FIRST,) if len(evaluation.series) > MANY else ())),
     )
 
 

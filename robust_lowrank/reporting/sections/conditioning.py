@@ -11,7 +11,7 @@ import pandas as pd
 
 from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing import spectra
-from robust_lowrank.reporting.comparing.entries import Entry, series_names
+from robust_lowrank.reporting.comparing.entries import CROWD, Entry, series_names
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.formats.encodings import color, log_axis, offset, shape, tooltips
 from robust_lowrank.reporting.formats.figures import Figure, Panel
@@ -65,8 +65,9 @@ class Conditioning(Section):
         return (*drawn[:1], *(replace(figure, folded=True) for figure in drawn[1:]))
 
     def _draw(self, prefix: str) -> tuple[Figure, ...]:
-        by_layer, over_training = _by_layer(self.entries, prefix), _over_training(self.entries, self.layers, prefix)
-        drawn = by_layer, over_training, _spectra_by_layer(self.entries, self.layers, prefix)
+        drawn = [_by_layer(self.entries, prefix)]
+        if len(self.entries) <= CROWD:
+            drawn += [_over_training(self.entries, self.layers, prefix), _spectra_by_layer(self.entries, self.layers, prefix)]
         return tuple(figure for figure in drawn if figure)
 
 

@@ -40,6 +40,7 @@ OVERALL = {  # of a network: the field of `Join.networks`, with the titles of it
 OUTCOMES = {"robust": "Robust accuracy", "margin": "Median margin", "distance": "Median minimal distance"}
 _GIVEN = ("clean", "size")
 _GEOMETRIC = ("worst", "product", "operator", "norms")
+_SUPPORTED = 0.05
 _LAYERS = 12  # in the table, those with the largest condition numbers
 _CAVEAT = (
     "A correlation over a handful of networks, which differ in method, rank and size at once: it says what goes together here, "
@@ -146,12 +147,14 @@ class Join(EvaluationSection):
             return "Robust accuracy or the largest condition number is the same for every network: there is nothing to correlate."
         rho, tau, p = main.correlation.spearman, main.correlation.kendall, numbers.p_value(main.correlation.p)
         coefficients = f"Spearman's ρ {numbers.coefficient(rho)}, Kendall's τ {numbers.coefficient(tau)}"
-        if main.correlation.p >= 0.05:
+        if main.correlation.p >= _SUPPORTED:
             relation = "no relation of robust accuracy and the largest condition number shows"
-            return f"Over {self._points} {relation}: {coefficients}, p {p}.{self._at_equality()}"
+            return f"Over {self._points} {relation}: {coefficients}, p {p}.{self._at_equality()}{self._strongest()}"
         direction = "lower" if rho.value < 0 else "higher"
         relation = f"robust accuracy tends to be {direction} where the largest condition number is higher"
-        return f"Over {self._points}, {relation}: {coefficients}; p {p} for this pair alone.{self._at_equality()}"
+        return (
+            f"Over {self._points}, {relation}: {coefficients}; p {p} for this pair alone.{self._at_equality()}{self._strongest()}"
+        )
 
     @property
     def _points(self) -> str:
@@ -169,6 +172,21 @@ class Join(EvaluationSection):
             return " At equal clean accuracy and size nothing can be said of so few."
         rho, p = numbers.coefficient(main.correlation.spearman), numbers.p_value(main.correlation.p)
         return f" At equal clean accuracy and size: ρ {rho}, p {p}."
+
+    def _strongest(self) -> str:
+        """Say which other quantity of the whole network goes with robust accuracy most, if one is supported after correction."""
+        parts = []
+        for equal in (False, True):
+            known = [
+                r
+                for r in self.relations
+                if (r.layer, r.quantity) in OVERALL.values() and r.outcome == "robust" and r.equal is equal
+            ]
+            most = max(known, key=lambda r: abs(r.correlation.spearman.value), default=None)
+            if most is not None and most.adjusted < _SUPPORTED and (most.layer, most.quantity) != OVERALL["worst"]:
+                said = f"{most.quantity.lower()} ({most.layer}), ρ {numbers.coefficient(most.correlation.spearman)}"
+                parts.append(f"at equal clean accuracy and size {said}" if equal else said)
+        return f" Most goes with it: {'; '.join(parts)}." if parts else ""
 
     @cached_property
     def figure(self) -> Figure | None:
@@ -304,7 +322,7 @@ def _cell(relation: Relation) -> Cell:
     return Cell(
         numbers.coefficient(correlation.spearman),
         f"{tau}p {numbers.p_value(correlation.p).removeprefix('= ')}",
-        leads=relation.adjusted < 0.05,
+        leads=relation.adjusted < _SUPPORTED,
         value=correlation.spearman.value,
     )
 

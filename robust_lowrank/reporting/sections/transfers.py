@@ -10,7 +10,7 @@ import pandas as pd
 
 from robust_lowrank import numbers
 from robust_lowrank.records import TRANSFER
-from robust_lowrank.reporting.comparing.entries import Entry
+from robust_lowrank.reporting.comparing.entries import CROWD, Entry
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
 from robust_lowrank.reporting.formats import encodings
 from robust_lowrank.reporting.formats.figures import Figure, Panel
@@ -38,6 +38,8 @@ class Transfers(EvaluationSection):
 
         Only rows of the evaluation's own weights, examples and attack count.
         """
+        if len(evaluation.entries) > CROWD:
+            return None
         eps = evaluation.headline_eps
         stored = {entry.name: _fresh(evaluation, entry) for entry in evaluation.entries}
         frames = {name: frame[frame["eps"] == eps] for name, frame in stored.items() if frame is not None}
