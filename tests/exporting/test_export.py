@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robust_lowrank import UserError, adapt, compress, export, load, models
 from robust_lowrank.exporting import FileForm
+from robust_lowrank.exporting.programs import write_program
 from robust_lowrank.exporting.timing import LayerTimes, faster, time_layers
 from robust_lowrank.layers import ChainLayer
 
@@ -92,6 +93,12 @@ def test_programs_compute_the_same_at_any_batch(method: str, to: FileForm, tmp_p
 
 
 @pytest.mark.slow
+def test_a_program_does_not_keep_what_its_example_is_a_slice_of(tmp_path: Path) -> None:
+    images = torch.rand(20_000, 1, 8, 8)
+    write_program(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval(), images[:2], tmp_path / "network.pt2")
+    assert (tmp_path / "network.pt2").stat().st_size < images.nbytes / 10
+
+
 def test_eight_bits_are_a_quarter(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 256), nn.ReLU(), nn.Linear(256, 5))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from robust_lowrank.errors import UserError
-from robust_lowrank.reporting import comparison_report
+from robust_lowrank.reporting import comparison_report, summary
 from robust_lowrank.statistics import bounded, detectable, examples_to_see, over_seeds, paired_difference
 
 NASTY = "CondLR <script>alert('x')</script> | *bold* `code` [link](http://example.org) $x$"
@@ -316,3 +316,26 @@ def test_no_runs_leaves_nothing_behind(tmp_path):
     with pytest.raises(UserError):
         comparison_report([], tmp_path / "out", title="t", command="x")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_study_of_many_networks_says_first_what_goes_with_robustness(make_run, make_result, tmp_path):
+    right = np.ones(100, dtype=bool)
+    runs = [
+        make_run(
+            f"N{place:02}",
+            seed=seed,
+            results=[make_result(right, {("pgd", 0.1): np.arange(100) < 90 - 2 * place - seed})],
+            weights={"one": np.diag([2.0 + place, 1.0])},
+        )
+        for place in range(16)
+        for seed in (0, 1)
+    ]
+    said = summary(runs)
+    assert "cannot be told apart" in said.headline or "more than" in said.headline
+    assert said.statements[0].text.startswith("Over 16 methods (means over their seeds), robust accuracy tends to be lower")
+    page = comparison_report(runs, tmp_path / "r", title="Study", command="")
+    text = page.with_suffix(".md").read_text(encoding="utf-8")
+    assert "Of more than 12 methods each is tested against the first alone" in text
+    assert "condition-over-training" not in text, "a chart with a line for each of 32 networks shows nothing"
+    few = comparison_report(runs[:6], tmp_path / "f", title="Few", command="")
+    assert "is tested against the first alone" not in few.with_suffix(".md").read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robust_lowrank.reporting.comparing.comparisons import AllTests, compare, corrected
+from robust_lowrank.reporting.comparing.comparisons import MANY, AllTests, compare, corrected
 from robust_lowrank.reporting.comparing.contrasts import contrast, leaders
 from robust_lowrank.reporting.comparing.entries import arrange
 from robust_lowrank.reporting.comparing.evaluations import find_evaluations
@@ -63,6 +63,20 @@ def test_better_needs_support(evaluation_of):
     assert contrast(tests, 0.1, "b", "a").better == "a"
     assert contrast(tests, 0.1, "a", "c").better is None
     assert leaders(evaluation, tests, 0.1) == {"a", "c"}
+
+
+def test_of_many_methods_each_meets_the_first_alone(evaluation_of):
+    """Of all pairs of thirteen Holm's correction would leave little to be seen; and nobody is best who was not tested."""
+    few = evaluation_of(*((f"n{place}", 0, held(30 + 4 * place)) for place in range(MANY)))
+    assert len(compare(few, 0.1)) == MANY * (MANY - 1) / 2
+    many = evaluation_of(*((f"n{place}", 0, held(20 + 4 * place)) for place in range(MANY + 1)))
+    tests = made(many)
+    assert [(test.first.series, test.second.series) for test in tests.attacked] == [
+        ("n0", f"n{place + 1}") for place in range(MANY)
+    ]
+    assert {test.family for test in tests.attacked} == {MANY}
+    assert contrast(tests, 0.1, "n12", "n0").better == "n12" and contrast(tests, 0.1, "n12", "n11") is None
+    assert leaders(many, tests, 0.1) == set()
 
 
 def test_nothing_stands_out_without_support(evaluation_of):
