@@ -12,7 +12,7 @@ from robust_lowrank.jobs.events import Report, quiet, reading, remark
 from robust_lowrank.jobs.experiment import Experiment, load_experiment
 from robust_lowrank.jobs.launched import own_directory
 from robust_lowrank.jobs.shards import Shard
-from robust_lowrank.jobs.transfer import matrix
+from robust_lowrank.jobs.transfer import matrix, one_of_each
 from robust_lowrank.records import Run
 from robust_lowrank.training import TrainConfig, load_config, parse_config, read_trained, record_costs
 from robust_lowrank.training.naming import run_name
@@ -110,8 +110,9 @@ def bench(
         for job in trained:  # now that no other training runs beside it
             record_costs(job.out, job.config.training.torch_device)
         failures = {name: outcome.failure for name, outcome in done.items() if outcome.failure is not None}
-        for number, attack in enumerate(jobs[0].attacks if len(trained) > 1 else ()):
-            matrix(trained, attack, [done[job.name].results[number] for job in trained])
+        crossed = one_of_each(trained)
+        for number, attack in enumerate(jobs[0].attacks if len(crossed) > 1 else ()):
+            matrix(crossed, attack, [done[job.name].results[number] for job in crossed], progress)
     if not trained:
         name, failure = next(iter(failures.items()))
         raise TrainingError(f"no run of {experiment.name} came to an end; {name}: {failure}")

@@ -7,6 +7,7 @@ from robust_lowrank import evaluation, records
 from robust_lowrank.errors import UserError
 from robust_lowrank.jobs.attack import Attack
 from robust_lowrank.jobs.chain import Job, subject_of
+from robust_lowrank.jobs.events import Event, Report, quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,18 @@ class _Attacked(NamedTuple):
     files: records.ResultFiles
 
 
-def matrix(jobs: Sequence[Job], attack: Attack, results: Sequence[str]) -> "pd.DataFrame":
+CROWD = 30  # networks, beyond which an experiment leaves transfers out: tries grow with their square
+
+
+def one_of_each(jobs: Sequence[Job]) -> list[Job]:
+    """Return the first job of each method and size, whatever the number of seeds; none where there are more than `CROWD`."""
+    firsts: dict[str, Job] = {}
+    for job in jobs:
+        firsts.setdefault(job.config.model_dump_json(exclude={"seed"}), job)
+    return list(firsts.values()) if len(firsts) <= CROWD else []
+
+
+def matrix(jobs: Sequence[Job], attack: Attack, results: Sequence[str], report: Report = quiet) -> "pd.DataFrame":
     """Return what breaks each network tried on each other one: a row a source, target, attack and eps, all on one set of examples.
 
     Each target keeps its rows beside its result (`records.TRANSFER`). Those that are there, of the same weights, images and attack,
@@ -45,12 +57,14 @@ def matrix(jobs: Sequence[Job], attack: Attack, results: Sequence[str]) -> "pd.D
             places = f"{attacked[0].job.out} and {one.job.out}"
             raise UserError(f"{places} were attacked on different examples: their inputs do not transfer")
     rows = []
-    for target in attacked:
+    for number, target in enumerate(attacked):
+        report(Event(target.job.name, f"transfer, {attack.suite.name}", number, len(attacked)))
         sources = [source for source in attacked if source is not target]
         kept = _try_on(target, sources, attack)
         for source in sources:
             mine = (kept[["source_weights", "attack_hash", "source_created"]] == list(_key(source))).all(axis=1)
             rows.append(kept[mine].assign(source=str(source.job.out), target=str(target.job.out)))
+        report(Event(target.job.name, f"transfer, {attack.suite.name}", number + 1, len(attacked)))
     return pd.concat(rows, ignore_index=True)[["source", "target", "attack", "eps", "tried", "fooled"]]
 
 

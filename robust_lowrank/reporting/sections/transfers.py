@@ -38,8 +38,6 @@ class Transfers(EvaluationSection):
 
         Only rows of the evaluation's own weights, examples and attack count.
         """
-        if len(evaluation.entries) > CROWD:
-            return None
         eps = evaluation.headline_eps
         stored = {entry.name: _fresh(evaluation, entry) for entry in evaluation.entries}
         frames = {name: frame[frame["eps"] == eps] for name, frame in stored.items() if frame is not None}
@@ -57,12 +55,14 @@ class Transfers(EvaluationSection):
             verdicts = evaluation.results[entry.name].verdicts
             broken = int(((verdicts["attack"] == attack) & (verdicts["eps"] == eps) & (verdicts["verdict"] == "broken")).sum())
             counts[entry.name, entry.name] = (broken, broken)
-        return cls(evaluation, attack, eps, counts) if any(source != target for source, target in counts) else None
+        crossed = {name for source, target in counts if source != target for name in (source, target)}
+        return cls(evaluation, attack, eps, counts) if 0 < len(crossed) <= CROWD else None
 
     @property
     def names(self) -> list[str]:
-        """The runs, in the order of the report."""
-        return [entry.name for entry in self.evaluation.entries]
+        """The runs that were tried on others or had others' inputs tried on them, in the order of the report."""
+        crossed = {name for pair in self.counts if pair[0] != pair[1] for name in pair}
+        return [entry.name for entry in self.evaluation.entries if entry.name in crossed]
 
     def accuracy(self, source: str, target: str) -> Interval | None:
         """Return the target's accuracy on what broke the source, of those that it gets right when clean; None without any."""
