@@ -48,11 +48,14 @@ def summarise(evidence: Evidence) -> Summary:
     tests = evidence.tests(evaluation)
     tested = contrast(tests, eps, best, rival)
     front = Fronts(evaluation).describe("parameters")
-    return Summary(
-        headline=_headline(evaluation, tests, best, rival),
-        evidence=_evidence(evaluation, best, rival, tested),
+    headline, certainty = _headline(evaluation, tests, best, rival), _evidence(evaluation, best, rival, tested)
+    joined = next(iter(Join.find(evidence)), None) if len(evaluation.series) > MANY else None
+    asked = [] if joined is None else [Statement("supported" if tested and tested.better else "open", f"{headline} {certainty}")]
+    return Summary(  # of so many methods what goes with robustness was asked, rather than which is best
+        headline=headline if joined is None else joined.statement,
+        evidence=certainty if joined is None else f"{joined.table.notes[0]}" if joined.table else "",
         statements=(
-            *_study(evidence),
+            *asked,
             *_others(evaluation, tests, ranking, rival),
             *_clean(evaluation, tests, best, rival),
             *_power(evaluation, (best, rival), tested),
@@ -63,13 +66,6 @@ def summarise(evidence: Evidence) -> Summary:
             *remarks(entries, evaluations),
         ),
     )
-
-
-def _study(evidence: Evidence) -> list[Statement]:
-    """Say first what goes with robustness where so many methods are compared that this is what was asked."""
-    if len(evidence.evaluations[0].series) <= MANY:
-        return []
-    return [Statement("supported", joined.statement) for joined in Join.find(evidence)]
 
 
 def _headline(evaluation: Evaluation, tests: AllTests, best: str, rival: str) -> str:

@@ -1,12 +1,14 @@
 """The chart on top of a report carries its main statement: robust accuracy against size, or against the budget."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from robust_lowrank import numbers
+from robust_lowrank.reporting.comparing.comparisons import MANY
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.comparing.pareto import Fronts, Point
@@ -15,6 +17,7 @@ from robust_lowrank.reporting.formats import encodings
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.labels import Box, place_labels
 from robust_lowrank.reporting.sections import accuracy
+from robust_lowrank.reporting.sections.join import Join
 
 WIDTH, HEIGHT = 640, 340  # of the drawing, in pixels, by which labels are placed
 MARGIN = 34  # pixels between the outermost points and the edge
@@ -27,6 +30,8 @@ def hero(evidence: Evidence) -> Figure | None:
     if not evidence.evaluations:
         return None
     evaluation = evidence.evaluations[0]
+    if len(evaluation.series) > MANY and (joined := next(iter(Join.find(evidence)), None)) and joined.figure:
+        return replace(joined.figure, name=f"study-{evaluation.slug}", panels=joined.figure.panels[:1] + joined.figure.panels[-1:])
     points = Fronts(evaluation).sizes
     return _against_size(evaluation, points) if points else accuracy.robustness(evaluation)
 

@@ -331,8 +331,9 @@ def test_a_study_of_many_networks_says_first_what_goes_with_robustness(make_run,
         for seed in (0, 1)
     ]
     said = summary(runs)
-    assert "cannot be told apart" in said.headline or "more than" in said.headline
-    assert said.statements[0].text.startswith("Over 16 methods (means over their seeds), robust accuracy tends to be lower")
+    assert said.headline.startswith("Over 16 methods (means over their seeds), robust accuracy tends to be lower")
+    assert "not what causes what" in said.evidence
+    assert "cannot be told apart" in said.statements[0].text or "more than" in said.statements[0].text
     page = comparison_report(runs, tmp_path / "r", title="Study", command="")
     text = page.with_suffix(".md").read_text(encoding="utf-8")
     assert "Of more than 12 methods each is tested against the first alone" in text

@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from robust_lowrank.records import Parameters
 from robust_lowrank.reporting.comparing.evidence import gather
@@ -82,3 +84,13 @@ def test_names_cover_neither_one_another_nor_points():
             assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
         for place, box in enumerate(boxes):
             assert not any(box[0] < x < box[2] and box[1] < y < box[3] for other, (x, y) in enumerate(points) if other != place)
+
+
+@given(st.lists(st.floats(20, 380), min_size=2, max_size=6, unique=True))
+def test_labels_of_a_column_stand_in_the_order_of_its_points(heights):
+    points = [(50.0, y) for y in heights]
+    names = [f"a long name {place}" for place in range(len(points))]
+    placed = place_labels(points, names, 640, [])
+    order = sorted(range(len(points)), key=lambda place: points[place][1])
+    tops = [points[place][1] + placed[place].dy for place in order]
+    assert tops == sorted(tops)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 LETTER, HEIGHT, GAP = 6.4, 15.0, 11.0  # of a label, in pixels, and its distance from its point
 RADIUS = 9.0  # of a point with what surrounds it
+CROSSED = 1000.0  # pixels that a label may rather cover than stand above that of a higher point beside its own
+BESIDE = 40.0  # pixels from left to right, within which points are taken for one column
 
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -24,7 +26,7 @@ PLACES = (
     Place("right", -GAP, 0),
     Place("center", 0, -1.5 * GAP),
     Place("center", 0, 1.5 * GAP),
-    *(Place(align, dx, dy) for (align, dx), dy in product((("left", GAP), ("right", -GAP)), (-GAP, GAP))),
+    *(Place(align, dx, dy) for (align, dx), dy in product((("left", GAP), ("right", -GAP)), (-GAP, GAP, -1.8 * GAP, 1.8 * GAP))),
 )
 
 
@@ -46,7 +48,11 @@ def place_labels(points: Sequence[tuple[float, float]], texts: Sequence[str], wi
     for own, (point, text) in enumerate(zip(points, texts, strict=True)):
         boxes = {place: _box(point, text, place) for place in PLACES}
         others = [box for index, box in enumerate(taken) if index != own]
-        costs = {p: sum(_overlap(box, other) for other in others) + _outside(box, width) for p, box in boxes.items()}
+        placed = list(zip(points, taken[len(points) + len(drawn) :], strict=False))
+        costs = {
+            place: sum(_overlap(box, other) for other in others) + _outside(box, width) + _crossed(point, box, placed)
+            for place, box in boxes.items()
+        }
         best = min(PLACES, key=lambda place: costs[place])
         chosen.append(best)
         taken.append(boxes[best])
@@ -64,6 +70,12 @@ def _overlap(one: Box, other: Box) -> float:
     wide = min(one[2], other[2]) - max(one[0], other[0])
     high = min(one[3], other[3]) - max(one[1], other[1])
     return max(wide, 0.0) * max(high, 0.0)
+
+
+def _crossed(point: tuple[float, float], box: Box, placed: Sequence[tuple[tuple[float, float], Box]]) -> float:
+    """Return the cost of labels that stand in another order than the points of their column: each would be read as the other's."""
+    column = [(y, other) for (x, y), other in placed if abs(x - point[0]) < BESIDE]
+    return CROSSED * sum((point[1] - y) * (box[1] - other[1]) < 0 for y, other in column)
 
 
 def _outside(box: Box, width: float) -> float:
