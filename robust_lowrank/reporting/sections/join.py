@@ -192,7 +192,7 @@ class Join(EvaluationSection):
     def figure(self) -> Figure | None:
         """Robust accuracy against the largest condition number and against the products, a point a method."""
         evaluation, eps = self.evaluation, numbers.budget(self.evaluation.headline_eps)
-        seeds = ", the mean over its seeds" if evaluation.repeated else ""
+        spans = "95 % t-intervals over the seeds of each" if evaluation.repeated else f"{evaluation.interval} intervals"
         names = [name for name in evaluation.series if name in set(self.networks["series"])]
         titles = {
             "worst": "Worst layer as a matrix",
@@ -212,8 +212,8 @@ class Join(EvaluationSection):
             title="Robustness against conditioning",
             description=f"Worst-case accuracy at eps {eps} against the largest condition number "
             f"of a layer and the products over all layers, a point a method, for {numbers.listing(names)}.",
-            caption=f"Worst-case accuracy at {evaluation.threat} with {evaluation.interval} "
-            f"intervals, a point a method{seeds}; logarithmic scales. {self._what_is_bounded()}{_CAVEAT}",
+            caption=f"Worst-case accuracy at {evaluation.threat} with {spans}, a point a method; logarithmic scales. "
+            f"{self._what_is_bounded()}{_CAVEAT}",
             series=tuple(names),
             panels=tuple(panels),
             height=200,
