@@ -34,6 +34,7 @@ from robust_lowrank.records.bundles import BundledNetwork as BundledNetwork
 from robust_lowrank.records.bundles import BundleFiles as BundleFiles
 from robust_lowrank.records.bundles import BundleRecord as BundleRecord
 from robust_lowrank.records.bundles import copy_run as copy_run
+from robust_lowrank.records.bundles import is_bundle as is_bundle
 from robust_lowrank.records.bundles import pack as pack
 from robust_lowrank.records.bundles import unpacked as unpacked
 from robust_lowrank.records.deployed import Deployed as Deployed

@@ -84,6 +84,11 @@ class BundleFiles:
         return (self.examples, *(self.root / name for name in own if name))
 
 
+def is_bundle(path: Path) -> bool:
+    """Return whether a path is, by its name, a bundle rather than a run directory."""
+    return path.suffix.lower() == SUFFIX and path.is_file()
+
+
 def copy_run(run: Run, target: Path) -> None:
     """Copy a run's records and the files that they are sealed with; units, states to go on from and forms stay behind."""
     there, here = RunFiles(run.path), RunFiles(target)

@@ -59,12 +59,13 @@ def verify(
     from robust_lowrank.jobs.chain import Location
     from robust_lowrank.jobs.examination import examine
     from robust_lowrank.ranges import SEEDS
+    from robust_lowrank.records import is_bundle
 
     if seed is not None and again is None:
         raise UserError("--seed draws the examples that are attacked anew: give --again as well")
     SEEDS.require("--seed", seed)
     drawn = secrets.randbelow(2**31) if seed is None else seed
-    if run.is_file():
+    if is_bundle(run):
         if model is not None:
             raise UserError(f"{run} holds its own network: leave out --model")
         place = images_of(data, data_dir, reading_keys(image_size, channels, skip_broken))

@@ -46,11 +46,11 @@ def report(
 
     Bundles are proved first, and the report says what was proved: so strangers' networks make a board.
     """
-    from robust_lowrank.records import read_run
+    from robust_lowrank.records import is_bundle, read_run
     from robust_lowrank.reporting import comparison_report, summary
 
     with ExitStack() as stack:
-        bundles = [_proved(run, stack) if run.is_file() else None for run in runs]
+        bundles = [_proved(run, stack) if is_bundle(run) else None for run in runs]
         read = [read_run(run) if bundle is None else bundle.run for run, bundle in zip(runs, bundles, strict=True)]
         proofs = [bundle for bundle in bundles if bundle is not None]
         name = title or "Comparison of low-rank networks"
