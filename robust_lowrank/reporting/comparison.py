@@ -17,6 +17,8 @@ from robust_lowrank.reporting.sections.comparison import ComparisonSection
 from robust_lowrank.reporting.sections.overview import Networks
 from robust_lowrank.reporting.sections.registry import COMPARISON, find_sections
 
+_MODELS = 4  # that the subtitle names
+
 
 def comparison_report(runs: Sequence[Run], out: Path, *, title: str, command: str, bundles: Sequence[BundleProof] = ()) -> Path:
     """Write `report.html` with its other formats and `figures/` under `out` and return the path of the page.
@@ -73,7 +75,8 @@ def overview(runs: Sequence[Run]) -> Table:
 
 def _subtitle(evidence: Evidence) -> str:
     entries, evaluations = evidence.entries, evidence.evaluations
-    models = numbers.listing(list(dict.fromkeys(entry.run.record.model for entry in entries)))
+    named = list(dict.fromkeys(entry.run.record.model for entry in entries))
+    models = numbers.listing(named if len(named) <= _MODELS else [*named[: _MODELS - 1], f"{len(named) - _MODELS + 1} more"])
     data = numbers.listing(list(dict.fromkeys(entry.run.record.data for entry in entries)))
     attacked = f"{numbers.count(evaluations[0].examples)} test examples attacked" if evaluations else "not attacked"
     return f"{numbers.times(len(entries), 'network')} ({models}) on {data}, {attacked}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from robust_lowrank import numbers
 from robust_lowrank.errors import UserError
 from robust_lowrank.reporting.comparing.beside import beside
-from robust_lowrank.reporting.comparing.comparisons import ALPHA, MANY, AllTests, correction
+from robust_lowrank.reporting.comparing.comparisons import ALPHA, AllTests, correction
 from robust_lowrank.reporting.comparing.contrasts import Contrast, contrast
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
@@ -15,7 +15,7 @@ from robust_lowrank.reporting.comparing.remarks import remarks, unfinished
 from robust_lowrank.reporting.comparing.spectra import conditioning
 from robust_lowrank.reporting.formats.statements import Statement, Summary
 from robust_lowrank.reporting.sections.certificates import Certificates, statements
-from robust_lowrank.reporting.sections.join import Join
+from robust_lowrank.reporting.sections.join import study
 from robust_lowrank.statistics import detectable, examples_to_see
 
 _POINT = 0.01
@@ -49,7 +49,7 @@ def summarise(evidence: Evidence) -> Summary:
     tested = contrast(tests, eps, best, rival)
     front = Fronts(evaluation).describe("parameters")
     headline, certainty = _headline(evaluation, tests, best, rival), _evidence(evaluation, best, rival, tested)
-    joined = next(iter(Join.find(evidence)), None) if len(evaluation.series) > MANY else None
+    joined = study(evidence)
     asked = [] if joined is None else [Statement("supported" if tested and tested.better else "open", f"{headline} {certainty}")]
     return Summary(  # of so many methods what goes with robustness was asked, rather than which is best
         headline=headline if joined is None else joined.statement,

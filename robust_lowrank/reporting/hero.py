@@ -8,7 +8,6 @@ import altair as alt
 import pandas as pd
 
 from robust_lowrank import numbers
-from robust_lowrank.reporting.comparing.comparisons import MANY
 from robust_lowrank.reporting.comparing.evaluations import Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
 from robust_lowrank.reporting.comparing.pareto import Fronts, Point
@@ -17,7 +16,7 @@ from robust_lowrank.reporting.formats import encodings
 from robust_lowrank.reporting.formats.figures import Figure, Panel
 from robust_lowrank.reporting.formats.labels import Box, place_labels
 from robust_lowrank.reporting.sections import accuracy
-from robust_lowrank.reporting.sections.join import Join
+from robust_lowrank.reporting.sections.join import study
 
 WIDTH, HEIGHT = 640, 340  # of the drawing, in pixels, by which labels are placed
 MARGIN = 34  # pixels between the outermost points and the edge
@@ -30,7 +29,7 @@ def hero(evidence: Evidence) -> Figure | None:
     if not evidence.evaluations:
         return None
     evaluation = evidence.evaluations[0]
-    if len(evaluation.series) > MANY and (joined := next(iter(Join.find(evidence)), None)) and joined.figure:
+    if (joined := study(evidence)) and joined.figure:
         return replace(joined.figure, name=f"study-{evaluation.slug}", panels=joined.figure.panels[:1] + joined.figure.panels[-1:])
     points = Fronts(evaluation).sizes
     return _against_size(evaluation, points) if points else accuracy.robustness(evaluation)

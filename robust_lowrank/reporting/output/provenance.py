@@ -90,7 +90,7 @@ def _bundles(entries: Sequence[Entry], bundles: Sequence[BundleProof]) -> tuple[
                     Cell(shown(each.file)),
                     Cell(_short(each.sha256)),
                     *(Cell(numbers.count(count), value=count) for count in (each.examples, each.broken, each.robust)),
-                    Cell("proved" if each.sized else "as told"),
+                    Cell("not shown" if not each.run.record.parameters.total else "proved" if each.sized else "as told"),
                 )
                 for entry, each in rows
             ),

@@ -12,6 +12,7 @@ import pandas as pd
 
 from robust_lowrank import numbers
 from robust_lowrank.reporting.comparing import spectra
+from robust_lowrank.reporting.comparing.comparisons import MANY
 from robust_lowrank.reporting.comparing.entries import Entry
 from robust_lowrank.reporting.comparing.evaluations import CLEAN, WORST, Evaluation
 from robust_lowrank.reporting.comparing.evidence import Evidence
@@ -265,6 +266,12 @@ class Join(EvaluationSection):
                 *((f"The {len(layers)} layers with the largest condition numbers of {total}.",) if len(layers) < total else ()),
             ),
         )
+
+
+def study(evidence: Evidence) -> Join | None:
+    """Return what a report of many methods is about: what goes with robustness over them; None where few show their layers."""
+    joined = next(iter(Join.find(evidence)), None)
+    return joined if joined is not None and len(joined.networks) > MANY else None
 
 
 def _measure(entry: Entry, evaluation: Evaluation, nearest: Evaluation | None) -> dict[str, float]:
