@@ -9,7 +9,9 @@ from torch import nn
 from robust_lowrank import conditioning, records, training
 from robust_lowrank.compression import count_parameters
 
-SAME = 1e-3  # relative difference of singular values, to the largest, up to which another machine has found the same
+SAME = 1e-3  # relative difference up to which another machine has found the same
+_ROUNDING = 1e-6  # of the largest singular value: below it the small ones are rounding
+_COUNTED = ("factored", "rows", "columns", "rank", "params", "params_dense")
 
 
 def is_whole(run: records.Run) -> bool:
@@ -34,7 +36,17 @@ def size_faults(run: records.Run, network: nn.Module) -> Iterator[str]:
     if list(last.index) != list(now.index):
         yield "spectra.parquet is of other layers than the network's"
         return
+    for column in _COUNTED:
+        if list(last[column]) != list(now[column]):
+            yield f"spectra.parquet: {column} is not that of the network's layers"
+    for column in ("sigma_max", "stable_rank"):
+        if not np.allclose(last[column].to_numpy(dtype=float), now[column].to_numpy(dtype=float), rtol=SAME, atol=0):
+            yield f"spectra.parquet: {column} is not that of the network's layers"
+    with np.errstate(divide="ignore"):
+        theirs, ours = (1 / frame["cond"].to_numpy(dtype=float) for frame in (last, now))
+    if not np.allclose(theirs, ours, rtol=SAME, atol=_ROUNDING):
+        yield "spectra.parquet: cond is not that of the network's layers"
     for layer in now.index:
         theirs, ours = (np.asarray(frame.loc[layer, "singular_values"], dtype=np.float64) for frame in (last, now))
-        if theirs.shape != ours.shape or not np.allclose(theirs, ours, rtol=0, atol=SAME * ours.max(initial=0.0)):
+        if theirs.shape != ours.shape or not np.allclose(theirs, ours, rtol=SAME, atol=_ROUNDING * ours.max(initial=0.0)):
             yield f"spectra.parquet: the singular values of {layer} are not the network's"

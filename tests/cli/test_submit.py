@@ -105,6 +105,19 @@ def test_a_run_that_lies_about_its_condition_numbers_is_found(rlr_eval: Command,
     assert "the singular values of" in result.stdout and "are not the network's" in result.stdout
 
 
+@pytest.mark.parametrize(("column", "value"), [("cond", 1.0), ("rank", 1), ("params", 3), ("sigma_max", 0.5)])
+def test_a_column_that_lies_beside_true_singular_values_is_found(
+    rlr_eval: Command, attacked: Path, column: str, value: float
+) -> None:
+    spectra = records.read_run(attacked).spectra
+    spectra.loc[spectra.index[-1], column] = value
+    records.write_frame(RunFiles(attacked).spectra, spectra)
+    edit(attacked)
+    result = rlr_eval("verify", "LOW")
+    assert result.exit_code == 1
+    assert f"spectra.parquet: {column} is not that of the network's layers" in result.stdout
+
+
 def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10)).eval()
